@@ -1,0 +1,49 @@
+"""Recurrent networks over padded batches of sequences, as `tf.nn.dynamic_rnn` ran them.
+
+A cell is a pure function; `dynamic_rnn` runs it over sequences of different length and
+returns two results: `outputs`, at every step, and `state`, after each row's last one.
+
+>>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+>>> inputs = jax.random.normal(jax.random.key(1), (2, 5, 3))        # [batch, time, 3]
+>>> cell = rnn.LSTMCell(4)
+>>> params = cell.init(jax.random.key(0), inputs.shape)
+>>> outputs, state = rnn.dynamic_rnn(cell, params, inputs, sequence_length=[5, 3])
+>>> outputs.shape                                  # zeros past each length
+(2, 5, 4)
+>>> state.h.shape                                  # after each row's last valid step
+(2, 4)
+
+`jax_dynrnn.linen` and `jax_dynrnn.nnx` have the same as Flax modules.
+"""
+
+from importlib.metadata import version as _version
+
+from ._bidirectional import bidirectional_dynamic_rnn as bidirectional_dynamic_rnn
+from ._bidirectional import concatenate as concatenate
+from ._bidirectional import init_bidirectional as init_bidirectional
+from ._bidirectional import init_stack_bidirectional as init_stack_bidirectional
+from ._bidirectional import stack_bidirectional_dynamic_rnn as stack_bidirectional_dynamic_rnn
+from ._cell import Cell as Cell
+from ._cell import LSTMStateTuple as LSTMStateTuple
+from ._cell import MatmulCell as MatmulCell
+from ._rnn import dynamic_rnn as dynamic_rnn
+from ._rnn import explain as explain
+from .cells import BasicLSTMCell as BasicLSTMCell
+from .cells import BasicRNNCell as BasicRNNCell
+from .cells import CudnnCompatibleGRUCell as CudnnCompatibleGRUCell
+from .cells import GRUCell as GRUCell
+from .cells import LSTMCell as LSTMCell
+from .sequence import last_output as last_output
+from .sequence import max_pool as max_pool
+from .sequence import mean_pool as mean_pool
+from .sequence import pad_sequences as pad_sequences
+from .sequence import reverse_sequence as reverse_sequence
+from .sequence import segment_starts as segment_starts
+from .sequence import sequence_mask as sequence_mask
+from .wrappers import DropoutWrapper as DropoutWrapper
+from .wrappers import EmitState as EmitState
+from .wrappers import LearnedInitialState as LearnedInitialState
+from .wrappers import MultiRNNCell as MultiRNNCell
+from .wrappers import ResidualWrapper as ResidualWrapper
+
+__version__ = _version("jax_dynrnn")

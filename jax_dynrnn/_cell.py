@@ -1,0 +1,313 @@
+"""The cell protocol: what a recurrent cell is, and what the engines ask of it.
+
+A cell is a pure function of `(params, inputs, state)` with a configuration and no
+arrays of its own. `B` is the batch size and `D` the feature size in the shapes below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Params = Any  # a nested dict of arrays
+State = Any  # an array, a tuple or a NamedTuple of arrays
+
+
+class LSTMStateTuple(NamedTuple):
+    """State of an LSTM: the memory `c` and the output `h`, in TF1's order.
+
+    Example:
+        >>> import jax_dynrnn as rnn
+        >>> state = rnn.LSTMCell(4).zero_state(2)
+        >>> state.c.shape, state.h.shape
+        ((2, 4), (2, 4))
+    """
+
+    c: jax.Array
+    h: jax.Array
+
+
+class Cell:
+    """What every recurrent cell does; a cell of your own implements three methods.
+
+    `init`, `zero_state` and one of `__call__` and `step` are needed, the rest is
+    optional and defaults to what is said here. A subclass is a frozen dataclass under
+    `jax.tree_util.register_static`, so that equal cells never recompile. A cell need not
+    inherit from this class: any object with `init`, `zero_state` and `__call__` runs.
+
+    Example:
+        >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> @jax.tree_util.register_static
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Sum(rnn.Cell):
+        ...     def init(self, key, input_shape, dtype=jnp.float32):
+        ...         return {}
+        ...     def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        ...         return jnp.zeros(batch_shape, dtype)
+        ...     def __call__(self, params, inputs, state, *, key=None):
+        ...         total = state + inputs.sum(-1)
+        ...         return total, total
+        >>> outputs, state = rnn.dynamic_rnn(Sum(), {}, jnp.ones((2, 3, 1)), [3, 1])
+        >>> outputs.tolist(), state.tolist()
+        ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
+    """
+
+    feature_ndim: int = 1
+    """Trailing feature axes of every input leaf: 0 for ids, 2 to 4 for convolutions."""
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
+        raise NotImplementedError
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+        """The state of zeros; `batch_shape` is an int, or a tuple, `()` for one row."""
+        raise NotImplementedError
+
+    def __call__(
+        self, params: Params, inputs: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`."""
+        batch_shape = _batch_shape(inputs, self.feature_ndim)
+        prepare_key = None if key is None else jax.random.fold_in(key, PREPARE)
+        params = self.prepare(params, key=prepare_key, batch_shape=batch_shape)
+        return self.step(params, self.project(params, inputs), state, key=key)
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        """What is the same at every step, made once per run outside the loop."""
+        del key, batch_shape
+        return params
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        """Where a run, and every reset, begins. `params` are not prepared."""
+        del params
+        return self.zero_state(batch_shape, dtype)
+
+    def project(self, params: Params, inputs: Any) -> Any:
+        """What needs neither state nor time; `inputs` may have more leading axes."""
+        del params
+        return inputs
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        """The rest of a step, with prepared params -> `(output, new_state)`."""
+        return self(params, projected, state, key=key)
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if cls.__call__ is Cell.__call__ and cls.step is Cell.step:
+            raise TypeError(f"{cls.__name__} must define __call__ (or project and step)")
+
+
+class MatmulCell(Cell):
+    """A cell with one matmul with the hidden state, then arithmetic within each unit.
+
+    One step is, with `H` the size of the hidden state and `Z` all gates side by side,
+
+        projected = project(params, x)                               # [B, Z]
+        recurred  = hidden(state) @ recurrent_kernel(params)         # [B, H] @ [H, Z]
+        output, new_state = finish(params, *pointwise(params, projected, recurred, state))
+
+    `pointwise` uses only elementwise arithmetic, equal splits of the last axis and
+    vectors from params, so that every engine can trace it. `finish` is the identity
+    but for a cell that maps its output once more (an LSTM with a projection).
+
+    Example: a vanilla RNN is
+        >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> @jax.tree_util.register_static
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Tanh(rnn.MatmulCell):
+        ...     units: int
+        ...     def init(self, key, input_shape, dtype=jnp.float32):
+        ...         w, r = jax.random.split(key)
+        ...         return {
+        ...             "w": jax.random.normal(w, (input_shape[-1], self.units), dtype),
+        ...             "r": jax.random.normal(r, (self.units, self.units), dtype),
+        ...         }
+        ...     def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        ...         return jnp.zeros((*batch_shape, self.units), dtype)
+        ...     def project(self, params, inputs):
+        ...         return inputs @ params["w"]
+        ...     def hidden(self, state):
+        ...         return state
+        ...     def recurrent_kernel(self, params):
+        ...         return params["r"]
+        ...     def pointwise(self, params, projected, recurred, state):
+        ...         new = jnp.tanh(projected + recurred)
+        ...         return new, new
+        >>> params = Tanh(4).init(jax.random.key(0), (2, 3, 5))
+        >>> outputs, state = rnn.dynamic_rnn(Tanh(4), params, jnp.ones((2, 3, 5)))
+        >>> outputs.shape, bool(jnp.allclose(outputs[:, -1], state))
+        ((2, 3, 4), True)
+    """
+
+    def hidden(self, state: State) -> jax.Array:
+        """The part of the state that is multiplied: `[..., H]`."""
+        raise NotImplementedError
+
+    def recurrent_kernel(self, params: Params) -> jax.Array:
+        """What multiplies it: `[H, Z]`."""
+        raise NotImplementedError
+
+    def pointwise(
+        self, params: Params, projected: Any, recurred: jax.Array, state: State
+    ) -> tuple[Any, State]:
+        """The arithmetic within each unit -> `(output, new_state)`."""
+        raise NotImplementedError
+
+    def finish(self, params: Params, output: Any, state: State) -> tuple[Any, State]:
+        """What is left to do after `pointwise`: nothing, for most cells."""
+        del params
+        return output, state
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        """`pointwise` after the one matmul."""
+        del key
+        recurred = matmul(self.hidden(state), self.recurrent_kernel(params), "state")
+        return self.finish(params, *self.pointwise(params, projected, recurred, state))
+
+
+PREPARE = 2**31 - 1
+"""What `prepare`'s key is folded with: no step of a sequence has this place."""
+
+
+class Adapter(Cell):
+    """A foreign object with the three methods, seen as a `Cell`."""
+
+    def __init__(self, cell: Any):
+        self.cell = cell
+        self.feature_ndim = getattr(cell, "feature_ndim", 1)
+        self.init = cell.init
+        self.zero_state = cell.zero_state
+        for name in ("prepare", "start"):
+            if hasattr(cell, name):
+                setattr(self, name, getattr(cell, name))
+        if hasattr(cell, "step"):
+            self.step = cell.step
+            self.project = getattr(cell, "project", self.project)
+
+    def __call__(
+        self, params: Params, inputs: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        return self.cell(params, inputs, state, key=key)
+
+    def __repr__(self):
+        return repr(self.cell)
+
+
+def as_cell(cell: Any, name: str = "cell") -> Cell:
+    """`cell` with the whole protocol, or a `TypeError` that lists what it lacks."""
+    if isinstance(cell, Cell):
+        return cell
+    if isinstance(cell, type):
+        raise TypeError(
+            f"{name}: expected a cell, got the class {cell.__name__} itself; make an "
+            f"instance of it, as in {cell.__name__}(128)"
+        )
+    missing = [m for m in ("init", "zero_state") if not callable(getattr(cell, m, None))]
+    missing += [] if callable(cell) else ["__call__"]
+    if missing:
+        raise TypeError(
+            f"{name}: expected a cell (an object with init, zero_state and __call__), "
+            f"got {type(cell).__name__}, which has no {', '.join(missing)}"
+        )
+    return Adapter(cell)
+
+
+def check_size(owner: Any, name: str) -> None:
+    """Checks that the field `name` of a configuration is a positive int."""
+    size = getattr(owner, name)
+    described = f"{type(owner).__name__}: {name} should be a positive int, got {size!r}"
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise TypeError(described)
+    if size.__index__() <= 0:
+        raise ValueError(described)
+    object.__setattr__(owner, name, size.__index__())
+
+
+def batch_tuple(batch_shape: Any) -> tuple:
+    """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
+    return tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
+
+
+def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
+    """`x @ kernel`, after checking that the two belong together.
+
+    XLA accumulates a 16-bit product in float32 and rounds the result.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected a real floating dtype, got {x.dtype}, which this cell "
+            "cannot multiply by its kernel; embed or one-hot first"
+        )
+    if x.dtype != kernel.dtype:
+        raise TypeError(
+            f"{name}: expected {kernel.dtype}, the dtype of the params, got {x.dtype}; "
+            "cast one of them"
+        )
+    if x.shape[-1] != kernel.shape[0]:
+        raise ValueError(
+            f"{name}: expected a last axis of {kernel.shape[0]}, which the params were "
+            f"made for, got {x.shape[-1]}, in shape {tuple(x.shape)}"
+        )
+    return x @ kernel
+
+
+def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A `[Z]` vector with the leading axes of `like`: explicit rank promotion."""
+    return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
+
+
+def is_shape(x: Any) -> bool:
+    """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
+    return isinstance(x, tuple | list) and not any(
+        isinstance(size, tuple | list | dict) for size in x
+    )
+
+
+def map_shapes(f: Callable, shapes: Any) -> Any:
+    """Maps over a pytree whose leaves are shapes."""
+    return jax.tree.map(f, shapes, is_leaf=is_shape)
+
+
+def input_size(cell: Cell, input_shape: Any) -> int:
+    """The one feature size of a cell that takes one array `[..., D]`."""
+    if not is_shape(input_shape) or not input_shape:
+        raise ValueError(
+            f"{cell!r} takes one array of inputs [batch, time, features]: expected one "
+            f"shape, got {input_shape!r}"
+        )
+    size = input_shape[-1]
+    if not hasattr(size, "__index__"):
+        raise ValueError(
+            f"{cell!r} needs to know the number of features, the last size of the input "
+            f"shape: expected an int, got {size!r}"
+        )
+    return size.__index__()
+
+
+def _batch_shape(inputs: Any, feature_ndim: int) -> tuple:
+    leaves = jax.tree.leaves(inputs)
+    shape = jnp.shape(leaves[0]) if leaves else ()
+    return tuple(shape[: len(shape) - feature_ndim])
+
+
+def output_shape(cell: Cell, input_shape: Any) -> Any:
+    """The shape of the output for one row, by tracing the cell without computing."""
+    features = map_shapes(lambda s: tuple(s)[len(s) - cell.feature_ndim :], input_shape)
+
+    def one_step(dtype):
+        params = cell.init(jax.random.key(0), features)
+        inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
+        return cell(params, inputs, cell.start(params, (), jnp.float32))[0]
+
+    try:
+        output = jax.eval_shape(lambda: one_step(jnp.float32))
+    except TypeError:  # a cell that takes ids
+        output = jax.eval_shape(lambda: one_step(jnp.int32))
+    return jax.tree.map(lambda x: x.shape, output)

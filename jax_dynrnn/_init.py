@@ -1,0 +1,59 @@
+"""Initial values of the params: TF1's defaults, and the two initialisers of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+
+def glorot_uniform(key: jax.Array, shape: tuple, dtype: Any = jnp.float32) -> jax.Array:
+    """TF1's default for kernels: U(-a, a), a = sqrt(6 / (fan_in + fan_out)).
+
+    As in TF1, a vector counts as having its size for both fans; a kernel without rows
+    (inputs without features) is empty.
+    """
+    *receptive, fan_in, fan_out = shape if len(shape) > 1 else (*shape, *shape)
+    field = 1
+    for size in receptive:
+        field *= size
+    limit = (6.0 / max(1, field * (fan_in + fan_out))) ** 0.5
+    return jax.random.uniform(key, shape, dtype, minval=-limit, maxval=limit)
+
+
+def init_kernel(
+    key: jax.Array, rows: tuple[int, int], gates: int, cell: Any, dtype: Any
+) -> jax.Array:
+    """The kernel `[input + hidden, gates * units]` of a cell with `kernel_initializer`.
+
+    `rows` are the sizes of the input and of the hidden state. `recurrent_initializer`,
+    where the cell has one, fills the rows of the hidden state gate by gate.
+    """
+    units = cell.num_units
+    initialize = cell.kernel_initializer or glorot_uniform
+    kernel = initialize(key, (sum(rows), gates * units), dtype)
+    if cell.recurrent_initializer is None:
+        return kernel
+    keys = jax.random.split(jax.random.fold_in(key, 1), gates)
+    blocks = [cell.recurrent_initializer(k, (rows[1], units), dtype) for k in keys]
+    return jnp.concatenate([kernel[: rows[0]], jnp.concatenate(blocks, -1)])
+
+
+def init_vector(
+    initializer: Initializer | None, default: Initializer, key: jax.Array, size: int, dtype: Any
+) -> jax.Array:
+    """A `[size]` vector; an initialiser that the user gave sees it as a column.
+
+    (Most of JAX's initialisers refuse vectors.)
+    """
+    if initializer is None:
+        return default(key, (size,), dtype)
+    return initializer(key, (size, 1), dtype).reshape(size)
+
+
+zeros = jax.nn.initializers.zeros
+ones = jax.nn.initializers.ones

@@ -1,0 +1,251 @@
+"""`dynamic_rnn` and its siblings: validation and layout, nothing else.
+
+`B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from . import _checks, engines
+from ._cell import PREPARE, Params, State, as_cell
+from .engines import Call
+from .sequence import as_lengths
+
+
+def dynamic_rnn(
+    cell: Any,
+    params: Params,
+    inputs: Any,
+    sequence_length: ArrayLike | Sequence[int] | None = None,
+    initial_state: State | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
+    dtype: Any = None,
+    key: jax.Array | None = None,
+    unroll: int = 1,
+    remat: int | str | None = None,
+    implementation: str | None = None,
+) -> tuple[Any, State]:
+    """Runs a cell over a padded batch of sequences of different length.
+
+        for t in range(T), in each row:
+            output[t], new = cell(params, x[t], state)
+            state = new where the step is valid; elsewhere output[t] = 0
+
+    Args:
+        cell: a cell, or any object with its three methods `init`, `zero_state` and
+            `__call__`.
+        params: what `cell.init` made.
+        inputs: pytree of `[B, T, *features]`.
+        sequence_length: `[B]` integers; steps past a row's length are not valid. Where the
+            values are known they are checked, where they are traced clamped to [0, T].
+        initial_state: of the structure, and by the shapes, of `cell.zero_state(B)`;
+            default: where the cell starts.
+        mask: bool `[B, T]`; a step that is False is not valid: left padding, gaps.
+        resets: bool `[B, T]`; a wall between the steps t - 1 and t of a row, which no state
+            crosses: step t starts from the cell's start state, and with `reverse` step
+            t - 1 does. At t = 0 it replaces `initial_state`, and with `reverse` does
+            nothing. On a step that is not valid it waits for the next valid one.
+        reverse: takes each row's valid steps in descending order; outputs stay in the order
+            of the inputs.
+        time_major: inputs, mask, resets and outputs are `[T, B, ...]`.
+        dtype: floating inputs and params are cast to it; default: their promoted dtype.
+        key: for cells that draw. Step t gets `fold_in(key, t)`; `None` is evaluation.
+        unroll: steps in one iteration of the loop.
+        remat: what the backward pass keeps: `None` leaves it to the engine, an int k keeps
+            the state every k steps and recomputes the rest, `"sqrt"` is k = ceil(sqrt(T)),
+            `"offload"` keeps it in host memory.
+        implementation: the name of an engine, or `None`: see `explain`.
+
+    Returns:
+        `(outputs, state)`: the outputs `[B, T, H]` at every step, 0 where a step is not
+        valid, and the state after each row's last valid step (`initial_state` in a row
+        without one). `outputs[:, -1]` is therefore not the state. Leaves of the state of
+        rank 0 are shared by the batch; they move at the first `min(T, max(1, n))` steps,
+        n being the steps up to the last valid one of any row.
+
+    Raises:
+        TypeError, ValueError, KeyError: an argument is not what is said here; the message
+            says what was expected, what came, and what to do.
+        NotImplementedError: the engine asked for by name cannot run this; it says why.
+
+    Differs from TF1: the params are an argument, and nothing is a variable. Padding never
+    reaches a gradient, whatever it holds: the cell sees the row's first valid step in its
+    place. Float and bool lengths, and known lengths outside [0, T], are errors. `dtype` is
+    not needed. `mask`, `resets` and `reverse` are new; `parallel_iterations` and
+    `swap_memory` became `unroll` and `remat`.
+
+    Reference: `tf.nn.dynamic_rnn`, TensorFlow 1.15.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, inputs = rnn.LSTMCell(4), jnp.ones((2, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, inputs, sequence_length=[5, 3])
+        >>> outputs.shape, state.c.shape, state.h.shape
+        ((2, 5, 4), (2, 4), (2, 4))
+        >>> outputs[1, -1].tolist()
+        [0.0, 0.0, 0.0, 0.0]
+        >>> bool(jnp.allclose(state.h[1], outputs[1, 2]))
+        True
+    """
+    call = _call(
+        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
+        time_major, dtype, key, unroll, remat,
+    )  # fmt: skip
+    return _run(call, engines.choose(call, implementation))
+
+
+def explain(
+    cell: Any,
+    params: Params,
+    inputs: Any,
+    sequence_length: Any = None,
+    initial_state: Any = None,
+    *,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    time_major: bool = False,
+    dtype: Any = None,
+    key: Any = None,
+    unroll: int = 1,
+    remat: int | str | None = None,
+    implementation: str | None = None,
+) -> engines.Explanation:
+    """Says which engine would run a call, and why each other one would not.
+
+    Args:
+        cell: as of `dynamic_rnn`, as are all arguments; arrays may be
+            `jax.ShapeDtypeStruct`s.
+
+    Returns:
+        An `Explanation` with `.chosen` and `.reasons`, which prints as a table.
+
+    Raises:
+        TypeError, ValueError: as `dynamic_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, inputs = rnn.GRUCell(4), jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)
+        >>> params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape))
+        >>> rnn.explain(cell, params, inputs).chosen
+        'scan'
+    """
+    call = _call(
+        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
+        time_major, dtype, key, unroll, remat,
+    )  # fmt: skip
+    return engines.explain(call, implementation)
+
+
+def _call(
+    cell, params, inputs, sequence_length, initial_state, mask, resets, reverse, time_major,
+    dtype, key, unroll, remat,
+) -> Call:  # fmt: skip
+    """Checks what can be checked without tracing the cell."""
+    cell = as_cell(cell)
+    time_axis = 0 if time_major else 1
+    try:
+        inputs, batch, time = _checks.inputs(cell, inputs, time_axis)
+    except (TypeError, ValueError):
+        _checks.params_not_inputs(cell, params)
+        raise
+    if sequence_length is not None:
+        sequence_length = _checks.sequence_length(sequence_length, batch, time, time_axis)
+    if mask is not None:
+        mask = _checks.flags("mask", mask, batch, time, time_axis)
+    if resets is not None:
+        resets = _checks.flags("resets", resets, batch, time, time_axis)
+    _checks.options(unroll, remat, dtype, key)
+    return Call(
+        cell=cell,
+        params=params,
+        inputs=inputs,
+        initial_state=initial_state,
+        lengths=sequence_length,
+        mask=mask,
+        resets=resets,
+        key=key,
+        time_axis=time_axis,
+        reverse=bool(reverse),
+        dtype=_promoted((inputs, params)) if dtype is None else jnp.dtype(dtype),
+        unroll=int(unroll),
+        remat=remat,
+    )
+
+
+def _promoted(tree: Any) -> Any:
+    """The dtype that all floating leaves promote to."""
+    dtypes = [x.dtype for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
+    floating = [jnp.result_type(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    with jax.numpy_dtype_promotion("standard"):  # found explicitly: strict mode works
+        return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
+
+
+def _run(call: Call, engine: Any) -> tuple[Any, State]:
+    """Compiles once for equal configurations, where the cell says that it is one."""
+    try:
+        hash(call.cell)
+        is_configuration = not jax.tree.leaves(call.cell)
+    except TypeError:
+        is_configuration = False
+    return (_compiled if is_configuration else _execute)(call, engine)
+
+
+def _execute(call: Call, engine: Any) -> tuple[Any, State]:
+    return engine.run(_complete(call))
+
+
+_compiled = jax.jit(_execute, static_argnums=1)
+
+
+def _complete(call: Call) -> Call:
+    """Casts, checks against the cell, prepares the params, and finds the start state."""
+    cell, dtype, batch = call.cell, call.dtype, call.batch
+    shapes = jax.tree.map(lambda x: x.shape, call.inputs)
+    _checks.params(cell, call.params, shapes)
+    inputs, raw = _cast(call.inputs, dtype), _cast(call.params, dtype)
+    start = jax.tree.map(jnp.asarray, cell.start(raw, (batch,), dtype))
+    _checks.batch_leaves(cell, start, batch, "state")
+    state = default = start
+    if call.initial_state is not None:
+        state = _checks.initial_state(cell, call.initial_state, default)
+        start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
+    prepare_key = None if call.key is None else jax.random.fold_in(call.key, PREPARE)
+    params = cell.prepare(raw, key=prepare_key, batch_shape=(batch,))
+
+    def take_step(state):
+        first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
+        return cell.step(params, cell.project(params, first), state, key=call.key)
+
+    _checks.step(cell, take_step, state, default, batch)
+    return dataclasses.replace(
+        call,
+        params=params,
+        inputs=inputs,
+        initial_state=state,
+        start_state=start,
+        lengths=None if call.lengths is None else as_lengths(call.lengths, call.time),
+        mask=None if call.mask is None else jnp.asarray(call.mask),
+        resets=None if call.resets is None else jnp.asarray(call.resets),
+    )
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    def cast(x):
+        x = jnp.asarray(x)
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)

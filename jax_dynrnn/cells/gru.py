@@ -1,0 +1,206 @@
+"""The two gated recurrent units: reset before the matmul (TF1), and after (cuDNN)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import (
+    Cell,
+    MatmulCell,
+    Params,
+    along_last,
+    batch_tuple,
+    check_size,
+    input_size,
+    matmul,
+)
+from .._init import Initializer, init_kernel, init_vector, ones, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class _GRU:
+    """The configuration that both units share."""
+
+    num_units: int
+    _: dataclasses.KW_ONLY
+    activation: Callable | None = None
+    kernel_initializer: Initializer | None = None
+    recurrent_initializer: Initializer | None = None
+    bias_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        check_size(self, "num_units")
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
+
+
+def _interpolate(update: jax.Array, state: jax.Array, candidate: jax.Array) -> jax.Array:
+    return update * state + (1 - update) * candidate
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class GRUCell(_GRU, Cell):
+    """TF1's gated recurrent unit: the reset gate acts *before* the candidate's matmul.
+
+        r, u = split(sigmoid([x, h] W_gates + b_gates))
+        c    = act([x, r * h] W_candidate + b_candidate)
+        h'   = u * h + (1 - u) * c                          # also the output
+
+    The GRU of Flax, PyTorch and cuDNN is `CudnnCompatibleGRUCell`: weights of one do
+    not fit the other.
+
+    Args:
+        num_units: size `H` of the state and of the output.
+        activation: of the candidate; `None` is tanh.
+        kernel_initializer: of both kernels; `None` is Glorot's uniform, TF1's default.
+        recurrent_initializer: of their rows that multiply `h`, gate by gate.
+        bias_initializer: of both biases; `None` is ones for the gates, zeros for the
+            candidate.
+
+    Params: `gates/kernel` `[D + H, 2 H]`, `gates/bias` `[2 H]`,
+    `candidate/kernel` `[D + H, H]`, `candidate/bias` `[H]`, for inputs `[..., D]`.
+    State and output: `[..., H]`, in the dtype of the inputs and params.
+
+    Raises:
+        TypeError, ValueError: `num_units` is not a positive int.
+
+    Reference: `tf.nn.rnn_cell.GRUCell`; Cho et al., arXiv:1406.1078.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.GRUCell(4)
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)), [5, 2])
+        >>> bool(jnp.allclose(outputs[1, 1], state[1]))
+        True
+    """
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        units, bias = self.num_units, self.bias_initializer
+        rows = (input_size(self, input_shape), units)
+        keys = jax.random.split(key, 4)
+        return {
+            "gates": {
+                "kernel": init_kernel(keys[0], rows, 2, self, dtype),
+                "bias": init_vector(bias, ones, keys[1], 2 * units, dtype),
+            },
+            "candidate": {
+                "kernel": init_kernel(keys[2], rows, 1, self, dtype),
+                "bias": init_vector(bias, zeros, keys[3], units, dtype),
+            },
+        }
+
+    def project(self, params: Params, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def dense(layer):
+            projected = matmul(inputs, layer["kernel"][: -self.num_units])
+            return projected + along_last(layer["bias"], projected)
+
+        return dense(params["gates"]), dense(params["candidate"])
+
+    def step(
+        self, params: Params, projected: Any, state: jax.Array, *, key: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        del key
+        gates, candidate = projected
+
+        def recur(layer, hidden):
+            return matmul(hidden, params[layer]["kernel"][-self.num_units :], "state")
+
+        reset, update = jnp.split(jax.nn.sigmoid(gates + recur("gates", state)), 2, -1)
+        activation = self.activation or jnp.tanh
+        candidate = activation(candidate + recur("candidate", reset * state))
+        new = _interpolate(update, state, candidate)
+        return new, new
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class CudnnCompatibleGRUCell(_GRU, MatmulCell):
+    """The GRU of cuDNN, PyTorch and Flax: the reset gate acts *after* the matmul.
+
+        r, u = split(sigmoid([x, h] W_gates + b_gates))
+        c    = act(x W_input + b_input + r * (h W_hidden + b_hidden))
+        h'   = u * h + (1 - u) * c                          # also the output
+
+    Args:
+        num_units: size `H` of the state and of the output.
+        activation: of the candidate; `None` is tanh.
+        kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
+        recurrent_initializer: of what multiplies `h`, gate by gate.
+        bias_initializer: of all biases; `None` is ones for the gates, zeros elsewhere.
+
+    Params: `gates/kernel` `[D + H, 2 H]`, `gates/bias` `[2 H]`,
+    `candidate/input_projection/{kernel [D, H], bias [H]}` and
+    `candidate/hidden_projection/{kernel [H, H], bias [H]}`, for inputs `[..., D]`.
+    State and output: `[..., H]`, in the dtype of the inputs and params.
+
+    Raises:
+        TypeError, ValueError: `num_units` is not a positive int.
+
+    Reference: `tf.contrib.cudnn_rnn.CudnnCompatibleGRUCell`; the cuDNN guide.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.CudnnCompatibleGRUCell(4)
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)))
+        >>> outputs.shape, state.shape
+        ((2, 5, 4), (2, 4))
+    """
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        units, bias = self.num_units, self.bias_initializer
+        size = input_size(self, input_shape)
+        keys = jax.random.split(key, 6)
+        initialize = self.recurrent_initializer
+        hidden = dataclasses.replace(self, kernel_initializer=initialize) if initialize else self
+        return {
+            "gates": {
+                "kernel": init_kernel(keys[0], (size, units), 2, self, dtype),
+                "bias": init_vector(bias, ones, keys[1], 2 * units, dtype),
+            },
+            "candidate": {
+                "input_projection": {
+                    "kernel": init_kernel(keys[2], (size, 0), 1, self, dtype),
+                    "bias": init_vector(bias, zeros, keys[3], units, dtype),
+                },
+                "hidden_projection": {
+                    "kernel": init_kernel(keys[4], (0, units), 1, hidden, dtype),
+                    "bias": init_vector(bias, zeros, keys[5], units, dtype),
+                },
+            },
+        }
+
+    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+        gates, candidate = params["gates"], params["candidate"]["input_projection"]
+        kernels = (gates["kernel"][: -self.num_units], candidate["kernel"])
+        projected = matmul(inputs, jnp.concatenate(kernels, -1))
+        bias = jnp.concatenate((gates["bias"], candidate["bias"]))
+        return projected + along_last(bias, projected)
+
+    def hidden(self, state: jax.Array) -> jax.Array:
+        return state
+
+    def recurrent_kernel(self, params: Params) -> jax.Array:
+        gates = params["gates"]["kernel"][-self.num_units :]
+        candidate = params["candidate"]["hidden_projection"]["kernel"]
+        return jnp.concatenate((gates, candidate), -1)
+
+    def pointwise(
+        self, params: Params, projected: jax.Array, recurred: jax.Array, state: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        r_x, u_x, c_x = jnp.split(projected, 3, -1)
+        r_h, u_h, c_h = jnp.split(recurred, 3, -1)
+        bias = params["candidate"]["hidden_projection"]["bias"]
+        reset, update = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(u_x + u_h)
+        activation = self.activation or jnp.tanh
+        candidate = activation(c_x + reset * (c_h + along_last(bias, c_h)))
+        new = _interpolate(update, state, candidate)
+        return new, new

@@ -1,0 +1,137 @@
+"""One call of `dynamic_rnn`, as an engine gets it, and what every engine derives from it.
+
+`B` is the batch size, `T` the number of time steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell
+from ..sequence import take_steps, valid_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What was asked for.
+
+    In `unsupported` the arrays may be `jax.ShapeDtypeStruct`s and `initial_state` is
+    `None` where it was not given. In `run` everything is there: `params` are cast and
+    prepared, both states start states of the run, `inputs` cast.
+    """
+
+    cell: Cell
+    params: Any
+    inputs: Any
+    """Pytree of `[B, T, ...]`, or `[T, B, ...]` where `time_axis` is 0."""
+    initial_state: Any = None
+    start_state: Any = None
+    """What a reset goes back to."""
+    lengths: Any = None
+    """`None`, or int32 `[B]` in [0, T]."""
+    mask: Any = None
+    """`None`, or bool, laid out like the inputs."""
+    resets: Any = None
+    key: Any = None
+    time_axis: int = 1
+    reverse: bool = False
+    dtype: Any = jnp.float32
+    unroll: int = 1
+    remat: Any = None
+
+    @property
+    def time(self) -> Any:
+        """`T`: an int, or a symbolic size."""
+        return jax.tree.leaves(self.inputs)[0].shape[self.time_axis]
+
+    @property
+    def batch(self) -> Any:
+        """`B`."""
+        return jax.tree.leaves(self.inputs)[0].shape[1 - self.time_axis]
+
+
+jax.tree_util.register_dataclass(
+    Call,
+    ["params", "inputs", "initial_state", "start_state", "lengths", "mask", "resets", "key"],
+    ["cell", "time_axis", "reverse", "dtype", "unroll", "remat"],
+)
+
+
+def valid(call: Call) -> jax.Array | None:
+    """bool `[T, B]`: which steps are real; `None` where all are."""
+    if call.lengths is None and call.mask is None:
+        return None
+    mask = call.mask
+    if mask is not None and call.time_axis == 1:
+        mask = mask.T
+    return valid_steps(call.lengths, mask, call.batch, call.time, 0)
+
+
+def resets(call: Call, valid: jax.Array | None) -> jax.Array | None:
+    """bool `[T, B]`: before which steps the state goes back to the start state.
+
+    True only at valid steps: what was flagged at steps that are not waits for the next
+    one in the direction of travel.
+    """
+    if call.resets is None:
+        return None
+    flags = call.resets if call.time_axis == 0 else call.resets.T
+    if call.reverse:  # the wall between t - 1 and t is met before step t - 1
+        flags = jnp.concatenate([flags[1:], jnp.zeros_like(flags[:1])])
+    if valid is None:
+        return flags
+    met = jax.lax.cumsum(flags.astype(jnp.int32), reverse=call.reverse)
+    seen = jax.lax.cummax(jnp.where(valid, met, 0), reverse=call.reverse)
+    none = jnp.zeros_like(seen[:1])
+    before = [seen[1:], none] if call.reverse else [none, seen[:-1]]
+    return valid & (met > jnp.concatenate(before))
+
+
+def travelled(call: Call, valid: jax.Array | None) -> jax.Array | None:
+    """bool `[T]`: the steps at which rank-0 leaves of the state move; `None`: at all.
+
+    They move at each of the first `min(T, max(1, n))` steps taken, `n` steps leading up to
+    the last valid one of any row: TF1's loop bound. A reversed run begins at the end of
+    the longest row.
+    """
+    if valid is None:
+        return None
+    any_row = valid.any(1)
+    steps = jnp.arange(call.time, dtype=jnp.int32)
+    ends = jnp.where(any_row, steps, 0).max()
+    if not call.reverse:
+        return steps <= ends
+    begin = call.time if call.lengths is None else call.lengths.max(initial=1)
+    first = jnp.where(any_row, steps, begin - 1).min()
+    return (steps < begin) & (steps >= first)
+
+
+def first_valid(call: Call, valid: jax.Array | None) -> Any:
+    """What the cell sees in place of padding: `[B, ...]`, each row's first valid step.
+
+    It is a constant for differentiation: nothing of a padded step reaches a result. A row
+    without a valid step gets 0.
+    """
+    if valid is None:
+        return None
+    found = valid.any(0)
+    index = jnp.expand_dims(jnp.argmax(valid, 0), call.time_axis)
+
+    def take(x):
+        if call.mask is None:  # it is at t = 0
+            step = jax.lax.index_in_dim(x, 0, call.time_axis, keepdims=False)
+        else:
+            step = take_steps(x, index, call.time_axis).squeeze(call.time_axis)
+        step = jnp.where(rows(found, step), step, jnp.zeros_like(step))
+        return jax.lax.stop_gradient(step)
+
+    return jax.tree.map(take, call.inputs)
+
+
+def rows(flags: jax.Array, like: jax.Array) -> jax.Array:
+    """`[B]` flags with the rank of `like` `[B, ...]`."""
+    return jnp.expand_dims(flags, tuple(range(1, like.ndim)))

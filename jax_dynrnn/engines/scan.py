@@ -1,0 +1,148 @@
+"""The reference engine: a plain `lax.scan` with masks, for every cell.
+
+It is the specification: every other engine is defined as equal to it. `B` is the batch
+size, `T` the number of time steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from .call import Call, first_valid, resets, rows, travelled, valid
+
+CARRIED = "jax_dynrnn_state"
+"""The name under which `remat="offload"` finds the carried state."""
+
+
+def unsupported(call: Call) -> str | None:
+    """Why it cannot run `call`: it can run every one."""
+    del call
+    return None
+
+
+def run(call: Call) -> tuple[Any, Any]:
+    """Runs the cell -> `(outputs, final_state)`."""
+    empty = isinstance(call.time, int) and call.time == 0
+    is_valid = None if empty else valid(call)
+    xs = {
+        "t": jnp.arange(call.time, dtype=jnp.int32),
+        "inputs": jax.tree.map(lambda x: jnp.moveaxis(x, call.time_axis, 0), call.inputs),
+        "valid": is_valid,
+        "reset": resets(call, is_valid),
+        "travelled": travelled(call, is_valid),
+    }
+    step, state = _step(call, first_valid(call, is_valid)), _varying(call)
+    if empty:
+        state, outputs = state, _no_outputs(step, state, xs)
+    else:
+        state, outputs = _loop(call, step, state, xs)
+    return jax.tree.map(lambda y: _from_time_major(y, call), outputs), state
+
+
+def _step(call: Call, padding: Any) -> Callable:
+    """The body of the loop: one time step of the whole batch."""
+
+    def step(state, x):
+        valid, ticks = x["valid"], x["travelled"]
+        key = None if call.key is None else jax.random.fold_in(call.key, x["t"])
+        inputs = _select(valid, x["inputs"], padding)
+        state = _select(x["reset"], call.start_state, state) if x["reset"] is not None else state
+        projected = call.cell.project(call.params, inputs)
+        output, new = call.cell.step(call.params, projected, state, key=key)
+        output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)
+        return _select(valid, new, state, ticks), output
+
+    return step
+
+
+def _select(flags: jax.Array | None, yes: Any, no: Any, ticks: jax.Array | None = None) -> Any:
+    """Row by row `yes` where `flags` `[B]`, else `no`; a rank-0 leaf where `ticks`."""
+    if flags is None:
+        return yes
+
+    def select(y, n):
+        if y.ndim == 0:
+            return n if ticks is None else jnp.where(ticks, y, n)
+        return jnp.where(rows(flags, y), y, n)
+
+    return jax.tree.map(select, yes, no)
+
+
+def _loop(call: Call, step: Callable, state: Any, xs: Any) -> tuple[Any, Any]:
+    """Scans all steps, keeping for the backward pass what `remat` says."""
+    symbolic = not isinstance(call.time, int)
+    unroll = 1 if symbolic else call.unroll
+    scan = functools.partial(jax.lax.scan, unroll=unroll, reverse=call.reverse)
+    if call.remat == "offload":
+        return scan(_offloaded(step), state, xs)
+    if call.remat is None or symbolic:
+        return scan(step, state, xs)
+    size = math.isqrt(call.time - 1) + 1 if call.remat == "sqrt" else call.remat
+    chunk = jax.checkpoint(functools.partial(scan, step), prevent_cse=False)
+    return _chunked(chunk, state, xs, call.time, size, call.reverse)
+
+
+def _chunked(
+    chunk: Callable, state: Any, xs: Any, time: int, size: int, reverse: bool
+) -> tuple[Any, Any]:
+    """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
+    whole = time - time % size
+    split = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), xs)
+    rest = jax.tree.map(lambda x: x[whole:], xs)
+    outputs = {}
+    for part in ("rest", "split") if reverse else ("split", "rest"):
+        if part == "split" and whole:
+            state, y = jax.lax.scan(chunk, state, split, reverse=reverse)
+            outputs[part] = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), y)
+        elif part == "rest" and whole < time:
+            state, outputs[part] = chunk(state, rest)
+    parts = [outputs[part] for part in ("split", "rest") if part in outputs]
+    return state, jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
+
+
+def _offloaded(step: Callable) -> Callable:
+    """`step` whose carried state waits in host memory, all else being recomputed."""
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[CARRIED],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+
+    def named(state, x):
+        return step(jax.tree.map(lambda s: checkpoint_name(s, CARRIED), state), x)
+
+    return jax.checkpoint(named, policy=policy, prevent_cse=False)
+
+
+def _no_outputs(step: Callable, state: Any, xs: Any) -> Any:
+    """The outputs of no steps at all, `[0, B, ...]`."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    outputs = jax.eval_shape(step, state, one)[1]
+    return jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), outputs)
+
+
+def _from_time_major(y: jax.Array, call: Call) -> jax.Array:
+    return y if y.ndim == 1 else jnp.moveaxis(y, 0, call.time_axis)
+
+
+def _varying(call: Call) -> Any:
+    """The initial state, varying over every mesh axis that anything in `call` does.
+
+    Inside `jax.shard_map` the carry of a scan must have one type from the start.
+    """
+    leaves = jax.tree.leaves(call)
+    axes = frozenset().union(*(getattr(jax.typeof(x), "vma", ()) for x in leaves))
+
+    def vary(x):
+        missing = tuple(axes - getattr(jax.typeof(x), "vma", frozenset()))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, call.initial_state)

@@ -1,0 +1,310 @@
+"""Tools for padded batches of sequences: masks, reversal, pooling, padding.
+
+`B` is the batch size, `T` the number of time steps, `D` a feature size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
+    """`sequence_length` as int32 within [0, time], whatever integers it came as.
+
+    Args:
+        sequence_length: integers of any dtype and shape, an array or a list.
+        time: the number of time steps.
+
+    Raises:
+        TypeError: it holds no integers.
+    """
+    if isinstance(sequence_length, list | tuple):
+        traced = any(isinstance(n, jax.Array) for n in sequence_length)
+        sequence_length = (jnp if traced else np).asarray(sequence_length)
+        if sequence_length.size == 0:
+            sequence_length = sequence_length.astype(np.int32)
+    if not jnp.issubdtype(sequence_length.dtype, jnp.integer):
+        raise TypeError(
+            "sequence_length: expected one integer for each row, got dtype "
+            f"{sequence_length.dtype}; round floats yourself, and give bools as mask="
+        )
+    lengths = jnp.asarray(sequence_length)
+    narrow = lengths.dtype.itemsize < 4  # time may not fit: widen before, else after
+    lengths = lengths.astype(jnp.int32) if narrow else lengths
+    lengths = jnp.maximum(lengths, jnp.zeros((), lengths.dtype))
+    return jnp.minimum(lengths, jnp.asarray(time, lengths.dtype)).astype(jnp.int32)
+
+
+def sequence_mask(lengths: ArrayLike | Sequence[int], maxlen: int) -> jax.Array:
+    """Which steps are real: `mask[..., t] = t < lengths[...]`.
+
+    Args:
+        lengths: integers `[...]`, an array or a list; clamped to [0, maxlen].
+        maxlen: the number `T` of time steps.
+
+    Returns:
+        bool `[..., T]`.
+
+    Raises:
+        TypeError: `lengths` are not integers.
+
+    Reference: `tf.sequence_mask`.
+
+    Example:
+        >>> import jax_dynrnn as rnn
+        >>> rnn.sequence_mask([1, 3], 3).astype(int).tolist()
+        [[1, 0, 0], [1, 1, 1]]
+    """
+    rows = as_lengths(lengths, maxlen)
+    steps = jnp.arange(maxlen, dtype=jnp.int32)
+    return jnp.expand_dims(rows, -1) > jnp.expand_dims(steps, tuple(range(rows.ndim)))
+
+
+def valid_steps(
+    sequence_length: Any, mask: Any, batch: Any, time: Any, time_axis: int
+) -> jax.Array:
+    """bool `[B, T]` (`[T, B]` where `time_axis` is 0): where both arguments say so."""
+    shape = (batch, time) if time_axis == 1 else (time, batch)
+    valid = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
+    if sequence_length is None:
+        return valid
+    within = sequence_mask(sequence_length, time)
+    return valid & (within if time_axis == 1 else within.T)
+
+
+def take_steps(x: jax.Array, index: jax.Array, time_axis: int) -> jax.Array:
+    """Takes of each row the steps `index`, `[B, n]` (`[n, B]` where `time_axis` is 0)."""
+    index = jnp.expand_dims(index, tuple(range(2, x.ndim)))
+    return jnp.take_along_axis(x, index, axis=time_axis)
+
+
+def reverse_sequence(
+    inputs: Any, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
+) -> Any:
+    """Reverses the first `lengths[b]` steps of each row; the tail stays where it is.
+
+    Args:
+        inputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
+        lengths: `[B]` integers; clamped to [0, T].
+        time_major: whether time is the first axis.
+
+    Returns:
+        What came in, reversed. Reversing twice gives it back.
+
+    Raises:
+        TypeError: `lengths` are not integers.
+
+    Differs from TF1: takes pytrees, and has no `seq_axis` and `batch_axis`.
+
+    Reference: `tf.reverse_sequence`.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> rnn.reverse_sequence(jnp.array([[1, 2, 3, 4]]), [3]).tolist()
+        [[3, 2, 1, 4]]
+    """
+    time_axis = 0 if time_major else 1
+
+    def reverse(x):
+        time = x.shape[time_axis]
+        length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
+        steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
+        return take_steps(x, jnp.where(steps < length, length - 1 - steps, steps), time_axis)
+
+    return jax.tree.map(reverse, inputs)
+
+
+def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major: bool) -> Any:
+    """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
+    time_axis = 0 if time_major else 1
+
+    def leaf(x):
+        x = jnp.asarray(x)
+        batch, time = x.shape[1 - time_axis], x.shape[time_axis]
+        valid = valid_steps(sequence_length, mask, batch, time, time_axis)
+        return reduce(x, jnp.expand_dims(valid, tuple(range(2, x.ndim))), time_axis)
+
+    return jax.tree.map(leaf, outputs)
+
+
+def last_output(
+    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+) -> Any:
+    """The output at each row's last valid step: what `outputs[:, -1]` is not.
+
+    Args:
+        outputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
+        sequence_length: `[B]` integers, or `None`: all steps are valid.
+        mask: bool `[B, T]` (`[T, B]`); with both, a step is valid where both say so.
+        time_major: whether time is the first axis.
+
+    Returns:
+        Pytree of `[B, ...]`; 0 for a row without a valid step.
+
+    Raises:
+        TypeError: `sequence_length` holds no integers.
+
+    Reference: TF1's users wrote `tf.gather_nd(outputs, ...)`.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1)
+        >>> rnn.last_output(outputs, [2, 0]).tolist()
+        [[1.0], [0.0]]
+    """
+
+    def last(x, valid, time_axis):
+        if x.shape[time_axis] == 0:
+            return jnp.zeros_like(x).sum(time_axis)
+        steps = jnp.arange(x.shape[time_axis], dtype=jnp.int32)
+        steps = jnp.expand_dims(steps, [a for a in range(x.ndim) if a != time_axis])
+        index = jnp.max(jnp.where(valid, steps, -1), time_axis, keepdims=True)
+        taken = jnp.take_along_axis(x, jnp.maximum(index, 0), time_axis)
+        return jnp.where(index >= 0, taken, jnp.zeros_like(taken)).squeeze(time_axis)
+
+    return _pool(last, outputs, sequence_length, mask, time_major)
+
+
+def mean_pool(
+    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+) -> Any:
+    """The mean over each row's valid steps; arguments of `last_output`.
+
+    Returns:
+        Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
+
+    Raises:
+        TypeError: `sequence_length` holds no integers.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1)
+        >>> rnn.mean_pool(outputs, [2, 0]).tolist()
+        [[0.5], [0.0]]
+    """
+
+    def mean(x, valid, time_axis):
+        total = jnp.where(valid, x, jnp.zeros_like(x)).sum(time_axis)
+        total = total if jnp.issubdtype(total.dtype, jnp.inexact) else total.astype(float)
+        count = jnp.maximum(valid.sum(time_axis), 1)
+        return total / count.astype(total.dtype)
+
+    return _pool(mean, outputs, sequence_length, mask, time_major)
+
+
+def max_pool(
+    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+) -> Any:
+    """The maximum over each row's valid steps; arguments of `last_output`.
+
+    Returns:
+        Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
+
+    Raises:
+        TypeError: `sequence_length` holds no integers.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1) - 9
+        >>> rnn.max_pool(outputs, [2, 0]).tolist()
+        [[-8.0], [0.0]]
+    """
+
+    def maximum(x, valid, time_axis):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        lowest = -jnp.inf if floating else jnp.iinfo(x.dtype).min
+        lowest = jnp.asarray(lowest, x.dtype)
+        highest = jnp.max(jnp.where(valid, x, lowest), time_axis, initial=lowest)
+        return jnp.where(valid.any(time_axis), highest, jnp.zeros_like(highest))
+
+    return _pool(maximum, outputs, sequence_length, mask, time_major)
+
+
+def pad_sequences(
+    arrays: Iterable[Any],
+    *,
+    length: int | None = None,
+    buckets: Sequence[int] | None = None,
+    value: Any = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes one padded batch of sequences of different length. NumPy, on the host.
+
+    Args:
+        arrays: one array `[T_b, ...]` a row, alike in all but the first size.
+        length: the number `T` of time steps; default: the longest row's.
+        buckets: sizes that `T` is rounded up to, so that few shapes are compiled.
+        value: what pads behind each row.
+
+    Returns:
+        The batch `[B, T, ...]` and its lengths, int32 `[B]`.
+
+    Raises:
+        ValueError: no arrays, arrays that differ in their features, `length` and
+            `buckets` together, or a row longer than they allow.
+
+    Example:
+        >>> import numpy as np, jax_dynrnn as rnn
+        >>> batch, lengths = rnn.pad_sequences([np.ones(2), np.ones(3)], buckets=[4, 8])
+        >>> batch.tolist(), lengths.tolist()
+        ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [2, 3])
+    """
+    rows = [np.asarray(a) for a in arrays]
+    features = {row.shape[1:] for row in rows}
+    if len(features) != 1 or not all(row.ndim for row in rows):
+        raise ValueError(
+            "pad_sequences: expected at least one array, all [time, *features] with the "
+            f"same features, got {len(rows)} arrays of shapes {[r.shape for r in rows][:8]}"
+        )
+    longest = max(len(row) for row in rows)
+    if length is not None and buckets is not None:
+        raise ValueError(f"pad_sequences: expected length= or buckets=, got {length}, {buckets}")
+    sizes = sorted(buckets) if buckets is not None else [longest if length is None else length]
+    fitting = [size for size in sizes if size >= longest]
+    if not fitting:
+        raise ValueError(
+            f"pad_sequences: expected rows of at most {max(sizes, default=0)} steps, got one "
+            f"of {longest}; allow for more, or cut the rows"
+        )
+    dtype = np.result_type(*{row.dtype for row in rows})
+    batch = np.full((len(rows), fitting[0], *features.pop()), value, dtype)
+    for out, row in zip(batch, rows, strict=True):
+        out[: len(row)] = row
+    return batch, np.array([len(row) for row in rows], np.int32)
+
+
+def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None) -> jax.Array:
+    """Where a new segment begins in packed rows: the `resets` of `dynamic_rnn`.
+
+    Args:
+        segment_ids: `[B, T]` integers, one for each document in a row.
+        previous: `[B]` ids of the step before, where rows go on from an earlier batch.
+
+    Returns:
+        bool `[B, T]`; False at t = 0 unless `previous` differs there.
+
+    Raises:
+        ValueError: the shapes are not these.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> rnn.segment_starts(jnp.array([[7, 7, 8, 8]])).astype(int).tolist()
+        [[0, 0, 1, 0]]
+    """
+    ids = jnp.asarray(segment_ids)
+    if ids.ndim != 2:
+        raise ValueError(
+            f"segment_starts: expected segment_ids [batch, time], got shape {ids.shape}"
+        )
+    before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
+    if before.shape != (ids.shape[0], min(1, ids.shape[1])) and previous is not None:
+        raise ValueError(
+            f"segment_starts: expected previous of shape ({ids.shape[0]},), one id for each "
+            f"row, got {jnp.shape(previous)}"
+        )
+    return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]

@@ -1,0 +1,169 @@
+"""Dropout of a cell's inputs, outputs and state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import LSTMStateTuple, Params, State
+from ._wrapper import Wrapper
+
+
+def default_state_filter(substate: Any) -> Any:
+    """TF1's default: of an LSTM's state only `h` is dropped, of any other all of it."""
+    return LSTMStateTuple(c=False, h=True) if isinstance(substate, LSTMStateTuple) else True
+
+
+class _Keys(NamedTuple):
+    """One key for each thing that draws: the inner cell, and the three dropouts."""
+
+    cell: Any = None
+    inputs: Any = None
+    state: Any = None
+    output: Any = None
+
+    @classmethod
+    def split(cls, key: Any) -> _Keys:
+        return cls() if key is None else cls(*jax.random.split(key, 4))
+
+
+class _Prepared(NamedTuple):
+    cell: Params
+    keys: _Keys
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class DropoutWrapper(Wrapper):
+    """Drops features of the inputs, the outputs and the state of a cell.
+
+        y, s' = cell(drop(x), s);  new_state = drop(s');  output = drop(y)
+        drop(x) = x * mask / keep_prob,  mask ~ Bernoulli(keep_prob)
+
+    Output dropout does not touch the state, and state dropout does not touch this step's
+    output. Without a `key` (evaluation) it is the identity.
+
+    Args:
+        cell: the cell to run.
+        input_keep_prob, output_keep_prob, state_keep_prob: probabilities in (0, 1] of
+            keeping a value; 1.0 draws nothing.
+        variational_recurrent: one mask for all steps of a run instead of one for each.
+        variational_per_row: with it, a mask for each row; else the batch shares one, as
+            in TF1.
+        dropout_state_filter_visitor: called with the state and its parts from the top
+            down, returns whether to drop what it was given, or a structure of bools for
+            its parts. `None`: not the memory `c` of an LSTM, all else. Integers and rank-0
+            leaves are never dropped.
+
+    Params, state, output: those of `cell`.
+
+    Raises:
+        TypeError, ValueError: `cell` is not a cell, a probability is not a float in
+            (0, 1], or `variational_per_row` is given alone.
+
+    Differs from TF1: there is no `dtype`, `input_size` and `seed` (randomness comes from
+    the `key` of the run); probabilities are Python floats, and 0 is refused.
+
+    Reference: `tf.nn.rnn_cell.DropoutWrapper`; Zaremba et al., arXiv:1409.2329; for
+    `variational_recurrent` Gal and Ghahramani, arXiv:1512.05287.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.DropoutWrapper(rnn.GRUCell(64), output_keep_prob=0.5)
+        >>> inputs = jnp.ones((2, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> train, _ = rnn.dynamic_rnn(cell, params, inputs, key=jax.random.key(1))
+        >>> test, _ = rnn.dynamic_rnn(cell, params, inputs)
+        >>> bool((train == 0).any()), bool((test == 0).any())
+        (True, False)
+    """
+
+    input_keep_prob: float = 1.0
+    output_keep_prob: float = 1.0
+    state_keep_prob: float = 1.0
+    _: dataclasses.KW_ONLY
+    variational_recurrent: bool = False
+    variational_per_row: bool = False
+    dropout_state_filter_visitor: Callable | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("input_keep_prob", "output_keep_prob", "state_keep_prob"):
+            probability = getattr(self, name)
+            expected = f"DropoutWrapper: expected {name} to be a float in (0, 1], got "
+            if isinstance(probability, jax.Array) or not hasattr(probability, "__float__"):
+                raise TypeError(
+                    f"{expected}{type(probability).__name__}; for a rate that changes use "
+                    "two cells: their params are the same"
+                )
+            if not 0 < float(probability) <= 1:
+                raise ValueError(f"{expected}{probability!r}")
+            object.__setattr__(self, name, float(probability))
+        if self.variational_per_row and not self.variational_recurrent:
+            raise ValueError(
+                "DropoutWrapper: variational_per_row=True expects "
+                "variational_recurrent=True, got False"
+            )
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        keys = _Keys.split(key)
+        cell = self.inner.prepare(params, key=keys.cell, batch_shape=batch_shape)
+        return _Prepared(cell, keys)
+
+    def project(self, params: Params, inputs: Any) -> Any:
+        del params  # the inputs are dropped step by step, before the cell projects them
+        return inputs
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        inputs, keys = projected, _Keys.split(key)
+        masks = params.keys if self.variational_recurrent else keys
+        batch_ndim = jax.tree.leaves(inputs)[0].ndim - self.feature_ndim
+        shared = batch_ndim if self.variational_recurrent and not self.variational_per_row else 0
+
+        def drop(tree, key, keep_prob, chosen=True):
+            return _drop(tree, key, keep_prob, chosen, shared)
+
+        inputs = drop(inputs, masks.inputs, self.input_keep_prob)
+        projected = self.inner.project(params.cell, inputs)
+        output, state = self.inner.step(params.cell, projected, state, key=keys.cell)
+        visitor = self.dropout_state_filter_visitor or default_state_filter
+        state = drop(state, masks.state, self.state_keep_prob, _filter(visitor, state))
+        return drop(output, masks.output, self.output_keep_prob), state
+
+
+def _drop(tree: Any, key: Any, keep_prob: float, chosen: Any, shared: int) -> Any:
+    """Drops from the `chosen` leaves, with masks of size 1 in the `shared` first axes."""
+    if key is None or keep_prob == 1.0:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    chosen = jax.tree.leaves(chosen) if chosen is not True else [True] * len(leaves)
+
+    def drop(i, x):
+        if not (chosen[i] and x.ndim and jnp.issubdtype(x.dtype, jnp.floating)):
+            return x
+        shape = (1,) * shared + x.shape[shared:]
+        mask = jax.random.bernoulli(jax.random.fold_in(key, i), keep_prob, shape)
+        return jnp.where(jnp.broadcast_to(mask, x.shape), x / keep_prob, 0)
+
+    return structure.unflatten([drop(i, x) for i, x in enumerate(leaves)])
+
+
+def _filter(visitor: Callable, substate: Any) -> Any:
+    """The tree of bools, one for each leaf, that `visitor` stands for."""
+    answer = visitor(substate)
+    if isinstance(answer, bool) and (not answer or jax.tree_util.all_leaves([substate])):
+        return jax.tree.map(lambda _: answer, substate)
+    parts, structure = jax.tree.flatten(substate, is_leaf=lambda x: x is not substate)
+    answers = [True] * len(parts) if answer is True else jax.tree.leaves(answer)
+    return structure.unflatten(
+        [
+            _filter(visitor, part) if go else jax.tree.map(lambda _: False, part)
+            for part, go in zip(parts, answers, strict=True)
+        ]
+    )

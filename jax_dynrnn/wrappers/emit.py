@@ -1,0 +1,46 @@
+"""A wrapper that shows the states at every step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from .._cell import Params, State
+from ._wrapper import Wrapper
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class EmitState(Wrapper):
+    """The output is `(output, new_state)`: all states over time.
+
+    Like any output, the states are 0 past the sequence length; the final state is
+    what it was without the wrapper.
+
+    Args:
+        cell: the cell to run.
+
+    Params, state: those of `cell`. Output: `(cell's output, cell's state)`; leaves
+    `[B, T, ...]` after a run, `[T]` for a rank-0 leaf of the state.
+
+    Raises:
+        TypeError: `cell` is not a cell.
+
+    Reference: TF1 has no such wrapper; its users read the states out of `raw_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.EmitState(rnn.LSTMCell(4))
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> (outputs, states), state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)))
+        >>> states.c.shape, bool(jnp.allclose(states.c[:, -1], state.c))
+        ((2, 5, 4), True)
+    """
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        output, new_state = self.inner.step(params, projected, state, key=key)
+        return (output, new_state), new_state

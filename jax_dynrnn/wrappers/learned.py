@@ -1,0 +1,72 @@
+"""A start state that is learned with the other params."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Params, State, along_last, batch_tuple
+from ._wrapper import Wrapper
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LearnedInitialState(Wrapper):
+    """Begins every run, and every reset, at a state that is part of the params.
+
+    It starts where `cell` does, at zeros as a rule; gradients change it. Integer leaves
+    of the state (counters) are not learned.
+
+    Args:
+        cell: the cell to run.
+
+    Params: `{"cell": ..., "initial_state": {name of the leaf: [...]}}`, the names as in
+    `c`, `h`, or `0/c` in a stack, and `state` where the state is one array.
+    State, output: those of `cell`.
+
+    Raises:
+        TypeError: `cell` is not a cell.
+
+    Reference: TF1 has no such wrapper; Hinton, Neural networks for machine learning,
+    lecture 7.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.LearnedInitialState(rnn.LSTMCell(4))
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> params["initial_state"]["h"] += 1.0
+        >>> _, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)), [5, 0])
+        >>> state.h[1].tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        params = self.inner.init(key, input_shape, dtype)
+        state = self.inner.start(params, (), dtype)
+        return {"cell": params, "initial_state": {n: x for n, x in _floating(state)}}
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        return self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        state = self.inner.start(params["cell"], batch_tuple(batch_shape), dtype)
+        learned = params["initial_state"]
+        values = {
+            name: jnp.broadcast_to(along_last(learned[name], leaf), leaf.shape).astype(leaf.dtype)
+            for name, leaf in _floating(state)
+        }
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: values.get(_name(path), leaf), state
+        )
+
+
+def _floating(state: State) -> list[tuple[str, jax.Array]]:
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return [(_name(p), x) for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "state"

@@ -1,0 +1,74 @@
+"""A residual connection around a cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from .._cell import Params, State
+from ._wrapper import Wrapper
+
+
+def _add(inputs: Any, outputs: Any) -> Any:
+    structures = jax.tree.structure(inputs), jax.tree.structure(outputs)
+    if structures[0] != structures[1]:
+        raise TypeError(
+            "ResidualWrapper: expected an output of the inputs' structure "
+            f"{structures[0]}, got {structures[1]}; pass a residual_fn that adds them"
+        )
+
+    def add(x, y):
+        if x.shape != y.shape:
+            raise ValueError(
+                f"ResidualWrapper: expected an output of the inputs' shape {x.shape}, got "
+                f"{y.shape}; give the cell as many units as the inputs have features, or "
+                "pass a residual_fn"
+            )
+        return x + y
+
+    return jax.tree.map(add, inputs, outputs)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ResidualWrapper(Wrapper):
+    """Adds the inputs to the outputs: `y = x + cell(x)`; the state is untouched.
+
+    Args:
+        cell: the cell to run.
+        residual_fn: `residual_fn(inputs, outputs) -> outputs`; `None` adds them leaf by
+            leaf.
+
+    Params, state: those of `cell`. Output: what `residual_fn` returns.
+
+    Raises:
+        TypeError: `cell` is not a cell, or (in a step) inputs and outputs differ in
+            structure. ValueError: they differ in shape.
+
+    Reference: `tf.nn.rnn_cell.ResidualWrapper`; Wu et al., arXiv:1609.08144.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, inputs = rnn.GRUCell(3), jnp.ones((2, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> plain, _ = rnn.dynamic_rnn(cell, params, inputs)
+        >>> added, _ = rnn.dynamic_rnn(rnn.ResidualWrapper(cell), params, inputs)
+        >>> bool((added == plain + inputs).all())
+        True
+    """
+
+    _: dataclasses.KW_ONLY
+    residual_fn: Callable | None = None
+
+    def project(self, params: Params, inputs: Any) -> Any:
+        return inputs, self.inner.project(params, inputs)
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        inputs, projected = projected
+        output, new_state = self.inner.step(params, projected, state, key=key)
+        return (self.residual_fn or _add)(inputs, output), new_state
