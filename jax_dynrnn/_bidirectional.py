@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from . import _checks
+from . import _check_cell
 from ._cell import Params, State, as_cell, is_shape, output_shape
 from ._rnn import dynamic_rnn
 
@@ -96,7 +96,7 @@ def bidirectional_dynamic_rnn(
         >>> bool(jnp.allclose(bw[:, 0], state_bw)), bool(jnp.allclose(fw[1, 2], state_fw[1]))
         (True, True)
     """
-    _checks.directions(params, ("fw", "bw"), "bidirectional_dynamic_rnn")
+    _check_cell.directions(params, ("fw", "bw"), "bidirectional_dynamic_rnn")
     runs = []
     for i, (name, cell, initial_state) in enumerate(
         [("fw", cell_fw, initial_state_fw), ("bw", cell_bw, initial_state_bw)]
@@ -221,7 +221,7 @@ def stack_bidirectional_dynamic_rnn(
     """
     layers = _layers(cells_fw, cells_bw)
     names = tuple(f"cell_{i}" for i in range(len(layers)))
-    _checks.directions(params, names, "stack_bidirectional_dynamic_rnn")
+    _check_cell.directions(params, names, "stack_bidirectional_dynamic_rnn")
     initial_fw = _states(initial_states_fw, len(layers), "initial_states_fw")
     initial_bw = _states(initial_states_bw, len(layers), "initial_states_bw")
     states = []

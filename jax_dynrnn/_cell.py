@@ -26,8 +26,8 @@ class LSTMStateTuple(NamedTuple):
         ((2, 4), (2, 4))
     """
 
-    c: jax.Array
-    h: jax.Array
+    c: Any
+    h: Any
 
 
 class Cell:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from . import _checks, engines
+from . import _check_cell, _check_data, engines
 from ._cell import PREPARE, Params, State, as_cell
 from .engines import Call
 from .sequence import as_lengths
@@ -158,17 +158,17 @@ def _call(
     cell = as_cell(cell)
     time_axis = 0 if time_major else 1
     try:
-        inputs, batch, time = _checks.inputs(cell, inputs, time_axis)
+        inputs, batch, time = _check_data.inputs(cell, inputs, time_axis)
     except (TypeError, ValueError):
-        _checks.params_not_inputs(cell, params)
+        _check_cell.params_not_inputs(cell, params)
         raise
     if sequence_length is not None:
-        sequence_length = _checks.sequence_length(sequence_length, batch, time, time_axis)
+        sequence_length = _check_data.sequence_length(sequence_length, batch, time, time_axis)
     if mask is not None:
-        mask = _checks.flags("mask", mask, batch, time, time_axis)
+        mask = _check_data.flags("mask", mask, batch, time, time_axis)
     if resets is not None:
-        resets = _checks.flags("resets", resets, batch, time, time_axis)
-    _checks.options(unroll, remat, dtype, key)
+        resets = _check_data.flags("resets", resets, batch, time, time_axis)
+    _check_data.options(unroll, remat, dtype, key)
     return Call(
         cell=cell,
         params=params,
@@ -215,13 +215,13 @@ def _complete(call: Call) -> Call:
     """Casts, checks against the cell, prepares the params, and finds the start state."""
     cell, dtype, batch = call.cell, call.dtype, call.batch
     shapes = jax.tree.map(lambda x: x.shape, call.inputs)
-    _checks.params(cell, call.params, shapes)
-    inputs, raw = _cast(call.inputs, dtype), _cast(call.params, dtype)
+    _check_cell.params(cell, call.params, shapes)
+    inputs, raw = cast(call.inputs, dtype), cast(call.params, dtype)
     start = jax.tree.map(jnp.asarray, cell.start(raw, (batch,), dtype))
-    _checks.batch_leaves(cell, start, batch, "state")
+    _check_cell.batch_leaves(cell, start, batch, "state")
     state = default = start
     if call.initial_state is not None:
-        state = _checks.initial_state(cell, call.initial_state, default)
+        state = _check_cell.initial_state(cell, call.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
     prepare_key = None if call.key is None else jax.random.fold_in(call.key, PREPARE)
     params = cell.prepare(raw, key=prepare_key, batch_shape=(batch,))
@@ -230,7 +230,7 @@ def _complete(call: Call) -> Call:
         first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
         return cell.step(params, cell.project(params, first), state, key=call.key)
 
-    _checks.step(cell, take_step, state, default, batch)
+    _check_cell.step(cell, take_step, state, default, batch)
     return dataclasses.replace(
         call,
         params=params,
@@ -243,9 +243,11 @@ def _complete(call: Call) -> Call:
     )
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    def cast(x):
+def cast(tree: Any, dtype: Any) -> Any:
+    """The tree as JAX arrays, the floating ones in `dtype`."""
+
+    def leaf(x):
         x = jnp.asarray(x)
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    return jax.tree.map(cast, tree)
+    return jax.tree.map(leaf, tree)

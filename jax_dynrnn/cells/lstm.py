@@ -40,7 +40,7 @@ class _LSTM(MatmulCell):
         units, kernel_initializer = self.num_units, self.kernel_initializer
         keys = jax.random.split(key, 6)
         rows = (input_size(self, input_shape), self._hidden_size)
-        params = {
+        params: Params = {
             "kernel": init_kernel(keys[0], rows, 4, self, dtype),
             "bias": init_vector(self.bias_initializer, zeros, keys[1], 4 * units, dtype),
         }

@@ -61,6 +61,14 @@ jax.tree_util.register_dataclass(
 )
 
 
+NEUTRAL = 0.5
+"""What the cell sees of a row without a valid step.
+
+Its results are discarded, but not so a NaN in its derivatives (0 * NaN is NaN), which 0
+gives to a norm, a root, a logarithm or a quotient.
+"""
+
+
 def valid(call: Call) -> jax.Array | None:
     """bool `[T, B]`: which steps are real; `None` where all are."""
     if call.lengths is None and call.mask is None:
@@ -114,7 +122,7 @@ def first_valid(call: Call, valid: jax.Array | None) -> Any:
     """What the cell sees in place of padding: `[B, ...]`, each row's first valid step.
 
     It is a constant for differentiation: nothing of a padded step reaches a result. A row
-    without a valid step gets 0.
+    without a valid step gets `NEUTRAL`.
     """
     if valid is None:
         return None
@@ -126,7 +134,8 @@ def first_valid(call: Call, valid: jax.Array | None) -> Any:
             step = jax.lax.index_in_dim(x, 0, call.time_axis, keepdims=False)
         else:
             step = take_steps(x, index, call.time_axis).squeeze(call.time_axis)
-        step = jnp.where(rows(found, step), step, jnp.zeros_like(step))
+        neutral = NEUTRAL if jnp.issubdtype(step.dtype, jnp.floating) else 0
+        step = jnp.where(rows(found, step), step, jnp.full_like(step, neutral))
         return jax.lax.stop_gradient(step)
 
     return jax.tree.map(take, call.inputs)

@@ -1,0 +1,161 @@
+"""What is checked of the data and the options before anything runs.
+
+Each error says what was expected, what came, and what to do. `B` is the batch size, `T`
+the number of time steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+from ._cell import Cell
+
+
+def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
+    """`inputs` as a pytree of arrays, their `B` and `T`."""
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    if not leaves:
+        raise ValueError(f"inputs: expected at least one array, got {inputs!r}")
+    _check_not_ragged(cell, inputs, [x for _, x in leaves])
+    inputs = jax.tree_util.tree_map_with_path(lambda p, x: array("inputs" + keystr(p), x), inputs)
+    found = []
+    for path, x in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        where = "inputs" + keystr(path)
+        _check_rank(cell, where, x, time_axis)
+        found.append((where, (x.shape[1 - time_axis], x.shape[time_axis])))
+    first, sizes = found[0]
+    for where, others in found:
+        if others != sizes:
+            raise ValueError(
+                f"{where}: expected (batch, time) = {sizes} as in {first}, got {others}"
+            )
+    return inputs, *sizes
+
+
+def _check_not_ragged(cell: Cell, inputs: Any, leaves: list) -> None:
+    ranks = [np.ndim(x) for x in leaves if not hasattr(x, "ndim")]
+    ranks += [x.ndim for x in leaves if hasattr(x, "ndim")]
+    expected = 2 + cell.feature_ndim
+    if isinstance(inputs, list | tuple) and max(ranks) <= 2 and max(ranks) != expected:
+        raise TypeError(
+            f"inputs: expected one padded array [batch, time, ...], got a "
+            f"{type(inputs).__name__} of {len(inputs)} items of rank {max(ranks)}; "
+            "pad_sequences(arrays) makes the batch and its lengths"
+        )
+
+
+def _check_rank(cell: Cell, where: str, x: Any, time_axis: int) -> None:
+    expected = 2 + cell.feature_ndim
+    if x.ndim == expected:
+        return
+    axes = "[batch, time" if time_axis == 1 else "[time, batch"
+    features = {0: "]", 1: ", features]"}.get(cell.feature_ndim, f"] + {cell.feature_ndim} axes")
+    hint = ""
+    if x.ndim == expected - 1:
+        axis = "x[None]" if time_axis == 1 else "x[:, None]"
+        hint = f"; for one sequence without a batch axis pass {axis}"
+    raise ValueError(
+        f"{where}: expected rank {expected}, {axes}{features}, for {cell!r} with "
+        f"feature_ndim={cell.feature_ndim}, got rank {x.ndim}, shape {tuple(x.shape)}{hint}"
+    )
+
+
+def array(where: str, x: Any) -> Any:
+    """`x` as something with a shape and a dtype that JAX computes with."""
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
+        raise TypeError(
+            f"{where}: expected an array of numbers, got dtype {x.dtype}; rows of different "
+            "length are padded by pad_sequences"
+        )
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{where}: expected a real dtype, got {x.dtype}; split it into real and imaginary "
+            "features"
+        )
+    return x
+
+
+def _extended(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.number)  # bfloat16 and its kin
+
+
+def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
+    """Checks dtype and shape always, values where they are known."""
+    lengths = _vector(given)
+    expected = f"sequence_length: expected one integer for each of the {batch} rows, "
+    if lengths.ndim != 1:
+        hint = "; a mask of valid steps is given as mask=" if lengths.dtype == bool else ""
+        raise ValueError(f"{expected}a vector, got shape {tuple(lengths.shape)}{hint}")
+    if lengths.shape[0] != batch:
+        hint = ""
+        if lengths.shape[0] == time:
+            flag = "time_major=True" if time_axis == 1 else "time_major=False"
+            hint = f"; it fits the time axis: is this data for {flag}?"
+        raise ValueError(f"{expected}got {lengths.shape[0]}{hint}")
+    if lengths.shape[0] == 0:
+        return np.zeros(0, np.int32)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"{expected}got dtype {lengths.dtype}; cast what you mean to integers")
+    _check_values(lengths, time)
+    return lengths
+
+
+def _vector(lengths: Any) -> Any:
+    if isinstance(lengths, list | tuple) and any(isinstance(n, jax.Array) for n in lengths):
+        return jnp.stack([jnp.asarray(n) for n in lengths])
+    return lengths if hasattr(lengths, "dtype") else np.asarray(lengths)
+
+
+def _check_values(lengths: Any, time: Any) -> None:
+    if isinstance(lengths, jax.Array):
+        tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
+        if tracing or isinstance(lengths, jax.core.Tracer) or not lengths.is_fully_addressable:
+            return
+    elif not isinstance(lengths, np.ndarray):
+        return
+    values = np.asarray(lengths)
+    longest = time if isinstance(time, int) else np.iinfo(np.int32).max
+    bad = np.flatnonzero((values < 0) | (values > longest))
+    if bad.size:
+        raise ValueError(
+            f"sequence_length: expected values in [0, {longest}], the number of time steps, "
+            f"got {values[bad[0]]} in row {bad[0]}"
+        )
+
+
+def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
+    """`mask` and `resets`: bool, one for each step."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    shape = (batch, time) if time_axis == 1 else (time, batch)
+    axes = "[batch, time]" if time_axis == 1 else "[time, batch]"
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{where}: expected shape {shape}, {axes}, got {tuple(x.shape)}")
+    if x.dtype != bool:
+        raise TypeError(f"{where}: expected dtype bool, got {x.dtype}; compare it with something")
+    return x
+
+
+def options(unroll: Any, remat: Any, dtype: Any, key: Any) -> None:
+    """Checks what is neither data nor cell."""
+    if isinstance(unroll, bool) or not hasattr(unroll, "__index__") or unroll < 1:
+        raise ValueError(f"unroll: expected an int >= 1, got {unroll!r}")
+    is_size = hasattr(remat, "__index__") and not isinstance(remat, bool) and remat >= 1
+    if not (remat is None or remat in ("sqrt", "offload") or is_size):
+        raise ValueError(f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {remat!r}")
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype: expected a real floating dtype, got {jnp.dtype(dtype)}")
+    if key is None:
+        return
+    typed = jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key)
+    if jnp.ndim(key) != (0 if typed else 1):
+        raise ValueError(
+            f"key: expected one key, as of jax.random.key(0), got shape {jnp.shape(key)}"
+        )

@@ -1,0 +1,141 @@
+"""What the Linen and the NNX layers are layers of. It does not import flax.
+
+A plan is one way of running cells: `init` makes the params, `run` is one of the pure
+functions, `first` is a cell that sees the inputs, and `one_step` shows what a step draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from . import _bidirectional
+from ._cell import Params, as_cell
+from ._rnn import cast, dynamic_rnn
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """`dynamic_rnn` of one cell."""
+
+    cell: Any
+
+    @property
+    def first(self) -> Any:
+        return self.cell
+
+    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+        return as_cell(self.cell).init(key, input_shape, dtype)
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        return dynamic_rnn(self.cell, *arguments, **options)
+
+    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+        cell = as_cell(self.cell)
+        return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """`bidirectional_dynamic_rnn`, with the outputs merged."""
+
+    cell_fw: Any
+    cell_bw: Any
+    merge_fn: Callable | None
+
+    @property
+    def first(self) -> Any:
+        return self.cell_fw
+
+    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+        cells = (self.cell_fw, self.cell_bw)
+        return _bidirectional.init_bidirectional(key, *cells, input_shape, dtype)
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        outputs, states = _bidirectional.bidirectional_dynamic_rnn(
+            self.cell_fw, self.cell_bw, *arguments, **options
+        )
+        return self.merge_fn(*outputs) if self.merge_fn else outputs, states
+
+    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+        fw = Single(self.cell_fw).one_step(params["fw"], row, key)
+        bw = Single(self.cell_bw).one_step(params["bw"], row, key)
+        return _bidirectional.concatenate(fw, bw)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """`stack_bidirectional_dynamic_rnn`, with the states as a pair."""
+
+    cells_fw: Any
+    cells_bw: Any
+
+    @property
+    def first(self) -> Any:
+        return self.cells_fw[0]
+
+    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+        cells = (self.cells_fw, self.cells_bw)
+        return _bidirectional.init_stack_bidirectional(key, *cells, input_shape, dtype)
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        outputs, fw, bw = _bidirectional.stack_bidirectional_dynamic_rnn(
+            self.cells_fw, self.cells_bw, *arguments, **options
+        )
+        return outputs, (fw, bw)
+
+    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+        for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
+            row = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
+        return row
+
+
+def input_shape(inputs: Any) -> Any:
+    """What `init` wants to know of the inputs."""
+    return jax.tree.map(jnp.shape, inputs)
+
+
+def find_key(
+    key: Any,
+    deterministic: bool | None,
+    stream: Callable[[], Any] | None,
+    plan: Any,
+    params: Params,
+    inputs: Any,
+) -> Any:
+    """The key of a run: the one given, none if deterministic, else the dropout stream's.
+
+    Raises a `ValueError` if a cell draws and there is nothing to draw from. `inputs` may be
+    of a whole run or of one step: only the features matter.
+    """
+    if key is not None or deterministic:
+        return key
+    if stream is not None:
+        return stream()
+    if uses_key(plan, params, inputs):
+        raise ValueError(
+            f"{plan}: a cell draws random numbers; expected a stream of keys named 'dropout', "
+            "got none; give one, or pass deterministic=True to evaluate"
+        )
+    return None
+
+
+def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
+    """Whether what the cells compute depends on the key, found by tracing one step."""
+    feature_ndim = as_cell(plan.first).feature_ndim
+
+    def row(x):
+        return jnp.zeros((1, *x.shape[x.ndim - feature_ndim :]), x.dtype)
+
+    arguments = cast((params, jax.tree.map(row, inputs)), jnp.float32)
+    jaxpr = jax.make_jaxpr(plan.one_step)(*arguments, jax.random.key(0)).jaxpr
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(v for v in equation.invars if not isinstance(v, Literal))
+    return jaxpr.invars[-1] in needed

@@ -1,0 +1,225 @@
+"""The one list of cells that every law runs over, and their random arguments.
+
+A new cell is one line in `CASES`. What a cell cannot do, its line declares.
+"""
+
+import dataclasses
+import functools
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import toys
+
+import jax_dynrnn as rnn
+from jax_dynrnn.engines import ENGINES
+
+B, T, D, H = 4, 5, 3, 4
+LENGTHS = np.array([5, 3, 1, 0], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A cell and the feature shapes of its inputs."""
+
+    name: str
+    cell: Any
+    features: Any = (D,)
+    core: bool = False
+    """Whether the everyday suite runs it with every engine."""
+    keyed: bool = False
+    """Whether it draws random numbers: laws give it a key."""
+    integers: int = 0
+    """Inputs are ids below this number, if it is not 0."""
+    flip: bool = True
+    """Whether reversing the inputs by hand is the same: not if it draws by place."""
+
+    def __hash__(self):
+        return hash(self.name)
+
+    def inputs(self, dtype, time=T, seed=0):
+        random = np.random.default_rng(zlib.crc32(self.name.encode()) + seed)
+
+        def leaf(shape):
+            if self.integers:
+                return jnp.asarray(random.integers(self.integers, size=(B, time, *shape)))
+            return jnp.asarray(random.normal(size=(B, time, *shape)), dtype)
+
+        return jax.tree.map(leaf, self.features, is_leaf=is_shape)
+
+    def params(self, dtype):
+        shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
+        return perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
+
+    def state(self, dtype):
+        return perturbed(self.cell.zero_state(B, dtype), 3)
+
+    def key(self):
+        return jax.random.key(7) if self.keyed else None
+
+
+def is_shape(x):
+    return isinstance(x, tuple) and all(isinstance(n, int) for n in x)
+
+
+def perturbed(tree, seed):
+    """Every floating leaf moved at random, so that no bias or state is zero."""
+    random = np.random.default_rng(seed)
+
+    def leaf(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return x + jnp.asarray(0.4 * random.normal(size=x.shape), x.dtype)
+
+    return jax.tree.map(leaf, tree)
+
+
+DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0.8}
+
+CASES = [
+    Case("rnn", rnn.BasicRNNCell(H), core=True),
+    Case("rnn_relu", rnn.BasicRNNCell(H, activation=jax.nn.relu)),
+    Case("gru", rnn.GRUCell(H), core=True),
+    Case("cudnn_gru", rnn.CudnnCompatibleGRUCell(H), core=True),
+    Case("basic_lstm", rnn.BasicLSTMCell(H), core=True),
+    Case("lstm", rnn.LSTMCell(H, forget_bias=0.5, cell_clip=0.4), core=True),
+    Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
+    Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
+    Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
+    Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
+    Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
+    Case("emit", rnn.EmitState(rnn.LSTMCell(H))),
+    Case("dropout_evaluated", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT)),
+    Case("dropout", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), keyed=True, flip=False),
+    Case(
+        "dropout_variational",
+        rnn.DropoutWrapper(rnn.GRUCell(H), **DROPOUT, variational_recurrent=True),
+        keyed=True,
+    ),
+    Case(
+        "dropout_per_row",
+        rnn.DropoutWrapper(
+            rnn.GRUCell(H), **DROPOUT, variational_recurrent=True, variational_per_row=True
+        ),
+        keyed=True,
+    ),
+    Case(
+        "deep",
+        rnn.MultiRNNCell(
+            [
+                rnn.DropoutWrapper(rnn.LSTMCell(H, num_proj=D), 0.5, 0.9),
+                rnn.ResidualWrapper(rnn.LearnedInitialState(rnn.GRUCell(D))),
+            ]
+        ),
+        keyed=True,
+        flip=False,
+    ),
+    Case("plus_one", toys.PlusOne()),
+    Case("norm", toys.Norm()),
+    Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
+    Case("ids", toys.Ids(), features=(), integers=7),
+    Case("images", toys.Images(), features=(2, 3)),
+    Case("duck", toys.Duck(H)),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """One point of the product that the laws run over."""
+
+    case: Case
+    engine: str
+    dtype: str
+    x64: bool = True
+
+    def __str__(self):
+        return f"{self.case.name}-{self.engine}-{self.dtype}" + ("" if self.x64 else "-no_x64")
+
+    @property
+    def tolerance(self):
+        """Of `max|a - b| <= tolerance * (1 + max|b|)`, engines and references alike.
+
+        In 16 bit a step rounds to 2**-8 or 2**-11; sums over the few steps, rows and units
+        here were seen to stay under six such roundings.
+        """
+        return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 6 * 2**-8, "float16": 6 * 2**-11}[
+            self.dtype
+        ]
+
+
+def laws(full):
+    """Everyday: every cell with `scan`, core cells with every engine; else the product."""
+    engines = list(ENGINES)
+    if not full:
+        return [
+            Law(case, engine, "float64")
+            for case in CASES
+            for engine in (engines if case.core else ["scan"])
+        ]
+    wide = [
+        Law(case, engine, dtype)
+        for case in CASES
+        for engine in engines
+        for dtype in ("float64", "float32", "bfloat16", "float16")
+    ]
+    return wide + [Law(case, engine, "float32", x64=False) for case in CASES for engine in engines]
+
+
+def close(actual, expected, tolerance):
+    """Asserts `max|a - b| <= tolerance * (1 + max|b|)`, leaf by leaf."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    leaves = jax.tree_util.tree_flatten_with_path(expected)[0]
+    for a, (path, b) in zip(jax.tree.leaves(actual), leaves, strict=True):
+        if getattr(b, "dtype", None) == jax.dtypes.float0:
+            continue
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.shape == b.shape, (jax.tree_util.keystr(path), a.shape, b.shape)
+        if a.size == 0:
+            continue
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        error, bound = np.abs(a - b).max(), tolerance * (1 + np.abs(b).max())
+        assert error <= bound, f"{jax.tree_util.keystr(path)}: {error} > {bound}"
+
+
+def weighted_sum(tree):
+    """A scalar that depends on every floating number in the tree, each in its own way."""
+    wide = jnp.result_type(float)
+    total = jnp.zeros((), wide)
+    for i, x in enumerate(jax.tree.leaves(tree)):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            weights = jnp.asarray(np.cos(1.0 + i + np.arange(x.size)).reshape(x.shape), wide)
+            total = total + (x.astype(wide) * weights).sum()
+    return total
+
+
+@functools.cache
+def compiled(law, reverse=False, time_major=False, given=("lengths",)):
+    """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
+
+    The gradients are of a weighted sum of all results, by params, inputs and state. One
+    compilation serves many laws: `given` names the arguments beside those.
+    """
+
+    def run(params, inputs, state, lengths=None, mask=None, resets=None):
+        def loss(params, inputs, state):
+            results = rnn.dynamic_rnn(
+                law.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
+                reverse=reverse, time_major=time_major, key=law.case.key(),
+                implementation=law.engine,
+            )  # fmt: skip
+            return weighted_sum(results), results
+
+        gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
+        (_, results), gradients = gradient(params, inputs, state)
+        return results, gradients
+
+    del given
+    return jax.jit(run)
+
+
+def arguments(law):
+    """Params, inputs and initial state of a law."""
+    case = law.case
+    return case.params(law.dtype), case.inputs(law.dtype), case.state(law.dtype)

@@ -1,0 +1,82 @@
+"""What a run means, row by row in Python loops: no scan, no engine.
+
+Engines are compared with this; it knows nothing of them. It takes one step of the whole
+batch at a time only because a cell draws its random numbers for the whole batch.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_dynrnn._cell import as_cell
+
+
+def pick(chosen, yes, no):
+    """Row by row from `yes` where `chosen[b]`, else from `no`. Leaves `[B, ...]`."""
+
+    def leaf(y, n):
+        flags = np.reshape(chosen, (-1, *(1,) * (y.ndim - 1))) if y.ndim else None
+        return jnp.where(flags, y, n) if y.ndim else n
+
+    return jax.tree.map(leaf, yes, no)
+
+
+def with_ranks_0(tree, scalars):
+    """The tree with its rank-0 leaves from `scalars`."""
+    return jax.tree.map(lambda x, s: s if x.ndim == 0 else x, tree, scalars)
+
+
+def fold_in(key, n):
+    return None if key is None else jax.random.fold_in(key, n)
+
+
+def moving_steps(valid, lengths, reverse):
+    """At which steps the rank-0 leaves move: TF1's loop bound."""
+    T = valid.shape[1]
+    some_row = [t for t in range(T) if valid[:, t].any()]
+    if not reverse:
+        return range(0, max(some_row, default=0) + 1)
+    end = max(1, int(np.max(lengths)))
+    return range(min(some_row, default=end - 1), end)
+
+
+STEPS = {}
+
+
+def compiled_step(cell):
+    """The cell, and one step of it: the only thing that is compiled, once for each cell."""
+    if id(cell) not in STEPS:
+        whole = as_cell(cell)
+
+        def step(prepared, x, state, key):
+            return whole.step(prepared, whole.project(prepared, x), state, key=key)
+
+        STEPS[id(cell)] = whole, jax.jit(step)
+    return STEPS[id(cell)]
+
+
+def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse=False, key=None):
+    """`-> (outputs, state)`, all arguments concrete, batch-major."""
+    cell, step = compiled_step(cell)
+    B, T = jax.tree.leaves(inputs)[0].shape[:2]
+    floating = [x for x in jax.tree.leaves((params, inputs)) if jnp.issubdtype(x, jnp.floating)]
+    start = cell.start(params, (B,), floating[0].dtype)
+    prepared = cell.prepare(params, key=fold_in(key, 2**31 - 1), batch_shape=(B,))
+    valid = np.array([[t < lengths[b] for t in range(T)] for b in range(B)])
+    valid = valid if mask is None else valid & np.asarray(mask)
+    resets = np.zeros((B, T), bool) if resets is None else np.asarray(resets)
+    moving = moving_steps(valid, lengths, reverse)
+    waiting = [False] * B  # rows that met a wall and have not stepped since
+    outputs = [None] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        wall = t + 1 if reverse else t
+        waiting = [w or (wall < T and bool(resets[b, wall])) for b, w in enumerate(waiting)]
+        go_back = [w and bool(v) for w, v in zip(waiting, valid[:, t], strict=True)]
+        state = pick(go_back, start, state)
+        x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
+        step_key = fold_in(key, t)
+        output, new = step(prepared, x, state, step_key)
+        outputs[t] = pick(valid[:, t], output, jax.tree.map(jnp.zeros_like, output))
+        state = with_ranks_0(pick(valid[:, t], new, state), new if t in moving else state)
+        waiting = [w and not v for w, v in zip(waiting, valid[:, t], strict=True)]
+    return jax.tree.map(lambda *y: jnp.stack(y, 1), *outputs), state

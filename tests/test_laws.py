@@ -1,0 +1,198 @@
+"""Laws that hold for every cell and every engine. Cells and engines: see cases.py."""
+
+import contextlib
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from cases import B, LENGTHS, T, close, compiled, weighted_sum
+
+import jax_dynrnn as rnn
+
+MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
+RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
+ALL = np.ones((B, T), bool)
+
+
+@pytest.fixture(autouse=True)
+def supported(law):
+    """Skips with the engine's own reason, and sets the law's x64."""
+    arguments = cases.arguments(law)
+    reasons = rnn.explain(law.case.cell, *arguments[:2], LENGTHS, arguments[2]).reasons
+    if reasons[law.engine]:
+        pytest.skip(f"{law.engine}: {reasons[law.engine]}")
+    with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
+        yield
+
+
+def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
+    """Results and gradients of the reference, as `compiled` returns them."""
+
+    def loss(params, inputs, state):
+        results = reference.run(
+            law.case.cell, params, inputs, state, lengths, key=law.case.key(), **options
+        )
+        return weighted_sum(results), results
+
+    gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
+    (_, results), gradients = gradient(params, inputs, state)
+    return results, gradients
+
+
+def test_padded_is_truncated(law):
+    """Outputs, state and gradients of a padded batch are those of the cut rows."""
+    arguments = cases.arguments(law)
+    close(compiled(law)(*arguments, LENGTHS), by_rows(law, *arguments), law.tolerance)
+
+
+def test_masks_and_resets(law):
+    """Gaps and walls, together with lengths, mean what the reference says."""
+    arguments = cases.arguments(law)
+    actual = compiled(law)(*arguments, LENGTHS, MASK, RESETS)
+    close(actual, by_rows(law, *arguments, mask=MASK, resets=RESETS), law.tolerance)
+
+
+def test_masks_and_resets_in_reverse(law):
+    """The same in descending order."""
+    arguments = cases.arguments(law)
+    actual = compiled(law, reverse=True)(*arguments, LENGTHS, MASK, RESETS)
+    expected = by_rows(law, *arguments, mask=MASK, resets=RESETS, reverse=True)
+    close(actual, expected, law.tolerance)
+
+
+def test_reverse_is_flip_run_flip(law):
+    if not law.case.flip:
+        return  # it draws by the place of a step: the reference above is its law
+    params, inputs, state = cases.arguments(law)
+    flipped = rnn.reverse_sequence(inputs, LENGTHS)
+    outputs, final = compiled(law)(params, flipped, state, LENGTHS)[0]
+    expected = rnn.reverse_sequence(outputs, LENGTHS), final
+    actual = compiled(law, reverse=True)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
+    close(actual, expected, law.tolerance)
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
+def test_padding_changes_nothing(law, garbage):
+    """Whatever the padding holds: same results, same gradients, 0 for the padding."""
+    params, inputs, state = cases.arguments(law)
+    padding = np.arange(T) >= LENGTHS[:, None]
+
+    def spoil(x):
+        worst = garbage if jnp.issubdtype(x.dtype, jnp.floating) else law.case.integers + 5
+        flags = padding.reshape(B, T, *(1,) * (x.ndim - 2))
+        return jnp.where(jnp.asarray(flags), jnp.asarray(worst, x.dtype), x)
+
+    clean = compiled(law)(params, inputs, state, LENGTHS)
+    spoilt = compiled(law)(params, jax.tree.map(spoil, inputs), state, LENGTHS)
+    for a, b in zip(jax.tree.leaves(spoilt), jax.tree.leaves(clean), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for x in jax.tree.leaves(spoilt[1][1]):
+        if x.dtype != jax.dtypes.float0:
+            assert not np.asarray(x)[padding].astype(np.float64).any()
+
+
+def test_a_row_of_length_0(law):
+    """Its outputs are 0 and its state is the initial state."""
+    params, inputs, state = cases.arguments(law)
+    (outputs, final), _ = compiled(law)(params, inputs, state, LENGTHS)
+    empty = int(np.flatnonzero(LENGTHS == 0)[0])
+    for y in jax.tree.leaves(outputs):
+        assert not np.asarray(y[empty]).astype(np.float64).any()
+    for new, old in zip(jax.tree.leaves(final), jax.tree.leaves(state), strict=True):
+        if old.ndim:
+            np.testing.assert_array_equal(new[empty], old[empty])
+
+
+def test_split_and_carry_is_one_run(law):
+    if not law.case.flip:
+        return  # what it draws depends on the place of a step
+    params, inputs, state = cases.arguments(law)
+    cut = 2
+    first = np.minimum(LENGTHS, cut)
+    rest = jax.tree.map(lambda x: jnp.roll(x, -cut, axis=1), inputs)
+    head, carried = compiled(law)(params, inputs, state, first)[0]
+    tail, final = compiled(law)(params, rest, carried, LENGTHS - first)[0]
+    outputs = jax.tree.map(
+        lambda h, t: jnp.concatenate([h[:, :cut], t[:, : T - cut]], 1), head, tail
+    )
+    close((outputs, final), compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
+
+
+def test_time_major_is_transposed(law):
+    params, inputs, state = cases.arguments(law)
+    swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
+    actual = rnn.dynamic_rnn(
+        law.case.cell, params, swapped, LENGTHS, state, time_major=True, mask=MASK.T,
+        resets=RESETS.T, key=law.case.key(), implementation=law.engine,
+    )  # fmt: skip
+    outputs, final = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
+    outputs = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs)
+    close(actual, (outputs, final), law.tolerance)
+
+
+def test_jit_is_eager(law):
+    params, inputs, state = cases.arguments(law)
+    actual = rnn.dynamic_rnn(
+        law.case.cell, params, inputs, LENGTHS, state, key=law.case.key(),
+        implementation=law.engine,
+    )  # fmt: skip
+    close(actual, compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
+
+
+def test_vmap_is_a_loop(law):
+    """Over params, inputs, states and lengths at once."""
+    params, inputs, state = cases.arguments(law)
+    others = (
+        cases.perturbed(params, 5),
+        law.case.inputs(law.dtype, seed=9),
+        cases.perturbed(state, 6),
+        LENGTHS[::-1],
+    )
+    both = (params, inputs, state, LENGTHS), others
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
+    actual = jax.vmap(compiled(law))(*stacked)
+    for i, arguments in enumerate(both):
+        one = jax.tree.map(lambda x, i=i: x[i], actual)
+        close(one, compiled(law)(*arguments), law.tolerance)
+
+
+def test_gradients_are_finite_differences(law):
+    if law.dtype != "float64":
+        return  # differences in fewer bits show nothing
+    arguments = cases.arguments(law)
+    run = lambda arguments: compiled(law)(*arguments, LENGTHS)  # noqa: E731
+    gradients = run(arguments)[1]
+    direction = cases.perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
+    step = 1e-6
+
+    def loss(sign):
+        moved = jax.tree.map(
+            lambda x, d: x + sign * step * d if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            arguments,
+            direction,
+        )
+        return float(weighted_sum(run(moved)[0]))
+
+    predicted = sum(
+        float((g * d).sum())
+        for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+        if g.dtype != jax.dtypes.float0
+    )
+    measured = (loss(1) - loss(-1)) / (2 * step)
+    assert abs(measured - predicted) <= 1e-7 * (1 + abs(predicted))
+
+
+def test_no_steps_at_all(law):
+    """T = 0: no outputs, and the initial state."""
+    params, inputs, state = cases.arguments(law)
+    none = jax.tree.map(lambda x: x[:, :0], inputs)
+    outputs, final = rnn.dynamic_rnn(
+        law.case.cell, params, none, np.zeros(B, int), state, key=law.case.key(),
+        implementation=law.engine,
+    )  # fmt: skip
+    whole = compiled(law)(params, inputs, state, LENGTHS)[0][0]
+    close(outputs, jax.tree.map(lambda y: y[:, :0], whole), 0)
+    close(final, state, 0)

@@ -1,0 +1,142 @@
+"""Cells of the tests' own, with exact arithmetic or odd shapes, for the loop itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+import jax_dynrnn as rnn
+
+
+def config(cls):
+    return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))
+
+
+def batch_of(batch_shape):
+    return batch_shape if isinstance(batch_shape, tuple) else (batch_shape,)
+
+
+@config
+class PlusOne(rnn.Cell):
+    """Counts each row's steps, and all steps in a rank-0 leaf; echoes its inputs + 1."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return {
+            "row": jnp.zeros(batch_of(batch_shape), jnp.int32),
+            "steps": jnp.zeros((), jnp.int32),
+        }
+
+    def __call__(self, params, inputs, state, *, key=None):
+        return inputs + 1, {"row": state["row"] + 1, "steps": state["steps"] + 1}
+
+
+@config
+class Sum(rnn.Cell):
+    """The output is the state: the sum of the inputs so far."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), 1), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        total = state + inputs
+        return total, total
+
+
+@config
+class Norm(rnn.Cell):
+    """Divides by the norm of its input: gradients are NaN where an input is all zeros."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"scale": jnp.ones(input_shape[-1], dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), 3), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        norm = jnp.sqrt(jnp.sum(inputs**2, -1, keepdims=True))
+        scale = jnp.expand_dims(params["scale"], tuple(range(inputs.ndim - 1)))
+        new = jnp.tanh(state + scale * inputs / norm)
+        return new, new
+
+
+@config
+class Nested(rnn.Cell):
+    """Nested inputs, outputs and state, one leaf of them in two axes, one an integer."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"w": jax.random.normal(key, (input_shape["a"][-1], 2), dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        batch = batch_of(batch_shape)
+        return {
+            "matrix": jnp.zeros((*batch, 2, 2), dtype),
+            "pair": (jnp.zeros((*batch, 2), dtype), jnp.zeros(batch, jnp.int32)),
+        }
+
+    def __call__(self, params, inputs, state, *, key=None):
+        x = jnp.tanh(inputs["a"] @ params["w"] + inputs["b"][0] * state["pair"][0])
+        outer = jnp.expand_dims(x, -1) * jnp.expand_dims(x, -2)
+        new = {
+            "matrix": 0.5 * state["matrix"] + outer,
+            "pair": (x, state["pair"][1] + 1),
+        }
+        return {"x": x, "sums": (new["matrix"].sum(-1), state["pair"][1])}, new
+
+
+@config
+class Ids(rnn.Cell):
+    """Takes integers: looks them up in a table."""
+
+    feature_ndim = 0
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"table": jax.random.normal(key, (7, 3), dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), 3), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        new = jnp.tanh(0.5 * state + params["table"][inputs])
+        return new, new
+
+
+@config
+class Images(rnn.Cell):
+    """Takes images: two feature axes."""
+
+    feature_ndim = 2
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"w": jax.random.normal(key, tuple(input_shape[-2:]), dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), 2, 3), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        w = jnp.expand_dims(params["w"], tuple(range(inputs.ndim - 2)))
+        new = jnp.tanh(w * inputs + 0.3 * state)
+        return new.sum(-1), new
+
+
+class Duck:
+    """A foreign cell: the three methods, unhashable, no base class, no configuration."""
+
+    __hash__ = None
+
+    def __init__(self, units):
+        self.cell = rnn.BasicRNNCell(units)
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return self.cell.init(key, input_shape, dtype)
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return self.cell.zero_state(batch_shape, dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        return self.cell(params, inputs, state)
