@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def oracle():
+def load_oracle():
     """Imports an oracle, or skips with the reason, or fails where CI must have it."""
 
     def load(name):

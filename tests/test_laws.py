@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from cases import B, LENGTHS, T, close, compiled, weighted_sum
+from cases import LENGTHS, B, T, close, compiled, weighted_sum
 
 import jax_dynrnn as rnn
 

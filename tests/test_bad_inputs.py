@@ -1,0 +1,405 @@
+"""Bad input: the error names what was expected and what came; or the stated result.
+
+The rows are numbered by the project's table of what other libraries answer.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+import jax_dynrnn as rnn
+
+B, T, D, H = 3, 5, 2, 4
+X = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+LSTM, GRU = rnn.LSTMCell(H), rnn.GRUCell(H)
+PARAMS = {cell: cell.init(jax.random.key(0), X.shape) for cell in (LSTM, GRU)}
+
+
+def run(inputs=X, lengths=None, state=None, cell=LSTM, params=None, **options):
+    params = PARAMS[cell] if params is None else params
+    return rnn.dynamic_rnn(cell, params, inputs, lengths, state, **options)
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+RAGGED = [zeros(2, D), zeros(3, D), zeros(1, D)]
+LSTM_STATE = r"LSTMStateTuple\(c=\[3, 4\], h=\[3, 4\]\)"
+C, W = zeros(B, H), zeros(B, H + 1)
+STATE = rnn.LSTMStateTuple
+
+# row: (keyword arguments of `run`, error, what its message must contain: expected, received)
+ERRORS = {
+    "1 rank 1": ({"inputs": zeros(T)}, ValueError, ["rank 3", "rank 1", r"\(5,\)"]),
+    "2 rank 2": ({"inputs": zeros(T, D)}, ValueError, ["rank 3", "rank 2", r"x\[None\]"]),
+    "3 rank 4": (
+        {"inputs": zeros(B, T, D, 1)},
+        ValueError,
+        ["rank 3", "feature_ndim=1", "rank 4", r"\(3, 5, 2, 1\)"],
+    ),
+    "4 integers": (
+        {"inputs": zeros(B, T, D, dtype=np.int32)},
+        TypeError,
+        ["expected a real floating", "int32", "embed or one-hot first"],
+    ),
+    "7 complex": (
+        {"inputs": zeros(B, T, D, dtype=np.complex64)},
+        TypeError,
+        ["expected a real", "complex64"],
+    ),
+    "8 objects": (
+        {"inputs": np.array([[["a"] * D] * T] * B, object)},
+        TypeError,
+        ["expected an array of numbers", "object"],
+    ),
+    "8 strings": (
+        {"inputs": np.array([[["a"] * D] * T] * B)},
+        TypeError,
+        ["expected an array of numbers", "<U1"],
+    ),
+    "9 ragged list": (
+        {"inputs": RAGGED},
+        TypeError,
+        ["expected one padded array", "list of 3 items", "pad_sequences"],
+    ),
+    "10 features": (
+        {"inputs": zeros(B, T, D + 3)},
+        ValueError,
+        [r"\(9, 16\)", r"\(6, 16\)", "5 features", "made for 2"],
+    ),
+    "11 lengths of B + 1": ({"lengths": [1, 2, 3, 4]}, ValueError, ["3 rows", "got 4"]),
+    "13 lengths of rank 2": (
+        {"lengths": zeros(B, 1, dtype=int)},
+        ValueError,
+        ["a vector", r"\(3, 1\)"],
+    ),
+    "14 scalar length": ({"lengths": 3}, ValueError, ["a vector", r"shape \(\)"]),
+    "15 float lengths": ({"lengths": [1.7, 2.0, 3.0]}, TypeError, ["integer", "float64"]),
+    "16 NaN lengths": (
+        {"lengths": np.full(B, np.nan, np.float32)},
+        TypeError,
+        ["integer", "float32"],
+    ),
+    "17 a mask as lengths": (
+        {"lengths": np.ones((B, T), bool)},
+        ValueError,
+        ["a vector", r"\(3, 5\)", "mask="],
+    ),
+    "18 bools as lengths": ({"lengths": [True, False, True]}, TypeError, ["integer", "bool"]),
+    "19 negative length": (
+        {"lengths": [5, -1, 2]},
+        ValueError,
+        [r"\[0, 5\]", "got -1 in row 1"],
+    ),
+    "20 length over T": ({"lengths": [5, 1, 6]}, ValueError, [r"\[0, 5\]", "got 6 in row 2"]),
+    "20 length over T in a JAX array": (
+        {"lengths": jnp.array([9, 1, 2])},
+        ValueError,
+        [r"\[0, 5\]", "got 9 in row 0"],
+    ),
+    "24 no lengths for 3 rows": ({"lengths": []}, ValueError, ["3 rows", "got 0"]),
+    "26 one array for an LSTM": ({"state": C}, ValueError, [LSTM_STATE, r"got \[3, 4\]"]),
+    "27 a triple": ({"state": (C, C, C)}, ValueError, [LSTM_STATE, "tuple of 3"]),
+    "28 a list": ({"state": [C, C]}, ValueError, [LSTM_STATE, "list of 2"]),
+    "29 batch of the state": (
+        {"state": STATE(C, zeros(2, H))},
+        ValueError,
+        [r"initial_state\.h", r"\(3, 4\)", r"\(2, 4\)"],
+    ),
+    "30 batch of 1": (
+        {"state": zeros(1, H), "cell": GRU},
+        ValueError,
+        [r"\(3, 4\)", r"\(1, 4\)", "not broadcast"],
+    ),
+    "31 units of the state": (
+        {"state": W, "cell": GRU},
+        ValueError,
+        [r"\(3, 4\)", r"\(3, 5\)"],
+    ),
+    "32 float16 state": (
+        {"state": STATE(C.astype(np.float16), C)},
+        TypeError,
+        [r"initial_state\.c", "float32", "float16"],
+    ),
+    "32 float64 state": (
+        {"state": C.astype(np.float64), "cell": GRU},
+        TypeError,
+        ["initial_state", "float32", "float64"],
+    ),
+    "32 integer state": (
+        {"state": STATE(C, C.astype(np.int32))},
+        TypeError,
+        [r"initial_state\.h", "float32", "int32"],
+    ),
+    "43 no cell": (
+        {"cell": None, "params": {}},
+        TypeError,
+        ["expected a cell", "NoneType", "init, zero_state, __call__"],
+    ),
+    "43 a class": (
+        {"cell": rnn.LSTMCell, "params": {}},
+        TypeError,
+        ["expected a cell", "class LSTMCell", r"LSTMCell\(128\)"],
+    ),
+    "47 batch-major data as time-major": (
+        {"lengths": [1, 2, 3], "time_major": True},
+        ValueError,
+        ["5 rows", "got 3", "time_major=False"],
+    ),
+    "47 time-major data as batch-major": (
+        {"inputs": X.swapaxes(0, 1), "lengths": [1, 2, 3]},
+        ValueError,
+        ["5 rows", "got 3", "time_major=True"],
+    ),
+    "49 parameter names": (
+        {"params": {"kernel": 0, "biases": 0}},
+        KeyError,
+        ["kernel, bias", "missing: bias", "unexpected: biases"],
+    ),
+    "49 another cell's params": (
+        {"params": PARAMS[GRU]},
+        KeyError,
+        ["kernel, bias", "missing: kernel, bias", "unexpected: candidate/bias", "cell, params"],
+    ),
+    "51 TF1's argument order": (
+        {"params": X, "inputs": [1, 2, 3]},
+        TypeError,
+        ["kernel, bias", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
+    ),
+    "51 params are the inputs": (
+        {"params": X},
+        TypeError,
+        ["kernel, bias", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
+    ),
+    "mask shape": ({"mask": np.ones((B, 2), bool)}, ValueError, [r"\(3, 5\)", r"\(3, 2\)"]),
+    "mask dtype": ({"mask": zeros(B, T)}, TypeError, ["bool", "float32"]),
+    "resets shape": ({"resets": np.ones(B, bool)}, ValueError, [r"\(3, 5\)", r"\(3,\)"]),
+    "nested batch": (
+        {
+            "inputs": {"a": zeros(B, T, 3), "b": [zeros(B, T, 2), zeros(2, T, 1)]},
+            "cell": toys.Nested(),
+            "params": {},
+        },
+        ValueError,
+        [r"\['b'\]\[1\]", r"\(3, 5\)", r"\(2, 5\)"],
+    ),
+    "no inputs": ({"inputs": {}}, ValueError, ["at least one array", "{}"]),
+    "unroll": ({"unroll": 0}, ValueError, ["int >= 1", "got 0"]),
+    "remat": ({"remat": "all"}, ValueError, ["'sqrt'", "got 'all'"]),
+    "dtype": ({"dtype": jnp.int32}, TypeError, ["floating", "int32"]),
+    "two keys": (
+        {"key": jax.random.split(jax.random.key(0))},
+        ValueError,
+        ["one key", r"\(2,\)"],
+    ),
+    "engine": ({"implementation": "fast"}, ValueError, ["'scan'", "'fast'"]),
+}
+
+
+@pytest.mark.parametrize("row", ERRORS)
+def test_error(row):
+    arguments, error, fragments = ERRORS[row]
+    with pytest.raises(error) as caught:
+        run(**arguments)
+    for fragment in fragments:
+        caught.match(fragment)
+
+
+@pytest.mark.parametrize("row", ["11 lengths of B + 1", "15 float lengths", "18 bools as lengths"])
+def test_lengths_are_checked_where_traced(row):
+    """12: shapes and dtypes are static, so the error is the same under jit."""
+    arguments, error, fragments = ERRORS[row]
+    traced = jax.jit(lambda lengths: run(lengths=lengths))
+    with pytest.raises(error) as caught:
+        traced(jnp.asarray(arguments["lengths"]))
+    caught.match(fragments[0])
+
+
+def test_unknown_argument():
+    """48: there is no parallel_iterations."""
+    with pytest.raises(TypeError, match="parallel_iterations"):
+        run(parallel_iterations=0)
+
+
+CONSTRUCTIONS = {
+    "36 no units": (lambda: rnn.LSTMCell(0), ValueError, ["positive int", "got 0"]),
+    "37 negative units": (lambda: rnn.GRUCell(-1), ValueError, ["positive int", "got -1"]),
+    "37 fractional units": (lambda: rnn.GRUCell(2.5), TypeError, ["positive int", "got 2.5"]),
+    "37 units as text": (lambda: rnn.BasicRNNCell("5"), TypeError, ["positive int", "got '5'"]),
+    "37 units as bool": (lambda: rnn.BasicRNNCell(True), TypeError, ["int", "got True"]),
+    "41 no cells": (lambda: rnn.MultiRNNCell([]), ValueError, ["at least one", "empty"]),
+    "41 one cell": (lambda: rnn.MultiRNNCell(GRU), TypeError, ["list or tuple", "GRUCell"]),
+    "43 wrapped class": (lambda: rnn.EmitState(rnn.GRUCell), TypeError, ["class GRUCell"]),
+    "46 keep 1.5": (lambda: rnn.DropoutWrapper(GRU, 1.5), ValueError, [r"\(0, 1\]", "1.5"]),
+    "46 keep 0": (lambda: rnn.DropoutWrapper(GRU, 1.0, 0), ValueError, [r"\(0, 1\]", "got 0"]),
+    "46 keep traced": (
+        lambda: rnn.DropoutWrapper(GRU, jnp.ones(())),
+        TypeError,
+        ["float", "Array", "two cells"],
+    ),
+    "per row without variational": (
+        lambda: rnn.DropoutWrapper(GRU, variational_per_row=True),
+        ValueError,
+        ["variational_recurrent=True", "False"],
+    ),
+    "negative clip": (lambda: rnn.LSTMCell(2, cell_clip=-1.0), ValueError, [">= 0", "-1.0"]),
+    "clip without projection": (
+        lambda: rnn.LSTMCell(2, proj_clip=1.0),
+        ValueError,
+        ["num_proj", "None"],
+    ),
+    "features unknown": (
+        lambda: GRU.init(jax.random.key(0), (None, None, None)),
+        ValueError,
+        ["number of features", "None"],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", CONSTRUCTIONS)
+def test_construction(row):
+    construct, error, fragments = CONSTRUCTIONS[row]
+    with pytest.raises(error) as caught:
+        construct()
+    for fragment in fragments:
+        caught.match(fragment)
+
+
+def test_residual_of_another_size():
+    """45"""
+    cell = rnn.ResidualWrapper(GRU)
+    with pytest.raises(ValueError, match=r"\(3, 2\).*\(3, 4\)"):
+        run(cell=cell, params=PARAMS[GRU])
+
+
+@toys.config
+class Drifting(toys.Sum):
+    """A broken cell: its step changes the state as it is told."""
+
+    change: str = ""
+
+    def __call__(self, params, inputs, state, *, key=None):
+        new = {
+            "dtype": state.astype(jnp.int32),
+            "shape": state[:, 0],
+            "structure": (state, state),
+        }
+        return inputs, new[self.change]
+
+
+@pytest.mark.parametrize(
+    ("change", "fragments"),
+    [
+        ("dtype", [r"expected state of float32\[3, 1\]", r"got int32\[3, 1\]"]),
+        ("shape", [r"expected state of float32\[3, 1\]", r"got float32\[3\]"]),
+        ("structure", [r"expected \[3, 1\]", r"got tuple of 2"]),
+    ],
+)
+def test_a_step_that_changes_its_state(change, fragments):
+    """44"""
+    with pytest.raises(TypeError, match="Drifting") as caught:
+        run(cell=Drifting(change), params={})
+    for fragment in fragments:
+        caught.match(fragment)
+
+
+def test_a_leaf_without_the_batch():
+    @toys.config
+    class Shared(toys.Sum):
+        def zero_state(self, batch_shape=(), dtype=jnp.float32):
+            return {"table": jnp.zeros((7, 2), dtype)}
+
+    with pytest.raises(ValueError, match=r"\['table'\].*batch of 3.*\(7, 2\)"):
+        run(cell=Shared(), params={})
+
+
+def test_bidirectional_params():
+    with pytest.raises(TypeError, match=r"dict of fw, bw.*array of shape \(3, 5, 2\)"):
+        rnn.bidirectional_dynamic_rnn(GRU, GRU, X, [1, 2, 3])
+    with pytest.raises(KeyError, match=r"missing: bw; unexpected: back"):
+        rnn.bidirectional_dynamic_rnn(GRU, GRU, {"fw": 0, "back": 0}, X)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (([GRU], [GRU, GRU], {}, X), ValueError, "got 1 and 2"),
+        ((GRU, [GRU], {}, X), TypeError, "expected a list of cells, got GRUCell"),
+        (([], [], {}, X), ValueError, "got 0 and 0"),
+        (([GRU], [GRU], {"cell_0": 0}, X, None, [C, C]), ValueError, "list or tuple of 1.*of 2"),
+    ],
+)
+def test_stacked(arguments, error, match):
+    with pytest.raises(error, match=match):
+        rnn.stack_bidirectional_dynamic_rnn(*arguments)
+
+
+def test_what_is_accepted():
+    """5, 6, 22, 23, 28: lengths of any integers, other float inputs, a plain 2-tuple."""
+    expected = run(lengths=np.array([5, 2, 0], np.int32))
+    for lengths in (
+        [5, 2, 0],
+        (5, 2, 0),
+        np.array([5, 2, 0], np.uint8),
+        jnp.array([5, 2, 0], jnp.int64),
+        [jnp.asarray(5), 2, np.int8(0)],
+    ):
+        actual = run(lengths=lengths)
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert isinstance(run(state=(C, C))[1], STATE)
+    assert run(inputs=X.astype(np.float64))[0].dtype == np.float64
+    assert run(inputs=X.astype(jnp.bfloat16))[0].dtype == np.float32
+    assert run(inputs=X, dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
+
+
+def test_traced_lengths_are_clamped():
+    """19, 20, 50: where values are not known, below 0 is 0 and over T is T."""
+    for reverse in (False, True):
+        expected = run(lengths=[5, 0, 2], reverse=reverse)
+        for dtype in (np.int8, np.int32, np.int64):
+            traced = jax.jit(lambda n, reverse=reverse: run(lengths=n, reverse=reverse))
+            actual = traced(np.array([100, -100, 2], dtype))
+            for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+def test_empty_axes(cell):
+    """33, 34, 35: T = 0, B = 0, D = 0."""
+    outputs, state = run(inputs=X[:, :0], lengths=[0, 0, 0], cell=cell)
+    assert outputs.shape == (B, 0, H) and not np.any(jax.tree.leaves(state)[0])
+    for lengths in (None, []):
+        outputs, state = run(inputs=X[:0], lengths=lengths, cell=cell)
+        assert outputs.shape == (0, T, H) and jax.tree.leaves(state)[0].shape == (0, H)
+    params = cell.init(jax.random.key(0), (B, T, 0))
+    bias = lambda path, x: x + 1 if "bias" in jax.tree_util.keystr(path) else x  # noqa: E731
+    params = jax.tree_util.tree_map_with_path(bias, params)
+    outputs, _ = run(inputs=X[..., :0], cell=cell, params=params)
+    assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)  # it recurs without input
+
+
+def test_nan_in_a_valid_step_stays_in_its_row():
+    """40"""
+    spoilt = X.copy()
+    spoilt[1, 2] = np.nan
+    clean, (outputs, state) = run(), run(inputs=spoilt)
+    bad = np.isnan(outputs).any((1, 2))
+    assert bad.tolist() == [False, True, False]
+    np.testing.assert_array_equal(outputs[[0, 2]], clean[0][np.array([0, 2])])
+    np.testing.assert_array_equal(outputs[1, :2], clean[0][1, :2])
+    assert np.isnan(state.h[1]).all() and not np.isnan(state.h[0]).any()
+
+
+def test_the_same_cell_twice_has_two_sets_of_weights():
+    """42"""
+    cell = rnn.MultiRNNCell([GRU, GRU])
+    params = cell.init(jax.random.key(0), X.shape)
+    kernels = [params[name]["candidate"]["kernel"] for name in ("cell_0", "cell_1")]
+    assert kernels[0].shape == (D + H, H) and kernels[1].shape == (H + H, H)
+    same = rnn.MultiRNNCell([GRU, GRU]).init(jax.random.key(0), (B, T, H))
+    kernels = [same[name]["candidate"]["kernel"] for name in ("cell_0", "cell_1")]
+    assert not np.allclose(*kernels)

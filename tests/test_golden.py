@@ -1,0 +1,48 @@
+"""What TensorFlow 2.21 computed, stored by tests/golden/make_golden.py: always run."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_oracle as oracle
+from cases import close
+from golden.make_golden import RUNS, problem
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def fixed_masks(monkeypatch):
+    """Dropout draws the mask that TensorFlow was given."""
+    monkeypatch.setattr(
+        jax.random, "bernoulli", lambda k, p, shape: jnp.asarray(oracle.kept(shape))
+    )
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_every_configuration_has_its_file():
+    assert {path.stem for path in GOLDEN.glob("*.npz")} == set(oracle.CONFIGS)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", oracle.CONFIGS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_agrees_with_tensorflow(name, run, dtype, tolerance, request):
+    """Outputs, final state and every gradient."""
+    config = oracle.CONFIGS[name]
+    if oracle.options(config):
+        request.getfixturevalue("fixed_masks")
+    given = problem(config, run)
+    stored = np.load(GOLDEN / f"{name}.npz")
+    for path, value in oracle.flat(given).items():
+        np.testing.assert_array_equal(stored[f"{run}:problem:{path}"], value)
+    actual = oracle.flat(oracle.ours(config, given, dtype, **oracle.options(config)))
+    expected = {
+        key.split(":")[2]: stored[key] for key in stored if key.startswith(f"{run}:expected:")
+    }
+    assert set(actual) == set(expected)
+    close(actual, expected, tolerance)
