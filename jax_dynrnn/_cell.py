@@ -6,10 +6,13 @@ arrays of its own. `B` is the batch size and `D` the feature size in the shapes 
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 Params = Any  # a nested dict of arrays
@@ -28,6 +31,11 @@ class LSTMStateTuple(NamedTuple):
 
     c: Any
     h: Any
+
+
+jax.export.register_namedtuple_serialization(
+    LSTMStateTuple, serialized_name="jax_dynrnn.LSTMStateTuple"
+)
 
 
 class Cell:
@@ -96,10 +104,33 @@ class Cell:
         """The rest of a step, with prepared params -> `(output, new_state)`."""
         return self(params, projected, state, key=key)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _as_name(value) for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            self.__dict__[name] = value.find() if isinstance(value, _Name) else value
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.__call__ is Cell.__call__ and cls.step is Cell.step:
             raise TypeError(f"{cls.__name__} must define __call__ (or project and step)")
+
+
+class _Name(NamedTuple):
+    """Where a function is found: many of `jax.nn`'s pickle and copy in no other way."""
+
+    module: str
+    name: str
+
+    def find(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+def _as_name(value: Any) -> Any:
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    found = getattr(sys.modules.get(module or ""), name or "", None)
+    return _Name(str(module), str(name)) if callable(value) and found is value else value
 
 
 class MatmulCell(Cell):

@@ -104,7 +104,7 @@ def dynamic_rnn(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
         time_major, dtype, key, unroll, remat,
     )  # fmt: skip
-    return _run(call, engines.choose(call, implementation))
+    return _run(call, engines.choose(call, implementation).run)
 
 
 def explain(
@@ -194,18 +194,18 @@ def _promoted(tree: Any) -> Any:
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
-def _run(call: Call, engine: Any) -> tuple[Any, State]:
+def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
     """Compiles once for equal configurations, where the cell says that it is one."""
     try:
         hash(call.cell)
         is_configuration = not jax.tree.leaves(call.cell)
     except TypeError:
         is_configuration = False
-    return (_compiled if is_configuration else _execute)(call, engine)
+    return (_compiled if is_configuration else _execute)(call, engine_run)
 
 
-def _execute(call: Call, engine: Any) -> tuple[Any, State]:
-    return engine.run(_complete(call))
+def _execute(call: Call, engine_run: Any) -> tuple[Any, State]:
+    return engine_run(_complete(call))
 
 
 _compiled = jax.jit(_execute, static_argnums=1)

@@ -157,22 +157,22 @@ ERRORS = {
     "49 parameter names": (
         {"params": {"kernel": 0, "biases": 0}},
         KeyError,
-        ["kernel, bias", "missing: bias", "unexpected: biases"],
+        ["bias, kernel", "missing: bias", "unexpected: biases"],
     ),
     "49 another cell's params": (
         {"params": PARAMS[GRU]},
         KeyError,
-        ["kernel, bias", "missing: kernel, bias", "unexpected: candidate/bias", "cell, params"],
+        ["bias, kernel", "missing: bias, kernel", "unexpected: candidate/bias", "cell, params"],
     ),
     "51 TF1's argument order": (
         {"params": X, "inputs": [1, 2, 3]},
         TypeError,
-        ["kernel, bias", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
+        ["bias, kernel", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
     ),
     "51 params are the inputs": (
         {"params": X},
         TypeError,
-        ["kernel, bias", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
+        ["bias, kernel", r"array of shape \(3, 5, 2\)", r"\(cell, params, inputs"],
     ),
     "mask shape": ({"mask": np.ones((B, 2), bool)}, ValueError, [r"\(3, 5\)", r"\(3, 2\)"]),
     "mask dtype": ({"mask": zeros(B, T)}, TypeError, ["bool", "float32"]),
@@ -389,7 +389,7 @@ def test_nan_in_a_valid_step_stays_in_its_row():
     clean, (outputs, state) = run(), run(inputs=spoilt)
     bad = np.isnan(outputs).any((1, 2))
     assert bad.tolist() == [False, True, False]
-    np.testing.assert_array_equal(outputs[[0, 2]], clean[0][np.array([0, 2])])
+    np.testing.assert_array_equal(outputs[np.array([0, 2])], clean[0][np.array([0, 2])])
     np.testing.assert_array_equal(outputs[1, :2], clean[0][1, :2])
     assert np.isnan(state.h[1]).all() and not np.isnan(state.h[0]).any()
 

@@ -38,7 +38,7 @@ def run(call: Call) -> tuple[Any, Any]:
         "reset": resets(call, is_valid),
         "travelled": travelled(call, is_valid),
     }
-    step, state = _step(call, first_valid(call, is_valid)), _varying(call)
+    step, state = _step(call, first_valid(call, is_valid)), _distributed(call)
     if empty:
         state, outputs = state, _no_outputs(step, state, xs)
     else:
@@ -133,16 +133,28 @@ def _from_time_major(y: jax.Array, call: Call) -> jax.Array:
     return y if y.ndim == 1 else jnp.moveaxis(y, 0, call.time_axis)
 
 
-def _varying(call: Call) -> Any:
-    """The initial state, varying over every mesh axis that anything in `call` does.
+def _distributed(call: Call) -> Any:
+    """The initial state, spread over the devices as the carry of the loop will be.
 
-    Inside `jax.shard_map` the carry of a scan must have one type from the start.
+    The carry of a scan has one type from the start: inside `jax.shard_map` it varies over
+    every mesh axis that anything in `call` does, and on a mesh of explicit axes its rows lie
+    where the rows of the inputs do (else they would be gathered at every step).
     """
-    leaves = jax.tree.leaves(call)
-    axes = frozenset().union(*(getattr(jax.typeof(x), "vma", ()) for x in leaves))
+    types = [jax.typeof(x) for x in jax.tree.leaves(call)]
+    varying = frozenset().union(*(_varies(t) for t in types))
+    inputs = jax.typeof(jax.tree.leaves(call.inputs)[0]).sharding
+    rows = (*inputs.spec, None, None)[1 - call.time_axis]
 
-    def vary(x):
-        missing = tuple(axes - getattr(jax.typeof(x), "vma", frozenset()))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
+    def distribute(x):
+        missing = tuple(varying - _varies(jax.typeof(x)))
+        x = jax.lax.pcast(x, missing, to="varying") if missing else x
+        if x.ndim == 0 or rows is None:
+            return x
+        spec = jax.sharding.PartitionSpec(rows, *(None,) * (x.ndim - 1))
+        return jax.reshard(x, jax.sharding.NamedSharding(inputs.mesh, spec))
 
-    return jax.tree.map(vary, call.initial_state)
+    return jax.tree.map(distribute, call.initial_state)
+
+
+def _varies(aval: Any) -> frozenset:
+    return aval.manual_axis_type.varying

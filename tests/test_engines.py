@@ -1,0 +1,99 @@
+"""The engine table: a second engine is registered, forced, refuses, and is explained."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import close
+
+import jax_dynrnn as rnn
+from jax_dynrnn import engines
+
+X = np.random.default_rng(0).normal(size=(3, 5, 2))
+CELL = rnn.GRUCell(4)
+PARAMS = CELL.init(jax.random.key(0), X.shape, jnp.float64)
+LENGTHS = [5, 3, 0]
+
+
+def python_loop(call):
+    """An engine that is nothing like a scan: Python loops over steps, forward only."""
+    state, outputs = call.initial_state, []
+    for t in range(call.time):
+        x = jax.tree.map(lambda x, t=t: x.take(t, call.time_axis), call.inputs)
+        projected = call.cell.project(call.params, x)
+        output, new = call.cell.step(call.params, projected, state)
+        if call.lengths is not None:
+            going = jnp.expand_dims(t < call.lengths, 1)
+            output, new = jnp.where(going, output, 0), jnp.where(going, new, state)
+        state = new
+        outputs.append(output)
+    return jnp.stack(outputs, call.time_axis), state
+
+
+def refuses(call):
+    if call.reverse or call.mask is not None or call.resets is not None or call.key is not None:
+        return "it runs forward only, without mask, resets and key"
+    return None
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """The engine `loop`, preferred to all others; it counts its runs."""
+    ran = []
+
+    def run(call):
+        ran.append(call)
+        return python_loop(call)
+
+    engine = types.SimpleNamespace(unsupported=refuses, run=run)
+    monkeypatch.setitem(engines.ENGINES, "loop", engine)
+    monkeypatch.setattr(engines, "AUTOMATIC", ["loop", *engines.AUTOMATIC])
+    return ran
+
+
+def test_forced_by_name(loop):
+    reference = rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="scan")
+    assert not loop
+    close(rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="loop"), reference, 1e-12)
+    assert len(loop) == 1
+
+
+def test_chosen_where_it_can(loop):
+    both = {"fw": PARAMS, "bw": PARAMS}
+    rnn.bidirectional_dynamic_rnn(CELL, CELL, both, X, LENGTHS)
+    assert len(loop) == 1  # forward by it, backward by scan
+
+
+def test_refuses_with_its_reason(loop):
+    with pytest.raises(NotImplementedError, match="'loop' cannot run.*forward only"):
+        rnn.dynamic_rnn(CELL, PARAMS, X, reverse=True, implementation="loop")
+    assert not loop
+
+
+def test_explained(loop):
+    forward = rnn.explain(CELL, PARAMS, X, LENGTHS)
+    assert (forward.chosen, forward.reasons) == ("loop", {"scan": None, "loop": None})
+    backward = rnn.explain(CELL, PARAMS, X, LENGTHS, reverse=True)
+    assert backward.chosen == "scan" and "forward only" in backward.reasons["loop"]
+    assert rnn.explain(CELL, PARAMS, X, reverse=True, implementation="loop").chosen is None
+    lines = str(backward).splitlines()
+    assert lines[0].split() == ["scan", "chosen"] and "forward only" in lines[1]
+    with pytest.raises(ValueError, match="'scan', 'loop'.*'fast'"):
+        rnn.explain(CELL, PARAMS, X, implementation="fast")
+
+
+def test_explained_without_arrays():
+    """From shapes alone, nested inputs, masks and keys included."""
+    abstract = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+    explanation = rnn.explain(
+        CELL,
+        abstract(PARAMS),
+        abstract(jnp.asarray(X)),
+        jax.ShapeDtypeStruct((3,), jnp.int32),
+        jax.ShapeDtypeStruct((3, 4), jnp.float64),
+        mask=jax.ShapeDtypeStruct((3, 5), jnp.bool_),
+        key=jax.random.key(0),
+    )
+    assert explanation.chosen == "scan" and explanation.reasons == {"scan": None}

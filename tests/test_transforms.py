@@ -1,0 +1,350 @@
+"""What users do to a run: every transformation of JAX."""
+
+import contextlib
+import copy
+import functools
+import logging
+import pickle
+import re
+import warnings
+
+import cases
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from cases import CASES, LENGTHS, close, weighted_sum
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jax_dynrnn as rnn
+
+CORE = [case for case in CASES if case.core]
+core = pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def loss(case, lengths=LENGTHS, **options):
+    """A scalar function of params, inputs and initial state."""
+
+    def function(params, inputs, state):
+        return weighted_sum(
+            rnn.dynamic_rnn(case.cell, params, inputs, lengths, state, key=case.key(), **options)
+        )
+
+    return function
+
+
+def arguments(case, dtype=jnp.float64):
+    return case.params(dtype), case.inputs(dtype), case.state(dtype)
+
+
+def inner(a, b):
+    return sum(float((x * y).sum()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@core
+def test_forward_mode_is_reverse_mode(case):
+    """jvp and linearize agree with grad."""
+    given = arguments(case)
+    direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
+    gradient = jax.jit(jax.grad(loss(case), (0, 1, 2)))(*given)
+    tangent = jax.jit(lambda g, d: jax.jvp(loss(case), g, d)[1])(given, direction)
+    linear = jax.linearize(loss(case), *given)[1](*direction)
+    expected = inner(gradient, direction)
+    assert abs(float(tangent) - expected) <= 1e-12 * (1 + abs(expected))
+    assert abs(float(linear) - expected) <= 1e-12 * (1 + abs(expected))
+
+
+@core
+def test_second_order(case):
+    """A Hessian-vector product, reverse over reverse, against differences of gradients."""
+    given = arguments(case)
+    direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
+    gradient = jax.grad(loss(case), (0, 1, 2))
+
+    @jax.jit
+    def both(given):
+        value, product = jax.vjp(gradient, *given)
+        return value, product(direction)
+
+    move = lambda s: jax.tree.map(lambda x, d: x + s * d, given, direction)  # noqa: E731
+    product = both(given)[1]
+    step = 1e-5
+    difference = jax.tree.map(
+        lambda a, b: (a - b) / (2 * step), both(move(step))[0], both(move(-step))[0]
+    )
+    close(product, difference, 2e-8)
+
+
+@core
+def test_vmap_over_one_argument_at_a_time(case):
+    """Params (an ensemble), inputs, or lengths, the others shared."""
+    params, inputs, state = arguments(case)
+
+    @jax.jit
+    def run(params, inputs, lengths):
+        return rnn.dynamic_rnn(case.cell, params, inputs, lengths, state)
+
+    two = lambda a, b: jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)  # noqa: E731
+    pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    options = [
+        two(params, cases.perturbed(params, 5)),
+        two(inputs, case.inputs(jnp.float64, seed=9)),
+        jnp.stack([LENGTHS, LENGTHS[::-1]]),
+    ]
+    for i, stacked in enumerate(options):
+        axes = [None] * 3
+        axes[i] = 0
+        given = [params, inputs, LENGTHS]
+        given[i] = stacked
+        actual = jax.jit(jax.vmap(run, axes))(*given)
+        for j in range(2):
+            given[i] = pick(stacked, j)
+            close(pick(actual, j), run(*given), 1e-12)
+
+
+@core
+def test_checkpoint(case):
+    given = arguments(case)
+    plain = jax.jit(jax.grad(loss(case), (0, 1, 2)))(*given)
+    remade = jax.jit(jax.grad(jax.checkpoint(loss(case)), (0, 1, 2)))(*given)
+    close(remade, plain, 1e-12)
+
+
+@every
+def test_disable_jit(case):
+    """Every line of a cell runs on concrete arrays too."""
+    params, inputs, state = arguments(case)
+    run = functools.partial(rnn.dynamic_rnn, case.cell, params, key=case.key())
+    expected = run(inputs, LENGTHS, state)
+    with jax.disable_jit():
+        close(run(inputs, LENGTHS, state), expected, 1e-12)
+
+
+@every
+def test_eval_shape(case):
+    params, inputs, state = arguments(case)
+    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, LENGTHS, key=case.key())  # noqa: E731
+    abstract = jax.eval_shape(run, params, inputs)
+    real = run(params, inputs)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), real
+    )
+
+
+def test_shard_map():
+    """Rows on 4 devices, check_vma on: results and gradients are those of one device."""
+    mesh = jax.make_mesh((4,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:4])
+    for case in CORE:
+        params, inputs, _ = arguments(case)
+        resets = inputs[..., 0] > 1.0
+
+        def total(params, inputs, lengths, resets, case=case):
+            return weighted_sum(
+                rnn.dynamic_rnn(case.cell, params, inputs, lengths, resets=resets)[0]
+            )
+
+        def sharded(params, inputs, lengths, resets, total=total):
+            local = lambda *a: jax.lax.psum(total(*a), "rows")  # noqa: E731
+            specs = (P(), P("rows"), P("rows"), P("rows"))
+            return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(
+                params, inputs, lengths, resets
+            )
+
+        one = jnp.asarray(LENGTHS)
+        gradient = jax.jit(jax.grad(sharded, (0, 1)))(params, inputs, one, resets)
+
+        def by_rows(params, inputs, total=total, resets=resets, one=one):
+            return sum(
+                total(params, inputs[i : i + 1], one[i : i + 1], resets[i : i + 1])
+                for i in range(4)
+            )
+
+        close(gradient, jax.jit(jax.grad(by_rows, (0, 1)))(params, inputs), 1e-12)
+
+
+@pytest.mark.parametrize("axis", AxisType)
+def test_a_sharded_batch_needs_no_communication(axis):
+    """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
+    if axis == AxisType.Manual:
+        return  # that is shard_map
+    mesh = jax.make_mesh((8,), ("rows",), (axis,))
+    cell = rnn.LSTMCell(4)
+    inputs = np.ones((16, 5, 3), np.float32)
+    params = cell.init(jax.random.key(0), inputs.shape)
+
+    def outputs(params, *batch):
+        return rnn.dynamic_rnn(cell, params, *batch)[0]
+
+    def gradient(params, *batch):
+        return jax.grad(lambda *a: outputs(*a).sum())(params, *batch)
+
+    def collectives(function):
+        rows, everywhere = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
+        batch = jax.device_put((inputs, np.ones(16, np.int32)), rows)
+        shared = jax.device_put(params, everywhere)
+        text = jax.jit(function).lower(shared, *batch).compile().as_text()
+        names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+        return set(re.findall(rf"({names})(?:-start)?\(", text))
+
+    assert collectives(outputs) == set()
+    assert collectives(gradient) == {"all-reduce"}
+
+
+@core
+def test_export_with_symbolic_batch_and_time(case):
+    """One exported program serves other batches and times."""
+    batch, time = jax.export.symbolic_shape("b, t")
+    params, _, _ = arguments(case)
+    run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(case.cell, p, x, n, unroll=2, remat="sqrt"))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    exported = jax.export.export(run)(
+        abstract,
+        jax.ShapeDtypeStruct((batch, time, cases.D), jnp.float64),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    reloaded = jax.export.deserialize(exported.serialize())
+    for b, t in ((2, 3), (4, 6)):
+        inputs = np.random.default_rng(b).normal(size=(b, t, cases.D))
+        lengths = np.arange(b, dtype=np.int32)
+        close(reloaded.call(params, inputs, lengths), run(params, inputs, lengths), 1e-12)
+
+
+class CompilationLog(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def compilations():
+    """Collects what JAX compiles meanwhile."""
+    log = CompilationLog()
+    loggers = [logging.getLogger(f"jax._src.{name}") for name in ("interpreters.pxla", "dispatch")]
+    found = []
+    with jax.log_compiles():
+        for logger in loggers:
+            logger.addHandler(log)
+        yield found
+        for logger in loggers:
+            logger.removeHandler(log)
+    found += [m for m in log.messages if "Compiling" in m]
+
+
+def test_nothing_is_compiled_twice():
+    """A second eager call, an equal cell, and new lengths compile nothing."""
+    make = lambda: rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])  # noqa: E731
+    inputs = np.ones((2, 4, 3))
+    params = make().init(jax.random.key(0), inputs.shape)
+    key = jax.random.key(1)
+    with compilations() as first:
+        rnn.dynamic_rnn(make(), params, inputs, [4, 2], key=key)
+    with compilations() as again:
+        rnn.dynamic_rnn(make(), params, inputs, [4, 2], key=key)
+        rnn.dynamic_rnn(make(), params, inputs, np.array([1, 3]), key=key)
+    assert first and not again
+    run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(make(), p, x, n))
+    run(params, inputs, np.array([4, 2]))
+    with compilations() as again:
+        run(params, inputs, np.array([1, 3]))
+    assert not again
+
+
+def test_no_tracer_leaks():
+    cell = rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5, variational_recurrent=True)
+    inputs = jnp.ones((2, 4, 3))
+    params = cell.init(jax.random.key(0), inputs.shape)
+
+    def total(params, key):
+        return rnn.dynamic_rnn(cell, params, inputs, [4, 2], key=key)[0].sum()
+
+    with jax.checking_leaks():
+        jax.jit(jax.grad(total))(params, jax.random.key(1))
+
+
+@every
+def test_a_cell_pickles_and_copies(case):
+    """A configuration is equal to its copies, with one hash."""
+    if isinstance(case.cell, toys.Duck):
+        return  # a foreign object: nothing is asked of it
+    for other in (pickle.loads(pickle.dumps(case.cell)), copy.deepcopy(case.cell)):
+        assert other == case.cell and hash(other) == hash(case.cell)
+        assert repr(other) == repr(case.cell)
+
+
+def test_configurations_compare_by_value():
+    assert rnn.MultiRNNCell([rnn.GRUCell(2)]) == rnn.MultiRNNCell((rnn.GRUCell(np.int64(2)),))
+    assert rnn.LSTMCell(2) != rnn.LSTMCell(2, forget_bias=0.0)
+    assert rnn.LSTMCell(2) != rnn.BasicLSTMCell(2)
+    assert not jax.tree.leaves(rnn.LSTMCell(2))
+
+
+def test_other_promotion_modes():
+    """The suite runs under the strict modes; the default ones give the same."""
+    case = CORE[0]
+    given = arguments(case, jnp.float32)
+    strict = loss(case)(*given)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert float(loss(case)(*given)) == float(strict)
+
+
+def test_dtypes_of_results():
+    """float64, float32 and both 16-bit types go in and come out."""
+    for case in CORE:
+        for dtype in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
+            results = rnn.dynamic_rnn(case.cell, case.params(dtype), case.inputs(dtype))
+            assert {x.dtype for x in jax.tree.leaves(results)} == {jnp.dtype(dtype)}
+            asked = rnn.dynamic_rnn(
+                case.cell, case.params(jnp.float32), case.inputs(jnp.float64), dtype=dtype
+            )
+            assert {x.dtype for x in jax.tree.leaves(asked)} == {jnp.dtype(dtype)}
+
+
+def test_a_state_keeps_its_dtypes():
+    """A cell that carries another dtype than it computes in may be given it."""
+
+    @toys.config
+    class Wide(toys.Sum):
+        def __call__(self, params, inputs, state, *, key=None):
+            total = state + inputs.astype(state.dtype)
+            return total.astype(inputs.dtype), total
+
+    outputs, state = rnn.dynamic_rnn(
+        Wide(), {}, np.ones((1, 4, 1), np.float16), None, np.full((1, 1), 2048.0, np.float32)
+    )
+    assert outputs.dtype == np.float16 and state.dtype == np.float32 and float(state[0, 0]) == 2052
+
+
+def test_without_x64():
+    """What users run by default: 32-bit types, lengths of any integers."""
+    case = CORE[3]
+    params, inputs = jax.tree.map(np.asarray, arguments(case)[:2])
+    with jax.enable_x64(False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # JAX says that it truncates
+            got = rnn.dynamic_rnn(case.cell, params, inputs, [5, 3, 1, 0])
+        assert {x.dtype for x in jax.tree.leaves(got)} == {jnp.dtype(jnp.float32)}
+    wide = rnn.dynamic_rnn(case.cell, *arguments(case)[:2], LENGTHS)
+    close(got, wide, 1e-5)
+
+
+def test_batch_accumulates_in_32_bit():
+    """A 16-bit product of 4096 terms is exact to one rounding, not to 4096 of them."""
+    for dtype in (jnp.bfloat16, jnp.float16):
+        cell = rnn.BasicRNNCell(2, activation=lambda x: x)
+        random = np.random.default_rng(0)
+        inputs = jnp.asarray(random.uniform(size=(3, 1, 4096)), dtype)
+        params = {
+            "kernel": jnp.asarray(random.uniform(size=(4098, 2)) / 4096, dtype),
+            "bias": jnp.zeros(2, dtype),
+        }
+        wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
+        exact = rnn.dynamic_rnn(cell, wide(params), wide(inputs))[1]
+        got = rnn.dynamic_rnn(cell, params, inputs)[1].astype(jnp.float64)
+        assert float(jnp.abs(got / exact - 1).max()) <= float(jnp.finfo(dtype).eps)
