@@ -7,6 +7,7 @@ functions, `first` is a cell that sees the inputs, and `one_step` shows what a s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.extend.core import Literal
 
 from . import _bidirectional
 from ._cell import Params, as_cell
-from ._rnn import cast, dynamic_rnn
+from ._rnn import cast, dynamic_rnn, is_hashable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,32 +109,36 @@ def find_key(
     params: Params,
     inputs: Any,
 ) -> Any:
-    """The key of a run: the one given, none if deterministic, else the dropout stream's.
+    """The key of a run: the one given, or for cells that draw the dropout stream's.
 
     Raises a `ValueError` if a cell draws and there is nothing to draw from. `inputs` may be
     of a whole run or of one step: only the features matter.
     """
-    if key is not None or deterministic:
+    if key is not None or deterministic or not uses_key(plan, params, inputs):
         return key
-    if stream is not None:
-        return stream()
-    if uses_key(plan, params, inputs):
+    if stream is None:
         raise ValueError(
             f"{plan}: a cell draws random numbers; expected a stream of keys named 'dropout', "
             "got none; give one, or pass deterministic=True to evaluate"
         )
-    return None
+    return stream()
 
 
 def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
-    """Whether what the cells compute depends on the key, found by tracing one step."""
-    feature_ndim = as_cell(plan.first).feature_ndim
+    """Whether what the cells compute depends on the key."""
+    ndim = as_cell(plan.first).feature_ndim
+    row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[x.ndim - ndim :]), x.dtype), inputs)
+    leaves, structure = jax.tree.flatten(cast((params, row), jnp.float32))
+    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    trace = _uses_key if is_hashable(plan) else _uses_key.__wrapped__
+    return trace(plan, structure, types)
 
-    def row(x):
-        return jnp.zeros((1, *x.shape[x.ndim - feature_ndim :]), x.dtype)
 
-    arguments = cast((params, jax.tree.map(row, inputs)), jnp.float32)
-    jaxpr = jax.make_jaxpr(plan.one_step)(*arguments, jax.random.key(0)).jaxpr
+@functools.lru_cache
+def _uses_key(plan: Any, structure: Any, types: tuple) -> bool:
+    """Traces one step, and goes from its results back to what they are made of."""
+    params, row = structure.unflatten(types)
+    jaxpr = jax.make_jaxpr(plan.one_step)(params, row, jax.random.key(0)).jaxpr
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     for equation in reversed(jaxpr.eqns):
         if not needed.isdisjoint(equation.outvars):

@@ -194,13 +194,17 @@ def _promoted(tree: Any) -> Any:
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
-def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
-    """Compiles once for equal configurations, where the cell says that it is one."""
+def is_hashable(x: Any) -> bool:
     try:
-        hash(call.cell)
-        is_configuration = not jax.tree.leaves(call.cell)
+        hash(x)
     except TypeError:
-        is_configuration = False
+        return False
+    return True
+
+
+def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
+    """Compiles once for equal configurations; any other object is closed over."""
+    is_configuration = is_hashable(call.cell) and not jax.tree.leaves(call.cell)
     return (_compiled if is_configuration else _execute)(call, engine_run)
 
 

@@ -20,12 +20,15 @@ from ._layer import Pair, Single, Stack, find_key, input_shape
 class _Layer(nn.Module):
     """A call of `plan().run` with the params, and a key where one is needed."""
 
+    _: dataclasses.KW_ONLY
+    param_dtype: Any = jnp.float32
+
     def plan(self) -> Any:
         raise NotImplementedError
 
     @nn.compact
-    def _params(self, inputs: Any, dtype: Any) -> Any:
-        return self.param("cell", self.plan().init, input_shape(inputs), dtype)
+    def _params(self, inputs: Any) -> Any:
+        return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
         has_stream = self.has_rng("dropout")
@@ -34,8 +37,8 @@ class _Layer(nn.Module):
         stream = (lambda: self.make_rng("dropout")) if has_stream else None
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
-    def _run(self, dtype: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        params = self._params(inputs, dtype)
+    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        params = self._params(inputs)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
         return self.plan().run(params, inputs, *arguments, key=key, **options)
@@ -67,8 +70,6 @@ class RNN(_Layer):
     """
 
     cell: Any
-    _: dataclasses.KW_ONLY
-    param_dtype: Any = jnp.float32
 
     def plan(self) -> Single:
         return Single(self.cell)
@@ -80,13 +81,13 @@ class RNN(_Layer):
         initial_state: State | None = None,
         **options: Any,
     ) -> tuple[Any, State]:
-        return self._run(self.param_dtype, inputs, sequence_length, initial_state, **options)
+        return self._run(inputs, sequence_length, initial_state, **options)
 
     def step(
         self, inputs: Any, state: State, *, deterministic: bool | None = None, key: Any = None
     ) -> tuple[Any, State]:
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
-        params = self._params(inputs, self.param_dtype)
+        params = self._params(inputs)
         key = self._key(key, deterministic, params, inputs)
         return as_cell(self.cell)(params, inputs, state, key=key)
 
@@ -125,7 +126,6 @@ class Bidirectional(_Layer):
     cell_bw: Any = None
     _: dataclasses.KW_ONLY
     merge_fn: Callable | None = concatenate
-    param_dtype: Any = jnp.float32
 
     def plan(self) -> Pair:
         return Pair(self.cell_fw, self.cell_bw or self.cell_fw, self.merge_fn)
@@ -133,7 +133,7 @@ class Bidirectional(_Layer):
     def __call__(
         self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
     ) -> tuple[Any, tuple[State, State]]:
-        return self._run(self.param_dtype, inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, *initial_states, **options)
 
 
 class StackedBidirectional(_Layer):
@@ -163,8 +163,6 @@ class StackedBidirectional(_Layer):
 
     cells_fw: Sequence[Any]
     cells_bw: Sequence[Any] | None = None
-    _: dataclasses.KW_ONLY
-    param_dtype: Any = jnp.float32
 
     def plan(self) -> Stack:
         return Stack(self.cells_fw, self.cells_bw or self.cells_fw)
@@ -172,4 +170,4 @@ class StackedBidirectional(_Layer):
     def __call__(
         self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
     ) -> tuple[Any, tuple[tuple, tuple]]:
-        return self._run(self.param_dtype, inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, *initial_states, **options)

@@ -24,8 +24,8 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     Raises:
         TypeError: it holds no integers.
     """
-    if isinstance(sequence_length, list | tuple):
-        traced = any(isinstance(n, jax.Array) for n in sequence_length)
+    if not hasattr(sequence_length, "dtype"):
+        traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(sequence_length))
         sequence_length = (jnp if traced else np).asarray(sequence_length)
         if sequence_length.size == 0:
             sequence_length = sequence_length.astype(np.int32)

@@ -23,6 +23,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+collect_ignore = ["tensorflow_run.py"]  # imports TensorFlow, which may be missing
+
+
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="every engine, dtype and x64")
 

@@ -1,0 +1,136 @@
+"""Plants faults in a copy of the package, one at a time: the suite must catch each.
+
+python tests/faults.py            all of them, some minutes
+python tests/faults.py mask       those whose name has "mask" in it
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from tqdm import tqdm
+
+ROOT = pathlib.Path(__file__).parent.parent
+SUITE = [
+    "tests/test_loop.py",
+    "tests/test_dropout.py",
+    "tests/test_golden.py",
+    "tests/test_laws.py",
+]
+
+# name: (file, what stands there, what is planted)
+FAULTS = {
+    "mask off by one": (
+        "sequence.py",
+        "jnp.expand_dims(rows, -1) > jnp",
+        "jnp.expand_dims(rows, -1) >= jnp",
+    ),
+    "reset after instead of before the matmul": (
+        "cells/gru.py",
+        'recur("candidate", reset * state)',
+        'reset * recur("candidate", state)',
+    ),
+    "forget bias dropped": ("cells/lstm.py", "sigmoid(f + self.forget_bias)", "sigmoid(f)"),
+    "final state from step T": (
+        "engines/scan.py",
+        "return _select(valid, new, state, ticks), output",
+        "return new, output",
+    ),
+    "padding not masked in the gradient": (
+        "engines/scan.py",
+        'inputs = _select(valid, x["inputs"], padding)',
+        'inputs = x["inputs"]',
+    ),
+    "two gates swapped": ("cells/lstm.py", "i, j, f, o = jnp.split", "i, f, j, o = jnp.split"),
+    "reverse ignoring lengths": (
+        "_rnn.py",
+        "lengths=None if call.lengths is None else",
+        "lengths=None if call.lengths is None or call.reverse else",
+    ),
+    "key not folded": (
+        "engines/scan.py",
+        'jax.random.fold_in(call.key, x["t"])',
+        "call.key",
+    ),
+    "clip before the peephole": (
+        "cells/lstm.py",
+        "        c = _clip(c, self.cell_clip)\n        if self.use_peepholes:\n"
+        '            o = o + along_last(params["w_o_diag"], c) * c\n',
+        "        if self.use_peepholes:\n"
+        '            o = o + along_last(params["w_o_diag"], c) * c\n'
+        "        c = _clip(c, self.cell_clip)\n",
+    ),
+    "output dropout leaking into the state": (
+        "wrappers/dropout.py",
+        "return drop(output, masks.output, self.output_keep_prob), state",
+        "output = drop(output, masks.output, self.output_keep_prob)\n"
+        "        return output, state._replace(h=output) if hasattr(state, 'h') else output",
+    ),
+    "outputs not zeroed": (
+        "engines/scan.py",
+        "output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)",
+        "output = output",
+    ),
+    "wall on the wrong side in reverse": (
+        "engines/call.py",
+        "    if call.reverse:  # the wall",
+        "    if False:  # the wall",
+    ),
+    "rank-0 leaves moving to the end": (
+        "engines/call.py",
+        "        return steps <= ends\n",
+        "        return steps >= 0\n",
+    ),
+    "first valid step taken at t = 0 under a mask": (
+        "engines/call.py",
+        "if call.mask is None:  # it is at t = 0",
+        "if True:",
+    ),
+}
+
+
+def plant(file, old, new, root):
+    """A copy of the project with one fault in it."""
+    for name in ("jax_dynrnn", "tests", "pyproject.toml", "README.md"):
+        source, target = ROOT / name, root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    path = root / "jax_dynrnn" / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} must have once: {old}"
+    path.write_text(text.replace(old, new))
+
+
+def caught_by(fault):
+    """The test that fails first, or `None`."""
+    with tempfile.TemporaryDirectory() as directory:
+        plant(*fault, pathlib.Path(directory))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *SUITE]
+        run = subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, "PYTHONPATH": directory},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    failed = [line for line in run.stdout.splitlines() if line.startswith("FAILED")]
+    if run.returncode == 1 and failed:
+        return failed[0].split()[1]
+    return None if run.returncode == 0 else sys.exit(run.stdout[-3000:] + run.stderr[-3000:])
+
+
+def main(pattern=""):
+    chosen = {name: fault for name, fault in FAULTS.items() if pattern in name}
+    results = {}
+    for name, fault in tqdm(chosen.items(), disable=None):
+        results[name] = caught_by(fault)
+    for name, test in results.items():
+        print(f"{name:<46} {test or 'NOT CAUGHT'}")
+    sys.exit(None in results.values())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,255 @@
+"""Cells on their own: names, initial values, TF1's golden numbers, single steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, close
+
+import jax_dynrnn as rnn
+
+KEY = jax.random.key(0)
+
+
+def names(params):
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves}
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (rnn.BasicRNNCell(4), {"kernel": (7, 4), "bias": (4,)}),
+        (
+            rnn.GRUCell(4),
+            {
+                "gates/kernel": (7, 8),
+                "gates/bias": (8,),
+                "candidate/kernel": (7, 4),
+                "candidate/bias": (4,),
+            },
+        ),
+        (
+            rnn.CudnnCompatibleGRUCell(4),
+            {
+                "gates/kernel": (7, 8),
+                "gates/bias": (8,),
+                "candidate/input_projection/kernel": (3, 4),
+                "candidate/input_projection/bias": (4,),
+                "candidate/hidden_projection/kernel": (4, 4),
+                "candidate/hidden_projection/bias": (4,),
+            },
+        ),
+        (rnn.BasicLSTMCell(4), {"kernel": (7, 16), "bias": (16,)}),
+        (
+            rnn.LSTMCell(4, use_peepholes=True, num_proj=2),
+            {
+                "kernel": (5, 16),
+                "bias": (16,),
+                "w_f_diag": (4,),
+                "w_i_diag": (4,),
+                "w_o_diag": (4,),
+                "projection/kernel": (4, 2),
+            },
+        ),
+        (
+            rnn.MultiRNNCell([rnn.BasicRNNCell(4), rnn.ResidualWrapper(rnn.BasicRNNCell(4))]),
+            {
+                "cell_0/kernel": (7, 4),
+                "cell_0/bias": (4,),
+                "cell_1/kernel": (8, 4),
+                "cell_1/bias": (4,),
+            },
+        ),
+        (
+            rnn.LearnedInitialState(rnn.MultiRNNCell([rnn.LSTMCell(2), rnn.BasicRNNCell(1)])),
+            {
+                "cell/cell_0/kernel": (5, 8),
+                "cell/cell_0/bias": (8,),
+                "cell/cell_1/kernel": (3, 1),
+                "cell/cell_1/bias": (1,),
+                "initial_state/0/c": (2,),
+                "initial_state/0/h": (2,),
+                "initial_state/1": (1,),
+            },
+        ),
+    ],
+)
+def test_params_have_tf1s_names(cell, expected):
+    assert names(cell.init(KEY, (None, None, 3))) == expected
+
+
+def test_default_initial_values_are_tf1s():
+    """Kernels: Glorot's uniform on the whole matrix; gates of GRUs have biases of 1."""
+    cell = rnn.LSTMCell(100, use_peepholes=True)
+    params = cell.init(KEY, (60,))
+    limit = np.sqrt(6 / (160 + 400))
+    assert 0.98 * limit < float(jnp.abs(params["kernel"]).max()) <= limit
+    assert abs(float(params["kernel"].std()) * np.sqrt(3) / limit - 1) < 0.02
+    assert float(jnp.abs(params["w_f_diag"]).max()) <= np.sqrt(6 / 200)
+    assert not params["bias"].any() and not np.allclose(params["w_f_diag"], params["w_i_diag"])
+    for gru in (rnn.GRUCell(3), rnn.CudnnCompatibleGRUCell(3)):
+        biases = {n: x for n, x in _named(gru.init(KEY, (2,))).items() if "bias" in n}
+        assert {n: set(x.tolist()) for n, x in biases.items()} == {
+            n: {1.0 if "gates" in n else 0.0} for n in biases
+        }
+
+
+def _named(params):
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
+
+
+CELLS = [rnn.BasicRNNCell, rnn.GRUCell, rnn.CudnnCompatibleGRUCell, rnn.BasicLSTMCell, rnn.LSTMCell]
+
+
+@pytest.mark.parametrize("make", CELLS)
+def test_initializers(make):
+    """Of every kernel, its recurrent rows gate by gate, and every bias."""
+    orthogonal = jax.nn.initializers.orthogonal()
+    cell = make(
+        4,
+        kernel_initializer=jax.nn.initializers.constant(3.0),
+        recurrent_initializer=orthogonal,
+        bias_initializer=jax.nn.initializers.truncated_normal(1.0),
+    )
+    params = _named(cell.init(KEY, (2, 5, 3)))
+    for name, x in params.items():
+        if "bias" in name:
+            assert len(np.unique(x)) == x.size
+            continue
+        inputs, recurrent = (x[:0], x) if "hidden" in name else (x[:3], x[3:])
+        recurrent = x[:0] if "input_projection" in name else recurrent
+        assert (inputs == 3.0).all()
+        gates = np.split(recurrent, recurrent.shape[1] // 4, axis=1) if recurrent.size else []
+        for gate in gates:
+            np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
+        assert len(gates) < 2 or not np.allclose(gates[0], gates[1])
+
+
+def test_peepholes_take_an_initializer():
+    cell = rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=jax.nn.initializers.normal())
+    assert cell.init(KEY, (3,))["w_f_diag"].shape == (4,)
+    glorot = jax.nn.initializers.glorot_uniform()  # refuses vectors: it sees a column
+    rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=glorot).init(KEY, (3,))
+
+
+def halves(cell, features):
+    """TF's unit tests set every variable to 0.5, biases as they are."""
+    params = cell.init(KEY, (features,), jnp.float64)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: x if "bias" in jax.tree_util.keystr(p) else jnp.full_like(x, 0.5), params
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "features", "state", "expected"),
+    [
+        (rnn.GRUCell(2), 2, np.full((1, 2), 0.1), 0.175991),
+        (rnn.GRUCell(2), 3, np.full((1, 2), 0.1), 0.156736),
+        (
+            rnn.MultiRNNCell([rnn.GRUCell(2)] * 2),
+            2,
+            (np.full((1, 2), 0.1),) * 2,
+            0.13248,
+        ),
+    ],
+)
+def test_tf1_golden_gru(cell, features, state, expected):
+    """From TensorFlow's rnn_cell_test.py."""
+    inputs = np.array([[1.0, 1.0, 1.0]])[:, :features]
+    output, _ = cell(halves(cell, features), jnp.asarray(inputs), jax.tree.map(jnp.asarray, state))
+    np.testing.assert_allclose(output, np.full((1, 2), expected), atol=1e-6)
+
+
+def test_tf1_golden_basic_lstm():
+    """From TensorFlow's testBasicLSTMCell: two layers of two units."""
+    cell = rnn.MultiRNNCell([rnn.BasicLSTMCell(2)] * 2)
+    start = rnn.LSTMStateTuple(jnp.full((1, 2), 0.1), jnp.full((1, 2), 0.1))
+    output, (lower, upper) = cell(halves(cell, 2), jnp.ones((1, 2)), (start, start))
+    for actual, expected in [
+        (lower.c, 0.68967271),
+        (lower.h, 0.44848421),
+        (upper.c, 0.39897051),
+        (upper.h, 0.24024698),
+        (output, 0.24024698),
+    ]:
+        np.testing.assert_allclose(actual, np.full((1, 2), expected), atol=2e-7)
+
+
+def test_cell_clip_of_0():
+    """TF's testCellClipping: clipped to 0, an LSTM puts out exactly 0."""
+    cell = rnn.LSTMCell(4, use_peepholes=True, cell_clip=0.0)
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 5))
+    outputs, _ = rnn.dynamic_rnn(cell, cell.init(KEY, inputs.shape), inputs)
+    assert not outputs.any()
+
+
+def test_basic_lstm_and_lstm_are_interchangeable():
+    """TF's testBasicLSTMCellInterchangeWithLSTMCell, both ways."""
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 5))
+    basic, full = rnn.BasicLSTMCell(4), rnn.LSTMCell(4)
+    for params in (basic.init(KEY, inputs.shape), full.init(KEY, inputs.shape)):
+        close(rnn.dynamic_rnn(basic, params, inputs), rnn.dynamic_rnn(full, params, inputs), 0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
+    """`cell(params, x, state)` alone is how one acts step by step."""
+    params, inputs = case.params(jnp.float64), case.inputs(jnp.float64)
+    x = jax.tree.map(lambda x: x[:, 0], inputs)
+    state = case.state(jnp.float64)
+    batch = case.cell(params, x, state)
+    if any(leaf.ndim == 0 for leaf in jax.tree.leaves(state)):
+        return  # shared by the batch: there is no such thing as one row of it
+    mapped = jax.vmap(case.cell, (None, 0, 0))(params, x, state)
+    close(mapped, batch, 1e-12)
+    row = lambda tree: jax.tree.map(lambda leaf: leaf[1], tree)  # noqa: E731
+    close(case.cell(params, row(x), row(state)), row(batch), 1e-12)
+    unbatched = case.cell.zero_state((), jnp.float64)
+    assert jax.tree.map(jnp.shape, unbatched) == jax.tree.map(jnp.shape, row(state))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_batch_axes_of_a_state(case):
+    shapes = jax.tree.map(jnp.shape, case.cell.zero_state(6))
+    wide = jax.tree.map(jnp.shape, case.cell.zero_state((2, 3)))
+    expected = jax.tree.map(
+        lambda s: (2, 3, *s[1:]) if s else (),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple) and all(isinstance(n, int) for n in s),
+    )
+    assert wide == expected
+
+
+def test_a_cell_must_define_a_step():
+    with pytest.raises(TypeError, match="Nothing must define __call__"):
+
+        class Nothing(rnn.Cell):
+            pass
+
+
+def test_residual_fn_and_structure():
+    cell = rnn.ResidualWrapper(rnn.EmitState(rnn.GRUCell(3)))
+    params = cell.init(KEY, (2, 4, 3))
+    with pytest.raises(TypeError, match="inputs' structure"):
+        rnn.dynamic_rnn(cell, params, np.ones((2, 4, 3)))
+    first = rnn.ResidualWrapper(rnn.EmitState(rnn.GRUCell(3)), residual_fn=lambda x, y: x - y[0])
+    outputs, _ = rnn.dynamic_rnn(first, params, np.ones((2, 4, 3)))
+    plain, _ = rnn.dynamic_rnn(rnn.GRUCell(3), params, np.ones((2, 4, 3)))
+    np.testing.assert_allclose(outputs, 1 - plain, rtol=1e-6)
+
+
+def test_gradients_reach_a_learned_state():
+    cell = rnn.LearnedInitialState(rnn.LSTMCell(4))
+    inputs = np.random.default_rng(0).normal(size=(3, 5, 2))
+    params = cell.init(KEY, inputs.shape, jnp.float64)
+
+    def gradient(lengths):
+        loss = lambda p: rnn.dynamic_rnn(cell, p, inputs, lengths)[1].h.sum()  # noqa: E731
+        return jax.grad(loss)(params)["initial_state"]
+
+    untouched = gradient([0, 0, 0])  # the final state is the learned one, in three rows
+    assert (untouched["h"] == 3).all() and (untouched["c"] == 0).all()
+    passed_through = gradient([5, 2, 1])
+    assert all((jnp.abs(g) > 1e-3).all() for g in passed_through.values())

@@ -1,0 +1,270 @@
+"""The Linen and NNX layers: they agree with the functions, and save and restore."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import toys
+from cases import CASES, LENGTHS, close
+from flax import linen as nn
+from flax import nnx
+
+import jax_dynrnn as rnn
+from jax_dynrnn import linen as rnnl
+from jax_dynrnn import nnx as rnnx
+
+X = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+LSTM, GRU, DROP = rnn.LSTMCell(4), rnn.GRUCell(2), rnn.DropoutWrapper(rnn.GRUCell(4), 1.0, 0.5)
+
+
+def function(kind):
+    """The pure function that a kind of layer stands for, `(params, inputs, ...)`."""
+    both = (LSTM, GRU)
+    if kind == "RNN":
+        return lambda *a, **o: rnn.dynamic_rnn(LSTM, *a, **o)
+    if kind == "Bidirectional":
+
+        def merged(*a, **o):
+            outputs, states = rnn.bidirectional_dynamic_rnn(LSTM, GRU, *a, **o)
+            return jnp.concatenate(outputs, -1), states
+
+        return merged
+
+    def stacked(*a, **o):
+        outputs, fw, bw = rnn.stack_bidirectional_dynamic_rnn(both, both[::-1], *a, **o)
+        return outputs, (fw, bw)
+
+    return stacked
+
+
+ARGUMENTS = {
+    "RNN": (LSTM,),
+    "Bidirectional": (LSTM, GRU),
+    "StackedBidirectional": ([LSTM, GRU], [GRU, LSTM]),
+}
+
+
+def linen(kind, **options):
+    """`(run(params, *arguments, **options), params)` of a Linen layer."""
+    layer = getattr(rnnl, kind)(*ARGUMENTS[kind], **options)
+    variables = layer.init(jax.random.key(0), X)
+    run = lambda params, *a, **o: layer.apply({"params": {"cell": params}}, *a, **o)  # noqa: E731
+    return run, variables["params"]["cell"]
+
+
+def values(layer):
+    is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return jax.tree.map(lambda p: p.get_value(), layer.params, is_leaf=is_param)
+
+
+def nnx_layer(kind, **options):
+    layer = getattr(rnnx, kind)(*ARGUMENTS[kind], in_features=3, rngs=nnx.Rngs(0), **options)
+    graph, state = nnx.split(layer)
+
+    def run(params, *a, **o):
+        merged = nnx.merge(graph, state)
+        merged.params = nnx.data(jax.tree.map(nnx.Param, params))
+        return merged(*a, **o)
+
+    return run, values(layer)
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+@pytest.mark.parametrize("make", [linen, nnx_layer])
+def test_a_layer_is_its_function(make, kind):
+    """Results and gradients, under jit, with lengths and the keyword arguments."""
+    run, params = make(kind)
+    resets = X[..., 0] > 1
+
+    def gradients(run):
+        def loss(params, inputs):
+            outputs, states = run(params, inputs, LENGTHS, resets=resets, dtype=jnp.float64)
+            total = sum(jnp.sin(x).sum() for x in jax.tree.leaves((outputs, states)))
+            return total, (outputs, states)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, jnp.asarray(X))
+
+    close(gradients(run), gradients(function(kind)), 1e-12)
+
+
+@pytest.mark.parametrize("make", [linen, nnx_layer])
+def test_initial_states(make):
+    run, params = make("RNN")
+    state = rnn.LSTMStateTuple(jnp.ones((4, 4), jnp.float32), jnp.ones((4, 4), jnp.float32))
+    expected = function("RNN")(params, X, LENGTHS, state)
+    close(run(params, X, LENGTHS, state), expected, 1e-6)
+    close(run(params, X, sequence_length=LENGTHS, initial_state=state), expected, 1e-6)
+    run, params = make("Bidirectional")
+    backward = jnp.ones((4, 2), jnp.float32)
+    expected = function("Bidirectional")(params, X, LENGTHS, state, backward)
+    close(run(params, X, LENGTHS, state, backward), expected, 1e-6)
+    named = run(params, X, LENGTHS, initial_state_fw=state, initial_state_bw=backward)
+    close(named, expected, 1e-6)
+
+
+@pytest.mark.parametrize("make", [linen, nnx_layer])
+def test_merge_fn(make):
+    run, params = make("Bidirectional", merge_fn=None)
+    outputs = run(params, X)[0]
+    assert isinstance(outputs, tuple) and [y.shape[-1] for y in outputs] == [4, 2]
+    run, params = make("Bidirectional", merge_fn=lambda fw, bw: fw[..., :2] * bw)
+    np.testing.assert_array_equal(run(params, X)[0], outputs[0][..., :2] * outputs[1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_cell_in_both(case):
+    """Both make params of the cell's own shapes, and run."""
+    if isinstance(case.cell, toys.Duck):
+        return  # unhashable: a Flax module asks that of its attributes
+    inputs = case.inputs(jnp.float32)
+    expected = jax.eval_shape(
+        lambda: case.cell.init(jax.random.key(0), jax.tree.map(lambda x: x.shape, inputs))
+    )
+    shapes = jax.tree.map(lambda x: x.shape, expected)
+    layer = rnnl.RNN(case.cell)
+    variables = layer.init(jax.random.key(0), inputs)
+    params = variables.get("params", {"cell": {}})["cell"]
+    assert jax.tree.map(lambda x: x.shape, params) == shapes
+    results = layer.apply(variables, inputs, LENGTHS, deterministic=True)
+    close(results, rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS), 1e-6)
+    layer = rnnx.RNN(case.cell, in_features=case.features, rngs=nnx.Rngs(0))
+    assert jax.tree.map(lambda x: x.shape, values(layer)) == shapes
+    results = layer(inputs, LENGTHS, deterministic=True)
+    close(results, rnn.dynamic_rnn(case.cell, values(layer), inputs, LENGTHS), 1e-6)
+
+
+def test_step_and_start():
+    """Step by step is the run."""
+    layer = rnnl.RNN(rnn.LearnedInitialState(LSTM))
+    variables = layer.init(jax.random.key(0), X)
+    variables["params"]["cell"]["initial_state"]["h"] += 0.5
+    outputs, final = layer.apply(variables, X)
+    state = layer.apply(variables, 4, method="start")
+    assert float(state.h[0, 0]) == 0.5
+    for t in range(5):
+        output, state = layer.apply(variables, X[:, t], state, method="step")
+        np.testing.assert_allclose(output, outputs[:, t], atol=1e-6)
+    close(state, final, 1e-6)
+    layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0))
+    outputs, final = layer(X)
+    state = layer.start((4,))
+    for t in range(5):
+        output, state = layer.step(X[:, t], state)
+        np.testing.assert_allclose(output, outputs[:, t], atol=1e-6)
+    close(state, final, 1e-6)
+
+
+STOCHASTIC = {
+    "RNN": (DROP,),
+    "Bidirectional": (GRU, DROP),
+    "StackedBidirectional": ([GRU, GRU], [GRU, DROP]),
+}
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_linen_dropout(kind):
+    layer = getattr(rnnl, kind)(*STOCHASTIC[kind])
+    variables = layer.init(jax.random.key(0), X)  # the params need no stream
+    run = lambda **o: layer.apply(variables, X, **o)[0]  # noqa: E731
+    with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
+        run()
+    evaluated = run(deterministic=True)
+    assert not (evaluated == 0).any()
+    streams = {"dropout": jax.random.key(1)}
+    assert (run(rngs=streams) == 0).any() and (run(key=jax.random.key(2)) == 0).any()
+    np.testing.assert_array_equal(run(rngs=streams, deterministic=True), evaluated)
+    np.testing.assert_array_equal(run(rngs=streams), run(rngs=streams))
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_nnx_dropout(kind):
+    make = lambda **r: getattr(rnnx, kind)(*STOCHASTIC[kind], in_features=3, rngs=nnx.Rngs(**r))  # noqa: E731
+    without = make(params=0)
+    with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
+        without(X)
+    assert not (without(X, deterministic=True)[0] == 0).any()
+    layer = make(params=0, dropout=1)
+    first, second = layer(X)[0], layer(X)[0]
+    assert (first == 0).any() and ((first == 0) != (second == 0)).any()
+    layer.eval()
+    assert not (layer(X)[0] == 0).any()
+    layer.train()
+    assert (nnx.jit(lambda layer: layer(X)[0])(layer) == 0).any()
+
+
+def test_a_cell_that_does_not_draw_needs_no_stream():
+    for cell in (GRU, rnn.DropoutWrapper(GRU), rnn.MultiRNNCell([GRU, GRU])):
+        layer = rnnl.RNN(cell)
+        layer.apply(layer.init(jax.random.key(0), X), X)
+        rnnx.RNN(cell, in_features=3, rngs=nnx.Rngs(params=0))(X)
+
+
+def test_users_cells_are_seen_to_draw():
+    """A cell of a user's own declares nothing: that it draws is found by tracing it."""
+
+    @toys.config
+    class Noisy(toys.Sum):
+        def __call__(self, params, inputs, state, *, key=None):
+            if key is not None:
+                inputs = inputs + jax.random.normal(key, inputs.shape, inputs.dtype)
+            return inputs, state
+
+    layer = rnnl.RNN(Noisy())
+    variables = layer.init(jax.random.key(0), X[..., :1])
+    with pytest.raises(ValueError, match="draws random numbers"):
+        layer.apply(variables, X[..., :1])
+    layer.apply(variables, X[..., :1], deterministic=True)
+
+
+def test_param_dtype():
+    variables = rnnl.RNN(LSTM, param_dtype=jnp.bfloat16).init(jax.random.key(0), X)
+    layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    for tree in (variables, values(layer)):
+        assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_inside_a_model():
+    """As a submodule beside Flax's own layers, trained for a step."""
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, lengths):
+            _, state = rnnl.RNN(LSTM, name="rnn")(inputs, lengths)
+            return nn.Dense(2)(state.h)
+
+    model = Classifier()
+    variables = model.init(jax.random.key(0), X, LENGTHS)
+    assert set(variables["params"]) == {"rnn", "Dense_0"}
+    gradients = jax.grad(lambda v: model.apply(v, X, LENGTHS)[:, 0].sum())(variables)
+    assert np.abs(gradients["params"]["rnn"]["cell"]["kernel"]).max() > 0
+
+    class Pair(nnx.Module):
+        def __init__(self, rngs):
+            self.rnn = rnnx.RNN(LSTM, in_features=3, rngs=rngs)
+            self.head = nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, inputs, lengths):
+            return self.head(self.rnn(inputs, lengths)[1].h)
+
+    pair = Pair(nnx.Rngs(0))
+    gradients = nnx.grad(lambda model: model(X, LENGTHS)[:, 0].sum())(pair)
+    assert np.abs(gradients["rnn"]["params"]["kernel"].get_value()).max() > 0
+
+
+def test_saved_and_restored(tmp_path):
+    """Through orbax, into a layer made with other random numbers."""
+    with ocp.StandardCheckpointer() as saver:
+        layer = rnnl.RNN(LSTM)
+        variables = layer.init(jax.random.key(0), X)
+        saver.save(tmp_path / "linen", variables)
+        saver.wait_until_finished()
+        restored = saver.restore(tmp_path / "linen", jax.eval_shape(lambda: variables))
+        close(layer.apply(restored, X), layer.apply(variables, X), 0)
+        first, second = (rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(n)) for n in (0, 1))
+        assert not np.allclose(first(X)[0], second(X)[0])
+        saver.save(tmp_path / "nnx", nnx.state(first, nnx.Param))
+        saver.wait_until_finished()
+        abstract = jax.eval_shape(lambda: nnx.state(second, nnx.Param))
+        nnx.update(second, saver.restore(tmp_path / "nnx", abstract))
+        close(second(X), first(X), 0)

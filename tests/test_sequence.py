@@ -1,0 +1,142 @@
+"""The sequence tools, against NumPy loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_dynrnn as rnn
+
+LENGTHS = np.array([4, 2, 0, 1])
+X = np.random.default_rng(0).normal(size=(4, 4, 3))
+MASK = np.array([[1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]], bool)
+POOLS = {
+    rnn.last_output: lambda rows: rows[-1],
+    rnn.mean_pool: lambda rows: rows.mean(0),
+    rnn.max_pool: lambda rows: rows.max(0),
+}
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1, 3, 0], np.array([1, 3, 0], np.uint8), jnp.array([1, 9, -2])]
+)
+def test_sequence_mask(lengths):
+    expected = [[True, False, False], [True] * 3, [False] * 3]
+    assert rnn.sequence_mask(lengths, 3).tolist() == expected
+
+
+def test_sequence_mask_of_other_ranks():
+    assert rnn.sequence_mask(2, 3).tolist() == [True, True, False]
+    assert rnn.sequence_mask([[2], [0]], 2).tolist() == [[[True, True]], [[False, False]]]
+    assert rnn.sequence_mask(np.array([300], np.int16), 400).sum() == 300
+    assert rnn.sequence_mask(np.array([200], np.uint8), 300).sum() == 200
+    assert rnn.sequence_mask(jnp.array([2**40]), 3).all()
+    with pytest.raises(TypeError, match="integer.*float64"):
+        rnn.sequence_mask([1.5], 3)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_reverse_sequence(time_major):
+    expected = np.stack(
+        [np.concatenate([x[:n][::-1], x[n:]]) for x, n in zip(X, LENGTHS, strict=True)]
+    )
+    swap = (lambda x: x.swapaxes(0, 1)) if time_major else (lambda x: x)
+    tree = {"a": jnp.asarray(swap(X)), "b": (jnp.asarray(swap(X[..., 0])),)}
+    actual = rnn.reverse_sequence(tree, LENGTHS, time_major=time_major)
+    np.testing.assert_array_equal(swap(np.asarray(actual["a"])), expected)
+    np.testing.assert_array_equal(swap(np.asarray(actual["b"][0])), expected[..., 0])
+    again = rnn.reverse_sequence(actual, LENGTHS, time_major=time_major)
+    np.testing.assert_array_equal(again["a"], tree["a"])
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling(pool, masked, time_major):
+    """Of each row's valid steps; 0 for a row without one; NaN behind them is not seen."""
+    valid = np.arange(4) < LENGTHS[:, None]
+    valid = valid & MASK if masked else valid
+    rows = [x[v] for x, v in zip(X, valid, strict=True)]
+    expected = [POOLS[pool](r) if len(r) else np.zeros(3) for r in rows]
+    spoilt = np.where(valid[..., None], X, np.nan)
+    swap = (lambda x: x.swapaxes(0, 1)) if time_major else (lambda x: x)
+    mask = swap(MASK) if masked else None
+    run = lambda x: pool(x, LENGTHS, mask=mask, time_major=time_major)  # noqa: E731
+    actual = run({"y": jnp.asarray(swap(spoilt))})["y"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    gradient = jax.grad(lambda x: run(x).sum())(jnp.asarray(swap(spoilt)))
+    assert not swap(np.asarray(gradient))[~valid].any() and np.isfinite(gradient).all()
+    assert (np.abs(swap(np.asarray(gradient)).sum((1, 2))) > 0).tolist() == valid.any(1).tolist()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pooling_without_lengths_and_without_steps(pool):
+    np.testing.assert_allclose(pool(X), [POOLS[pool](x) for x in X], rtol=1e-12)
+    assert pool(X[:, :0]).tolist() == [[0.0] * 3] * 4
+    integers = np.arange(8).reshape(2, 4)
+    assert pool(integers, [2, 0]).tolist() == [POOLS[pool](integers[0, :2]), 0]
+
+
+def test_last_output_is_the_state():
+    cell = rnn.GRUCell(4)
+    params = cell.init(jax.random.key(0), X.shape)
+    outputs, state = rnn.dynamic_rnn(cell, params, X, LENGTHS)
+    np.testing.assert_allclose(rnn.last_output(outputs, LENGTHS), state, atol=1e-6)
+    assert not np.allclose(outputs[:, -1], state)
+
+
+def test_pad_sequences():
+    arrays = [np.ones((n, 2), np.float32) * n for n in (3, 1, 0)]
+    batch, lengths = rnn.pad_sequences(arrays)
+    assert batch.shape == (3, 3, 2) and batch.dtype == np.float32
+    assert lengths.tolist() == [3, 1, 0] and lengths.dtype == np.int32
+    assert batch[1].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert rnn.pad_sequences(arrays, length=5, value=-1)[0][2].tolist() == [[-1, -1]] * 5
+    assert rnn.pad_sequences(arrays, buckets=[8, 4])[0].shape == (3, 4, 2)
+    assert rnn.pad_sequences([[7, 8], [9]])[0].tolist() == [[7, 8], [9, 0]]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "match"),
+    [
+        ([], {}, "got 0 arrays"),
+        ([np.ones((2, 3)), np.ones((2, 4))], {}, r"\(2, 3\), \(2, 4\)"),
+        ([np.ones(3)], {"length": 2}, "at most 2 steps, got one of 3"),
+        ([np.ones(9)], {"buckets": [4, 8]}, "at most 8 steps, got one of 9"),
+        ([np.ones(3)], {"length": 3, "buckets": [4]}, "length= or buckets="),
+        ([np.ones(())], {}, r"shapes \[\(\)\]"),
+    ],
+)
+def test_pad_sequences_refuses(arrays, options, match):
+    with pytest.raises(ValueError, match=match):
+        rnn.pad_sequences(arrays, **options)
+
+
+def test_segment_starts():
+    ids = np.array([[1, 1, 2, 2], [3, 4, 4, 3]])
+    starts = [[0, 0, 1, 0], [0, 1, 0, 1]]
+    assert rnn.segment_starts(ids).astype(int).tolist() == starts
+    starts[1][0] = 1
+    assert rnn.segment_starts(ids, previous=np.array([1, 2])).astype(int).tolist() == starts
+    assert rnn.segment_starts(ids[:, :0]).shape == (2, 0)
+    with pytest.raises(ValueError, match=r"\[batch, time\], got shape \(4,\)"):
+        rnn.segment_starts(ids[0])
+    with pytest.raises(ValueError, match=r"shape \(2,\).*\(3,\)"):
+        rnn.segment_starts(ids, previous=np.array([1, 2, 3]))
+
+
+def test_packed_documents_are_separate_runs():
+    """Documents packed in one row, in both directions, are as if each ran alone."""
+    cell = rnn.GRUCell(4)
+    documents = [X[i, :n] for i, n in enumerate((4, 2, 3))]
+    row = np.concatenate(documents)[None]
+    ids = np.repeat([5, 7, 6], [4, 2, 3])[None]
+    params = rnn.init_bidirectional(jax.random.key(0), cell, cell, row.shape, jnp.float64)
+    packed, _ = rnn.bidirectional_dynamic_rnn(
+        cell, cell, params, row, resets=rnn.segment_starts(ids)
+    )
+    padded, lengths = rnn.pad_sequences(documents)
+    apart, _ = rnn.bidirectional_dynamic_rnn(cell, cell, params, padded, lengths)
+    for together, alone in zip(packed, apart, strict=True):
+        rows = [y[:n] for y, n in zip(np.asarray(alone), lengths, strict=True)]
+        np.testing.assert_allclose(together[0], np.concatenate(rows), rtol=1e-12)
