@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell
-from ._cell import Params, State, as_cell, is_shape, output_shape
+from ._cell import Params, State, as_cell, output_shape
 from ._rnn import dynamic_rnn
+from ._tools import is_shape
 
 
 def init_bidirectional(

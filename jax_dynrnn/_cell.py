@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
+
+from ._tools import map_shapes, matmul
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -250,84 +251,6 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
     return Adapter(cell)
 
 
-def check_size(owner: Any, name: str) -> None:
-    """Checks that the field `name` of a configuration is a positive int."""
-    size = getattr(owner, name)
-    described = f"{type(owner).__name__}: {name} should be a positive int, got {size!r}"
-    if isinstance(size, bool) or not hasattr(size, "__index__"):
-        raise TypeError(described)
-    if size.__index__() <= 0:
-        raise ValueError(described)
-    object.__setattr__(owner, name, size.__index__())
-
-
-def batch_tuple(batch_shape: Any) -> tuple:
-    """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
-    return tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
-
-
-def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
-    """`x @ kernel`, after checking that the two belong together.
-
-    XLA accumulates a 16-bit product in float32 and rounds the result.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name}: expected a real floating dtype, got {x.dtype}, which this cell "
-            "cannot multiply by its kernel; embed or one-hot first"
-        )
-    if x.dtype != kernel.dtype:
-        raise TypeError(
-            f"{name}: expected {kernel.dtype}, the dtype of the params, got {x.dtype}; "
-            "cast one of them"
-        )
-    if x.shape[-1] != kernel.shape[0]:
-        raise ValueError(
-            f"{name}: expected a last axis of {kernel.shape[0]}, which the params were "
-            f"made for, got {x.shape[-1]}, in shape {tuple(x.shape)}"
-        )
-    return x @ kernel
-
-
-def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A `[Z]` vector with the leading axes of `like`: explicit rank promotion."""
-    return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
-
-
-def is_shape(x: Any) -> bool:
-    """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
-    return isinstance(x, tuple | list) and not any(
-        isinstance(size, tuple | list | dict) for size in x
-    )
-
-
-def map_shapes(f: Callable, shapes: Any) -> Any:
-    """Maps over a pytree whose leaves are shapes."""
-    return jax.tree.map(f, shapes, is_leaf=is_shape)
-
-
-def input_size(cell: Cell, input_shape: Any) -> int:
-    """The one feature size of a cell that takes one array `[..., D]`."""
-    if not is_shape(input_shape) or not input_shape:
-        raise ValueError(
-            f"{cell!r} takes one array of inputs [batch, time, features]: expected one "
-            f"shape, got {input_shape!r}"
-        )
-    size = input_shape[-1]
-    if not hasattr(size, "__index__"):
-        raise ValueError(
-            f"{cell!r} needs to know the number of features, the last size of the input "
-            f"shape: expected an int, got {size!r}"
-        )
-    return size.__index__()
-
-
-def _batch_shape(inputs: Any, feature_ndim: int) -> tuple:
-    leaves = jax.tree.leaves(inputs)
-    shape = jnp.shape(leaves[0]) if leaves else ()
-    return tuple(shape[: len(shape) - feature_ndim])
-
-
 def output_shape(cell: Cell, input_shape: Any) -> Any:
     """The shape of the output for one row, by tracing the cell without computing."""
     features = map_shapes(lambda s: tuple(s)[len(s) - cell.feature_ndim :], input_shape)
@@ -342,3 +265,9 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     except TypeError:  # a cell that takes ids
         output = jax.eval_shape(lambda: one_step(jnp.int32))
     return jax.tree.map(lambda x: x.shape, output)
+
+
+def _batch_shape(inputs: Any, feature_ndim: int) -> tuple:
+    leaves = jax.tree.leaves(inputs)
+    shape = jnp.shape(leaves[0]) if leaves else ()
+    return tuple(shape[: len(shape) - feature_ndim])

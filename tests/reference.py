@@ -59,8 +59,8 @@ def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse
     """`-> (outputs, state)`, all arguments concrete, batch-major."""
     cell, step = compiled_step(cell)
     B, T = jax.tree.leaves(inputs)[0].shape[:2]
-    floating = [x for x in jax.tree.leaves((params, inputs)) if jnp.issubdtype(x, jnp.floating)]
-    start = cell.start(params, (B,), floating[0].dtype)
+    dtypes = [x.dtype for x in jax.tree.leaves((params, inputs))]
+    start = cell.start(params, (B,), next(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
     prepared = cell.prepare(params, key=fold_in(key, 2**31 - 1), batch_shape=(B,))
     valid = np.array([[t < lengths[b] for t in range(T)] for b in range(B)])
     valid = valid if mask is None else valid & np.asarray(mask)

@@ -9,17 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import (
-    Cell,
-    MatmulCell,
-    Params,
-    along_last,
-    batch_tuple,
-    check_size,
-    input_size,
-    matmul,
-)
+from .._cell import Cell, MatmulCell, Params
 from .._init import Initializer, init_kernel, init_vector, ones, zeros
+from .._tools import along_last, batch_tuple, check_size, input_size, matmul
 
 
 @dataclasses.dataclass(frozen=True)

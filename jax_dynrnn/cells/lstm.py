@@ -9,17 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import (
-    LSTMStateTuple,
-    MatmulCell,
-    Params,
-    along_last,
-    batch_tuple,
-    check_size,
-    input_size,
-    matmul,
-)
+from .._cell import LSTMStateTuple, MatmulCell, Params
 from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
+from .._tools import along_last, batch_tuple, check_size, input_size, matmul
 
 
 class _LSTM(MatmulCell):

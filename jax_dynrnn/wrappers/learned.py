@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, State, along_last, batch_tuple
+from .._cell import Params, State
+from .._tools import along_last, batch_tuple
 from ._wrapper import Wrapper
 
 

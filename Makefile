@@ -1,0 +1,40 @@
+# `make demo` and `make test` make their own environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-newest faults golden lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/japanese_vowels.py $(ARGS)
+
+# ARGS=--full runs every engine, dtype and x64.
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# The same suite on the newest Python that is found, with the newest jax and flax.
+test-newest:
+	$(MAKE) test PYTHON=$$(sh tests/newest_python.sh) VENV=.venv-newest ARGS="$(ARGS)"
+
+# Plants faults one at a time; the suite must catch each.
+faults: $(VENV)/installed
+	$(BIN)/python tests/faults.py
+
+# Makes the golden files anew, with TensorFlow.
+golden: $(VENV)/installed
+	$(BIN)/python tests/golden/make_golden.py
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[examples,oracles]" --group tests --group dev
+	touch $@
+
+clean:
+	rm -rf .venv .venv-newest .cache .pytest_cache .ruff_cache
