@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
 
 GRID = [Settings(*pair) for pair in itertools.product((2e-3, 5e-3, 1e-2), (0.0, 0.5, 1.0, 1.5))]
-CHOSEN = {"LSTM": Settings(5e-3, 1.0), "bidirectional LSTM": Settings(5e-3, 1.0)}  # by --select
+CHOSEN = {"LSTM": Settings(2e-3, 1.0), "bidirectional LSTM": Settings(1e-2, 1.0)}  # by --select
 SEEDS, UNITS, SPEAKERS, BATCH, EPOCHS, CHUNK = (0, 1, 2), 100, 9, 54, 60, 5
 
 LSTM = rnn.LSTMCell(UNITS)
@@ -165,8 +165,8 @@ def select(train):
 def smoke():
     """Two short runs; ends with an error unless both losses fall to less than half."""
     data = [standardised(*japanese_vowels())]
-    for model, settings in CHOSEN.items():
-        loss = fit(model, settings, data, seeds=[0], epochs=2 * CHUNK)[1][0]
+    for model in CHOSEN:
+        loss = fit(model, Settings(1e-2, 0.0), data, seeds=[0], epochs=CHUNK)[1][0]
         print(f"{model}: loss {loss[0]:.3f} -> {loss[-1]:.3f}")
         if not loss[-1] < loss[0] / 2:
             raise SystemExit(f"{model}: the loss did not fall to less than half")

@@ -44,7 +44,7 @@ def _draw_rows(figure, cell, params, test):
         ax.set_title(f"speaker {test.labels[rows[i]] + 1}, {length} steps: outputs[{i}]")
         column.imshow(h[i, :, None], **STYLE)
         column.set(xticks=[], yticks=[])
-        column.set_xlabel(f"state.h[{i}]", labelpad=17)  # below the last tick of `outputs`
+        column.set_xlabel(f"state.h[{i}]", labelpad=21)  # below the last tick of `outputs`
     figure.axes[0].set_ylabel("unit, sorted", labelpad=-12)
     figure.axes[0].set_yticks([1, outputs.shape[2]])
     figure.colorbar(image, cax=figure.add_subplot(grid[9]), label="value")
@@ -74,7 +74,7 @@ def _draw_curves(figure, curves):
         axes[0].semilogy(epochs, losses.T, color=color, lw=1)
         axes[1].plot(epochs[every - 1 :: every], accuracy.T, ".-", color=color, lw=1)
         axes[0].plot([], [], color=color, label=f"{model}, {len(losses)} seeds")
-    axes[0].set(title="Training loss (cross-entropy)", xlabel="epoch")
+    axes[0].set(title="Training loss (cross-entropy, with noise and dropout)", xlabel="epoch")
     axes[1].set(title="Accuracy on the 370 test utterances", xlabel="epoch")
     axes[0].legend(frameon=False)
     for ax in axes:

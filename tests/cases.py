@@ -141,12 +141,10 @@ class Law:
     def tolerance(self):
         """Of `max|a - b| <= tolerance * (1 + max|b|)`, engines and references alike.
 
-        In 16 bit a step rounds to 2**-8 or 2**-11; sums over the few steps, rows and units
-        here were seen to stay under six such roundings.
+        In 16 bit `scan` was seen to agree with the reference to the last bit, on a CPU; one
+        rounding is allowed for.
         """
-        return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 6 * 2**-8, "float16": 6 * 2**-11}[
-            self.dtype
-        ]
+        return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-11}[self.dtype]
 
 
 def laws(full):
