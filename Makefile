@@ -6,11 +6,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-newest faults golden lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
 
 # ARGS=--full runs every engine, dtype and x64.
-test: $(VENV)/installed
+test: $(VENV)/tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # The same suite on the newest Python that is found, with the newest jax and flax.
@@ -18,21 +18,25 @@ test-newest:
 	$(MAKE) test PYTHON=$$(sh tests/newest_python.sh) VENV=.venv-newest ARGS="$(ARGS)"
 
 # Plants faults one at a time; the suite must catch each.
-faults: $(VENV)/installed
+faults: $(VENV)/tests
 	$(BIN)/python tests/faults.py
 
 # Makes the golden files anew, with TensorFlow.
-golden: $(VENV)/installed
+golden: $(VENV)/tests
 	$(BIN)/python tests/golden/make_golden.py
 
-lint: $(VENV)/installed
+lint: $(VENV)/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[examples]"
+	touch $@
+
+$(VENV)/tests: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --editable ".[examples,oracles]" --group tests --group dev
 	touch $@
 
