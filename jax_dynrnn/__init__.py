@@ -16,8 +16,6 @@ returns two results: `outputs`, at every step, and `state`, after each row's las
 `jax_dynrnn.linen` and `jax_dynrnn.nnx` have the same as Flax modules.
 """
 
-from importlib.metadata import version as _version
-
 from ._bidirectional import bidirectional_dynamic_rnn as bidirectional_dynamic_rnn
 from ._bidirectional import concatenate as concatenate
 from ._bidirectional import init_bidirectional as init_bidirectional
@@ -46,4 +44,4 @@ from .wrappers import LearnedInitialState as LearnedInitialState
 from .wrappers import MultiRNNCell as MultiRNNCell
 from .wrappers import ResidualWrapper as ResidualWrapper
 
-__version__ = _version("jax_dynrnn")
+__version__ = "0.1.0"

@@ -114,8 +114,17 @@ class Cell:
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        if cls.__call__ is Cell.__call__ and cls.step is Cell.step:
-            raise TypeError(f"{cls.__name__} must define __call__ (or project and step)")
+        own = vars(cls)
+        if "__call__" in own and "step" not in own and cls.step is not Cell.step:
+            raise TypeError(
+                f"{cls.__name__} overrides __call__, but a run takes {cls.__mro__[1].__name__}'s "
+                "project and step: expected an override of step, got one of __call__"
+            )
+        if "project" in own and cls.step is Cell.step and cls.__call__ is not Cell.__call__:
+            raise TypeError(
+                f"{cls.__name__} defines project and __call__: expected project and step, "
+                "which a run uses together; __call__ then follows from them"
+            )
 
 
 class _Name(NamedTuple):
@@ -235,6 +244,11 @@ class Adapter(Cell):
 def as_cell(cell: Any, name: str = "cell") -> Cell:
     """`cell` with the whole protocol, or a `TypeError` that lists what it lacks."""
     if isinstance(cell, Cell):
+        if type(cell).__call__ is Cell.__call__ and type(cell).step is Cell.step:
+            raise TypeError(
+                f"{name}: expected {type(cell).__name__} to define __call__, or project and "
+                "step, got neither"
+            )
         return cell
     if isinstance(cell, type):
         raise TypeError(

@@ -5,6 +5,7 @@ Each error says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,10 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
     """Compares names and shapes in `given` with what `cell.init` makes of `input_shape`."""
     if isinstance(cell, Adapter):  # its params are its own affair
         return
-    expected_tree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_shape))
+    try:
+        expected_tree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_shape))
+    except (jax.errors.JAXTypeError, NotImplementedError):
+        return  # an init that cannot be traced, or that a foreign cell does not have
     expected, got = _by_name(expected_tree), _by_name(given)
     if isinstance(expected_tree, Mapping) and not isinstance(given, Mapping):
         raise TypeError(
@@ -36,6 +40,12 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
             f"{', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}; "
             f"{ORDER}"
         )
+    flat = [n for n in got if "/" in n and isinstance(given, Mapping) and n in given]
+    if flat:
+        nested = "".join(f"[{part!r}]" for part in flat[0].split("/"))
+        raise KeyError(
+            f"params: expected nested dicts, params{nested}, got the flat name {flat[0]!r}"
+        )
     for name, leaf in expected.items():
         if tuple(leaf.shape) != jnp.shape(got[name]):
             raise ValueError(
@@ -45,7 +55,8 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
 
 def _by_name(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
+    path_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {path_name(p) or "(one array)": x for p, x in leaves}
 
 
 def _shape_message(cell: Cell, name: str, expected: Any, got: Any, input_shape: Any) -> str:
@@ -80,7 +91,8 @@ def initial_state(cell: Cell, given: State, start: State) -> State:
 def _match(cell: Cell, start: Any, given: Any, where: str) -> Any:
     if isinstance(start, tuple):
         fields = getattr(start, "_fields", None)
-        if not isinstance(given, tuple) or len(given) != len(start):
+        others = getattr(given, "_fields", fields)
+        if not isinstance(given, tuple) or len(given) != len(start) or others != fields:
             raise ValueError(
                 f"{where}: expected {_structure(start)} for {cell!r}, got {_structure(given)}"
             )

@@ -57,7 +57,9 @@ def _check_rank(cell: Cell, where: str, x: Any, time_axis: int) -> None:
     axes = "[batch, time" if time_axis == 1 else "[time, batch"
     features = {0: "]", 1: ", features]"}.get(cell.feature_ndim, f"] + {cell.feature_ndim} axes")
     hint = ""
-    if x.ndim == expected - 1:
+    if x.ndim == expected - 1 and jnp.issubdtype(x.dtype, jnp.integer):
+        hint = "; ids are embedded or one-hot encoded first"
+    elif x.ndim == expected - 1:
         axis = "x[None]" if time_axis == 1 else "x[:, None]"
         hint = f"; for one sequence without a batch axis pass {axis}"
     raise ValueError(

@@ -1,7 +1,7 @@
 """What the Linen and the NNX layers are layers of. It does not import flax.
 
-A plan is one way of running cells: `init` makes the params, `run` is one of the pure
-functions, `first` is a cell that sees the inputs, and `one_step` shows what a step draws.
+A plan is one way of running cells: `cells` lists them (the first sees the inputs), `init`
+makes the params, `run` is one of the pure functions, and `one_step` shows what a step draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax.extend.core import Literal
 
 from . import _bidirectional
 from ._cell import Params, as_cell
-from ._rnn import cast, dynamic_rnn, is_hashable
+from ._rnn import cast, dynamic_rnn, is_configuration, promoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Single:
     cell: Any
 
     @property
-    def first(self) -> Any:
-        return self.cell
+    def cells(self) -> tuple:
+        return (self.cell,)
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
         return as_cell(self.cell).init(key, input_shape, dtype)
@@ -38,7 +38,7 @@ class Single:
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cell = as_cell(self.cell)
-        return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)[0]
+        return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Pair:
     merge_fn: Callable | None
 
     @property
-    def first(self) -> Any:
-        return self.cell_fw
+    def cells(self) -> tuple:
+        return (self.cell_fw, self.cell_bw)
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
         cells = (self.cell_fw, self.cell_bw)
@@ -65,8 +65,7 @@ class Pair:
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         fw = Single(self.cell_fw).one_step(params["fw"], row, key)
-        bw = Single(self.cell_bw).one_step(params["bw"], row, key)
-        return _bidirectional.concatenate(fw, bw)
+        return fw, Single(self.cell_bw).one_step(params["bw"], row, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +76,8 @@ class Stack:
     cells_bw: Any
 
     @property
-    def first(self) -> Any:
-        return self.cells_fw[0]
+    def cells(self) -> tuple:
+        return (*self.cells_fw, *self.cells_bw)
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
         cells = (self.cells_fw, self.cells_bw)
@@ -91,9 +90,18 @@ class Stack:
         return outputs, (fw, bw)
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
+        results = []
         for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
-            row = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
-        return row
+            fw, bw = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
+            row = _bidirectional.concatenate(fw[0], bw[0])
+            results.append((fw, bw))
+        return results
+
+
+def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any) -> Any:
+    """One step of a layer of one cell, in the dtype that a run would have."""
+    params, inputs = cast((params, inputs), promoted((params, inputs)))
+    return as_cell(cell)(params, inputs, state, key=key)
 
 
 def input_shape(inputs: Any) -> Any:
@@ -126,12 +134,17 @@ def find_key(
 
 def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
     """Whether what the cells compute depends on the key."""
-    ndim = as_cell(plan.first).feature_ndim
-    row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[x.ndim - ndim :]), x.dtype), inputs)
-    leaves, structure = jax.tree.flatten(cast((params, row), jnp.float32))
-    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    trace = _uses_key if is_hashable(plan) else _uses_key.__wrapped__
-    return trace(plan, structure, types)
+    ndim = as_cell(plan.cells[0]).feature_ndim
+
+    def one(x, shape):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(shape, jnp.float32 if floating else x.dtype)
+
+    row = jax.tree.map(lambda x: one(x, (1, *x.shape[x.ndim - ndim :])), inputs)
+    row = (jax.tree.map(lambda x: one(x, x.shape), params), row)
+    types, structure = jax.tree.flatten(row)
+    trace = _uses_key if all(map(is_configuration, plan.cells)) else _uses_key.__wrapped__
+    return trace(plan, structure, tuple(types))
 
 
 @functools.lru_cache

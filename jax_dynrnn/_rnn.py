@@ -180,32 +180,43 @@ def _call(
         key=key,
         time_axis=time_axis,
         reverse=bool(reverse),
-        dtype=_promoted((inputs, params)) if dtype is None else jnp.dtype(dtype),
+        dtype=promoted((inputs, params)) if dtype is None else jnp.dtype(dtype),
         unroll=int(unroll),
         remat=remat,
     )
 
 
-def _promoted(tree: Any) -> Any:
+def promoted(tree: Any) -> Any:
     """The dtype that all floating leaves promote to."""
     dtypes = [x.dtype for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
-    floating = [jnp.result_type(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    canonical = jax.dtypes.canonicalize_dtype  # float64 is float32 without x64
+    floating = [canonical(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
     with jax.numpy_dtype_promotion("standard"):  # found explicitly: strict mode works
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
-def is_hashable(x: Any) -> bool:
+def is_configuration(cell: Any) -> bool:
+    """Whether a cell, and every cell inside it, says that it may be compared.
+
+    Those are registered as static: equal ones are compiled once. Any other object is
+    closed over; it is not even hashed.
+    """
+    if jax.tree.leaves(cell):
+        return False
+    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
+    values = [getattr(cell, field.name) for field in fields]
+    parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+    if not all(is_configuration(x) for x in parts if hasattr(x, "zero_state")):
+        return False
     try:
-        hash(x)
+        hash(cell)
     except TypeError:
         return False
     return True
 
 
 def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
-    """Compiles once for equal configurations; any other object is closed over."""
-    is_configuration = is_hashable(call.cell) and not jax.tree.leaves(call.cell)
-    return (_compiled if is_configuration else _execute)(call, engine_run)
+    return (_compiled if is_configuration(call.cell) else _execute)(call, engine_run)
 
 
 def _execute(call: Call, engine_run: Any) -> tuple[Any, State]:

@@ -20,6 +20,17 @@ def check_size(owner: Any, name: str) -> None:
     object.__setattr__(owner, name, size.__index__())
 
 
+def check_units(cell: Any) -> None:
+    """Checks `num_units`, and that activations and initialisers are functions."""
+    check_size(cell, "num_units")
+    for name in ("activation", "kernel_initializer", "recurrent_initializer", "bias_initializer"):
+        value = getattr(cell, name, None)
+        if value is not None and not callable(value):
+            raise TypeError(
+                f"{type(cell).__name__}: {name} should be a function or None, got {value!r}"
+            )
+
+
 def batch_tuple(batch_shape: Any) -> tuple:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
     return tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
@@ -30,6 +41,7 @@ def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
 
     XLA accumulates a 16-bit product in float32 and rounds the result.
     """
+    x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name}: expected a real floating dtype, got {x.dtype}, which this cell "

@@ -14,7 +14,8 @@ from flax import linen as nn
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, input_shape
+from ._layer import Pair, Single, Stack, find_key, input_shape, step
+from ._tools import batch_tuple
 
 
 class _Layer(nn.Module):
@@ -89,12 +90,12 @@ class RNN(_Layer):
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
         params = self._params(inputs)
         key = self._key(key, deterministic, params, inputs)
-        return as_cell(self.cell)(params, inputs, state, key=key)
+        return step(self.cell, params, inputs, state, key)
 
     def start(self, batch_shape: Any = ()) -> State:
         """The state in which a run begins; `batch_shape` is an int or a tuple."""
         params = self.get_variable("params", "cell")
-        return as_cell(self.cell).start(params, batch_shape, self.param_dtype)
+        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
 
 
 class Bidirectional(_Layer):
@@ -128,7 +129,9 @@ class Bidirectional(_Layer):
     merge_fn: Callable | None = concatenate
 
     def plan(self) -> Pair:
-        return Pair(self.cell_fw, self.cell_bw or self.cell_fw, self.merge_fn)
+        return Pair(
+            self.cell_fw, self.cell_fw if self.cell_bw is None else self.cell_bw, self.merge_fn
+        )
 
     def __call__(
         self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
@@ -165,7 +168,7 @@ class StackedBidirectional(_Layer):
     cells_bw: Sequence[Any] | None = None
 
     def plan(self) -> Stack:
-        return Stack(self.cells_fw, self.cells_bw or self.cells_fw)
+        return Stack(self.cells_fw, self.cells_fw if self.cells_bw is None else self.cells_bw)
 
     def __call__(
         self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any

@@ -14,7 +14,8 @@ from flax import nnx
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key
+from ._layer import Pair, Single, Stack, find_key, step
+from ._tools import batch_tuple
 
 
 class _Layer(nnx.Module):
@@ -99,10 +100,11 @@ class RNN(_Layer):
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
         params = self._values()
         key = self._key(key, deterministic, params, inputs)
-        return as_cell(self.cell)(params, inputs, state, key=key)
+        return step(self.cell, params, inputs, state, key)
 
     def start(self, batch_shape: Any = ()) -> State:
         """The state in which a run begins; `batch_shape` is an int or a tuple."""
+        batch_shape = batch_tuple(batch_shape)
         return as_cell(self.cell).start(self._values(), batch_shape, self.param_dtype)
 
 
@@ -141,7 +143,7 @@ class Bidirectional(_Layer):
         merge_fn: Callable | None = concatenate,
         param_dtype: Any = jnp.float32,
     ):
-        plan = Pair(cell_fw, cell_bw or cell_fw, merge_fn)
+        plan = Pair(cell_fw, cell_fw if cell_bw is None else cell_bw, merge_fn)
         super().__init__(plan, in_features, rngs, param_dtype)
 
     def __call__(
@@ -184,7 +186,7 @@ class StackedBidirectional(_Layer):
         rngs: nnx.Rngs,
         param_dtype: Any = jnp.float32,
     ):
-        plan = Stack(tuple(cells_fw), tuple(cells_bw or cells_fw))
+        plan = Stack(tuple(cells_fw), tuple(cells_fw if cells_bw is None else cells_bw))
         super().__init__(plan, in_features, rngs, param_dtype)
 
     def __call__(

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from . import _check_data
+
 
 def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     """`sequence_length` as int32 within [0, time], whatever integers it came as.
@@ -91,14 +93,14 @@ def reverse_sequence(
 
     Args:
         inputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
-        lengths: `[B]` integers; clamped to [0, T].
+        lengths: `[B]` integers, checked as by `dynamic_rnn`.
         time_major: whether time is the first axis.
 
     Returns:
         What came in, reversed. Reversing twice gives it back.
 
     Raises:
-        TypeError: `lengths` are not integers.
+        TypeError, ValueError: `lengths` are not B integers in [0, T].
 
     Differs from TF1: takes pytrees, and has no `seq_axis` and `batch_axis`.
 
@@ -112,8 +114,9 @@ def reverse_sequence(
     time_axis = 0 if time_major else 1
 
     def reverse(x):
-        time = x.shape[time_axis]
-        length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
+        batch, time = x.shape[1 - time_axis], x.shape[time_axis]
+        checked = _check_data.sequence_length(lengths, batch, time, time_axis)
+        length = jnp.expand_dims(as_lengths(checked, time), time_axis)
         steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
         return take_steps(x, jnp.where(steps < length, length - 1 - steps, steps), time_axis)
 
@@ -127,7 +130,12 @@ def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major
     def leaf(x):
         x = jnp.asarray(x)
         batch, time = x.shape[1 - time_axis], x.shape[time_axis]
-        valid = valid_steps(sequence_length, mask, batch, time, time_axis)
+        lengths = sequence_length
+        if lengths is not None:
+            lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
+        if mask is not None:
+            _check_data.flags("mask", mask, batch, time, time_axis)
+        valid = valid_steps(lengths, mask, batch, time, time_axis)
         return reduce(x, jnp.expand_dims(valid, tuple(range(2, x.ndim))), time_axis)
 
     return jax.tree.map(leaf, outputs)
@@ -148,7 +156,7 @@ def last_output(
         Pytree of `[B, ...]`; 0 for a row without a valid step.
 
     Raises:
-        TypeError: `sequence_length` holds no integers.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
 
     Reference: TF1's users wrote `tf.gather_nd(outputs, ...)`.
 
@@ -180,7 +188,7 @@ def mean_pool(
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError: `sequence_length` holds no integers.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -190,10 +198,12 @@ def mean_pool(
     """
 
     def mean(x, valid, time_axis):
-        total = jnp.where(valid, x, jnp.zeros_like(x)).sum(time_axis)
-        total = total if jnp.issubdtype(total.dtype, jnp.inexact) else total.astype(float)
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        dtype = x.dtype if floating else jnp.result_type(float)
+        wide = jnp.float32 if dtype.itemsize < 4 else dtype  # a sum in 16 bit overflows
+        total = jnp.where(valid, x, jnp.zeros_like(x)).astype(wide).sum(time_axis)
         count = jnp.maximum(valid.sum(time_axis), 1)
-        return total / count.astype(total.dtype)
+        return (total / count.astype(wide)).astype(dtype)
 
     return _pool(mean, outputs, sequence_length, mask, time_major)
 
@@ -207,7 +217,7 @@ def max_pool(
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError: `sequence_length` holds no integers.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -217,9 +227,12 @@ def max_pool(
     """
 
     def maximum(x, valid, time_axis):
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        lowest = -jnp.inf if floating else jnp.iinfo(x.dtype).min
-        lowest = jnp.asarray(lowest, x.dtype)
+        if x.dtype == bool:
+            lowest = jnp.asarray(False)
+        elif jnp.issubdtype(x.dtype, jnp.floating):
+            lowest = jnp.asarray(-jnp.inf, x.dtype)
+        else:
+            lowest = jnp.asarray(jnp.iinfo(x.dtype).min, x.dtype)
         highest = jnp.max(jnp.where(valid, x, lowest), time_axis, initial=lowest)
         return jnp.where(valid.any(time_axis), highest, jnp.zeros_like(highest))
 
@@ -246,7 +259,8 @@ def pad_sequences(
 
     Raises:
         ValueError: no arrays, arrays that differ in their features, `length` and
-            `buckets` together, or a row longer than they allow.
+            `buckets` together, a row longer than they allow, or a `value` that the
+            dtype of the rows cannot hold.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -272,7 +286,14 @@ def pad_sequences(
             f"of {longest}; allow for more, or cut the rows"
         )
     dtype = np.result_type(*{row.dtype for row in rows})
-    batch = np.full((len(rows), fitting[0], *features.pop()), value, dtype)
+    with np.errstate(invalid="ignore"):
+        padding = np.asarray(value).astype(dtype)
+    if padding != value and not (padding != padding and value != value):  # NaN is itself
+        raise ValueError(
+            f"pad_sequences: expected a value that {dtype}, the dtype of the rows, can hold, "
+            f"got {value!r}"
+        )
+    batch = np.full((len(rows), fitting[0], *features.pop()), padding, dtype)
     for out, row in zip(batch, rows, strict=True):
         out[: len(row)] = row
     return batch, np.array([len(row) for row in rows], np.int32)
@@ -301,10 +322,10 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         raise ValueError(
             f"segment_starts: expected segment_ids [batch, time], got shape {ids.shape}"
         )
-    before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
-    if before.shape != (ids.shape[0], min(1, ids.shape[1])) and previous is not None:
+    if previous is not None and jnp.shape(previous) != ids.shape[:1]:
         raise ValueError(
             f"segment_starts: expected previous of shape ({ids.shape[0]},), one id for each "
             f"row, got {jnp.shape(previous)}"
         )
+    before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
     return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]

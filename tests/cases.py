@@ -34,7 +34,10 @@ class Case:
     integers: int = 0
     """Inputs are ids below this number, if it is not 0."""
     flip: bool = True
-    """Whether reversing the inputs by hand is the same: not if it draws by place."""
+    """Whether shifting or reversing the inputs by hand is the same: not if it draws by the
+    place of a step."""
+    configuration: bool = True
+    """Whether it is one: a foreign object is not compared, hashed or copied."""
 
     def __hash__(self):
         return hash(self.name)
@@ -92,6 +95,12 @@ CASES = [
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
     Case("emit", rnn.EmitState(rnn.LSTMCell(H))),
     Case("dropout_evaluated", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT)),
+    Case(
+        "dropout_state",
+        rnn.DropoutWrapper(rnn.LSTMCell(H), state_keep_prob=0.5),
+        keyed=True,
+        flip=False,
+    ),
     Case("dropout", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), keyed=True, flip=False),
     Case(
         "dropout_variational",
@@ -121,7 +130,12 @@ CASES = [
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
     Case("ids", toys.Ids(), features=(), integers=7),
     Case("images", toys.Images(), features=(2, 3)),
-    Case("duck", toys.Duck(H)),
+    Case("duck", toys.Duck(H), configuration=False),
+    Case(
+        "wrapped_duck",
+        rnn.MultiRNNCell([rnn.GRUCell(2), toys.Duck(H)]),
+        configuration=False,
+    ),
 ]
 
 
@@ -193,18 +207,18 @@ def weighted_sum(tree):
 
 
 @functools.cache
-def compiled(law, reverse=False, time_major=False, given=("lengths",)):
+def compiled(law, reverse=False):
     """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
 
     The gradients are of a weighted sum of all results, by params, inputs and state. One
-    compilation serves many laws: `given` names the arguments beside those.
+    compilation serves many laws.
     """
 
     def run(params, inputs, state, lengths=None, mask=None, resets=None):
         def loss(params, inputs, state):
             results = rnn.dynamic_rnn(
                 law.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
-                reverse=reverse, time_major=time_major, key=law.case.key(),
+                reverse=reverse, key=law.case.key(),
                 implementation=law.engine,
             )  # fmt: skip
             return weighted_sum(results), results
@@ -213,7 +227,6 @@ def compiled(law, reverse=False, time_major=False, given=("lengths",)):
         (_, results), gradients = gradient(params, inputs, state)
         return results, gradients
 
-    del given
     return jax.jit(run)
 
 

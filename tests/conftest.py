@@ -9,8 +9,12 @@ With JAX_DYNRNN_REQUIRE_ORACLES=1 a missing oracle is a failure, not a skip.
 
 import importlib
 import os
+import sys
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+FLAGS = "--xla_force_host_platform_device_count=8"
+if "--full" in sys.argv:  # it compiles much and runs little
+    FLAGS += " --xla_backend_optimization_level=0"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
@@ -36,11 +40,42 @@ def pytest_generate_tests(metafunc):
 
     full = metafunc.config.getoption("--full")
     if "law" in metafunc.fixturenames:
-        laws = cases.laws(full)
+        where = metafunc.definition.get_closest_marker("where")
+        laws = [law for law in cases.laws(full) if where is None or where.args[0](law)]
         metafunc.parametrize("law", [
             pytest.param(law, id=str(law), marks=pytest.mark.xdist_group(law.case.name))
             for law in laws
         ])  # fmt: skip
+
+
+TESTS_RUN = []
+
+
+def law_of(item):
+    return getattr(getattr(item, "callspec", None), "params", {}).get("law")
+
+
+def pytest_collection_modifyitems(items):
+    """All laws of one cell together: they share its compilations."""
+    order = {}
+    for item in items:
+        order.setdefault(law_of(item), len(order))
+    items.sort(key=lambda item: order[law_of(item)])
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Lets go of compiled programs now and then: some thousands of them are too many.
+
+    (Each maps memory several times, and Linux counts the maps of a process.)
+    """
+    TESTS_RUN.append(item.nodeid)
+    going_on = nextitem is not None and law_of(item) == law_of(nextitem) is not None
+    if len(TESTS_RUN) > 200 and not going_on:
+        import cases
+
+        TESTS_RUN.clear()
+        cases.compiled.cache_clear()
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

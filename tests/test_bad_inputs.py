@@ -3,6 +3,8 @@
 The rows are numbered by the project's table of what other libraries answer.
 """
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,12 @@ ERRORS = {
     "24 no lengths for 3 rows": ({"lengths": []}, ValueError, ["3 rows", "got 0"]),
     "26 one array for an LSTM": ({"state": C}, ValueError, [LSTM_STATE, r"got \[3, 4\]"]),
     "27 a triple": ({"state": (C, C, C)}, ValueError, [LSTM_STATE, "tuple of 3"]),
+    "28 another named tuple": (
+        {"state": collections.namedtuple("Swapped", "h c")(C, C)},
+        ValueError,
+        [LSTM_STATE, r"Swapped\(h="],
+    ),
+    "2 ids": ({"inputs": zeros(B, T, dtype=int)}, ValueError, ["rank 3", "rank 2", "embedded"]),
     "28 a list": ({"state": [C, C]}, ValueError, [LSTM_STATE, "list of 2"]),
     "29 batch of the state": (
         {"state": STATE(C, zeros(2, H))},
@@ -158,6 +166,19 @@ ERRORS = {
         {"params": {"kernel": 0, "biases": 0}},
         KeyError,
         ["bias, kernel", "missing: bias", "unexpected: biases"],
+    ),
+    "49 flat names": (
+        {
+            "params": {
+                "gates/kernel": 0,
+                "gates/bias": 0,
+                "candidate/kernel": 0,
+                "candidate/bias": 0,
+            },
+            "cell": GRU,
+        },
+        KeyError,
+        [r"\['candidate'\]\['bias'\]", "'candidate/bias'"],
     ),
     "49 another cell's params": (
         {"params": PARAMS[GRU]},
@@ -245,6 +266,12 @@ CONSTRUCTIONS = {
         ValueError,
         ["variational_recurrent=True", "False"],
     ),
+    "activation as text": (
+        lambda: rnn.GRUCell(2, activation="tanh"),
+        TypeError,
+        ["function or None", "got 'tanh'"],
+    ),
+    "clip as text": (lambda: rnn.LSTMCell(2, cell_clip="a"), TypeError, ["float", "got 'a'"]),
     "negative clip": (lambda: rnn.LSTMCell(2, cell_clip=-1.0), ValueError, [">= 0", "-1.0"]),
     "clip without projection": (
         lambda: rnn.LSTMCell(2, proj_clip=1.0),
@@ -367,18 +394,19 @@ def test_traced_lengths_are_clamped():
                 np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("options", [{}, {"remat": 2}, {"remat": "sqrt", "reverse": True}], ids=str)
 @pytest.mark.parametrize("cell", [LSTM, GRU])
-def test_empty_axes(cell):
+def test_empty_axes(cell, options):
     """33, 34, 35: T = 0, B = 0, D = 0."""
-    outputs, state = run(inputs=X[:, :0], lengths=[0, 0, 0], cell=cell)
+    outputs, state = run(inputs=X[:, :0], lengths=[0, 0, 0], cell=cell, **options)
     assert outputs.shape == (B, 0, H) and not np.any(jax.tree.leaves(state)[0])
     for lengths in (None, []):
-        outputs, state = run(inputs=X[:0], lengths=lengths, cell=cell)
+        outputs, state = run(inputs=X[:0], lengths=lengths, cell=cell, **options)
         assert outputs.shape == (0, T, H) and jax.tree.leaves(state)[0].shape == (0, H)
     params = cell.init(jax.random.key(0), (B, T, 0))
     bias = lambda path, x: x + 1 if "bias" in jax.tree_util.keystr(path) else x  # noqa: E731
     params = jax.tree_util.tree_map_with_path(bias, params)
-    outputs, _ = run(inputs=X[..., :0], cell=cell, params=params)
+    outputs, _ = run(inputs=X[..., :0], cell=cell, params=params, **options)
     assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)  # it recurs without input
 
 

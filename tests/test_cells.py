@@ -223,10 +223,29 @@ def test_two_batch_axes_of_a_state(case):
 
 
 def test_a_cell_must_define_a_step():
-    with pytest.raises(TypeError, match="Nothing must define __call__"):
+    class Nothing(rnn.Cell):
+        pass
 
-        class Nothing(rnn.Cell):
-            pass
+    with pytest.raises(TypeError, match="Nothing to define __call__.*got neither"):
+        rnn.dynamic_rnn(Nothing(), {}, np.ones((2, 3, 1)))
+
+
+def test_overriding_call_where_a_run_steps_is_refused():
+    """It would be heeded by `cell(...)` and ignored by `dynamic_rnn`."""
+    with pytest.raises(TypeError, match="Doubled overrides __call__.*override of step"):
+
+        class Doubled(rnn.LSTMCell):
+            def __call__(self, params, inputs, state, *, key=None):
+                return super().__call__(params, 2 * inputs, state)
+
+    with pytest.raises(TypeError, match="Halves defines project and __call__"):
+
+        class Halves(rnn.Cell):
+            def project(self, params, inputs):
+                return inputs / 2
+
+            def __call__(self, params, inputs, state, *, key=None):
+                return self.project(params, inputs), state
 
 
 def test_residual_fn_and_structure():

@@ -115,8 +115,6 @@ def test_merge_fn(make):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_cell_in_both(case):
     """Both make params of the cell's own shapes, and run."""
-    if isinstance(case.cell, toys.Duck):
-        return  # unhashable: a Flax module asks that of its attributes
     inputs = case.inputs(jnp.float32)
     expected = jax.eval_shape(
         lambda: case.cell.init(jax.random.key(0), jax.tree.map(lambda x: x.shape, inputs))
@@ -160,6 +158,45 @@ STOCHASTIC = {
     "Bidirectional": (GRU, DROP),
     "StackedBidirectional": ([GRU, GRU], [GRU, DROP]),
 }
+ONE_DROPOUT = [{f"{where}_keep_prob": 0.5} for where in ("input", "output", "state")]
+
+
+@pytest.mark.parametrize("keep", ONE_DROPOUT, ids=str)
+def test_each_dropout_is_seen(keep):
+    """Also what touches only the state: a layer without a stream refuses it."""
+    drop = rnn.DropoutWrapper(LSTM, **keep)
+    arguments = {
+        "RNN": (drop,),
+        "Bidirectional": (LSTM, drop),
+        "StackedBidirectional": ([GRU, LSTM], [GRU, drop]),
+    }
+    for kind, given in arguments.items():
+        layer = getattr(rnnx, kind)(*given, in_features=3, rngs=nnx.Rngs(params=0))
+        with pytest.raises(ValueError, match="draws random numbers"):
+            layer(X)
+        layer = getattr(rnnx, kind)(*given, in_features=3, rngs=nnx.Rngs(0))
+        drawn, evaluated = layer(X), layer(X, deterministic=True)
+        leaves = zip(jax.tree.leaves(drawn[1]), jax.tree.leaves(evaluated[1]), strict=True)
+        outputs_differ = not np.array_equal(drawn[0], evaluated[0])
+        assert outputs_differ or any(not np.array_equal(a, b) for a, b in leaves)
+
+
+def test_directions_with_different_outputs():
+    """A pair of outputs need not be mergeable if it is not merged."""
+    layer = rnnx.Bidirectional(
+        rnn.EmitState(LSTM), LSTM, in_features=3, rngs=nnx.Rngs(0), merge_fn=None
+    )
+    (fw, bw), _ = layer(X)
+    assert isinstance(fw, tuple) and bw.shape == (4, 5, 4)
+
+
+def test_a_step_promotes_like_a_run():
+    """Inputs of another float dtype are cast."""
+    layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0))
+    expected = layer.step(X[:, 0], layer.start(4))[0]
+    got = layer.step(jnp.asarray(X[:, 0], jnp.bfloat16), layer.start(4))[0]
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)

@@ -85,6 +85,33 @@ def test_last_output_is_the_state():
     assert not np.allclose(outputs[:, -1], state)
 
 
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (([2],), ValueError, "4 rows, got 1"),
+        (([5, 1, 1, 1],), ValueError, r"\[0, 4\].*got 5"),
+        ((None, np.ones((4, 1), bool)), ValueError, r"\(4, 4\).*\(4, 1\)"),
+        ((None, np.ones((4, 4))), TypeError, "bool, got float64"),
+    ],
+)
+def test_pooling_refuses(pool, arguments, error, match):
+    lengths, *mask = arguments
+    with pytest.raises(error, match=match):
+        pool(X, lengths, mask=mask[0] if mask else None)
+    if not mask:
+        with pytest.raises(error, match=match):
+            rnn.reverse_sequence(X, lengths)
+
+
+def test_pooling_other_dtypes():
+    """The sum of many 16-bit numbers does not overflow; bools have a maximum."""
+    many = jnp.full((1, 1000, 1), 100.0, jnp.float16)
+    assert rnn.mean_pool(many).tolist() == [[100.0]]
+    assert rnn.mean_pool(many).dtype == jnp.float16
+    assert rnn.max_pool(np.array([[False, True], [False, False]])).tolist() == [True, False]
+
+
 def test_pad_sequences():
     arrays = [np.ones((n, 2), np.float32) * n for n in (3, 1, 0)]
     batch, lengths = rnn.pad_sequences(arrays)
@@ -93,6 +120,7 @@ def test_pad_sequences():
     assert batch[1].tolist() == [[1, 1], [0, 0], [0, 0]]
     assert rnn.pad_sequences(arrays, length=5, value=-1)[0][2].tolist() == [[-1, -1]] * 5
     assert rnn.pad_sequences(arrays, buckets=[8, 4])[0].shape == (3, 4, 2)
+    assert np.isnan(rnn.pad_sequences(arrays, value=np.nan)[0][2]).all()
     assert rnn.pad_sequences([[7, 8], [9]])[0].tolist() == [[7, 8], [9, 0]]
 
 
@@ -104,6 +132,8 @@ def test_pad_sequences():
         ([np.ones(3)], {"length": 2}, "at most 2 steps, got one of 3"),
         ([np.ones(9)], {"buckets": [4, 8]}, "at most 8 steps, got one of 9"),
         ([np.ones(3)], {"length": 3, "buckets": [4]}, "length= or buckets="),
+        ([[1, 2], [3]], {"value": 0.5}, "int64.*got 0.5"),
+        ([[1, 2], [3]], {"value": np.nan}, "int64.*got nan"),
         ([np.ones(())], {}, r"shapes \[\(\)\]"),
     ],
 )
@@ -119,6 +149,7 @@ def test_segment_starts():
     starts[1][0] = 1
     assert rnn.segment_starts(ids, previous=np.array([1, 2])).astype(int).tolist() == starts
     assert rnn.segment_starts(ids[:, :0]).shape == (2, 0)
+    assert rnn.segment_starts(ids[:, :0], previous=np.array([1, 2])).shape == (2, 0)
     with pytest.raises(ValueError, match=r"\[batch, time\], got shape \(4,\)"):
         rnn.segment_starts(ids[0])
     with pytest.raises(ValueError, match=r"shape \(2,\).*\(3,\)"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import MatmulCell, Params
 from .._init import Initializer, init_kernel, init_vector, zeros
-from .._tools import along_last, batch_tuple, check_size, input_size, matmul
+from .._tools import along_last, batch_tuple, check_units, input_size, matmul
 
 
 @jax.tree_util.register_static
@@ -51,7 +51,7 @@ class BasicRNNCell(MatmulCell):
     bias_initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_size(self, "num_units")
+        check_units(self)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         units = self.num_units

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, MatmulCell, Params
 from .._init import Initializer, init_kernel, init_vector, ones, zeros
-from .._tools import along_last, batch_tuple, check_size, input_size, matmul
+from .._tools import along_last, batch_tuple, check_units, input_size, matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _GRU:
     bias_initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_size(self, "num_units")
+        check_units(self)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple, MatmulCell, Params
 from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
-from .._tools import along_last, batch_tuple, check_size, input_size, matmul
+from .._tools import along_last, batch_tuple, check_size, check_units, input_size, matmul
 
 
 class _LSTM(MatmulCell):
@@ -99,7 +99,7 @@ def _clip(x: jax.Array, bound: float | None) -> jax.Array:
 
 
 def _check_config(cell: _LSTM) -> None:
-    check_size(cell, "num_units")
+    check_units(cell)
     object.__setattr__(cell, "forget_bias", float(cell.forget_bias))
 
 
@@ -174,8 +174,13 @@ class LSTMCell(_LSTM):
             )
         for name in ("cell_clip", "proj_clip"):
             clip = getattr(self, name)
-            if clip is not None and not clip >= 0:
+            if clip is None:
+                continue
+            if not hasattr(clip, "__float__"):
+                raise TypeError(f"LSTMCell: expected {name} to be a float or None, got {clip!r}")
+            if not float(clip) >= 0:
                 raise ValueError(f"LSTMCell: expected {name} >= 0 or None, got {clip!r}")
+            object.__setattr__(self, name, float(clip))
 
 
 @jax.tree_util.register_static

@@ -94,7 +94,7 @@ def _chunked(
 ) -> tuple[Any, Any]:
     """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
     whole = time - time % size
-    split = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), xs)
+    split = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), xs)
     rest = jax.tree.map(lambda x: x[whole:], xs)
     outputs = {}
     for part in ("rest", "split") if reverse else ("split", "rest"):
