@@ -17,8 +17,8 @@ if "--full" in sys.argv:  # it compiles much and runs little
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
