@@ -52,6 +52,7 @@ class DropoutWrapper(Wrapper):
         input_keep_prob, output_keep_prob, state_keep_prob: probabilities in (0, 1] of
             keeping a value; 1.0 draws nothing.
         variational_recurrent: one mask for all steps of a run instead of one for each.
+            (Stepping by hand, `cell(params, x, state, key=key)` takes it from that key.)
         variational_per_row: with it, a mask for each row; else the batch shares one, as
             in TF1.
         dropout_state_filter_visitor: called with the state and its parts from the top
