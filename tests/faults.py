@@ -127,12 +127,12 @@ def main(pattern=""):
     chosen = {name: fault for name, fault in FAULTS.items() if pattern in name}
     if "nothing" in pattern or not pattern:
         assert caught_by(NOTHING) is None, "the suite must pass where nothing is planted"
-    results = {}
+    missed = []
     for name, fault in tqdm(chosen.items(), disable=None):
-        results[name] = caught_by(fault)
-    for name, test in results.items():
-        print(f"{name:<46} {test or 'NOT CAUGHT'}")
-    sys.exit(None in results.values())
+        test = caught_by(fault)
+        tqdm.write(f"{name:<46} {test or 'NOT CAUGHT'}")
+        missed += [] if test else [name]
+    sys.exit(bool(missed))
 
 
 if __name__ == "__main__":

@@ -74,10 +74,16 @@ def test_reverse_is_flip_run_flip(law):
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, "largest"])
-def test_padding_changes_nothing(law, garbage):
-    """Whatever the padding holds: same results, same gradients, 0 for the padding."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_changes_nothing(law, garbage, masked):
+    """Whatever the padding holds: same results, same gradients, 0 for the padding.
+
+    Behind the rows, and under a mask before them and in gaps.
+    """
     params, inputs, state = cases.arguments(law)
+    steps = (LENGTHS, MASK, RESETS) if masked else (LENGTHS,)
     padding = np.arange(T) >= LENGTHS[:, None]
+    padding = padding | ~MASK if masked else padding
 
     def spoil(x):
         worst = law.case.integers + 5
@@ -86,8 +92,8 @@ def test_padding_changes_nothing(law, garbage):
         flags = padding.reshape(B, T, *(1,) * (x.ndim - 2))
         return jnp.where(jnp.asarray(flags), jnp.asarray(worst, x.dtype), x)
 
-    clean = compiled(law)(params, inputs, state, LENGTHS)
-    spoilt = compiled(law)(params, jax.tree.map(spoil, inputs), state, LENGTHS)
+    clean = compiled(law)(params, inputs, state, *steps)
+    spoilt = compiled(law)(params, jax.tree.map(spoil, inputs), state, *steps)
     for a, b in zip(jax.tree.leaves(spoilt), jax.tree.leaves(clean), strict=True):
         np.testing.assert_array_equal(a, b)
     for x in jax.tree.leaves(spoilt[1][1]):
