@@ -155,10 +155,10 @@ class Law:
     def tolerance(self):
         """Of `max|a - b| <= tolerance * (1 + max|b|)`, engines and references alike.
 
-        In 16 bit set from a first run of all laws, where `scan` agreed with the reference
-        to the last bit but for one gradient, which was 1.25 roundings off: two are allowed.
+        In 16 bit set from first runs of all laws: mostly `scan` agreed with the reference to
+        the last bit; the largest difference seen was 2.7 roundings, in a gradient of `emit`.
         """
-        return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2 * 2**-8, "float16": 2 * 2**-11}[
+        return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4 * 2**-8, "float16": 4 * 2**-11}[
             self.dtype
         ]
 
