@@ -91,7 +91,7 @@ def _extended(x: Any) -> bool:
 
 def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
     """Checks dtype and shape always, values where they are known."""
-    lengths = _vector(given)
+    lengths = integers(given)
     expected = f"sequence_length: expected one integer for each of the {batch} rows, "
     if lengths.ndim != 1:
         hint = "; a mask of valid steps is given as mask=" if lengths.dtype == bool else ""
@@ -110,10 +110,13 @@ def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
     return lengths
 
 
-def _vector(lengths: Any) -> Any:
-    if isinstance(lengths, list | tuple) and any(isinstance(n, jax.Array) for n in lengths):
-        return jnp.stack([jnp.asarray(n) for n in lengths])
-    return lengths if hasattr(lengths, "dtype") else np.asarray(lengths)
+def integers(lengths: Any) -> Any:
+    """`lengths` as an array, where they came as a number or a list."""
+    if hasattr(lengths, "dtype"):
+        return lengths
+    traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
+    array = (jnp if traced else np).asarray(lengths)
+    return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
 def _check_values(lengths: Any, time: Any) -> None:

@@ -26,11 +26,7 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     Raises:
         TypeError: it holds no integers.
     """
-    if not hasattr(sequence_length, "dtype"):
-        traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(sequence_length))
-        sequence_length = (jnp if traced else np).asarray(sequence_length)
-        if sequence_length.size == 0:
-            sequence_length = sequence_length.astype(np.int32)
+    sequence_length = _check_data.integers(sequence_length)
     if not jnp.issubdtype(sequence_length.dtype, jnp.integer):
         raise TypeError(
             "sequence_length: expected one integer for each row, got dtype "
