@@ -35,16 +35,16 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrises over cells, engines and dtypes: see cases.py."""
-    import cases
+    """Parametrises over cells, engines and dtypes: see laws.py."""
+    import laws
 
     full = metafunc.config.getoption("--full")
     if "law" in metafunc.fixturenames:
         where = metafunc.definition.get_closest_marker("where")
-        laws = [law for law in cases.laws(full) if where is None or where.args[0](law)]
+        chosen = [law for law in laws.every_law(full) if where is None or where.args[0](law)]
         metafunc.parametrize("law", [
             pytest.param(law, id=str(law), marks=pytest.mark.xdist_group(law.case.name))
-            for law in laws
+            for law in chosen
         ])  # fmt: skip
 
 
@@ -71,10 +71,10 @@ def pytest_runtest_teardown(item, nextitem):
     TESTS_RUN.append(item.nodeid)
     going_on = nextitem is not None and law_of(item) == law_of(nextitem) is not None
     if len(TESTS_RUN) > 200 and not going_on:
-        import cases
+        import laws
 
         TESTS_RUN.clear()
-        cases.compiled.cache_clear()
+        laws.compiled.cache_clear()
         jax.clear_caches()
 
 

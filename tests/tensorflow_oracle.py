@@ -129,7 +129,7 @@ def kept(shape):
 
 
 def weights(i, shape):
-    """What leaf i of the results is multiplied by in the loss; see cases.weighted_sum."""
+    """What leaf i of the results is multiplied by in the loss; see laws.weighted_sum."""
     return np.cos(1.0 + i + np.arange(int(np.prod(shape)))).reshape(shape)
 
 

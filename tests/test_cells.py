@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, close
+from cases import CASES
+from laws import close
 
 import jax_dynrnn as rnn
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import close
+from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import engines

@@ -6,9 +6,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import toys
-from cases import CASES, LENGTHS, close
+from cases import CASES, LENGTHS
 from flax import linen as nn
 from flax import nnx
+from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl

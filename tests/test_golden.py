@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_oracle as oracle
-from cases import close
 from golden.make_golden import RUNS, problem
+from laws import close
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

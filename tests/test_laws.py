@@ -2,13 +2,14 @@
 
 import contextlib
 
-import cases
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
-import reference
-from cases import LENGTHS, B, T, close, compiled, weighted_sum
+import row_by_row
+from cases import LENGTHS, B, T, perturbed
+from laws import close, compiled, weighted_sum
 
 import jax_dynrnn as rnn
 
@@ -20,7 +21,7 @@ ALL = np.ones((B, T), bool)
 @pytest.fixture(autouse=True)
 def supported(law):
     """Skips with the engine's own reason, and sets the law's x64."""
-    arguments = cases.arguments(law)
+    arguments = laws.arguments(law)
     reasons = rnn.explain(law.case.cell, *arguments[:2], LENGTHS, arguments[2]).reasons
     if reasons[law.engine]:
         pytest.skip(f"{law.engine}: {reasons[law.engine]}")
@@ -32,7 +33,7 @@ def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
     """Results and gradients of the reference, as `compiled` returns them."""
 
     def loss(params, inputs, state):
-        results = reference.run(
+        results = row_by_row.run(
             law.case.cell, params, inputs, state, lengths, key=law.case.key(), **options
         )
         return weighted_sum(results), results
@@ -44,20 +45,20 @@ def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
 
 def test_padded_is_truncated(law):
     """Outputs, state and gradients of a padded batch are those of the cut rows."""
-    arguments = cases.arguments(law)
+    arguments = laws.arguments(law)
     close(compiled(law)(*arguments, LENGTHS), by_rows(law, *arguments), law.tolerance)
 
 
 def test_masks_and_resets(law):
     """Gaps and walls, together with lengths, mean what the reference says."""
-    arguments = cases.arguments(law)
+    arguments = laws.arguments(law)
     actual = compiled(law)(*arguments, LENGTHS, MASK, RESETS)
     close(actual, by_rows(law, *arguments, mask=MASK, resets=RESETS), law.tolerance)
 
 
 def test_masks_and_resets_in_reverse(law):
     """The same in descending order."""
-    arguments = cases.arguments(law)
+    arguments = laws.arguments(law)
     actual = compiled(law, reverse=True)(*arguments, LENGTHS, MASK, RESETS)
     expected = by_rows(law, *arguments, mask=MASK, resets=RESETS, reverse=True)
     close(actual, expected, law.tolerance)
@@ -65,7 +66,7 @@ def test_masks_and_resets_in_reverse(law):
 
 @pytest.mark.where(lambda law: law.case.flip)
 def test_reverse_is_flip_run_flip(law):
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     flipped = rnn.reverse_sequence(inputs, LENGTHS)
     outputs, final = compiled(law)(params, flipped, state, LENGTHS)[0]
     expected = rnn.reverse_sequence(outputs, LENGTHS), final
@@ -80,7 +81,7 @@ def test_padding_changes_nothing(law, garbage, masked):
 
     Behind the rows, and under a mask before them and in gaps.
     """
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     steps = (LENGTHS, MASK, RESETS) if masked else (LENGTHS,)
     padding = np.arange(T) >= LENGTHS[:, None]
     padding = padding | ~MASK if masked else padding
@@ -103,7 +104,7 @@ def test_padding_changes_nothing(law, garbage, masked):
 
 def test_a_row_of_length_0(law):
     """Its outputs are 0 and its state is the initial state."""
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     (outputs, final), _ = compiled(law)(params, inputs, state, LENGTHS)
     empty = int(np.flatnonzero(LENGTHS == 0)[0])
     for y in jax.tree.leaves(outputs):
@@ -115,7 +116,7 @@ def test_a_row_of_length_0(law):
 
 @pytest.mark.where(lambda law: law.case.flip)
 def test_split_and_carry_is_one_run(law):
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     cut = 2
     first = np.minimum(LENGTHS, cut)
     rest = jax.tree.map(lambda x: jnp.roll(x, -cut, axis=1), inputs)
@@ -128,7 +129,7 @@ def test_split_and_carry_is_one_run(law):
 
 
 def test_time_major_is_transposed(law):
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     actual = rnn.dynamic_rnn(
         law.case.cell, params, swapped, LENGTHS, state, time_major=True, mask=MASK.T,
@@ -140,7 +141,7 @@ def test_time_major_is_transposed(law):
 
 
 def test_jit_is_eager(law):
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     actual = rnn.dynamic_rnn(
         law.case.cell, params, inputs, LENGTHS, state, key=law.case.key(),
         implementation=law.engine,
@@ -150,11 +151,11 @@ def test_jit_is_eager(law):
 
 def test_vmap_is_a_loop(law):
     """Over params, inputs, states and lengths at once."""
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     others = (
-        cases.perturbed(params, 5),
+        perturbed(params, 5),
         law.case.inputs(law.dtype, seed=9),
-        cases.perturbed(state, 6),
+        perturbed(state, 6),
         LENGTHS[::-1],
     )
     both = (params, inputs, state, LENGTHS), others
@@ -168,10 +169,10 @@ def test_vmap_is_a_loop(law):
 @pytest.mark.where(lambda law: law.dtype == "float64")
 def test_gradients_are_finite_differences(law):
     """Differences in fewer bits show nothing."""
-    arguments = cases.arguments(law)
+    arguments = laws.arguments(law)
     run = lambda arguments: compiled(law)(*arguments, LENGTHS)  # noqa: E731
     gradients = run(arguments)[1]
-    direction = cases.perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
+    direction = perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
     step = 1e-6
 
     def loss(sign):
@@ -193,7 +194,7 @@ def test_gradients_are_finite_differences(law):
 
 def test_no_steps_at_all(law):
     """T = 0: no outputs, and the initial state."""
-    params, inputs, state = cases.arguments(law)
+    params, inputs, state = laws.arguments(law)
     none = jax.tree.map(lambda x: x[:, :0], inputs)
     outputs, final = rnn.dynamic_rnn(
         law.case.cell, params, none, np.zeros(B, int), state, key=law.case.key(),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_oracle as oracle
-from cases import close
+from laws import close
 from test_golden import fixed_masks as fixed_masks
 
 NAMES = list(oracle.CONFIGS)

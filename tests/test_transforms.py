@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
-from cases import CASES, LENGTHS, close, weighted_sum
+from cases import CASES, LENGTHS
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
 

@@ -1,0 +1,40 @@
+"""TF1's core cells."""
+
+import numpy as np
+
+import jax_dynrnn as rnn
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def activation(cell, default=np.tanh):
+    """The cell's activation, for NumPy."""
+    given = cell.activation
+    return default if given is None else (lambda x: np.asarray(given(x)))
+
+
+def basic_rnn(cell, params, x, h):
+    new = activation(cell)(np.concatenate([x, h], 1) @ params["kernel"] + params["bias"])
+    return new, new
+
+
+def gru(cell, params, x, h):
+    gates, candidate = params["gates"], params["candidate"]
+    r, u = np.split(sigmoid(np.concatenate([x, h], 1) @ gates["kernel"] + gates["bias"]), 2, axis=1)
+    c = np.concatenate([x, r * h], 1) @ candidate["kernel"] + candidate["bias"]
+    new = u * h + (1 - u) * activation(cell)(c)
+    return new, new
+
+
+def basic_lstm(cell, params, x, state):
+    z = np.concatenate([x, state.h], 1) @ params["kernel"] + params["bias"]
+    i, j, f, o = np.split(z, 4, axis=1)
+    act = activation(cell)
+    c = sigmoid(f + cell.forget_bias) * state.c + sigmoid(i) * act(j)
+    h = sigmoid(o) * act(c)
+    return h, rnn.LSTMStateTuple(c, h)
+
+
+STEPS = {"BasicRNNCell": basic_rnn, "GRUCell": gru, "BasicLSTMCell": basic_lstm}

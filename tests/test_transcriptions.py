@@ -1,0 +1,66 @@
+"""Cells against the NumPy transcriptions of their equations, forward and in gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from cases import B, T
+from laws import arguments, close, compiled
+
+FULL = np.full(B, T, np.int32)
+
+
+def is_transcribed(law):
+    """A transcription draws nothing, and computes in 64 bits."""
+    case = law.case
+    return type(case.cell).__name__ in reference.STEPS and not case.keyed and law.dtype == "float64"
+
+
+pytestmark = pytest.mark.where(is_transcribed)
+
+
+def run(case, params, inputs, state):
+    """All steps by the transcription, in NumPy."""
+    outputs = []
+    for t in range(T):
+        x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
+        output, state = reference.step(case.cell, params, x, state)
+        outputs.append(output)
+    return jax.tree.map(lambda *y: np.stack(y, 1), *outputs), state
+
+
+def weighted_sum(tree):
+    """As in laws.py, in NumPy."""
+    total = 0.0
+    for i, x in enumerate(jax.tree.leaves(tree)):
+        if np.issubdtype(np.asarray(x).dtype, np.floating):
+            total += float((x * np.cos(1.0 + i + np.arange(x.size)).reshape(x.shape)).sum())
+    return total
+
+
+def test_results(law):
+    """Outputs at every step, and the final state."""
+    given = arguments(law)
+    expected = run(law.case, *jax.tree.map(np.asarray, given))
+    close(compiled(law)(*given, FULL)[0], expected, 1e-12)
+
+
+def test_gradients(law):
+    """By finite differences of the transcription, along one direction for every array."""
+    given = arguments(law)
+    gradients = jax.tree.leaves(compiled(law)(*given, FULL)[1])
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, given))
+    random, step = np.random.default_rng(0), 1e-6
+
+    def loss(i, direction, sign):
+        moved = [x + sign * step * direction if n == i else x for n, x in enumerate(leaves)]
+        return weighted_sum(run(law.case, *structure.unflatten(moved)))
+
+    for i, x in enumerate(leaves):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            continue
+        direction = random.normal(size=x.shape)
+        measured = (loss(i, direction, 1) - loss(i, direction, -1)) / (2 * step)
+        predicted = float((gradients[i] * direction).sum())
+        assert abs(measured - predicted) <= 1e-7 * (1 + abs(predicted)), i
