@@ -17,7 +17,7 @@ def is_transcribed(law):
     return type(case.cell).__name__ in reference.STEPS and not case.keyed and law.dtype == "float64"
 
 
-pytestmark = pytest.mark.where(is_transcribed)
+pytestmark = pytest.mark.where.with_args(is_transcribed)
 
 
 def run(case, params, inputs, state):
