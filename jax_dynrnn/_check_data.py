@@ -148,10 +148,15 @@ def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
     return x
 
 
+def count(where: str, n: Any, least: int) -> None:
+    """Checks an int that counts something."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < least:
+        raise ValueError(f"{where}: expected an int >= {least}, got {n!r}")
+
+
 def options(unroll: Any, remat: Any, dtype: Any, key: Any) -> None:
     """Checks what is neither data nor cell."""
-    if isinstance(unroll, bool) or not hasattr(unroll, "__index__") or unroll < 1:
-        raise ValueError(f"unroll: expected an int >= 1, got {unroll!r}")
+    count("unroll", unroll, least=1)
     is_size = hasattr(remat, "__index__") and not isinstance(remat, bool) and remat >= 1
     if not (remat is None or remat in ("sqrt", "offload") or is_size):
         raise ValueError(f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {remat!r}")

@@ -1,4 +1,4 @@
-"""Tools for padded batches of sequences: masks, reversal, pooling, padding.
+"""Tools for padded batches of sequences: masks, reversal, padding.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size.
 """
@@ -82,6 +82,26 @@ def take_steps(x: jax.Array, index: jax.Array, time_axis: int) -> jax.Array:
     return jnp.take_along_axis(x, index, axis=time_axis)
 
 
+def transpose_batch_time(x: Any) -> jax.Array:
+    """Swaps the first two axes: batch-major and time-major; rank 0 and 1 stay.
+
+    Args:
+        x: an array.
+
+    Returns:
+        The array with axes 0 and 1 swapped, or as it came.
+
+    Reference: `tf.contrib.rnn.transpose_batch_time`.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> rnn.transpose_batch_time(jnp.zeros((2, 5, 3))).shape
+        (5, 2, 3)
+    """
+    x = jnp.asarray(x)
+    return x if x.ndim < 2 else jnp.swapaxes(x, 0, 1)
+
+
 def reverse_sequence(
     inputs: Any, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
 ) -> Any:
@@ -117,122 +137,6 @@ def reverse_sequence(
         return take_steps(x, jnp.where(steps < length, length - 1 - steps, steps), time_axis)
 
     return jax.tree.map(reverse, inputs)
-
-
-def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major: bool) -> Any:
-    """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
-    time_axis = 0 if time_major else 1
-
-    def leaf(x):
-        x = jnp.asarray(x)
-        batch, time = x.shape[1 - time_axis], x.shape[time_axis]
-        lengths = sequence_length
-        if lengths is not None:
-            lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
-        if mask is not None:
-            _check_data.flags("mask", mask, batch, time, time_axis)
-        valid = valid_steps(lengths, mask, batch, time, time_axis)
-        return reduce(x, jnp.expand_dims(valid, tuple(range(2, x.ndim))), time_axis)
-
-    return jax.tree.map(leaf, outputs)
-
-
-def last_output(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
-) -> Any:
-    """The output at each row's last valid step: what `outputs[:, -1]` is not.
-
-    Args:
-        outputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
-        sequence_length: `[B]` integers, or `None`: all steps are valid.
-        mask: bool `[B, T]` (`[T, B]`); with both, a step is valid where both say so.
-        time_major: whether time is the first axis.
-
-    Returns:
-        Pytree of `[B, ...]`; 0 for a row without a valid step.
-
-    Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
-
-    Reference: TF1's users wrote `tf.gather_nd(outputs, ...)`.
-
-    Example:
-        >>> import jax.numpy as jnp, jax_dynrnn as rnn
-        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1)
-        >>> rnn.last_output(outputs, [2, 0]).tolist()
-        [[1.0], [0.0]]
-    """
-
-    def last(x, valid, time_axis):
-        if x.shape[time_axis] == 0:
-            return jnp.zeros_like(x).sum(time_axis)
-        steps = jnp.arange(x.shape[time_axis], dtype=jnp.int32)
-        steps = jnp.expand_dims(steps, [a for a in range(x.ndim) if a != time_axis])
-        index = jnp.max(jnp.where(valid, steps, -1), time_axis, keepdims=True)
-        taken = jnp.take_along_axis(x, jnp.maximum(index, 0), time_axis)
-        return jnp.where(index >= 0, taken, jnp.zeros_like(taken)).squeeze(time_axis)
-
-    return _pool(last, outputs, sequence_length, mask, time_major)
-
-
-def mean_pool(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
-) -> Any:
-    """The mean over each row's valid steps; arguments of `last_output`.
-
-    Returns:
-        Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
-
-    Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
-
-    Example:
-        >>> import jax.numpy as jnp, jax_dynrnn as rnn
-        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1)
-        >>> rnn.mean_pool(outputs, [2, 0]).tolist()
-        [[0.5], [0.0]]
-    """
-
-    def mean(x, valid, time_axis):
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        dtype = x.dtype if floating else jnp.result_type(float)
-        wide = jnp.float32 if dtype.itemsize < 4 else dtype  # a sum in 16 bit overflows
-        total = jnp.where(valid, x, jnp.zeros_like(x)).astype(wide).sum(time_axis)
-        count = jnp.maximum(valid.sum(time_axis), 1)
-        return (total / count.astype(wide)).astype(dtype)
-
-    return _pool(mean, outputs, sequence_length, mask, time_major)
-
-
-def max_pool(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
-) -> Any:
-    """The maximum over each row's valid steps; arguments of `last_output`.
-
-    Returns:
-        Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
-
-    Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
-
-    Example:
-        >>> import jax.numpy as jnp, jax_dynrnn as rnn
-        >>> outputs = jnp.arange(6.0).reshape(2, 3, 1) - 9
-        >>> rnn.max_pool(outputs, [2, 0]).tolist()
-        [[-8.0], [0.0]]
-    """
-
-    def maximum(x, valid, time_axis):
-        if x.dtype == bool:
-            lowest = jnp.asarray(False)
-        elif jnp.issubdtype(x.dtype, jnp.floating):
-            lowest = jnp.asarray(-jnp.inf, x.dtype)
-        else:
-            lowest = jnp.asarray(jnp.iinfo(x.dtype).min, x.dtype)
-        highest = jnp.max(jnp.where(valid, x, lowest), time_axis, initial=lowest)
-        return jnp.where(valid.any(time_axis), highest, jnp.zeros_like(highest))
-
-    return _pool(maximum, outputs, sequence_length, mask, time_major)
 
 
 def pad_sequences(

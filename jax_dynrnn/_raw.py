@@ -1,0 +1,213 @@
+"""`raw_rnn`: the loop of a cell with everything between its steps left to the user.
+
+`B` is the batch size, `D` a feature size, `H` the units, `M` the most steps taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr
+
+from . import _check_cell, _check_data
+from ._cell import PREPARE, Cell, Params, State, as_cell
+from .engines.call import rows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Emitted:
+    """What `raw_rnn` emitted, as TF1's `TensorArray` gave it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jax_dynrnn._raw import Emitted
+        >>> Emitted(jnp.zeros((3, 2, 4)), jnp.asarray(2)).stack().shape
+        (3, 2, 4)
+    """
+
+    _values: Any
+    _steps: jax.Array
+
+    def stack(self) -> Any:
+        """Pytree of `[M, B, ...]`, 0 past the end of each row and of the loop."""
+        return self._values
+
+    def size(self) -> jax.Array:
+        """How many steps were taken: int32, rank 0."""
+        return self._steps
+
+
+def raw_rnn(
+    cell: Any,
+    params: Params,
+    loop_fn: Callable,
+    *,
+    maximum_iterations: int,
+    key: jax.Array | None = None,
+) -> tuple[Emitted, State, Any]:
+    """Runs a cell with the loop's own function between the steps: decoders, samplers.
+
+        finished, x, state, emit, loop_state = loop_fn(0, None, None, None)
+        for t = 0, 1, ... while not all rows are finished:
+            output, new = cell(params, x, state)
+            next_finished, x, new, emit, loop_state = loop_fn(t + 1, output, new, loop_state)
+            emitted[t], state = where(finished, (0, state), (emit, new))
+            finished = finished | next_finished
+
+    Args:
+        cell: a cell, or any object with its three methods.
+        params: what `cell.init` made.
+        loop_fn: `loop_fn(time, cell_output, cell_state, loop_state) -> (finished,
+            next_input, next_cell_state, emit_output, next_loop_state)`. `time` is a traced
+            int32, `finished` bool `[B]`, `next_input` a pytree of `[B, *features]`. The first
+            call, with `(0, None, None, None)`, gives the first input and the initial state;
+            its `emit_output` says by arrays or `jax.ShapeDtypeStruct`s *without the batch
+            axis* what will be emitted (`None`: the cell's output). A `next_loop_state` of
+            `None` leaves the loop state as it is.
+        maximum_iterations: the most steps that are taken, `M`: shapes are static.
+        key: as for `dynamic_rnn`: step t gets `fold_in(key, t)`.
+
+    Returns:
+        `(emitted, final_state, final_loop_state)`: `emitted.stack()` is `[M, B, ...]`, 0 past
+        the end, `emitted.size()` the steps taken. Leaves of the state of rank 0 take the
+        cell's value at every step taken. Gradients flow as through `dynamic_rnn`.
+
+    Raises:
+        TypeError, ValueError: `loop_fn` returns something else than this.
+
+    Differs from TF1: `maximum_iterations` must be given. Nothing is cast.
+
+    Reference: `tf.nn.raw_rnn`, TensorFlow 1.15.
+
+    Example: a cell that reads its own output, for 2 and for 4 steps
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, limits = rnn.GRUCell(3), jnp.array([2, 4])
+        >>> params = cell.init(jax.random.key(0), (3,))
+        >>> def loop_fn(time, output, state, loop_state):
+        ...     first = output is None
+        ...     x = jnp.ones((2, 3)) if first else output
+        ...     state = cell.zero_state(2) if first else state
+        ...     return time >= limits, x, state, None if first else output, None
+        >>> emitted, state, _ = rnn.raw_rnn(cell, params, loop_fn, maximum_iterations=6)
+        >>> emitted.stack().shape, int(emitted.size()), emitted.stack()[2:, 0].any().item()
+        ((6, 2, 3), 4, False)
+    """
+    cell = as_cell(cell)
+    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    zero = jnp.zeros((), jnp.int32)
+    finished, inputs, state, emit, loop_state = _five(loop_fn(zero, None, None, None))
+    inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))
+    batch = _batch(cell, inputs)
+    finished = _flags(finished, batch)
+    state = _first_state(cell, params, inputs, state, batch)
+    prepare_key = None if key is None else jax.random.fold_in(key, PREPARE)
+    prepared = cell.prepare(params, key=prepare_key, batch_shape=(batch,))
+
+    def take_step(t, inputs, state):
+        step_key = None if key is None else jax.random.fold_in(key, t)
+        return cell.step(prepared, cell.project(prepared, inputs), state, key=step_key)
+
+    if emit is None:
+        emit = jax.eval_shape(take_step, zero, inputs, state)[0]
+    else:
+        emit = jax.tree.map(lambda x: _with_batch(x, batch), emit)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
+
+    def advance(t, finished, inputs, state, loop_state):
+        output, new = take_step(t, inputs, state)
+        given = _five(loop_fn(t + 1, output, new, loop_state))
+        next_finished, next_inputs, new, emit, next_loop_state = given
+        next_loop_state = loop_state if next_loop_state is None else next_loop_state
+        new = _alike("next_cell_state", state, new)
+        emit = jax.tree.map(_unless(finished), nothing, _alike("emit_output", nothing, emit))
+        carry = (
+            finished | _flags(next_finished, batch),
+            _alike("next_input", inputs, next_inputs),
+            jax.tree.map(_unless(finished), state, new),
+            _alike("next_loop_state", loop_state, next_loop_state),
+        )
+        return carry, (emit, True)
+
+    def one(carry, t):
+        end = lambda: (carry, (nothing, False))  # noqa: E731
+        return jax.lax.cond(carry[0].all(), end, lambda: advance(t, *carry))
+
+    times = jnp.arange(maximum_iterations, dtype=jnp.int32)
+    carry, (values, taken) = jax.lax.scan(one, (finished, inputs, state, loop_state), times)
+    return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
+
+
+def _five(returned: Any) -> tuple:
+    if not isinstance(returned, tuple | list) or len(returned) != 5:
+        raise TypeError(
+            "loop_fn: expected it to return (finished, next_input, next_cell_state, "
+            f"emit_output, next_loop_state), got {type(returned).__name__}"
+            + (f" of {len(returned)}" if isinstance(returned, tuple | list) else "")
+        )
+    return tuple(returned)
+
+
+def _batch(cell: Cell, inputs: Any) -> int:
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    if not leaves:
+        raise ValueError("loop_fn: expected a first next_input of at least one array, got none")
+    for path, x in leaves:
+        if x.ndim != 1 + cell.feature_ndim or x.shape[0] != leaves[0][1].shape[0]:
+            raise ValueError(
+                f"loop_fn: expected next_input{keystr(path)} to be [batch] and "
+                f"{cell.feature_ndim} axes of features for {cell!r}, got shape {x.shape}"
+            )
+    return leaves[0][1].shape[0]
+
+
+def _flags(finished: Any, batch: int) -> jax.Array:
+    finished = jnp.asarray(finished)
+    if finished.shape != (batch,) or finished.dtype != bool:
+        raise ValueError(
+            f"loop_fn: expected finished to be bool of shape ({batch},), one flag a row, got "
+            f"{finished.dtype} of shape {finished.shape}"
+        )
+    return finished
+
+
+def _first_state(cell: Cell, params: Params, inputs: Any, state: Any, batch: int) -> Any:
+    _check_cell.params(cell, params, jax.tree.map(jnp.shape, inputs))
+    floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
+    floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
+    dtype = floating[0] if floating else jnp.result_type(float)
+    start = jax.eval_shape(lambda: cell.start(params, (batch,), dtype))
+    return _check_cell.initial_state(cell, state, start)
+
+
+def _with_batch(x: Any, batch: int) -> jax.ShapeDtypeStruct:
+    x = x if hasattr(x, "dtype") else jnp.asarray(x)
+    return jax.ShapeDtypeStruct((batch, *x.shape), x.dtype)
+
+
+def _alike(where: str, old: Any, new: Any) -> Any:
+    """`new` as arrays, after checking that it is to `old` what a loop carries."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        raise TypeError(
+            f"loop_fn: expected {where} of the structure {jax.tree.structure(old)}, got "
+            f"{jax.tree.structure(new)}"
+        )
+    new = jax.tree.map(jnp.asarray, new)
+    for (path, a), b in zip(
+        jax.tree_util.tree_flatten_with_path(old)[0], jax.tree.leaves(new), strict=True
+    ):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            raise TypeError(
+                f"loop_fn: expected {where}{keystr(path)} of {a.dtype}{list(a.shape)}, as in the "
+                f"first call, got {b.dtype}{list(b.shape)}"
+            )
+    return new
+
+
+def _unless(finished: jax.Array) -> Callable:
+    """Takes the old row where it is finished; a leaf of rank 0 is always new."""
+    return lambda old, new: jnp.where(rows(finished, new), old, new) if new.ndim else new

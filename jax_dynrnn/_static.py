@@ -1,0 +1,238 @@
+"""The runs over Python lists of steps: TF1's `static_rnn` and its siblings.
+
+They unrolled the graph; here they are `dynamic_rnn` on the stacked steps, so that a list and
+an array of steps give the same. `B` is the batch size, `T` the number of time steps, `D` a
+feature size, `H` the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._bidirectional import bidirectional_dynamic_rnn, stack_bidirectional_dynamic_rnn
+from ._cell import Params, State, as_cell
+from ._rnn import dynamic_rnn
+
+
+def static_rnn(
+    cell: Any,
+    params: Params,
+    inputs: Sequence[Any],
+    initial_state: State | None = None,
+    *,
+    sequence_length: Any = None,
+    dtype: Any = None,
+    key: jax.Array | None = None,
+) -> tuple[list, State]:
+    """`dynamic_rnn` over a list of steps.
+
+    Args:
+        cell, params, initial_state, dtype, key: as for `dynamic_rnn`.
+        inputs: list of `T` pytrees of `[B, *features]`, one a step.
+        sequence_length: `[B]` integers, as for `dynamic_rnn`.
+
+    Returns:
+        `(outputs, state)`: the list of `T` outputs `[B, H]`, and the final state.
+
+    Raises:
+        TypeError: `inputs` is not a list or tuple. ValueError: it is empty, or its steps
+            differ in shape. All else as `dynamic_rnn`.
+
+    Differs from TF1: the loop is not unrolled, so that compilation does not grow with `T`.
+    Leaves of the state of rank 0 move at least once, as in `dynamic_rnn`, also where all
+    lengths are 0.
+
+    Reference: `tf.nn.static_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, steps = rnn.GRUCell(4), [jnp.ones((2, 3))] * 5
+        >>> params = cell.init(jax.random.key(0), (2, 3))
+        >>> outputs, state = rnn.static_rnn(cell, params, steps, sequence_length=[5, 3])
+        >>> len(outputs), outputs[0].shape, bool(jnp.allclose(outputs[2][1], state[1]))
+        (5, (2, 4), True)
+    """
+    outputs, state = dynamic_rnn(
+        cell, params, _stacked(inputs), sequence_length, initial_state, time_major=True,
+        dtype=dtype, key=key,
+    )  # fmt: skip
+    return _steps(outputs, len(inputs)), state
+
+
+def static_bidirectional_rnn(
+    cell_fw: Any,
+    cell_bw: Any,
+    params: Params,
+    inputs: Sequence[Any],
+    initial_state_fw: State | None = None,
+    initial_state_bw: State | None = None,
+    *,
+    sequence_length: Any = None,
+    dtype: Any = None,
+    key: jax.Array | None = None,
+) -> tuple[list, State, State]:
+    """`bidirectional_dynamic_rnn` over a list of steps, the outputs concatenated.
+
+    Args:
+        cell_fw, cell_bw, params, initial_state_fw, initial_state_bw, dtype, key: as for
+            `bidirectional_dynamic_rnn`.
+        inputs: list of `T` pytrees of `[B, *features]`, one a step.
+        sequence_length: `[B]` integers, as for `dynamic_rnn`.
+
+    Returns:
+        `(outputs, state_fw, state_bw)`: the list of `T` outputs, forward and backward
+        concatenated on axis 1, `[B, H_fw + H_bw]`.
+
+    Raises:
+        TypeError, ValueError: as `static_rnn`.
+
+    Reference: `tf.nn.static_bidirectional_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, steps = rnn.GRUCell(4), [jnp.ones((2, 3))] * 5
+        >>> params = rnn.init_bidirectional(jax.random.key(0), cell, cell, (2, 3))
+        >>> outputs, fw, bw = rnn.static_bidirectional_rnn(cell, cell, params, steps)
+        >>> outputs[0].shape, bool(jnp.allclose(outputs[0][:, 4:], bw))
+        ((2, 8), True)
+    """
+    (outputs_fw, outputs_bw), (state_fw, state_bw) = bidirectional_dynamic_rnn(
+        cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
+        initial_state_bw, time_major=True, dtype=dtype, key=key,
+    )  # fmt: skip
+    outputs = jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], 2), outputs_fw, outputs_bw)
+    return _steps(outputs, len(inputs)), state_fw, state_bw
+
+
+def stack_bidirectional_rnn(
+    cells_fw: Sequence[Any],
+    cells_bw: Sequence[Any],
+    params: Params,
+    inputs: Sequence[Any],
+    initial_states_fw: Sequence[State] | None = None,
+    initial_states_bw: Sequence[State] | None = None,
+    *,
+    sequence_length: Any = None,
+    dtype: Any = None,
+    key: jax.Array | None = None,
+) -> tuple[list, tuple[State, ...], tuple[State, ...]]:
+    """`stack_bidirectional_dynamic_rnn` over a list of steps.
+
+    Args:
+        cells_fw, cells_bw, params, initial_states_fw, initial_states_bw, dtype, key: as for
+            `stack_bidirectional_dynamic_rnn`.
+        inputs: list of `T` arrays `[B, D]`, one a step.
+        sequence_length: `[B]` integers, as for `dynamic_rnn`.
+
+    Returns:
+        `(outputs, states_fw, states_bw)`: the list of `T` outputs `[B, H_fw + H_bw]` of the
+        last layer, and a tuple of states, one a layer, for each direction.
+
+    Raises:
+        TypeError, ValueError: as `static_rnn` and `stack_bidirectional_dynamic_rnn`.
+
+    Reference: `tf.contrib.rnn.stack_bidirectional_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cells, steps = [rnn.GRUCell(4), rnn.GRUCell(5)], [jnp.ones((2, 3))] * 5
+        >>> params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, (2, 3))
+        >>> outputs, fw, bw = rnn.stack_bidirectional_rnn(cells, cells, params, steps)
+        >>> outputs[0].shape, [state.shape for state in fw]
+        ((2, 10), [(2, 4), (2, 5)])
+    """
+    outputs, states_fw, states_bw = stack_bidirectional_dynamic_rnn(
+        cells_fw, cells_bw, params, _stacked(inputs), sequence_length, initial_states_fw,
+        initial_states_bw, time_major=True, dtype=dtype, key=key,
+    )  # fmt: skip
+    return _steps(outputs, len(inputs)), states_fw, states_bw
+
+
+def static_state_saving_rnn(
+    cell: Any,
+    params: Params,
+    inputs: Sequence[Any],
+    state_saver: Mapping[str, jax.Array],
+    state_name: Any,
+    *,
+    sequence_length: Any = None,
+    dtype: Any = None,
+    key: jax.Array | None = None,
+) -> tuple[list, State, dict[str, jax.Array]]:
+    """`static_rnn` from a saved state, which it saves again: long sequences in pieces.
+
+    Args:
+        cell, params, dtype, key: as for `dynamic_rnn`.
+        inputs: list of `T` pytrees of `[B, *features]`, one a step.
+        state_saver: the saved arrays by name; others may lie beside them.
+        state_name: the names of the state's leaves, in the structure of the state: a string
+            for one array, `("c", "h")` for an LSTM.
+        sequence_length: `[B]` integers, as for `dynamic_rnn`.
+
+    Returns:
+        `(outputs, state, state_saver)`: the last is a new dict with the final state in it.
+
+    Raises:
+        ValueError: `state_name` is not as the state is. KeyError: a name is not in
+            `state_saver`. All else as `static_rnn`.
+
+    Differs from TF1: the saver is a dict that comes in and one that goes out; TF1's object
+    had `state(name)` and `save_state(name, value)`.
+
+    Reference: `tf.nn.static_state_saving_rnn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, steps = rnn.LSTMCell(4), [jnp.ones((2, 3))] * 5
+        >>> params = cell.init(jax.random.key(0), (2, 3))
+        >>> saver = {"c": jnp.zeros((2, 4)), "h": jnp.zeros((2, 4))}
+        >>> for piece in range(3):
+        ...     outputs, state, saver = rnn.static_state_saving_rnn(
+        ...         cell, params, steps, saver, ("c", "h")
+        ...     )
+        >>> bool((saver["c"] == state.c).all())
+        True
+    """
+    state = jax.eval_shape(lambda: as_cell(cell).zero_state(1))
+    names, leaves = jax.tree.leaves(state_name), jax.tree.leaves(state)
+    nested = not isinstance(state_name, str)
+    if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
+        raise ValueError(
+            f"state_name: expected names in the structure of the state, {len(leaves)} in "
+            f"{jax.tree.structure(state)}, got {state_name!r}"
+        )
+    missing = [name for name in names if name not in state_saver]
+    if missing:
+        raise KeyError(f"state_saver: expected {names}, missing: {missing}")
+    saved = jax.tree.structure(state).unflatten([state_saver[name] for name in names])
+    outputs, final = static_rnn(
+        cell, params, inputs, saved, sequence_length=sequence_length, dtype=dtype, key=key
+    )
+    return outputs, final, {**state_saver, **dict(zip(names, jax.tree.leaves(final), strict=True))}
+
+
+def _stacked(inputs: Any) -> Any:
+    """The list of steps as one time-major pytree."""
+    if not isinstance(inputs, list | tuple):
+        raise TypeError(
+            f"inputs: expected a list of steps, got {type(inputs).__name__}; dynamic_rnn takes "
+            "one array of them"
+        )
+    if not inputs:
+        raise ValueError("inputs: expected at least one step, got an empty list")
+    structures = {jax.tree.structure(x): None for x in inputs}
+    shapes = {tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(x)): None for x in inputs}
+    if len(structures) > 1 or len(shapes) > 1:
+        raise ValueError(
+            f"inputs: expected steps of one structure and shape, got {list(structures)}, "
+            f"{list(shapes)}"
+        )
+    return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
+
+
+def _steps(outputs: Any, time: int) -> list:
+    return [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(time)]
