@@ -6,10 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import CASES, Case
+from cases import CASES, LENGTHS, B, Case, T
 
 import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
+
+ALL = np.ones((B, T), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +88,11 @@ def compiled(law, reverse=False):
     """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
 
     The gradients are of a weighted sum of all results, by params, inputs and state. One
-    compilation serves many laws.
+    compilation serves many laws: steps are always masked, and resets there, if all False.
     """
 
-    def run(params, inputs, state, lengths=None, mask=None, resets=None):
+    @jax.jit
+    def jitted(params, inputs, state, lengths, mask, resets):
         def loss(params, inputs, state):
             results = rnn.dynamic_rnn(
                 law.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
@@ -102,10 +105,16 @@ def compiled(law, reverse=False):
         (_, results), gradients = gradient(params, inputs, state)
         return results, gradients
 
-    return jax.jit(run)
+    def run(params, inputs, state, lengths=LENGTHS, mask=ALL, resets=~ALL):
+        return jitted(params, inputs, state, lengths, mask, resets)
+
+    return run
 
 
+@functools.cache
 def arguments(law):
     """Params, inputs and initial state of a law."""
     case = law.case
-    return case.params(law.dtype), case.inputs(law.dtype), case.state(law.dtype)
+    return jax.jit(
+        lambda: (case.params(law.dtype), case.inputs(law.dtype), case.state(law.dtype))
+    )()

@@ -40,24 +40,9 @@ def moving_steps(valid, lengths, reverse):
     return range(min(some_row, default=end - 1), end)
 
 
-STEPS = {}
-
-
-def compiled_step(cell):
-    """The cell, and one step of it: the only thing that is compiled, once for each cell."""
-    if id(cell) not in STEPS:
-        whole = as_cell(cell)
-
-        def step(prepared, x, state, key):
-            return whole.step(prepared, whole.project(prepared, x), state, key=key)
-
-        STEPS[id(cell)] = whole, jax.jit(step)
-    return STEPS[id(cell)]
-
-
 def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse=False, key=None):
     """`-> (outputs, state)`, all arguments concrete, batch-major."""
-    cell, step = compiled_step(cell)
+    cell = as_cell(cell)
     B, T = jax.tree.leaves(inputs)[0].shape[:2]
     dtypes = [x.dtype for x in jax.tree.leaves((params, inputs))]
     start = cell.start(params, (B,), next(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
@@ -75,7 +60,7 @@ def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse
         state = pick(go_back, start, state)
         x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
         step_key = fold_in(key, t)
-        output, new = step(prepared, x, state, step_key)
+        output, new = cell.step(prepared, cell.project(prepared, x), state, key=step_key)
         outputs[t] = pick(valid[:, t], output, jax.tree.map(jnp.zeros_like, output))
         state = with_ranks_0(pick(valid[:, t], new, state), new if t in moving else state)
         waiting = [w and not v for w, v in zip(waiting, valid[:, t], strict=True)]

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import row_by_row
 from cases import LENGTHS, B, T, perturbed
-from laws import close, compiled, weighted_sum
+from laws import ALL, close, compiled, weighted_sum
 
 import jax_dynrnn as rnn
 
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
-ALL = np.ones((B, T), bool)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,16 @@ def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
 def test_padded_is_truncated(law):
     """Outputs, state and gradients of a padded batch are those of the cut rows."""
     arguments = laws.arguments(law)
-    close(compiled(law)(*arguments, LENGTHS), by_rows(law, *arguments), law.tolerance)
+    close(compiled(law)(*arguments), by_rows(law, *arguments), law.tolerance)
+
+
+@pytest.mark.where(lambda law: law.case.core)
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
+def test_what_is_not_given_is_all_of_it(law, lengths):
+    """Without a mask, resets and lengths: as with those of every step. Engines may differ there."""
+    arguments = laws.arguments(law)
+    expected = compiled(law)(*arguments, np.full(B, T) if lengths is None else lengths)
+    close(compiled(law)(*arguments, lengths, None, None), expected, law.tolerance)
 
 
 def test_masks_and_resets(law):
@@ -128,7 +136,8 @@ def test_split_and_carry_is_one_run(law):
     close((outputs, final), compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
 
 
-def test_time_major_is_transposed(law):
+def test_eager_and_time_major(law):
+    """A run outside jit, over transposed inputs, is the compiled run."""
     params, inputs, state = laws.arguments(law)
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     actual = rnn.dynamic_rnn(
@@ -140,25 +149,18 @@ def test_time_major_is_transposed(law):
     close(actual, (outputs, final), law.tolerance)
 
 
-def test_jit_is_eager(law):
-    params, inputs, state = laws.arguments(law)
-    actual = rnn.dynamic_rnn(
-        law.case.cell, params, inputs, LENGTHS, state, key=law.case.key(),
-        implementation=law.engine,
-    )  # fmt: skip
-    close(actual, compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
-
-
 def test_vmap_is_a_loop(law):
-    """Over params, inputs, states and lengths at once."""
+    """Over params, inputs, states, lengths, masks and resets at once."""
     params, inputs, state = laws.arguments(law)
     others = (
         perturbed(params, 5),
         law.case.inputs(law.dtype, seed=9),
         perturbed(state, 6),
         LENGTHS[::-1],
+        MASK[::-1],
+        RESETS[::-1],
     )
-    both = (params, inputs, state, LENGTHS), others
+    both = (params, inputs, state, LENGTHS, MASK, RESETS), others
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
     actual = jax.vmap(compiled(law))(*stacked)
     for i, arguments in enumerate(both):

@@ -115,24 +115,15 @@ def test_checkpoint(case):
 
 
 @every
-def test_disable_jit(case):
-    """Every line of a cell runs on concrete arrays too."""
+def test_without_jit_and_abstract(case):
+    """Every line of a cell runs on concrete arrays too; eval_shape tells shapes and dtypes."""
     params, inputs, state = arguments(case)
-    run = functools.partial(rnn.dynamic_rnn, case.cell, params, key=case.key())
-    expected = run(inputs, LENGTHS, state)
+    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, key=case.key())  # noqa: E731
+    expected = run(params, inputs, LENGTHS, state)
     with jax.disable_jit():
-        close(run(inputs, LENGTHS, state), expected, 1e-12)
-
-
-@every
-def test_eval_shape(case):
-    params, inputs, state = arguments(case)
-    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, LENGTHS, key=case.key())  # noqa: E731
-    abstract = jax.eval_shape(run, params, inputs)
-    real = run(params, inputs)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), real
-    )
+        close(run(params, inputs, LENGTHS, state), expected, 1e-12)
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert kinds(jax.eval_shape(run, params, inputs, LENGTHS, state)) == kinds(expected)
 
 
 def test_shard_map():
