@@ -114,7 +114,5 @@ def compiled(law, reverse=False):
 @functools.cache
 def arguments(law):
     """Params, inputs and initial state of a law."""
-    case = law.case
-    return jax.jit(
-        lambda: (case.params(law.dtype), case.inputs(law.dtype), case.state(law.dtype))
-    )()
+    case, dtype = law.case, law.dtype
+    return jax.jit(lambda: (case.params(dtype), case.inputs(dtype), case.state(dtype)))()

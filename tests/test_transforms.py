@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import logging
 import pickle
 import re
