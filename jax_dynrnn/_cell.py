@@ -7,7 +7,9 @@ arrays of its own. `B` is the batch size and `D` the feature size in the shapes 
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from ._tools import map_shapes, matmul
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
+Stages = Generator[tuple[jax.Array, jax.Array], jax.Array, tuple[Any, State]]
 
 
 class LSTMStateTuple(NamedTuple):
@@ -143,18 +146,50 @@ def _as_name(value: Any) -> Any:
     return _Name(str(module), str(name)) if callable(value) and found is value else value
 
 
-class MatmulCell(Cell):
+class StagedCell(Cell):
+    """A cell whose step is arithmetic between matmuls with kernels: what engines can run fast.
+
+    `stages` is its step as a generator. Each `recurred = yield x, kernel` asks for
+    `x @ kernel`, so that an engine may do these matmuls in its own way and order; between
+    them is only elementwise arithmetic, equal splits of the last axis and vectors from params.
+    """
+
+    def stages(self, params: Params, projected: Any, state: State) -> Stages:
+        """Yields each `(x, kernel)`, is sent `x @ kernel`, returns `(output, new_state)`."""
+        raise NotImplementedError
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        """The stages, with plain matmuls."""
+        del key
+        return run_stages(
+            self.stages(params, projected, state), lambda i, x, kernel: matmul(x, kernel, "state")
+        )
+
+
+def run_stages(stages: Stages, multiply: Callable) -> tuple[Any, State]:
+    """Runs the generator of `StagedCell.stages`, with `multiply(i, x, kernel)` for matmul i."""
+    try:
+        asked = next(stages)
+        for i in itertools.count():
+            asked = stages.send(multiply(i, *asked))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("unreachable")
+
+
+class MatmulCell(StagedCell):
     """A cell with one matmul with the hidden state, then arithmetic within each unit.
 
     One step is, with `H` the size of the hidden state and `Z` all gates side by side,
 
         projected = project(params, x)                               # [B, Z]
         recurred  = hidden(state) @ recurrent_kernel(params)         # [B, H] @ [H, Z]
-        output, new_state = finish(params, *pointwise(params, projected, recurred, state))
+        output, new_state = pointwise(params, projected, recurred, state)
 
     `pointwise` uses only elementwise arithmetic, equal splits of the last axis and
-    vectors from params, so that every engine can trace it. `finish` is the identity
-    but for a cell that maps its output once more (an LSTM with a projection).
+    vectors from params, so that every engine can trace it.
 
     Example: a vanilla RNN is
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -199,18 +234,10 @@ class MatmulCell(Cell):
         """The arithmetic within each unit -> `(output, new_state)`."""
         raise NotImplementedError
 
-    def finish(self, params: Params, output: Any, state: State) -> tuple[Any, State]:
-        """What is left to do after `pointwise`: nothing, for most cells."""
-        del params
-        return output, state
-
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
+    def stages(self, params: Params, projected: Any, state: State) -> Stages:
         """`pointwise` after the one matmul."""
-        del key
-        recurred = matmul(self.hidden(state), self.recurrent_kernel(params), "state")
-        return self.finish(params, *self.pointwise(params, projected, recurred, state))
+        recurred = yield self.hidden(state), self.recurrent_kernel(params)
+        return self.pointwise(params, projected, recurred, state)
 
 
 PREPARE = 2**31 - 1

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, MatmulCell, Params
+from .._cell import MatmulCell, Params, StagedCell, Stages
 from .._init import Initializer, init_kernel, init_vector, ones, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
 
@@ -38,7 +38,7 @@ def _interpolate(update: jax.Array, state: jax.Array, candidate: jax.Array) -> j
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class GRUCell(_GRU, Cell):
+class GRUCell(_GRU, StagedCell):
     """TF1's gated recurrent unit: the reset gate acts *before* the candidate's matmul.
 
         r, u = split(sigmoid([x, h] W_gates + b_gates))
@@ -96,19 +96,13 @@ class GRUCell(_GRU, Cell):
 
         return dense(params["gates"]), dense(params["candidate"])
 
-    def step(
-        self, params: Params, projected: Any, state: jax.Array, *, key: Any = None
-    ) -> tuple[jax.Array, jax.Array]:
-        del key
+    def stages(self, params: Params, projected: Any, state: jax.Array) -> Stages:
+        kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
         gates, candidate = projected
-
-        def recur(layer, hidden):
-            return matmul(hidden, params[layer]["kernel"][-self.num_units :], "state")
-
-        reset, update = jnp.split(jax.nn.sigmoid(gates + recur("gates", state)), 2, -1)
-        activation = self.activation or jnp.tanh
-        candidate = activation(candidate + recur("candidate", reset * state))
-        new = _interpolate(update, state, candidate)
+        recurred = yield state, kernels[0]
+        reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
+        recurred = yield reset * state, kernels[1]
+        new = _interpolate(update, state, (self.activation or jnp.tanh)(candidate + recurred))
         return new, new
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import LSTMStateTuple, MatmulCell, Params
+from .._cell import LSTMStateTuple, MatmulCell, Params, Stages
 from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_size, check_units, input_size, matmul
 
@@ -77,12 +77,11 @@ class _LSTM(MatmulCell):
         m = jax.nn.sigmoid(o) * activation(c)
         return m, LSTMStateTuple(c, m)
 
-    def finish(
-        self, params: Params, output: jax.Array, state: LSTMStateTuple
-    ) -> tuple[jax.Array, LSTMStateTuple]:
+    def stages(self, params: Params, projected: jax.Array, state: LSTMStateTuple) -> Stages:
+        output, state = yield from super().stages(params, projected, state)
         if self.num_proj is None:
             return output, state
-        h = matmul(output, params["projection"]["kernel"], "output")
+        h = yield output, params["projection"]["kernel"]
         h = _clip(h, self.proj_clip)
         return h, LSTMStateTuple(state.c, h)
 
