@@ -99,6 +99,7 @@ def raw_rnn(
     """
     cell = as_cell(cell)
     _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    _check_data.options(unroll=1, remat=None, dtype=None, key=key)
     zero = jnp.zeros((), jnp.int32)
     finished, inputs, state, emit, loop_state = _five(loop_fn(zero, None, None, None))
     inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))
@@ -186,7 +187,7 @@ def _first_state(cell: Cell, params: Params, inputs: Any, state: Any, batch: int
 
 def _with_batch(x: Any, batch: int) -> jax.ShapeDtypeStruct:
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
-    return jax.ShapeDtypeStruct((batch, *x.shape), x.dtype)
+    return jax.ShapeDtypeStruct((batch, *x.shape), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def _alike(where: str, old: Any, new: Any) -> Any:

@@ -1,0 +1,159 @@
+"""What `raw_rnn` refuses: the error names what was expected and what came."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jax_dynrnn as rnn
+
+B, D = 3, 4
+GRU = rnn.GRUCell(D)
+PARAMS = GRU.init(jax.random.key(0), (B, D), jnp.float64)
+X, STATE, FLAGS = jnp.ones((B, D)), jnp.zeros((B, D)), jnp.zeros(B, bool)
+FIRST = (FLAGS, X, STATE, None, jnp.zeros(2))
+LATER = (FLAGS, X, STATE, STATE, jnp.zeros(2))
+FIVE = r"expected it to return \(finished, next_input, next_cell_state, emit_output"
+
+# row: (what the first call returns, what later ones do, options, error, expected and received);
+# a dict: instead of what stands at this place
+ERRORS = {
+    "four": (FIRST[:4], LATER, {}, TypeError, [FIVE, "got tuple of 4"]),
+    "later six": (FIRST, (*LATER, 0), {}, TypeError, [FIVE, "got tuple of 6"]),
+    "nothing": (None, LATER, {}, TypeError, [FIVE, "got NoneType"]),
+    "no input": ({1: ()}, {}, {}, ValueError, ["first next_input of at least one", "got none"]),
+    "input of one row": (
+        {1: jnp.ones(D)},
+        {},
+        {},
+        ValueError,
+        [r"next_input to be \[batch\] and 1 axes", "GRUCell", r"got shape \(4,\)"],
+    ),
+    "inputs of two batches": (
+        {1: {"a": X, "b": X[1:]}},
+        {},
+        {},
+        ValueError,
+        [r"next_input\['b'\] to be \[batch\]", r"got shape \(2, 4\)"],
+    ),
+    "flag": (
+        {0: jnp.asarray(False)},
+        {},
+        {},
+        ValueError,
+        [r"finished to be bool of shape \(3,\), one flag a row", r"got bool of shape \(\)"],
+    ),
+    "later integer flags": (
+        {},
+        {0: jnp.zeros(B, jnp.int32)},
+        {},
+        ValueError,
+        [r"bool of shape \(3,\)", r"got int32 of shape \(3,\)"],
+    ),
+    "no state": ({2: None}, {}, {}, ValueError, [r"expected \[3, 4\] for GRUCell", "got None"]),
+    "state of another size": (
+        {2: STATE[:, 1:]},
+        {},
+        {},
+        ValueError,
+        [r"expected shape \(3, 4\) for GRUCell", r"got \(3, 3\)"],
+    ),
+    "later state of another dtype": (
+        {},
+        {2: STATE.astype(jnp.float32)},
+        {},
+        TypeError,
+        [r"next_cell_state of float64\[3, 4\], as in the first", r"got float32\[3, 4\]"],
+    ),
+    "later state of another structure": (
+        {},
+        {2: (STATE,)},
+        {},
+        TypeError,
+        [r"next_cell_state of the structure PyTreeDef\(\*\)", r"got PyTreeDef\(\(\*,\)\)"],
+    ),
+    "later input of another shape": (
+        {},
+        {1: X[:, 1:]},
+        {},
+        TypeError,
+        [r"next_input of float64\[3, 4\]", r"got float64\[3, 3\]"],
+    ),
+    "later emission of another shape": (
+        {3: jnp.zeros(2)},
+        {},
+        {},
+        TypeError,
+        [r"emit_output of float64\[3, 2\]", r"got float64\[3, 4\]"],
+    ),
+    "emission with the batch axis": (
+        {3: STATE},
+        {},
+        {},
+        TypeError,
+        [r"emit_output of float64\[3, 3, 4\]", r"got float64\[3, 4\]"],
+    ),
+    "later no emission": (
+        {},
+        {3: None},
+        {},
+        TypeError,
+        [r"emit_output of the structure PyTreeDef\(\*\)", r"got PyTreeDef\(None\)"],
+    ),
+    "later loop state": (
+        {},
+        {4: jnp.zeros(3)},
+        {},
+        TypeError,
+        [r"next_loop_state of float64\[2\]", r"got float64\[3\]"],
+    ),
+    "loop state from nothing": (
+        {4: None},
+        {},
+        {},
+        TypeError,
+        [r"next_loop_state of the structure PyTreeDef\(None\)", r"got PyTreeDef\(\*\)"],
+    ),
+    "no maximum": (
+        {},
+        {},
+        {"maximum_iterations": None},
+        ValueError,
+        ["maximum_iterations: expected an int >= 0", "got None"],
+    ),
+    "negative maximum": (
+        {},
+        {},
+        {"maximum_iterations": -1},
+        ValueError,
+        ["maximum_iterations: expected an int >= 0", "got -1"],
+    ),
+    "keys": (
+        {},
+        {},
+        {"key": jax.random.split(jax.random.key(0))},
+        ValueError,
+        ["expected one key", r"got shape \(2,\)"],
+    ),
+    "params": ({}, {}, {"params": {}}, KeyError, ["gates/kernel", "missing: .*unexpected: none"]),
+    "no cell": ({}, {}, {"cell": 3}, TypeError, ["expected a cell", "got int"]),
+}
+
+
+def changed(returned, changes):
+    if not isinstance(changes, dict):
+        return changes
+    return tuple(changes.get(i, x) for i, x in enumerate(returned))
+
+
+@pytest.mark.parametrize("row", ERRORS)
+def test_error(row):
+    first, later, options, error, fragments = ERRORS[row]
+
+    def loop_fn(time, output, state, loop_state):
+        return changed(FIRST, first) if output is None else changed(LATER, later)
+
+    options = {"cell": GRU, "params": PARAMS, "maximum_iterations": 4, **options}
+    with pytest.raises(error) as caught:
+        rnn.raw_rnn(options.pop("cell"), options.pop("params"), loop_fn, **options)
+    for fragment in fragments:
+        caught.match(fragment)

@@ -1,0 +1,141 @@
+"""Runs over lists of steps beyond TF's own cases: options, and errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import close
+
+import jax_dynrnn as rnn
+
+T, B, D = 4, 3, 2
+STEPS = list(np.random.default_rng(0).normal(size=(T, B, D)))
+INPUTS = np.stack(STEPS)
+GRU, LSTM = rnn.GRUCell(D), rnn.LSTMCell(3)
+PARAMS = {cell: cell.init(jax.random.key(0), (B, D), jnp.float64) for cell in (GRU, LSTM)}
+BOTH = {"fw": PARAMS[GRU], "bw": PARAMS[GRU]}
+STATE = np.full((B, D), 0.3)
+
+
+def test_options_are_passed_on():
+    """A tuple of steps, an initial state, a dtype and a key, in one direction and in both."""
+    cell, key = rnn.DropoutWrapper(GRU, 0.5), jax.random.key(1)
+    options = {"dtype": jnp.float32, "key": key}
+    given = PARAMS[GRU], tuple(STEPS), STATE.astype(np.float32)
+    outputs, state = rnn.static_rnn(cell, *given, sequence_length=(4, 0, 2), **options)
+    stacked, expected = rnn.dynamic_rnn(
+        cell, given[0], INPUTS, [4, 0, 2], given[2], time_major=True, **options
+    )
+    close((outputs, state), (list(stacked), expected), 0)
+    assert outputs[0].dtype == state.dtype == jnp.float32
+    states = given[2], 2 * given[2]
+    outputs, *states_of_both = rnn.static_bidirectional_rnn(
+        cell, cell, BOTH, STEPS, *states, sequence_length=[4, 0, 2], **options
+    )
+    (fw, bw), expected = rnn.bidirectional_dynamic_rnn(
+        cell, cell, BOTH, INPUTS, [4, 0, 2], *states, time_major=True, **options
+    )
+    close((outputs, states_of_both), (list(np.concatenate([fw, bw], 2)), list(expected)), 0)
+    assert (states_of_both[1][1] == 2 * given[2][1]).all()
+
+
+def test_a_stack_of_lists():
+    cells = [GRU, rnn.BasicRNNCell(3)]
+    params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, (B, D), jnp.float64)
+    outputs, *states = rnn.stack_bidirectional_rnn(
+        cells, cells, params, STEPS, sequence_length=[4, 0, 2]
+    )
+    expected, *expected_states = rnn.stack_bidirectional_dynamic_rnn(
+        cells, cells, params, INPUTS, [4, 0, 2], time_major=True
+    )
+    close((outputs, states), (list(expected), expected_states), 0)
+
+
+def test_saving_passes_options_on():
+    saver = {"h": STATE.astype(np.float32)}
+    cell = rnn.DropoutWrapper(GRU, 0.5)
+    options = {"sequence_length": [4, 0, 2], "dtype": jnp.float32, "key": jax.random.key(1)}
+    *actual, saved = rnn.static_state_saving_rnn(cell, PARAMS[GRU], STEPS, saver, "h", **options)
+    close(tuple(actual), rnn.static_rnn(cell, PARAMS[GRU], STEPS, saver["h"], **options), 0)
+    close(saved, {"h": actual[1]}, 0)
+
+
+def saving(names, saver=None, cell=LSTM, inputs=STEPS):
+    zeros = np.zeros((B, 3))
+    saver = {"c": zeros, "h": zeros} if saver is None else saver
+    return rnn.static_state_saving_rnn(cell, PARAMS[cell], inputs, saver, names)
+
+
+UNLIKE = [STEPS[0], STEPS[1][:, :1]]
+PAIRS = [(STEPS[0], STEPS[0]), STEPS[1]]
+LISTED = r"inputs: expected a list of steps, got ndarray; dynamic_rnn takes one array"
+
+# row: (what is run, error, what its message must contain: expected, received)
+ERRORS = {
+    "array": (lambda: rnn.static_rnn(GRU, PARAMS[GRU], INPUTS), TypeError, [LISTED]),
+    "array in both directions": (
+        lambda: rnn.static_bidirectional_rnn(GRU, GRU, BOTH, INPUTS),
+        TypeError,
+        [LISTED],
+    ),
+    "array in a stack": (
+        lambda: rnn.stack_bidirectional_rnn([GRU], [GRU], {"cell_0": BOTH}, INPUTS),
+        TypeError,
+        [LISTED],
+    ),
+    "array, saving": (lambda: saving(("c", "h"), inputs=INPUTS), TypeError, [LISTED]),
+    "no steps": (
+        lambda: rnn.static_rnn(GRU, PARAMS[GRU], []),
+        ValueError,
+        ["expected at least one step, got an empty list"],
+    ),
+    "steps of two shapes": (
+        lambda: rnn.static_rnn(GRU, PARAMS[GRU], UNLIKE),
+        ValueError,
+        ["expected steps of one structure and shape", r"\(\(3, 2\),\), \(\(3, 1\),\)"],
+    ),
+    "steps of two structures": (
+        lambda: rnn.static_rnn(GRU, PARAMS[GRU], PAIRS),
+        ValueError,
+        ["expected steps of one structure", r"PyTreeDef\(\(\*, \*\)\), PyTreeDef\(\*\)"],
+    ),
+    "lengths": (
+        lambda: rnn.static_rnn(GRU, PARAMS[GRU], STEPS, sequence_length=[5, 0, 0]),
+        ValueError,
+        [r"\[0, 4\], the number of time steps, got 5 in row 0"],
+    ),
+    "one name for two arrays": (
+        lambda: saving("c"),
+        ValueError,
+        ["state_name: expected names in the structure of the state, 2 in ", "got 'c'"],
+    ),
+    "two names for one array": (
+        lambda: saving(("c", "h"), cell=GRU),
+        ValueError,
+        [r"structure of the state, 1 in PyTreeDef\(\*\)", r"got \('c', 'h'\)"],
+    ),
+    "a name in a tuple for an array": (
+        lambda: saving(("h",), cell=GRU),
+        ValueError,
+        [r"1 in PyTreeDef\(\*\)", r"got \('h',\)"],
+    ),
+    "a name that is not there": (
+        lambda: saving(("c", "m")),
+        KeyError,
+        [r"state_saver: expected \['c', 'm'\], missing: \['m'\]"],
+    ),
+    "a saved state of another shape": (
+        lambda: saving(("c", "h"), {"c": np.zeros((B, 3)), "h": np.zeros((B, 4))}),
+        ValueError,
+        [r"initial_state\.h: expected shape \(3, 3\)", r"got \(3, 4\)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ERRORS)
+def test_error(row):
+    run, error, fragments = ERRORS[row]
+    with pytest.raises(error) as caught:
+        run()
+    for fragment in fragments:
+        caught.match(fragment)
