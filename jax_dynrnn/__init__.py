@@ -33,9 +33,17 @@ from ._static import static_rnn as static_rnn
 from ._static import static_state_saving_rnn as static_state_saving_rnn
 from .cells import BasicLSTMCell as BasicLSTMCell
 from .cells import BasicRNNCell as BasicRNNCell
+from .cells import CoupledInputForgetGateLSTMCell as CoupledInputForgetGateLSTMCell
 from .cells import CudnnCompatibleGRUCell as CudnnCompatibleGRUCell
+from .cells import GLSTMCell as GLSTMCell
+from .cells import GRUBlockCell as GRUBlockCell
+from .cells import GRUBlockCellV2 as GRUBlockCellV2
 from .cells import GRUCell as GRUCell
+from .cells import LayerNormBasicLSTMCell as LayerNormBasicLSTMCell
+from .cells import LayerNormLSTMCell as LayerNormLSTMCell
+from .cells import LSTMBlockCell as LSTMBlockCell
 from .cells import LSTMCell as LSTMCell
+from .cells import WeightNormLSTMCell as WeightNormLSTMCell
 from .pooling import last_output as last_output
 from .pooling import max_pool as max_pool
 from .pooling import mean_pool as mean_pool

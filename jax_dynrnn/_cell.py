@@ -20,7 +20,7 @@ from ._tools import map_shapes, matmul
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
-Stages = Generator[tuple[jax.Array, jax.Array], jax.Array, tuple[Any, State]]
+Stages = Generator[tuple[jax.Array, jax.Array], jax.Array, Any]
 
 
 class LSTMStateTuple(NamedTuple):
@@ -151,7 +151,7 @@ class StagedCell(Cell):
 
     `stages` is its step as a generator. Each `recurred = yield x, kernel` asks for
     `x @ kernel`, so that an engine may do these matmuls in its own way and order; between
-    them is only elementwise arithmetic, equal splits of the last axis and vectors from params.
+    them each row is computed by itself, as in elementwise arithmetic.
     """
 
     def stages(self, params: Params, projected: Any, state: State) -> Stages:
@@ -219,6 +219,10 @@ class MatmulCell(StagedCell):
         >>> outputs.shape, bool(jnp.allclose(outputs[:, -1], state))
         ((2, 3, 4), True)
     """
+
+    unitwise: bool = True
+    """Whether `pointwise` keeps within each unit. A cell that normalises over its units says
+    no: an engine that gives each processor some of the units leaves it alone."""
 
     def hidden(self, state: State) -> jax.Array:
         """The part of the state that is multiplied: `[..., H]`."""

@@ -31,6 +31,20 @@ def check_units(cell: Any) -> None:
             )
 
 
+def check_probability(owner: Any, name: str) -> None:
+    """Checks that the field `name` of a configuration is a float in (0, 1]."""
+    probability = getattr(owner, name)
+    expected = f"{type(owner).__name__}: expected {name} to be a float in (0, 1], got "
+    if isinstance(probability, jax.Array) or not hasattr(probability, "__float__"):
+        raise TypeError(
+            f"{expected}{type(probability).__name__}; for a rate that changes use "
+            "two cells: their params are the same"
+        )
+    if not 0 < float(probability) <= 1:
+        raise ValueError(f"{expected}{probability!r}")
+    object.__setattr__(owner, name, float(probability))
+
+
 def batch_tuple(batch_shape: Any) -> tuple:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
     return tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
@@ -58,6 +72,11 @@ def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
             f"made for, got {x.shape[-1]}, in shape {tuple(x.shape)}"
         )
     return x @ kernel
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """`x` in float32 if it has 16 bits: sums of squares overflow there."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:

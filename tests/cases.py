@@ -88,6 +88,38 @@ CASES = [
     Case("lstm", rnn.LSTMCell(H, forget_bias=0.5, cell_clip=0.4), core=True),
     Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
     Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
+    # LSTMs with options of contrib
+    Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5)),
+    Case(
+        "layer_norm_lstm",
+        rnn.LayerNormLSTMCell(
+            H, use_peepholes=True, cell_clip=0.8, num_proj=2, proj_clip=0.5, layer_norm=True
+        ),
+    ),
+    Case("layer_norm_basic", rnn.LayerNormBasicLSTMCell(H, forget_bias=0.5, dropout_keep_prob=0.5)),
+    Case("no_layer_norm", rnn.LayerNormBasicLSTMCell(H, layer_norm=False)),
+    Case(
+        "layer_norm_dropout",
+        rnn.LayerNormBasicLSTMCell(H, dropout_keep_prob=0.5),
+        keyed=True,
+        flip=False,
+    ),
+    Case(
+        "weight_norm",
+        rnn.WeightNormLSTMCell(H, use_peepholes=True, cell_clip=0.5, num_proj=2, proj_clip=0.5),
+    ),
+    Case("coupled", rnn.CoupledInputForgetGateLSTMCell(H, forget_bias=0.5)),
+    Case(
+        "coupled_options",
+        rnn.CoupledInputForgetGateLSTMCell(
+            H, use_peepholes=True, num_proj=2, proj_clip=0.5, layer_norm=True
+        ),
+    ),
+    Case("grouped", rnn.GLSTMCell(H, number_of_groups=2, forget_bias=0.5), features=(2,)),
+    Case(
+        "grouped_options",
+        rnn.GLSTMCell(6, number_of_groups=3, num_proj=3, activation=jax.nn.softplus),
+    ),
     Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
     Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),

@@ -106,6 +106,9 @@ class GRUCell(_GRU, StagedCell):
         return new, new
 
 
+GRUBlockCell = GRUBlockCellV2 = GRUCell  # TF1's fused units; here every cell is compiled
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class CudnnCompatibleGRUCell(_GRU, MatmulCell):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple, Params, State
+from .._tools import check_probability
 from ._wrapper import Wrapper
 
 
@@ -94,16 +95,7 @@ class DropoutWrapper(Wrapper):
     def __post_init__(self):
         super().__post_init__()
         for name in ("input_keep_prob", "output_keep_prob", "state_keep_prob"):
-            probability = getattr(self, name)
-            expected = f"DropoutWrapper: expected {name} to be a float in (0, 1], got "
-            if isinstance(probability, jax.Array) or not hasattr(probability, "__float__"):
-                raise TypeError(
-                    f"{expected}{type(probability).__name__}; for a rate that changes use "
-                    "two cells: their params are the same"
-                )
-            if not 0 < float(probability) <= 1:
-                raise ValueError(f"{expected}{probability!r}")
-            object.__setattr__(self, name, float(probability))
+            check_probability(self, name)
         if self.variational_per_row and not self.variational_recurrent:
             raise ValueError(
                 "DropoutWrapper: variational_per_row=True expects "

@@ -1,0 +1,136 @@
+"""Long short-term memory in groups that do not see each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import LSTMStateTuple, Params, Stages
+from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
+from .._tools import along_last, check_size, input_size, matmul
+from ._lstm import LSTM, check_lstm
+
+BIASES = ("bias_i", "bias_j", "bias_f", "bias_o")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class GLSTMCell(LSTM):
+    """A group LSTM: `G` small LSTMs, each on its part of the inputs and of the state.
+
+        i, j, f, o = split([x_k, h_k] W_k) in each group k, side by side, + b_i, b_j, b_f, b_o
+        c' = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(j)
+        m  = sigmoid(o) * act(c')
+        h' = m, or m P over all groups                      # also the output
+
+    Args:
+        num_units: size `H` of the memory `c`, a multiple of the groups.
+        number_of_groups: the groups `G`; they divide the inputs' features too.
+        num_proj: size `P` of the projected output, a multiple of the groups; `None`: no
+            projection, `P = H`.
+        forget_bias: added to the forget gate at run time, not stored.
+        activation: of the memory; `None` is tanh.
+        kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
+        recurrent_initializer: of the rows that multiply `h_k`, gate by gate.
+        bias_initializer: of all biases; `None` is zeros.
+
+    Params: `group0/kernel`, `group1/kernel`, ... `[(D + P) / G, 4 H / G]`; `bias_i`,
+    `bias_j`, `bias_f`, `bias_o` `[H]`; `projection/kernel` `[H, P]`.
+    State: `LSTMStateTuple(c [..., H], h [..., P])`; output: `h'`; in the dtype of the
+    inputs and params.
+
+    Raises:
+        TypeError, ValueError: a size is not a positive int, or not a multiple of the groups.
+
+    As in TF1, the candidate is always a tanh: `activation` is only that of the memory.
+
+    Reference: `tf.contrib.rnn.GLSTMCell`; Kuchaiev and Ginsburg, arXiv:1703.10722.
+
+    Example: with one group it is an LSTM, with its biases apart
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.GLSTMCell(4, number_of_groups=2)
+        >>> params = cell.init(jax.random.key(0), (2, 5, 6))
+        >>> params["group0"]["kernel"].shape                # (6 + 4) / 2, 4 * 4 / 2
+        (5, 8)
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 6)))
+        >>> outputs.shape
+        (2, 5, 4)
+    """
+
+    num_units: int
+    _: dataclasses.KW_ONLY
+    num_proj: int | None = None
+    number_of_groups: int = 1
+    forget_bias: float = 1.0
+    activation: Callable | None = None
+    kernel_initializer: Initializer | None = None
+    recurrent_initializer: Initializer | None = None
+    bias_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        check_lstm(self)
+        check_size(self, "number_of_groups")
+        self.group_size("num_units", self.num_units)
+        self.group_size("num_proj", self.hidden_size)
+
+    def group_size(self, name: str, size: int) -> int:
+        """The part of `size` that one group has."""
+        if size % self.number_of_groups:
+            raise ValueError(
+                f"GLSTMCell: expected {name} to be a multiple of number_of_groups="
+                f"{self.number_of_groups}, got {size}"
+            )
+        return size // self.number_of_groups
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        part = functools.partial(self.group_size, "the input size")
+        rows = part(input_size(self, input_shape)), part(self.hidden_size)
+        units = part(self.num_units)
+        group = dataclasses.replace(self, num_units=units, num_proj=None, number_of_groups=1)
+        keys = iter(jax.random.split(key, self.number_of_groups + 5))
+        params: Params = {
+            f"group{k}": {"kernel": init_kernel(next(keys), rows, 4, group, dtype)}
+            for k in range(self.number_of_groups)
+        }
+        for name in BIASES:
+            params[name] = init_vector(
+                self.bias_initializer, zeros, next(keys), self.num_units, dtype
+            )
+        if self.num_proj is not None:
+            initialize = self.kernel_initializer or glorot_uniform
+            kernel = initialize(next(keys), (self.num_units, self.num_proj), dtype)
+            params["projection"] = {"kernel": kernel}
+        return params
+
+    def kernels(self, params: Params) -> list[jax.Array]:
+        return [params[f"group{k}"]["kernel"] for k in range(self.number_of_groups)]
+
+    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+        self.group_size("the input size", inputs.shape[-1])
+        rows = self.hidden_size // self.number_of_groups
+        groups = jnp.split(inputs, self.number_of_groups, -1)
+        kernels = self.kernels(params)
+        sums = [matmul(x, kernel[:-rows]) for x, kernel in zip(groups, kernels, strict=True)]
+        projected = _by_gate(sums)
+        bias = jnp.concatenate([params[name] for name in BIASES])
+        return projected + along_last(bias, projected)
+
+    def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
+        sums, groups = [], jnp.split(state.h, self.number_of_groups, -1)
+        for h, kernel in zip(groups, self.kernels(params), strict=True):
+            sums.append((yield h, kernel[-h.shape[-1] :]))
+        return _by_gate(sums)
+
+    def candidate(self, params: Params, j: jax.Array) -> jax.Array:
+        return jnp.tanh(j)
+
+
+def _by_gate(groups: list[jax.Array]) -> jax.Array:
+    """All groups of each gate side by side, from all gates of each group."""
+    gates = zip(*(jnp.split(x, 4, -1) for x in groups), strict=True)
+    return jnp.concatenate([x for gate in gates for x in gate], -1)
