@@ -52,10 +52,16 @@ from .sequence import reverse_sequence as reverse_sequence
 from .sequence import segment_starts as segment_starts
 from .sequence import sequence_mask as sequence_mask
 from .sequence import transpose_batch_time as transpose_batch_time
+from .wrappers import AttentionCellWrapper as AttentionCellWrapper
 from .wrappers import DropoutWrapper as DropoutWrapper
+from .wrappers import EmbeddingWrapper as EmbeddingWrapper
 from .wrappers import EmitState as EmitState
+from .wrappers import HighwayWrapper as HighwayWrapper
+from .wrappers import InputProjectionWrapper as InputProjectionWrapper
 from .wrappers import LearnedInitialState as LearnedInitialState
 from .wrappers import MultiRNNCell as MultiRNNCell
+from .wrappers import OutputProjectionWrapper as OutputProjectionWrapper
 from .wrappers import ResidualWrapper as ResidualWrapper
+from .wrappers import ZoneoutWrapper as ZoneoutWrapper
 
 __version__ = "0.1.0"

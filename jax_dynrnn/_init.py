@@ -43,6 +43,15 @@ def init_kernel(
     return jnp.concatenate([kernel[: rows[0]], jnp.concatenate(blocks, -1)])
 
 
+def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) -> dict:
+    """The kernel and the bias of a dense layer, by the initialisers of `cell`."""
+    keys = jax.random.split(key)
+    return {
+        "kernel": (cell.kernel_initializer or glorot_uniform)(keys[0], shape, dtype),
+        "bias": init_vector(cell.bias_initializer, zeros, keys[1], shape[1], dtype),
+    }
+
+
 def init_vector(
     initializer: Initializer | None, default: Initializer, key: jax.Array, size: int, dtype: Any
 ) -> jax.Array:

@@ -23,6 +23,11 @@ def check_size(owner: Any, name: str) -> None:
 def check_units(cell: Any) -> None:
     """Checks `num_units`, and that activations and initialisers are functions."""
     check_size(cell, "num_units")
+    check_functions(cell)
+
+
+def check_functions(cell: Any) -> None:
+    """Checks that activations and initialisers are functions, where a cell has them."""
     for name in ("activation", "kernel_initializer", "recurrent_initializer", "bias_initializer"):
         value = getattr(cell, name, None)
         if value is not None and not callable(value):
@@ -72,6 +77,12 @@ def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
             f"made for, got {x.shape[-1]}, in shape {tuple(x.shape)}"
         )
     return x @ kernel
+
+
+def dense(layer: Any, x: jax.Array, name: str = "inputs") -> jax.Array:
+    """`x @ kernel + bias`."""
+    y = matmul(x, layer["kernel"], name)
+    return y + along_last(layer["bias"], y)
 
 
 def widened(x: jax.Array) -> jax.Array:

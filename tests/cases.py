@@ -155,6 +155,38 @@ CASES = [
         keyed=True,
         flip=False,
     ),
+    # wrappers with variables of their own, and zoneout
+    Case("highway", rnn.HighwayWrapper(rnn.GRUCell(D), carry_bias_init=0.5)),
+    Case(
+        "highway_uncoupled",
+        rnn.HighwayWrapper(rnn.BasicRNNCell(D), couple_carry_transform_gates=False),
+    ),
+    Case("zoneout_evaluated", rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7)),
+    Case(
+        "zoneout",
+        rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7),
+        keyed=True,
+        flip=False,
+    ),
+    Case(
+        "projections",
+        rnn.OutputProjectionWrapper(
+            rnn.InputProjectionWrapper(rnn.BasicRNNCell(H), 2, activation=jnp.tanh),
+            3,
+            activation=jax.nn.softplus,
+        ),
+    ),
+    Case(
+        "embedding",
+        rnn.EmbeddingWrapper(rnn.BasicRNNCell(H), 7, 3),
+        features=(),
+        integers=7,
+    ),
+    Case("attention_cell", rnn.AttentionCellWrapper(rnn.BasicLSTMCell(H), 2)),
+    Case(
+        "attention_cell_sizes",
+        rnn.AttentionCellWrapper(rnn.GRUCell(H), 3, attn_size=2, attn_vec_size=5, input_size=2),
+    ),
     Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),

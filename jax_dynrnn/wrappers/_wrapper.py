@@ -47,3 +47,23 @@ class Wrapper(Cell):
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         return self.inner.step(params, projected, state, key=key)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamsWrapper(Wrapper):
+    """A wrapper with variables of its own, beside those of its cell under `"cell"`."""
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
+        return params | {"cell": cell}
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        return self.inner.start(params["cell"], batch_shape, dtype)
+
+    def project(self, params: Params, inputs: Any) -> Any:
+        return self.inner.project(params["cell"], inputs)
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        return self.inner.step(params["cell"], projected, state, key=key)

@@ -27,11 +27,11 @@ def test_all_exist():
 
 
 def test_every_row_is_filled():
-    """With three columns, one mark, and a test unless there is nothing to test."""
+    """With three columns, one mark, and a test or what the port guide says instead."""
     assert len(ROWS) > 150
     for row in ROWS:
         assert len(row) == 3 and row[1] in set("OPGN") and row[2], row
-        assert row[1] == "N" or ".py::" in row[2] or row[2] == "TODO", row
+        assert row[1] == "N" or ".py::" in row[2] or "porting-from-tf1.md" in row[2], row
 
 
 def test_nothing_is_named_twice():

@@ -1,0 +1,146 @@
+"""Attention of a cell over its own last outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Params, State, output_shape
+from .._init import Initializer, glorot_uniform, init_dense, init_vector
+from .._tools import along_last, batch_tuple, check_functions, check_size, dense, input_size, matmul
+from ._wrapper import ParamsWrapper
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class AttentionCellWrapper(ParamsWrapper):
+    """A cell that attends to its last `attn_length` outputs, with Bahdanau's score.
+
+        x'      = [x, attention] W + b
+        y, s'   = cell(x', s)
+        score_k = v . tanh(past_k W_a + all of s' W_q + b_q)    # for each past output
+        attention' = sum_k softmax(score)_k * past_k
+        output  = [y, attention'] W_o + b_o                     # the newest past output
+
+    Args:
+        cell: the cell to run, with one array as its output.
+        attn_length: how many outputs `L` it attends to; before the first they are zeros.
+        attn_size: size `A` of the output and of the attention; `None`: that of the cell's
+            output.
+        attn_vec_size: size `V` of the scores' hidden layer; `None`: `A`.
+        input_size: size `E` of `x'`; `None`: that of the inputs.
+        kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
+        bias_initializer: of all biases; `None` is zeros.
+
+    Params: `kernel` `[D + A, E]`, `bias` `[E]`; `attention/{attn_w [1, 1, A, V], attn_v [V],
+    kernel [sum of the state's sizes, V], bias [V]}`; `attn_output_projection/{kernel, bias}`
+    (`[size of y + A, A]`); the cell's under `cell`.
+    State: the tuple `(cell's state, attention [..., A], past [..., L * A])`, the oldest
+    output first. Output: `[..., A]`.
+
+    Raises:
+        TypeError, ValueError: `cell` is not a cell, or a size is not a positive int.
+
+    Differs from TF1: there is no `state_is_tuple=False`.
+
+    Reference: `tf.contrib.rnn.AttentionCellWrapper`; Bahdanau et al., arXiv:1409.0473.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.AttentionCellWrapper(rnn.LSTMCell(4), 3)
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> outputs, (lstm, attention, past) = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)))
+        >>> past.shape, bool((past.reshape(2, 3, 4) == outputs[:, -3:]).all())
+        ((2, 12), True)
+    """
+
+    attn_length: int
+    _: dataclasses.KW_ONLY
+    attn_size: int | None = None
+    attn_vec_size: int | None = None
+    input_size: int | None = None
+    kernel_initializer: Initializer | None = None
+    bias_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_size(self, "attn_length")
+        for name in ("attn_size", "attn_vec_size", "input_size"):
+            if getattr(self, name) is not None:
+                check_size(self, name)
+        check_functions(self)
+
+    @property
+    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1
+
+    def _size(self) -> int:
+        """`A`: of a cell whose output depends on its inputs it must be given."""
+        if self.attn_size is not None:
+            return self.attn_size
+        try:
+            return output_shape(self.inner, (self.input_size or 1,))[-1]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"AttentionCellWrapper: expected attn_size, as the size of {self.cell!r}'s "
+                "output is not known without its inputs, got None"
+            ) from error
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        inputs, size = input_size(self, input_shape), self._size()
+        seen, hidden = self.input_size or inputs, self.attn_vec_size or size
+        state = jax.tree.leaves(jax.eval_shape(lambda: self.inner.zero_state((), dtype)))
+        keys = jax.random.split(key, 6)
+        initialize = self.kernel_initializer or glorot_uniform
+        attention = init_dense(keys[1], (sum(x.shape[-1] for x in state), hidden), self, dtype)
+        attention["attn_w"] = initialize(keys[2], (1, 1, size, hidden), dtype)
+        attention["attn_v"] = init_vector(
+            self.kernel_initializer, glorot_uniform, keys[3], hidden, dtype
+        )
+        behind = output_shape(self.inner, (seen,))[-1] + size
+        return init_dense(keys[0], (inputs + size, seen), self, dtype) | {
+            "attention": attention,
+            "attn_output_projection": init_dense(keys[4], (behind, size), self, dtype),
+            "cell": self.inner.init(keys[5], (seen,), dtype),
+        }
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+        return self._state(self.inner.zero_state(batch_shape, dtype), batch_shape, dtype)
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        return self._state(super().start(params, batch_shape, dtype), batch_shape, dtype)
+
+    def _state(self, cell_state: State, batch_shape: Any, dtype: Any) -> State:
+        batch, size = batch_tuple(batch_shape), self._size()
+        past = jnp.zeros((*batch, self.attn_length * size), dtype)
+        return cell_state, jnp.zeros((*batch, size), dtype), past
+
+    def project(self, params: Params, inputs: jax.Array) -> jax.Array:
+        kernel = params["kernel"][: -self._size()]
+        return dense({"kernel": kernel, "bias": params["bias"]}, inputs)
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        cell_state, attention, past = state
+        rows = attention.shape[-1]
+        seen = projected + matmul(attention, params["kernel"][-rows:], "attention")
+        inner = self.inner.project(params["cell"], seen)
+        output, cell_state = self.inner.step(params["cell"], inner, cell_state, key=key)
+        past = past.reshape(*past.shape[:-1], self.attn_length, rows)
+        attention = _attend(params["attention"], cell_state, past)
+        both = jnp.concatenate([output, attention], -1)
+        output = dense(params["attn_output_projection"], both, "output")
+        past = jnp.concatenate([past[..., 1:, :], jnp.expand_dims(output, -2)], -2)
+        return output, (cell_state, attention, past.reshape(*past.shape[:-2], -1))
+
+
+def _attend(params: Params, cell_state: State, past: jax.Array) -> jax.Array:
+    query = dense(params, jnp.concatenate(jax.tree.leaves(cell_state), -1), "state")
+    hidden = matmul(past, params["attn_w"][0, 0], "state") + jnp.expand_dims(query, -2)
+    scores = (along_last(params["attn_v"], hidden) * jnp.tanh(hidden)).sum(-1)
+    weights = jax.nn.softmax(scores, -1)
+    return (jnp.expand_dims(weights, -1) * past).sum(-2)
