@@ -120,6 +120,33 @@ CASES = [
         "grouped_options",
         rnn.GLSTMCell(6, number_of_groups=3, num_proj=3, activation=jax.nn.softplus),
     ),
+    # convolutions
+    Case(
+        "conv_1d",
+        rnn.Conv1DLSTMCell(
+            input_shape=(5, 2), output_channels=3, kernel_shape=(2,), forget_bias=0.5
+        ),
+        features=(5, 2),
+    ),
+    Case(
+        "conv_2d",
+        rnn.Conv2DLSTMCell(
+            input_shape=(3, 4, 2), output_channels=2, kernel_shape=(3, 2), skip_connection=True
+        ),
+        features=(3, 4, 2),
+    ),
+    Case(
+        "conv_3d",
+        rnn.Conv3DLSTMCell(
+            input_shape=(2, 3, 2, 1), output_channels=2, kernel_shape=(1, 2, 3), use_bias=False
+        ),
+        features=(2, 3, 2, 1),
+    ),
+    Case(
+        "conv",
+        rnn.ConvLSTMCell(1, input_shape=(3, 1), output_channels=2, kernel_shape=(3,)),
+        features=(3, 1),
+    ),
     Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
     Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
@@ -155,6 +182,21 @@ CASES = [
         keyed=True,
         flip=False,
     ),
+    # other cells of contrib
+    Case("nas", rnn.NASCell(H)),
+    Case("nas_options", rnn.NASCell(H, num_proj=2, use_bias=True)),
+    Case("ugrnn", rnn.UGRNNCell(H, forget_bias=0.5)),
+    Case("intersection", rnn.IntersectionRNNCell(D)),
+    Case(
+        "intersection_projected",
+        rnn.IntersectionRNNCell(H, num_in_proj=H, forget_bias=0.5, y_activation=jnp.tanh),
+    ),
+    Case("sru", rnn.SRUCell(H)),
+    Case("ind_rnn", rnn.IndRNNCell(H, activation=jax.nn.softplus)),
+    Case("indy_gru", rnn.IndyGRUCell(H)),
+    Case("indy_lstm", rnn.IndyLSTMCell(H, forget_bias=0.5)),
+    Case("minimal", rnn.MinimalRNNCell(H)),
+    Case("cfn", rnn.CFNCell(H)),
     # wrappers with variables of their own, and zoneout
     Case("highway", rnn.HighwayWrapper(rnn.GRUCell(D), carry_bias_init=0.5)),
     Case(

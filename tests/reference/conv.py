@@ -1,0 +1,40 @@
+"""Convolutional LSTMs: a sum over the places of the kernel."""
+
+import itertools
+
+import numpy as np
+
+import jax_dynrnn as rnn
+
+from .core import sigmoid
+
+
+def convolve(images, kernel):
+    """`[B, *sizes, C]` by `[*window, C, Z]`, stride 1, padded with zeros as TF's SAME is.
+
+    Of a window of n places (n - 1) // 2 lie before the middle, the rest behind it.
+    """
+    window, sizes = kernel.shape[:-2], images.shape[1:-1]
+    around = [((n - 1) // 2, n // 2) for n in window]
+    padded = np.pad(images, [(0, 0), *around, (0, 0)])
+    total = 0.0
+    for place in itertools.product(*map(range, window)):
+        part = tuple(slice(p, p + n) for p, n in zip(place, sizes, strict=True))
+        total = total + padded[(slice(None), *part)] @ kernel[place]
+    return total
+
+
+def conv_lstm(cell, params, x, state):
+    z = convolve(np.concatenate([x, state.h], -1), params["kernel"])
+    if cell.use_bias:
+        z = z + params["biases"]
+    i, j, f, o = np.split(z, 4, axis=-1)
+    c = sigmoid(f + cell.forget_bias) * state.c + sigmoid(i) * np.tanh(j)
+    h = np.tanh(c) * sigmoid(o)
+    output = np.concatenate([h, x], -1) if cell.skip_connection else h
+    return output, rnn.LSTMStateTuple(c, h)
+
+
+STEPS = dict.fromkeys(
+    ("ConvLSTMCell", "Conv1DLSTMCell", "Conv2DLSTMCell", "Conv3DLSTMCell"), conv_lstm
+)
