@@ -54,7 +54,11 @@ from .cells import LSTMBlockCell as LSTMBlockCell
 from .cells import LSTMCell as LSTMCell
 from .cells import MinimalRNNCell as MinimalRNNCell
 from .cells import NASCell as NASCell
+from .cells import NTMCell as NTMCell
+from .cells import NTMControllerState as NTMControllerState
+from .cells import PhasedLSTMCell as PhasedLSTMCell
 from .cells import SRUCell as SRUCell
+from .cells import TimeFreqLSTMCell as TimeFreqLSTMCell
 from .cells import UGRNNCell as UGRNNCell
 from .cells import WeightNormLSTMCell as WeightNormLSTMCell
 from .pooling import last_output as last_output

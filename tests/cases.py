@@ -34,6 +34,10 @@ class Case:
     flip: bool = True
     """Whether shifting or reversing the inputs by hand is the same: not if it draws by the
     place of a step."""
+    derivative: bool = True
+    """Whether its gradient is the derivative: not if it passes a rounding as TF1's does."""
+    positive: bool = False
+    """Whether its state is of numbers above 0: weights of places, of which it takes powers."""
     configuration: bool = True
     """Whether it is one: a foreign object is not compared, hashed or copied."""
 
@@ -54,8 +58,9 @@ class Case:
         shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
         return perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
 
-    def state(self, dtype):
-        return perturbed(self.cell.zero_state(B, dtype), 3)
+    def state(self, dtype, seed=3):
+        state = perturbed(self.cell.zero_state(B, dtype), seed)
+        return jax.tree.map(jnp.abs, state) if self.positive else state
 
     def key(self):
         return jax.random.key(7) if self.keyed else None
@@ -147,6 +152,27 @@ CASES = [
         rnn.ConvLSTMCell(1, input_shape=(3, 1), output_channels=2, kernel_shape=(3,)),
         features=(3, 1),
     ),
+    # continuous time
+    Case(
+        "phased",
+        rnn.PhasedLSTMCell(H, leak=0.1, ratio_on=0.6, period_init_max=4.0),
+        features=((1,), (D,)),
+        derivative=False,
+    ),
+    Case(
+        "phased_peepholes",
+        rnn.PhasedLSTMCell(
+            H,
+            use_peepholes=True,
+            leak=0.3,
+            ratio_on=0.7,
+            trainable_ratio_on=False,
+            period_init_min=2.0,
+            period_init_max=3.0,
+        ),
+        features=((1,), (D,)),
+        derivative=False,
+    ),
     Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
     Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
@@ -197,6 +223,11 @@ CASES = [
     Case("indy_lstm", rnn.IndyLSTMCell(H, forget_bias=0.5)),
     Case("minimal", rnn.MinimalRNNCell(H)),
     Case("cfn", rnn.CFNCell(H)),
+    Case(
+        "ntm",
+        rnn.NTMCell(rnn.BasicLSTMCell(H), 5, 3, 2, 1, shift_range=2, output_dim=2),
+        positive=True,
+    ),
     # wrappers with variables of their own, and zoneout
     Case("highway", rnn.HighwayWrapper(rnn.GRUCell(D), carry_bias_init=0.5)),
     Case(

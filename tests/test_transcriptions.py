@@ -46,6 +46,7 @@ def test_results(law):
     close(compiled(law)(*given, FULL)[0], expected, 1e-12)
 
 
+@pytest.mark.where(lambda law: is_transcribed(law) and law.case.derivative)
 def test_gradients(law):
     """By finite differences of the transcription, along one direction for every array."""
     given = arguments(law)

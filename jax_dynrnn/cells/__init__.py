@@ -22,7 +22,11 @@ from .lstm import LSTMCell as LSTMCell
 from .minimal import CFNCell as CFNCell
 from .minimal import MinimalRNNCell as MinimalRNNCell
 from .nas import NASCell as NASCell
+from .ntm import NTMCell as NTMCell
+from .ntm import NTMControllerState as NTMControllerState
+from .phased import PhasedLSTMCell as PhasedLSTMCell
 from .sru import SRUCell as SRUCell
+from .time_freq import TimeFreqLSTMCell as TimeFreqLSTMCell
 from .ugrnn import IntersectionRNNCell as IntersectionRNNCell
 from .ugrnn import UGRNNCell as UGRNNCell
 from .weight_norm import WeightNormLSTMCell as WeightNormLSTMCell

@@ -63,7 +63,8 @@ class MinimalRNNCell(_Small):
 
     Differs from TF1: functions stand for the names of activations and initialisers.
 
-    Reference: `MinimalRNNCell` in `tensorflow/contrib/rnn`; Chen, arXiv:1711.06788.
+    Reference: `MinimalRNNCell` in `tensorflow/contrib/rnn`; Chen, arXiv:1711.06788; Chen et al.,
+    arXiv:1806.05394.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn

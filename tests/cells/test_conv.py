@@ -53,7 +53,7 @@ def test_params():
     assert names(params) == {"kernel": (3, 2, 7, 16), "biases": (16,)}
     assert not params["biases"].any()
     limit = np.sqrt(6 / (6 * (7 + 16)))  # Glorot's fans count the places of the kernel
-    assert 0.95 * limit < jnp.abs(params["kernel"]).max() <= limit
+    assert 0.95 * limit < float(jnp.abs(params["kernel"]).max()) <= limit
     without = rnn.ConvLSTMCell(2, **options, use_bias=False)
     assert names(without.init(KEY, (5, 6, 3))) == {"kernel": (3, 2, 7, 16)}
 

@@ -1,0 +1,248 @@
+"""The neural Turing machine: a cell with a memory that it reads and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from .._cell import Cell, Params, State, as_cell, output_shape
+from .._init import Initializer, glorot_uniform, init_vector, zeros
+from .._tools import batch_tuple, check_functions, check_size, dense, input_size, widened
+from ._lstm import clip
+
+
+class NTMControllerState(NamedTuple):
+    """State of an `NTMCell`, under TF1's names.
+
+    `controller_state`: that of the controller. `read_vector_list`: what each read head read
+    last, `[..., V]`. `w_list`: where each head was, reading ones first, `[..., N]`. `M`: the
+    memory `[..., N, V]`. `time`: the steps taken, rank 0.
+
+    Example:
+        >>> import jax_dynrnn as rnn
+        >>> cell = rnn.NTMCell(rnn.LSTMCell(8), 16, 4, read_head_num=1, write_head_num=1)
+        >>> state = cell.zero_state(2)
+        >>> state.M.shape, [w.shape for w in state.w_list], state.time.shape
+        ((2, 16, 4), [(2, 16), (2, 16)], ())
+    """
+
+    controller_state: Any
+    read_vector_list: Any
+    w_list: Any
+    M: Any
+    time: Any
+
+
+jax.export.register_namedtuple_serialization(
+    NTMControllerState, serialized_name="jax_dynrnn.NTMControllerState"
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class NTMCell(Cell):
+    """A controller cell that reads and writes a memory through heads.
+
+        y, s'   = controller([x, what was read before], s)
+        k, beta, g, shift, gamma = split(clip(y W_p + b_p)) for each head
+        w_c     = softmax(beta * cosine(k, M_n) over n)     # k = tanh(k): by content
+        w_g     = g * w_c + (1 - g) * w                     # or where it was
+        w_s     = sum over d of shift_d * roll(w_g, d)      # d from -shift_range to it
+        w'      = w_s ** gamma / sum(w_s ** gamma)          # sharpened
+        read    = sum over n of w'_n M_n                    # for each read head
+        M_n'    = M_n * (1 - w'_n * sigmoid(erase)) + w'_n * tanh(add)  # for each write head
+        output  = clip([y, all that was read] W_o + b_o)
+
+    with `beta = softplus`, `g = sigmoid`, `shift = softmax`, `gamma = 1 + softplus` of theirs.
+
+    Args:
+        controller: the cell that controls the heads.
+        memory_size: places of the memory `N`, more than `2 * shift_range`.
+        memory_vector_dim: size `V` of each place.
+        read_head_num, write_head_num: numbers of heads.
+        shift_range: how far a head moves in a step.
+        output_dim: size `O` of the output; `None`: that of the inputs.
+        clip_value: bound of the heads' parameters and of the output.
+        kernel_initializer: of both kernels; `None` is TF1's, a truncated normal.
+        bias_initializer: of both biases; `None` is zeros.
+
+    Params: `parameters_kernel`, `parameters_bias` (of `y`, for all heads and writes),
+    `output_kernel` `[size of y + R V, O]`, `output_bias`, `initial_read_vector_0`, ...
+    `[1, V]`, `initial_address_weights_0`, ... `[1, N]`, `memory` `[N, V]`, and the controller's
+    under `cell`.
+    State: `NTMControllerState`. Output: `[..., O]`.
+
+    Raises:
+        TypeError, ValueError: `controller` is not a cell, a size is not a positive int, or the
+            memory too small for the shifts.
+
+    Differs from TF1: the learned initial state is where a run, and every reset, starts
+    (`start`); an initial state that is given is taken as it is, at step 0 too.
+
+    Reference: `NTMCell` in `tensorflow/contrib/rnn`; Graves et al., arXiv:1410.5401; Collier
+    and Beel, arXiv:1807.08518.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.NTMCell(rnn.LSTMCell(8), 16, 4, read_head_num=1, write_head_num=1)
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)), [5, 2])
+        >>> outputs.shape, bool(jnp.allclose(state.w_list[0].sum(-1), 1))
+        ((2, 5, 3), True)
+    """
+
+    controller: Any
+    memory_size: int
+    memory_vector_dim: int
+    read_head_num: int
+    write_head_num: int
+    _: dataclasses.KW_ONLY
+    shift_range: int = 1
+    output_dim: int | None = None
+    clip_value: float = 20.0
+    kernel_initializer: Initializer | None = None
+    bias_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        as_cell(self.controller, "NTMCell's controller")
+        sizes = ("memory_size", "memory_vector_dim", "read_head_num", "write_head_num")
+        for name in (*sizes, "shift_range", *(["output_dim"] if self.output_dim else [])):
+            check_size(self, name)
+        check_functions(self)
+        object.__setattr__(self, "clip_value", float(self.clip_value))
+        if self.memory_size <= 2 * self.shift_range:
+            raise ValueError(
+                f"NTMCell: expected memory_size > 2 * shift_range = {2 * self.shift_range}, got "
+                f"{self.memory_size}"
+            )
+
+    @property
+    def _heads(self) -> int:
+        return self.read_head_num + self.write_head_num
+
+    @property
+    def _splits(self) -> list[int]:
+        """How the controller's parameters are split: by head, then erase and add by write head."""
+        head = self.memory_vector_dim + 2 * self.shift_range + 4
+        return [head] * self._heads + [self.memory_vector_dim] * (2 * self.write_head_num)
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        size, keys = input_size(self, input_shape), iter(jax.random.split(key, 5 + 2 * self._heads))
+        places, width = self.memory_size, self.memory_vector_dim
+        seen = (size + self.read_head_num * width,)
+        hidden = output_shape(as_cell(self.controller), seen)[-1]
+
+        def layer(name, rows, columns):
+            normal = jax.nn.initializers.truncated_normal(rows**-0.5)
+            kernel = (self.kernel_initializer or normal)(next(keys), (rows, columns), dtype)
+            bias = init_vector(self.bias_initializer, zeros, next(keys), columns, dtype)
+            return {f"{name}_kernel": kernel, f"{name}_bias": bias}
+
+        def drawn(name, number, columns):
+            return {
+                f"{name}_{i}": glorot_uniform(next(keys), (1, columns), dtype)
+                for i in range(number)
+            }
+
+        return {
+            "cell": as_cell(self.controller).init(next(keys), seen, dtype),
+            **layer("parameters", hidden, sum(self._splits)),
+            **layer("output", hidden + self.read_head_num * width, self.output_dim or size),
+            **drawn("initial_read_vector", self.read_head_num, width),
+            **drawn("initial_address_weights", self._heads, places),
+            "memory": jnp.full((places, width), 1e-6, dtype),
+        }
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+        batch, width = batch_tuple(batch_shape), self.memory_vector_dim
+        return NTMControllerState(
+            controller_state=as_cell(self.controller).zero_state(batch_shape, dtype),
+            read_vector_list=(jnp.zeros((*batch, width), dtype),) * self.read_head_num,
+            w_list=(jnp.zeros((*batch, self.memory_size), dtype),) * self._heads,
+            M=jnp.zeros((*batch, self.memory_size, width), dtype),
+            time=jnp.zeros((), jnp.int32),
+        )
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        batch, zero = batch_tuple(batch_shape), self.zero_state(batch_shape, dtype)
+
+        def repeated(x):
+            return jnp.broadcast_to(
+                jnp.expand_dims(x, tuple(range(len(batch)))), (*batch, *x.shape)
+            )
+
+        def learned(name, number, function):
+            names = [f"{name}_{i}" for i in range(number)]
+            return tuple(repeated(function(params[name][0])).astype(dtype) for name in names)
+
+        return zero._replace(
+            controller_state=as_cell(self.controller).start(params["cell"], batch_shape, dtype),
+            read_vector_list=learned("initial_read_vector", self.read_head_num, jnp.tanh),
+            w_list=learned("initial_address_weights", self._heads, jax.nn.softmax),
+            M=repeated(params["memory"]).astype(dtype),
+        )
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        cell = as_cell(self.controller)
+        return params | {"cell": cell.prepare(params["cell"], key=key, batch_shape=batch_shape)}
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        controller = as_cell(self.controller)
+        seen = jnp.concatenate([projected, *state.read_vector_list], -1)
+        inner = controller.project(params["cell"], seen)
+        output, new = controller.step(params["cell"], inner, state.controller_state, key=key)
+        parameters = clip(_dense(params, "parameters", output), self.clip_value)
+        ends = [sum(self._splits[: i + 1]) for i in range(len(self._splits) - 1)]
+        parts = jnp.split(parameters, ends, -1)
+        heads, writes = parts[: self._heads], parts[self._heads :]
+        w_list = tuple(
+            self._address(head, state.M, w) for head, w in zip(heads, state.w_list, strict=True)
+        )
+        reads = tuple(
+            (jnp.expand_dims(w, -1) * state.M).sum(-2) for w in w_list[: self.read_head_num]
+        )
+        memory = state.M
+        for i, w in enumerate(w_list[self.read_head_num :]):
+            erase, add = jax.nn.sigmoid(writes[2 * i]), jnp.tanh(writes[2 * i + 1])
+            w = jnp.expand_dims(w, -1)
+            memory = memory * (1 - w * jnp.expand_dims(erase, -2)) + w * jnp.expand_dims(add, -2)
+        output = _dense(params, "output", jnp.concatenate([output, *reads], -1))
+        state = NTMControllerState(new, reads, w_list, memory, state.time + 1)
+        return clip(output, self.clip_value), state
+
+    def _address(self, head: jax.Array, memory: jax.Array, w: jax.Array) -> jax.Array:
+        """Where a head goes from `w`: by content, interpolated, shifted, sharpened."""
+        width, reach = self.memory_vector_dim, self.shift_range
+        k, beta, g, shift, gamma = jnp.split(
+            head, [width, width + 1, width + 2, head.shape[-1] - 1], -1
+        )
+        content = jax.nn.softmax(jax.nn.softplus(beta) * _cosine(jnp.tanh(k), memory), -1)
+        g, shift = jax.nn.sigmoid(g), jax.nn.softmax(shift, -1)
+        gated = g * content + (1 - g) * w
+        offsets = [*range(reach + 1), *range(-reach, 0)]
+        moved = sum(shift[..., i : i + 1] * jnp.roll(gated, d, -1) for i, d in enumerate(offsets))
+        sharp = moved ** (1 + jax.nn.softplus(gamma))
+        return sharp / sharp.sum(-1, keepdims=True)
+
+
+def _dense(params: Params, name: str, x: jax.Array) -> jax.Array:
+    return dense({"kernel": params[f"{name}_kernel"], "bias": params[f"{name}_bias"]}, x, "state")
+
+
+def _cosine(k: jax.Array, memory: jax.Array) -> jax.Array:
+    """`[..., V]` with `[..., N, V]` -> `[..., N]`; in 32 bits, where 1e-8 is not 0."""
+    wide, key = widened(memory), jnp.expand_dims(widened(k), -2)
+    product = (wide * key).sum(-1)
+    return (product / (_length(wide) * _length(key) + 1e-8)).astype(k.dtype)
+
+
+def _length(x: jax.Array) -> jax.Array:
+    """Of the last axis; its gradient at 0 is 0."""
+    squared = (x * x).sum(-1)
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)

@@ -1,0 +1,140 @@
+"""Long short-term memory over time and, within each step, over frequency."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import LSTMStateTuple, Params, Stages
+from .._init import Initializer
+from .._tools import batch_tuple, check_size, input_size
+from ._lstm import LSTM, check_lstm
+
+NAMES = {
+    "kernel": "W_0",
+    "bias": "B",
+    "w_f_diag": "W_F_diag",
+    "w_i_diag": "W_I_diag",
+    "w_o_diag": "W_O_diag",
+}
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class TimeFreqLSTMCell(LSTM):
+    """An LSTM that goes over the features of a step too, through windows, with one kernel.
+
+        i, j, f, o = split([x_k, m_k, m'_(k-1)] W + b)      # for window k = 0, 1, ...
+        c'_k = sigmoid(f + forget_bias [+ w_f * c_k]) * c_k + sigmoid(i [+ w_i * c_k]) * tanh(j)
+        c'_k = clip(c'_k, -cell_clip, cell_clip)            # where cell_clip is given
+        m'_k = sigmoid(o [+ w_o * c'_k]) * tanh(c'_k)       # peepholes in brackets
+
+    Window k is `x_k = x[k * frequency_skip : k * frequency_skip + feature_size]`: there are
+    `S = (input_size - feature_size) // frequency_skip + 1`, and before the first `m'` is 0.
+
+    Args:
+        num_units: size `H` of the memory of each window.
+        input_size: the number of features `D` of the inputs, which the size of the state
+            depends on.
+        feature_size: size `F` of a window.
+        frequency_skip: how far each window is from the one before.
+        use_peepholes: whether the gates see `c`, each unit its own.
+        cell_clip: bound of `|c'|`, not negative.
+        forget_bias: added to the forget gate at run time, not stored.
+        kernel_initializer: of `W_0`, and of the peepholes (which it sees as columns); `None`
+            is Glorot's uniform, TF1's default.
+        recurrent_initializer: of the rows of `W_0` that multiply both `m`, gate by gate.
+        bias_initializer: of `B`; `None` is zeros.
+
+    Params: `W_0` `[F + 2 H, 4 H]`, `B` `[4 H]`, and `W_F_diag`, `W_I_diag`, `W_O_diag` `[H]`
+    with peepholes.
+    State: `[..., 2 H S]`, which is `c_0, m_0, c_1, m_1, ...` side by side. Output:
+    `[..., H S]`, which is `m'_0, m'_1, ...`; in the dtype of the inputs and params.
+
+    Raises:
+        TypeError, ValueError: a size is not a positive int, a window is larger than the
+            inputs, or the inputs are not of `input_size`.
+
+    Differs from TF1: TF1 did not ask for the size of its inputs and gave `2 H` as the size of
+    its state, so that `dynamic_rnn` did not run it without an initial state.
+
+    Reference: `tf.contrib.rnn.TimeFreqLSTMCell`; Sainath and Li, Modeling time-frequency
+    patterns with LSTM vs. convolutional architectures for LVCSR tasks (2016).
+
+    Example: what a window sees of those below it reaches those above
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.TimeFreqLSTMCell(1, input_size=5, feature_size=2)
+        >>> params = cell.init(jax.random.key(0), (2, 1, 5))
+        >>> x = jnp.ones((5,))
+        >>> seen = jax.jacobian(lambda x: cell(params, x, cell.zero_state())[0])(x)
+        >>> (seen != 0).astype(int).tolist()
+        [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    """
+
+    num_units: int
+    _: dataclasses.KW_ONLY
+    input_size: int
+    feature_size: int
+    frequency_skip: int = 1
+    use_peepholes: bool = False
+    cell_clip: float | None = None
+    forget_bias: float = 1.0
+    kernel_initializer: Initializer | None = None
+    recurrent_initializer: Initializer | None = None
+    bias_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        check_lstm(self)
+        for name in ("input_size", "feature_size", "frequency_skip"):
+            check_size(self, name)
+        if self.feature_size > self.input_size:
+            raise ValueError(
+                "TimeFreqLSTMCell: expected feature_size, the size of a window, to be at most "
+                f"input_size={self.input_size}, got {self.feature_size}"
+            )
+
+    @property
+    def num_shifts(self) -> int:
+        """How many windows `S` the inputs have."""
+        return (self.input_size - self.feature_size) // self.frequency_skip + 1
+
+    @property
+    def hidden_size(self) -> int:
+        """Of what the kernel sees: `m` of this window, and of the one below it."""
+        return 2 * self.num_units
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        self._check_inputs(input_size(self, input_shape))
+        params = super().init(key, (self.feature_size,), dtype)
+        return {NAMES[name]: x for name, x in params.items()}
+
+    def _check_inputs(self, size: int) -> None:
+        if size != self.input_size:
+            raise ValueError(f"{self!r}: expected inputs of input_size features, got {size}")
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> Any:
+        size = 2 * self.num_units * self.num_shifts
+        return jnp.zeros((*batch_tuple(batch_shape), size), dtype)
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        """The names of the other LSTMs."""
+        del key, batch_shape
+        return {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}
+
+    def project(self, params: Params, inputs: jax.Array) -> Any:
+        self._check_inputs(inputs.shape[-1])
+        starts = [k * self.frequency_skip for k in range(self.num_shifts)]
+        windows = [inputs[..., start : start + self.feature_size] for start in starts]
+        return [super(TimeFreqLSTMCell, self).project(params, x) for x in windows]
+
+    def stages(self, params: Params, projected: Any, state: Any) -> Stages:
+        parts = jnp.split(state, 2 * self.num_shifts, -1)
+        below, new = jnp.zeros_like(parts[0]), []
+        for x, c, m in zip(projected, parts[::2], parts[1::2], strict=True):
+            recurred = yield jnp.concatenate([m, below], -1), self.recurrent_kernel(params)
+            below, (c, m) = self.pointwise(params, x, recurred, LSTMStateTuple(c, m))
+            new += [c, m]
+        return jnp.concatenate(new[1::2], -1), jnp.concatenate(new, -1)
