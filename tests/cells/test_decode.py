@@ -1,0 +1,203 @@
+"""Decoding: against a search over all sequences, against each other, and at the edges."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import close
+
+import jax_dynrnn as rnn
+
+V, L, B, END = 4, 5, 2, 3
+CELL = rnn.GRUCell(6)
+RANDOM = np.random.default_rng(0)
+PARAMS = jax.tree.map(lambda x: 3 * x, CELL.init(jax.random.key(0), (B, 2), jnp.float64))
+TABLE, DENSE = jnp.asarray(RANDOM.normal(size=(V, 2))), jnp.asarray(RANDOM.normal(size=(6, V)))
+STATE = jnp.asarray(RANDOM.normal(size=(B, 6)))
+
+
+def embed(ids):
+    return TABLE[ids]
+
+
+def logits(output):
+    return 2 * output @ DENSE
+
+
+def search(width, penalty=0.0, state=STATE, start=0, most=L):
+    return rnn.beam_search(
+        CELL, PARAMS, embed, logits, start, END, state,
+        beam_width=width, length_penalty=penalty, maximum_iterations=most,
+    )  # fmt: skip
+
+
+def greedy(start=0, most=L, state=STATE):
+    return rnn.greedy_decode(
+        CELL, PARAMS, embed, logits, start, END, state, maximum_iterations=most
+    )
+
+
+def probability(ids, row, start=0):
+    """The log-probability of one sequence, in NumPy but for the cell."""
+    state, total, last = STATE[row : row + 1], 0.0, start
+    for i in ids:
+        output, state = CELL(PARAMS, embed(jnp.array([last])), state)
+        scores = np.asarray(logits(output))[0]
+        total += scores[i] - np.log(np.exp(scores).sum())
+        last = i
+    return total
+
+
+def everything():
+    """Every sequence that ends, or is as long as allowed."""
+    for length in range(L + 1):
+        for ids in itertools.product(range(END), repeat=length):
+            yield (*ids, END) if length < L else ids
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_wide_beam_finds_the_best_of_everything(penalty):
+    """As wide as all 364 sequences: it has them all, in order, each with its score."""
+    all_sequences = list(everything())
+    ids, lengths, scores = jax.jit(lambda: search(len(all_sequences), penalty))()
+    for row in range(B):
+        expected = {}
+        for sequence in all_sequences:
+            length = len(sequence) - (END in sequence)
+            padded = (*sequence, *(END,) * (L - len(sequence)))
+            expected[padded] = (probability(sequence, row) / ((5 + length) / 6) ** penalty, length)
+        found = [tuple(x) for x in np.asarray(ids[row]).tolist()]
+        assert set(found) == set(expected) and len(found) == len(expected)
+        close(scores[row], np.array([expected[x][0] for x in found]), 1e-12)
+        assert lengths[row].tolist() == [expected[x][1] for x in found]
+        assert (np.diff(scores[row]) <= 0).all()
+        best = max(expected, key=lambda x: expected[x][0])
+        assert found[0] == best
+
+
+def test_a_narrow_beam_keeps_its_best():
+    """TF's rules, step by step in NumPy, with a width that does drop sequences."""
+    width, penalty = 3, 0.7
+    ids, _, scores = search(width, penalty)
+    for row in range(B):
+        beams = [((), 0.0)]
+        for _ in range(L):
+            longer = []
+            for sequence, total in beams:
+                if END in sequence:
+                    longer.append(((*sequence, END), total))
+                    continue
+                longer += [((*sequence, i), probability((*sequence, i), row)) for i in range(V)]
+            score = lambda x: x[1] / ((5 + sum(i != END for i in x[0])) / 6) ** penalty  # noqa: E731
+            beams = sorted(longer, key=score, reverse=True)[:width]
+        assert [tuple(x) for x in np.asarray(ids[row]).tolist()] == [x for x, _ in beams]
+        close(scores[row], np.array([score(x) for x in beams]), 1e-12)
+
+
+@pytest.mark.parametrize("start", [0, np.array([1, 2])])
+def test_a_beam_of_one_is_greedy(start):
+    ids, lengths, scores = search(1, start=start)
+    greedy_ids, greedy_lengths, _ = greedy(start)
+    close((ids[:, 0], lengths[:, 0]), (greedy_ids, greedy_lengths), 0)
+    first = np.broadcast_to(start, (B,))
+    for row in range(B):
+        sequence = greedy_ids[row, : greedy_lengths[row] + 1].tolist()
+        close(scores[row, 0], np.array(probability(sequence, row, int(first[row]))), 1e-12)
+
+
+def test_greedy_by_hand():
+    """Ids, lengths, and the state after the step that gave the end."""
+    ids, lengths, state = jax.jit(greedy)()
+    for row in range(B):
+        h, last, expected = STATE[row : row + 1], 0, []
+        while len(expected) < L and last != END:
+            output, h = CELL(PARAMS, embed(jnp.array([last])), h)
+            last = int(np.argmax(logits(output)))
+            expected.append(last)
+        length = len(expected) - (END in expected)
+        assert ids[row].tolist() == expected + [END] * (L - len(expected))
+        assert lengths[row] == length
+        close(state[row : row + 1], h, 1e-14)
+    assert set(lengths.tolist()) - {L}, "no row ends: the test shows nothing"
+
+
+def test_counters_that_the_batch_shares():
+    """A rank-0 leaf of the state moves with the steps, in a beam too."""
+
+    class Counting(rnn.Cell):
+        def init(self, key, input_shape, dtype=jnp.float32):
+            return {}
+
+        def zero_state(self, batch_shape=(), dtype=jnp.float32):
+            return jnp.zeros((), jnp.int32), jnp.zeros((*batch_shape, 1), dtype)
+
+        def __call__(self, params, inputs, state, *, key=None):
+            count, total = state
+            best = jax.nn.one_hot(count, V, dtype=total.dtype)  # 0, 1, 2, the end
+            return jnp.broadcast_to(best, (*total.shape[:-1], V)), (count + 1, total + inputs)
+
+    start = Counting().zero_state((B,), jnp.float64)
+    arguments = (Counting(), {}, lambda ids: jnp.ones((B, 1)), lambda y: 5 * y, 0, END, start)
+    ids, lengths, (count, total) = rnn.greedy_decode(*arguments, maximum_iterations=6)
+    assert ids.tolist() == [[0, 1, 2, 3, 3, 3]] * B and lengths.tolist() == [3] * B
+    assert count == 4 and total.tolist() == [[4.0]] * B
+    ids, *_ = rnn.beam_search(*arguments, beam_width=2, maximum_iterations=6)
+    assert ids[:, 0].tolist() == [[0, 1, 2, 3, 3, 3]] * B
+
+
+def test_vmap_and_few_sequences():
+    """Mapped over states it is a loop; what a beam has no sequence for scores -inf."""
+    states = jnp.stack([STATE, -STATE])
+    mapped = jax.vmap(lambda state: search(3, state=state))(states)
+    for i in range(2):
+        close(jax.tree.map(lambda x, i=i: x[i], mapped), search(3, state=states[i]), 1e-12)
+    ids, _, scores = search(7, most=1)
+    assert np.isfinite(scores[:, :4]).all() and np.isneginf(scores[:, 4:]).all()
+    assert [sorted(row[:4]) for row in ids[..., 0].tolist()] == [[0, 1, 2, 3]] * B
+
+
+def test_tile_batch():
+    state = rnn.LSTMStateTuple(jnp.arange(4.0).reshape(2, 2), jnp.int32(5))
+    tiled = rnn.tile_batch(state, 2)
+    assert tiled.c.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and tiled.h == 5
+
+
+ARGUMENTS = {"start": 0, "end": END, "initial_state": STATE}
+ERRORS = {
+    "a float start": ({"start": 0.0}, TypeError, "start: expected an id, an integer, got float"),
+    "starts of another batch": (
+        {"start": np.zeros(3, int)},
+        ValueError,
+        r"each of 2 rows, got .*3",
+    ),
+    "an end that is no id": ({"end": 4}, ValueError, "end: expected an id below 4, got 4"),
+    "many ends": ({"end": np.array([3, 3])}, ValueError, r"one id for all rows, got shape \(2,\)"),
+    "no batch": ({"initial_state": ()}, ValueError, r"batch as their first axis, got sizes \[\]"),
+    "another state": ({"initial_state": (STATE, STATE)}, ValueError, "initial_state: expected"),
+    "no steps": (
+        {"maximum_iterations": -1},
+        ValueError,
+        "maximum_iterations: expected an int >= 0",
+    ),
+    "logits of one row": ({"logits": lambda y: logits(y)[0]}, ValueError, r"return \[2, V\], got"),
+}
+
+
+@pytest.mark.parametrize("decode", [rnn.greedy_decode, rnn.beam_search])
+@pytest.mark.parametrize("row", ERRORS)
+def test_errors(row, decode):
+    changed, error, message = ERRORS[row]
+    options = {"embed": embed, "logits": logits, "maximum_iterations": L, **ARGUMENTS, **changed}
+    if decode is rnn.beam_search:
+        options["beam_width"] = 2
+    with pytest.raises(error, match=message):
+        decode(CELL, PARAMS, **options)
+
+
+def test_width_and_multiplier_are_counts():
+    with pytest.raises(ValueError, match="beam_width: expected an int >= 1, got 0"):
+        search(0)
+    with pytest.raises(ValueError, match="multiplier: expected an int >= 1, got 1.5"):
+        rnn.tile_batch(STATE, 1.5)
