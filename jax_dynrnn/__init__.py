@@ -31,8 +31,11 @@ from ._static import stack_bidirectional_rnn as stack_bidirectional_rnn
 from ._static import static_bidirectional_rnn as static_bidirectional_rnn
 from ._static import static_rnn as static_rnn
 from ._static import static_state_saving_rnn as static_state_saving_rnn
+from .attention import BahdanauAttention as BahdanauAttention
+from .attention import LuongAttention as LuongAttention
 from .cells import BasicLSTMCell as BasicLSTMCell
 from .cells import BasicRNNCell as BasicRNNCell
+from .cells import BidirectionalGridLSTMCell as BidirectionalGridLSTMCell
 from .cells import CFNCell as CFNCell
 from .cells import Conv1DLSTMCell as Conv1DLSTMCell
 from .cells import Conv2DLSTMCell as Conv2DLSTMCell
@@ -41,6 +44,7 @@ from .cells import ConvLSTMCell as ConvLSTMCell
 from .cells import CoupledInputForgetGateLSTMCell as CoupledInputForgetGateLSTMCell
 from .cells import CudnnCompatibleGRUCell as CudnnCompatibleGRUCell
 from .cells import GLSTMCell as GLSTMCell
+from .cells import GridLSTMCell as GridLSTMCell
 from .cells import GRUBlockCell as GRUBlockCell
 from .cells import GRUBlockCellV2 as GRUBlockCellV2
 from .cells import GRUCell as GRUCell
@@ -61,6 +65,9 @@ from .cells import SRUCell as SRUCell
 from .cells import TimeFreqLSTMCell as TimeFreqLSTMCell
 from .cells import UGRNNCell as UGRNNCell
 from .cells import WeightNormLSTMCell as WeightNormLSTMCell
+from .decode import beam_search as beam_search
+from .decode import greedy_decode as greedy_decode
+from .decode import tile_batch as tile_batch
 from .pooling import last_output as last_output
 from .pooling import max_pool as max_pool
 from .pooling import mean_pool as mean_pool
@@ -70,6 +77,8 @@ from .sequence import segment_starts as segment_starts
 from .sequence import sequence_mask as sequence_mask
 from .sequence import transpose_batch_time as transpose_batch_time
 from .wrappers import AttentionCellWrapper as AttentionCellWrapper
+from .wrappers import AttentionWrapper as AttentionWrapper
+from .wrappers import AttentionWrapperState as AttentionWrapperState
 from .wrappers import DropoutWrapper as DropoutWrapper
 from .wrappers import EmbeddingWrapper as EmbeddingWrapper
 from .wrappers import EmitState as EmitState

@@ -42,6 +42,15 @@ jax.export.register_namedtuple_serialization(
 )
 
 
+class Memory(NamedTuple):
+    """What a cell attends to: it is in the params, but none of them."""
+
+    values: Any
+    """`[B, S, M]`."""
+    length: Any
+    """int `[B]`, or `None` where all of it is real."""
+
+
 class Cell:
     """What every recurrent cell does; a cell of your own implements three methods.
 
@@ -70,6 +79,9 @@ class Cell:
     feature_ndim: int = 1
     """Trailing feature axes of every input leaf: 0 for ids, 2 to 4 for convolutions."""
 
+    attends: bool = False
+    """Whether it is, or has inside, a cell that attends to a memory."""
+
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
         raise NotImplementedError
@@ -96,6 +108,10 @@ class Cell:
         """Where a run, and every reset, begins. `params` are not prepared."""
         del params
         return self.zero_state(batch_shape, dtype)
+
+    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+        """The params with a memory for the cells inside that attend to one."""
+        raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
     def project(self, params: Params, inputs: Any) -> Any:
         """What needs neither state nor time; `inputs` may have more leading axes."""

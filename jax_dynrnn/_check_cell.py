@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from ._cell import Adapter, Cell, Params, State
+from ._cell import Adapter, Cell, Memory, Params, State
 
 ORDER = "the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
@@ -54,9 +54,11 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    """The params by name; a memory is none of them."""
+    is_memory = lambda x: isinstance(x, Memory)  # noqa: E731
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_memory)[0]
     path_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return {path_name(p) or "(one array)": x for p, x in leaves}
+    return {path_name(p) or "(one array)": x for p, x in leaves if not is_memory(x)}
 
 
 def _shape_message(cell: Cell, name: str, expected: Any, got: Any, input_shape: Any) -> str:

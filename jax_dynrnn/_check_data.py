@@ -106,7 +106,7 @@ def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
         return np.zeros(0, np.int32)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{expected}got dtype {lengths.dtype}; cast what you mean to integers")
-    _check_values(lengths, time)
+    known_values("sequence_length", lengths, time, "number of time steps")
     return lengths
 
 
@@ -119,7 +119,8 @@ def integers(lengths: Any) -> Any:
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
-def _check_values(lengths: Any, time: Any) -> None:
+def known_values(where: str, lengths: Any, most: Any, of: str) -> None:
+    """Checks that lengths are in [0, most], where their values are known."""
     if isinstance(lengths, jax.Array):
         tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
         if tracing or isinstance(lengths, jax.core.Tracer) or not lengths.is_fully_addressable:
@@ -127,11 +128,11 @@ def _check_values(lengths: Any, time: Any) -> None:
     elif not isinstance(lengths, np.ndarray):
         return
     values = np.asarray(lengths)
-    longest = time if isinstance(time, int) else np.iinfo(np.int32).max
+    longest = most if isinstance(most, int) else np.iinfo(np.int32).max
     bad = np.flatnonzero((values < 0) | (values > longest))
     if bad.size:
         raise ValueError(
-            f"sequence_length: expected values in [0, {longest}], the number of time steps, "
+            f"{where}: expected values in [0, {longest}], the {of}, "
             f"got {values[bad[0]]} in row {bad[0]}"
         )
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional
-from ._cell import Params, as_cell
+from ._cell import Memory, Params, as_cell
 from ._rnn import cast, dynamic_rnn, is_configuration, promoted
 
 
@@ -32,6 +32,9 @@ class Single:
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
         return as_cell(self.cell).init(key, input_shape, dtype)
+
+    def attend(self, params: Params, *memory: Any) -> Params:
+        return as_cell(self.cell).attend(params, *memory)
 
     def run(self, *arguments: Any, **options: Any) -> Any:
         return dynamic_rnn(self.cell, *arguments, **options)
@@ -98,6 +101,15 @@ class Stack:
         return results
 
 
+def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
+    """The params with the memory that `memory=` and `memory_length=` of a call give."""
+    if memory is None:
+        return params
+    if not isinstance(plan, Single):
+        raise TypeError("memory: expected a layer of one cell, an RNN, got one of directions")
+    return plan.attend(params, memory, length)
+
+
 def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any) -> Any:
     """One step of a layer of one cell, in the dtype that a run would have."""
     params, inputs = cast((params, inputs), promoted((params, inputs)))
@@ -140,9 +152,14 @@ def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(shape, jnp.float32 if floating else x.dtype)
 
+    def param(x):
+        if isinstance(x, Memory):
+            return jax.tree.map(lambda x: one(x, (1, *x.shape[1:])), x)
+        return one(x, x.shape)
+
     row = jax.tree.map(lambda x: one(x, (1, *x.shape[x.ndim - ndim :])), inputs)
-    row = (jax.tree.map(lambda x: one(x, x.shape), params), row)
-    types, structure = jax.tree.flatten(row)
+    params = jax.tree.map(param, params, is_leaf=lambda x: isinstance(x, Memory))
+    types, structure = jax.tree.flatten((params, row))
     trace = _uses_key if all(map(is_configuration, plan.cells)) else _uses_key.__wrapped__
     return trace(plan, structure, tuple(types))
 

@@ -278,8 +278,10 @@ def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
         raise ValueError(
             f"start: expected one id, or one for each of {batch} rows, got shape {jnp.shape(start)}"
         )
-    known = not isinstance(end, jax.core.Tracer)
-    return batch, int(end) if known else jnp.asarray(end, jnp.int32)
+    try:
+        return batch, int(end)
+    except jax.errors.JAXTypeError:  # it is traced
+        return batch, jnp.asarray(end, jnp.int32)
 
 
 def _scores(logits: Any, rows: Any, end: int) -> jax.Array:

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, input_shape, step
+from ._layer import Pair, Single, Stack, find_key, input_shape, step, with_memory
 from ._tools import batch_tuple
 
 
@@ -39,7 +39,8 @@ class _Layer(nn.Module):
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        params = self._params(inputs)
+        memory = options.pop("memory", None), options.pop("memory_length", None)
+        params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
         return self.plan().run(params, inputs, *arguments, key=key, **options)
@@ -54,6 +55,7 @@ class RNN(_Layer):
 
     A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True
     evaluates. Otherwise a cell that draws needs the `dropout` stream of keys (or `key=`).
+    An `AttentionWrapper` attends to `memory=` and `memory_length=`, in `step` and `start` too.
 
     Variables: `params/cell`, what `cell.init` makes.
 
@@ -85,16 +87,26 @@ class RNN(_Layer):
         return self._run(inputs, sequence_length, initial_state, **options)
 
     def step(
-        self, inputs: Any, state: State, *, deterministic: bool | None = None, key: Any = None
+        self,
+        inputs: Any,
+        state: State,
+        *,
+        deterministic: bool | None = None,
+        key: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
     ) -> tuple[Any, State]:
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
-        params = self._params(inputs)
+        params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
         return step(self.cell, params, inputs, state, key)
 
-    def start(self, batch_shape: Any = ()) -> State:
+    def start(
+        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+    ) -> State:
         """The state in which a run begins; `batch_shape` is an int or a tuple."""
         params = self.get_variable("params", "cell")
+        params = with_memory(self.plan(), params, memory, memory_length)
         return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
 
 

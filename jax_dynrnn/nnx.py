@@ -14,7 +14,7 @@ from flax import nnx
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, step
+from ._layer import Pair, Single, Stack, find_key, step, with_memory
 from ._tools import batch_tuple
 
 
@@ -45,7 +45,8 @@ class _Layer(nnx.Module):
         return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        params = self._values()
+        memory = options.pop("memory", None), options.pop("memory_length", None)
+        params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
         return self.plan.run(params, inputs, *arguments, key=key, **options)
@@ -63,7 +64,8 @@ class RNN(_Layer):
         param_dtype: of the params.
 
     A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True
-    evaluates; default: what `model.train()` and `model.eval()` set.
+    evaluates; default: what `model.train()` and `model.eval()` set. An `AttentionWrapper`
+    attends to `memory=` and `memory_length=`, in `step` and `start` too.
 
     Raises:
         ValueError: the cell draws and has nothing to draw from; all else as `dynamic_rnn`.
@@ -95,17 +97,26 @@ class RNN(_Layer):
         return self._run(inputs, sequence_length, initial_state, **options)
 
     def step(
-        self, inputs: Any, state: State, *, deterministic: bool | None = None, key: Any = None
+        self,
+        inputs: Any,
+        state: State,
+        *,
+        deterministic: bool | None = None,
+        key: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
     ) -> tuple[Any, State]:
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
-        params = self._values()
+        params = with_memory(self.plan, self._values(), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
         return step(self.cell, params, inputs, state, key)
 
-    def start(self, batch_shape: Any = ()) -> State:
+    def start(
+        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+    ) -> State:
         """The state in which a run begins; `batch_shape` is an int or a tuple."""
-        batch_shape = batch_tuple(batch_shape)
-        return as_cell(self.cell).start(self._values(), batch_shape, self.param_dtype)
+        params = with_memory(self.plan, self._values(), memory, memory_length)
+        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
 
 
 class Bidirectional(_Layer):

@@ -36,6 +36,8 @@ class Case:
     place of a step."""
     derivative: bool = True
     """Whether its gradient is the derivative: not if it passes a rounding as TF1's does."""
+    attend: Any = None
+    """`(params, dtype) -> params` with a memory, for a cell that attends to one."""
     positive: bool = False
     """Whether its state is of numbers above 0: weights of places, of which it takes powers."""
     configuration: bool = True
@@ -56,11 +58,18 @@ class Case:
 
     def params(self, dtype):
         shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
-        return perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
+        params = perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
+        return self.attend(params, dtype) if self.attend else params
 
     def state(self, dtype, seed=3):
-        state = perturbed(self.cell.zero_state(B, dtype), seed)
+        state = perturbed(self.start(dtype, B), seed)
         return jax.tree.map(jnp.abs, state) if self.positive else state
+
+    def start(self, dtype, batch_shape):
+        """A state of zeros; of what attends to a memory, whose size depends on it, the start."""
+        if self.attend:
+            return self.cell.start(self.params(dtype), batch_shape, dtype)
+        return self.cell.zero_state(batch_shape, dtype)
 
     def key(self):
         return jax.random.key(7) if self.keyed else None
@@ -80,6 +89,28 @@ def perturbed(tree, seed):
         return x + jnp.asarray(0.4 * random.normal(size=x.shape), x.dtype)
 
     return jax.tree.map(leaf, tree)
+
+
+ATTENTION = rnn.AttentionWrapper(
+    rnn.BasicLSTMCell(H), rnn.LuongAttention(H, scale=True, memory_size=2), alignment_history=True
+)
+TWO_ATTENTIONS = rnn.AttentionWrapper(
+    rnn.GRUCell(H),
+    [rnn.BahdanauAttention(3, normalize=True, memory_size=2), rnn.BahdanauAttention(2)],
+    attention_layer_size=[3, 2],
+)
+
+
+def with_memory(cell, *places):
+    """A memory for each mechanism, with a row of length 0."""
+
+    def attend(params, dtype):
+        random = np.random.default_rng(0)
+        memory = [jnp.asarray(random.normal(size=(B, n, 2)), dtype) for n in places]
+        lengths = [np.minimum([n, 1, 0, 3], n) for n in places]
+        return cell.attend(params, memory, lengths)
+
+    return attend
 
 
 DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0.8}
@@ -173,6 +204,67 @@ CASES = [
         features=((1,), (D,)),
         derivative=False,
     ),
+    # over time and frequency
+    Case(
+        "time_freq",
+        rnn.TimeFreqLSTMCell(
+            2,
+            input_size=6,
+            feature_size=3,
+            frequency_skip=2,
+            use_peepholes=True,
+            cell_clip=0.5,
+            forget_bias=0.5,
+        ),
+        features=(6,),
+    ),
+    Case(
+        "grid",
+        rnn.GridLSTMCell(
+            2,
+            feature_size=2,
+            num_frequency_blocks=[2, 1],
+            start_freqindex_list=[0, 2],
+            end_freqindex_list=[3, 4],
+            use_peepholes=True,
+            cell_clip=0.5,
+            forget_bias=0.5,
+        ),
+        features=(5,),
+    ),
+    Case(
+        "grid_shared",
+        rnn.GridLSTMCell(
+            2,
+            feature_size=2,
+            num_frequency_blocks=[2],
+            frequency_skip=2,
+            use_peepholes=True,
+            share_time_frequency_weights=True,
+            couple_input_forget_gates=True,
+        ),
+        features=(4,),
+    ),
+    Case(
+        "grid_bidirectional",
+        rnn.BidirectionalGridLSTMCell(
+            2, feature_size=2, num_frequency_blocks=[2], backward_slice_offset=1
+        ),
+    ),
+    Case(
+        "grid_bidirectional_blocks",
+        rnn.BidirectionalGridLSTMCell(
+            2,
+            feature_size=1,
+            num_frequency_blocks=[2, 1],
+            start_freqindex_list=[0, 1],
+            end_freqindex_list=[2, 2],
+            use_peepholes=True,
+            couple_input_forget_gates=True,
+            backward_slice_offset=-1,
+        ),
+        features=(2,),
+    ),
     Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
     Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
@@ -260,6 +352,9 @@ CASES = [
         "attention_cell_sizes",
         rnn.AttentionCellWrapper(rnn.GRUCell(H), 3, attn_size=2, attn_vec_size=5, input_size=2),
     ),
+    # attention to a memory
+    Case("attention", ATTENTION, attend=with_memory(ATTENTION, 4)),
+    Case("attentions", TWO_ATTENTIONS, attend=with_memory(TWO_ATTENTIONS, 4, 3)),
     Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),

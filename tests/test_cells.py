@@ -207,14 +207,14 @@ def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
     close(mapped, batch, 1e-12)
     row = lambda tree: jax.tree.map(lambda leaf: leaf[1], tree)  # noqa: E731
     close(case.cell(params, row(x), row(state)), row(batch), 1e-12)
-    unbatched = case.cell.zero_state((), jnp.float64)
+    unbatched = case.start(jnp.float64, ())
     assert jax.tree.map(jnp.shape, unbatched) == jax.tree.map(jnp.shape, row(state))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_batch_axes_of_a_state(case):
-    shapes = jax.tree.map(jnp.shape, case.cell.zero_state(6))
-    wide = jax.tree.map(jnp.shape, case.cell.zero_state((2, 3)))
+    shapes = jax.tree.map(jnp.shape, case.start(jnp.float32, 6))
+    wide = jax.tree.map(jnp.shape, case.start(jnp.float32, (2, 3)))
     expected = jax.tree.map(
         lambda s: (2, 3, *s[1:]) if s else (),
         shapes,

@@ -6,6 +6,8 @@ from .conv import Conv2DLSTMCell as Conv2DLSTMCell
 from .conv import Conv3DLSTMCell as Conv3DLSTMCell
 from .conv import ConvLSTMCell as ConvLSTMCell
 from .coupled import CoupledInputForgetGateLSTMCell as CoupledInputForgetGateLSTMCell
+from .grid import BidirectionalGridLSTMCell as BidirectionalGridLSTMCell
+from .grid import GridLSTMCell as GridLSTMCell
 from .grouped import GLSTMCell as GLSTMCell
 from .gru import CudnnCompatibleGRUCell as CudnnCompatibleGRUCell
 from .gru import GRUBlockCell as GRUBlockCell

@@ -1,5 +1,7 @@
 """Cells made of cells."""
 
+from .attention import AttentionWrapper as AttentionWrapper
+from .attention import AttentionWrapperState as AttentionWrapperState
 from .attention_cell import AttentionCellWrapper as AttentionCellWrapper
 from .dropout import DropoutWrapper as DropoutWrapper
 from .emit import EmitState as EmitState

@@ -28,6 +28,10 @@ class Wrapper(Cell):
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.feature_ndim
 
+    @property
+    def attends(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.attends
+
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         return self.inner.init(key, input_shape, dtype)
 
@@ -36,6 +40,9 @@ class Wrapper(Cell):
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         return self.inner.prepare(params, key=key, batch_shape=batch_shape)
+
+    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+        return self.inner.attend(params, memory, memory_length)
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         return self.inner.start(params, batch_shape, dtype)
@@ -56,6 +63,9 @@ class ParamsWrapper(Wrapper):
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
         return params | {"cell": cell}
+
+    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+        return params | {"cell": self.inner.attend(params["cell"], memory, memory_length)}
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         return self.inner.start(params["cell"], batch_shape, dtype)

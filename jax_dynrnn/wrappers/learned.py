@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from .._cell import Params, State
 from .._tools import along_last, batch_tuple
-from ._wrapper import Wrapper
+from ._wrapper import ParamsWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LearnedInitialState(Wrapper):
+class LearnedInitialState(ParamsWrapper):
     """Begins every run, and every reset, at a state that is part of the params.
 
     It starts where `cell` does, at zeros as a rule; gradients change it. Integer leaves
@@ -48,9 +48,6 @@ class LearnedInitialState(Wrapper):
         params = self.inner.init(key, input_shape, dtype)
         state = self.inner.start(params, (), dtype)
         return {"cell": params, "initial_state": {n: x for n, x in _floating(state)}}
-
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        return self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         state = self.inner.start(params["cell"], batch_tuple(batch_shape), dtype)

@@ -76,6 +76,19 @@ class MultiRNNCell(Cell):
             for i, (name, cell) in enumerate(self._layers())
         }
 
+    @property
+    def attends(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(cell.attends for _, cell in self._layers())
+
+    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+        if not self.attends:
+            return super().attend(params, memory)
+        return params | {
+            name: cell.attend(params[name], memory, memory_length)
+            for name, cell in self._layers()
+            if cell.attends
+        }
+
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         layers = self._layers()
         return tuple(cell.start(params[name], batch_shape, dtype) for name, cell in layers)

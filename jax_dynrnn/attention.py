@@ -1,0 +1,214 @@
+"""Attention mechanisms: how well a query fits each place of a memory.
+
+`B` is the batch size, `S` the places of the memory, `M` its features, `U` the units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from . import _check_data
+from ._cell import Memory, Params
+from ._init import Initializer, glorot_uniform, init_vector, zeros
+from ._tools import along_last, check_size, check_units, matmul
+
+
+class Attended(NamedTuple):
+    """What is made of a memory once for a run."""
+
+    keys: jax.Array
+    """`[B, S, U]`."""
+    values: jax.Array
+    """`[B, S, M]`, 0 past the memory's length."""
+    valid: jax.Array | None
+    """bool `[B, S]`; `None` where all of it is real."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+    """What the mechanisms share: keys and values from the memory, weights from scores."""
+
+    NAME = ""
+
+    num_units: int
+    _: dataclasses.KW_ONLY
+    memory_size: int | None = None
+    kernel_initializer: Initializer | None = None
+
+    def __post_init__(self):
+        check_units(self)
+        if self.memory_size is None:
+            object.__setattr__(self, "memory_size", self.num_units)
+        check_size(self, "memory_size")
+
+    @property
+    def name(self) -> str:
+        """Where its params are, beside those of the cell."""
+        return self.NAME
+
+    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+        """Makes the params, for queries of `query_size` features."""
+        del query_size
+        kernel = self._kernel(jax.random.fold_in(key, 0), self.memory_size, dtype)
+        return {"memory_layer": {"kernel": kernel}}
+
+    def _kernel(self, key: jax.Array, rows: Any, dtype: Any) -> jax.Array:
+        return (self.kernel_initializer or glorot_uniform)(key, (rows, self.num_units), dtype)
+
+    def memory(self, values: Any, length: Any) -> Memory:
+        """A memory `[B, S, M]` and its lengths, checked."""
+        values = jnp.asarray(_check_data.array("memory", values))
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise TypeError(f"memory: expected a floating dtype, got {values.dtype}")
+        if values.ndim < 2 or values.shape[-1] != self.memory_size:
+            raise ValueError(
+                f"memory: expected [batch, places, {self.memory_size}] for {self!r}, got shape "
+                f"{values.shape}; give the mechanism memory_size={[*values.shape, 0][-2]}"
+            )
+        if length is None:
+            return Memory(values, None)
+        length, (*batch, places, _) = _check_data.integers(length), values.shape
+        expected = f"memory_length: expected integers of shape {tuple(batch)}, one for each row, "
+        if tuple(length.shape) != tuple(batch):
+            raise ValueError(f"{expected}got shape {tuple(length.shape)}")
+        if not jnp.issubdtype(length.dtype, jnp.integer):
+            raise TypeError(f"{expected}got dtype {length.dtype}")
+        if batch:
+            _check_data.known_values("memory_length", length, places, "places of the memory")
+        return Memory(values, jnp.clip(jnp.asarray(length), 0, places).astype(jnp.int32))
+
+    def attended(self, params: Params, memory: Memory) -> Attended:
+        """Keys and values of a memory."""
+        values, length, valid = memory.values, memory.length, None
+        if length is not None:
+            places = jnp.arange(values.shape[-2], dtype=length.dtype)
+            valid = along_last(places, values[..., 0]) < jnp.expand_dims(length, -1)
+            values = jnp.where(jnp.expand_dims(valid, -1), values, 0)
+        keys = matmul(values, params["memory_layer"]["kernel"], "memory")
+        return Attended(keys, values, valid)
+
+    def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
+        """`[..., Q]`, `[..., S, U]` -> `[..., S]`."""
+        raise NotImplementedError
+
+    def __call__(
+        self, params: Params, query: jax.Array, attended: Attended
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attends: `-> (context [..., M], alignments [..., S])`, 0 of a memory of length 0."""
+        scores, valid = self.score(params, query, attended.keys), attended.valid
+        if valid is None:
+            alignments = jax.nn.softmax(scores, -1)
+        else:  # not -inf, of which a row without a place would make NaN
+            lowest = jnp.finfo(scores.dtype).min
+            alignments = jax.nn.softmax(jnp.where(valid, scores, lowest), -1)
+            alignments = jnp.where(valid, alignments, 0)
+        return (jnp.expand_dims(alignments, -1) * attended.values).sum(-2), alignments
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class BahdanauAttention(Mechanism):
+    """Additive attention: `score_s = v . tanh(keys_s + y W_q)`.
+
+        keys    = memory W_m
+        score_s = v . tanh(keys_s + y W_q), or normalised
+                  g * v / |v| . tanh(keys_s + y W_q + b)
+
+    Args:
+        num_units: size `U` of keys and queries.
+        normalize: whether `v` has a learned length `g`.
+        memory_size: features `M` of the memory; `None`: `num_units`.
+        kernel_initializer: of both kernels and `v`; `None` is Glorot's uniform.
+
+    Params: `memory_layer/kernel` `[M, U]`, `query_layer/kernel` `[Q, U]`, `attention_v` `[U]`,
+    and normalised `attention_g` `[]`, at first `sqrt(1 / U)`, and `attention_b` `[U]`.
+
+    Raises:
+        TypeError, ValueError: a size is not a positive int.
+
+    Differs from TF1: the memory comes with `AttentionWrapper.attend`; as `init` does not see
+    it, its size is given here.
+
+    Reference: `tf.contrib.seq2seq.BahdanauAttention`; Bahdanau et al., arXiv:1409.0473;
+    Salimans and Kingma, arXiv:1602.07868.
+
+    Example:
+        >>> import jax_dynrnn as rnn
+        >>> mechanism = rnn.BahdanauAttention(8, normalize=True, memory_size=6)
+        >>> cell = rnn.AttentionWrapper(rnn.GRUCell(8), mechanism)
+    """
+
+    NAME = "bahdanau_attention"
+
+    normalize: bool = False
+
+    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+        keys = jax.random.split(key)
+        params = super().init(key, query_size, dtype)
+        params["query_layer"] = {"kernel": self._kernel(keys[0], query_size, dtype)}
+        units = self.num_units
+        params["attention_v"] = init_vector(
+            self.kernel_initializer, glorot_uniform, keys[1], units, dtype
+        )
+        if self.normalize:
+            params["attention_g"] = jnp.asarray(units**-0.5, dtype)
+            params["attention_b"] = zeros(key, (units,), dtype)
+        return params
+
+    def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
+        query, v = matmul(query, params["query_layer"]["kernel"], "query"), params["attention_v"]
+        hidden = keys + jnp.expand_dims(query, -2)
+        if self.normalize:
+            hidden = hidden + along_last(params["attention_b"], hidden)
+            v = params["attention_g"] * v * jax.lax.rsqrt((v * v).sum())
+        return (along_last(v, hidden) * jnp.tanh(hidden)).sum(-1)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LuongAttention(Mechanism):
+    """Multiplicative attention: `score_s = keys_s . y`, with `keys = memory W_m`.
+
+    Args:
+        num_units: size `U` of the keys: that of the cell's output.
+        scale: whether the scores are multiplied by a learned `g`.
+        memory_size: features `M` of the memory; `None`: `num_units`.
+        kernel_initializer: `None` is Glorot's uniform.
+
+    Params: `memory_layer/kernel` `[M, U]`, and with `scale` `attention_g` `[]`, at first 1.
+
+    Raises:
+        TypeError, ValueError: a size is not a positive int, or the cell's output has not
+            `num_units` features.
+
+    Differs from TF1: the memory comes with `AttentionWrapper.attend`; as `init` does not see
+    it, its size is given here.
+
+    Reference: `tf.contrib.seq2seq.LuongAttention`; Luong et al., arXiv:1508.04025.
+
+    Example:
+        >>> import jax_dynrnn as rnn
+        >>> mechanism = rnn.LuongAttention(8, scale=True, memory_size=6)
+        >>> cell = rnn.AttentionWrapper(rnn.GRUCell(8), mechanism)
+    """
+
+    NAME = "luong_attention"
+
+    scale: bool = False
+
+    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+        if query_size != self.num_units:
+            raise ValueError(
+                f"LuongAttention: expected a cell with an output of num_units={self.num_units} "
+                f"features, got {query_size}; BahdanauAttention takes any"
+            )
+        params = super().init(key, query_size, dtype)
+        return params | ({"attention_g": jnp.ones((), dtype)} if self.scale else {})
+
+    def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
+        scores = (keys * jnp.expand_dims(query, -2)).sum(-1)
+        return params["attention_g"] * scores if self.scale else scores

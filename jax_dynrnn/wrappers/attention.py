@@ -1,0 +1,273 @@
+"""A cell that attends to a memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from .. import _check_data
+from .._cell import Memory, Params, State, output_shape
+from .._init import Initializer, glorot_uniform
+from .._tools import batch_tuple, check_functions, input_size, matmul
+from ..attention import Mechanism
+from ._wrapper import ParamsWrapper
+
+
+class AttentionWrapperState(NamedTuple):
+    """State of an `AttentionWrapper`, under TF1's names.
+
+    `cell_state`: that of the cell. `attention`: the last attention, `[..., A]`. `time`: the
+    steps taken, rank 0. `alignments`: the last weights of the memory's places, `[..., S]`, a
+    tuple of them for several mechanisms.
+
+    Example: a decoder that begins where an encoder ended
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.AttentionWrapper(rnn.GRUCell(8), rnn.LuongAttention(8))
+        >>> params = cell.init(jax.random.key(0), (2, 5, 3))
+        >>> params = cell.attend(params, jnp.ones((2, 7, 8)))
+        >>> start = cell.start(params, (2,), jnp.float32)
+        >>> start = start._replace(cell_state=jnp.ones((2, 8)))
+        >>> outputs, _ = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)), None, start)
+    """
+
+    cell_state: Any
+    attention: Any
+    time: Any
+    alignments: Any
+
+
+jax.export.register_namedtuple_serialization(
+    AttentionWrapperState, serialized_name="jax_dynrnn.AttentionWrapperState"
+)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class AttentionWrapper(ParamsWrapper):
+    """A cell that sees, beside its input, what it attended to in a memory.
+
+        y, s'      = cell([x, attention], s)
+        a          = softmax(score(y, keys))                # over the places of the memory
+        context    = sum over places of a * values
+        attention' = [y, context] W, or context             # also the output
+
+    The memory enters with the params: `params = cell.attend(params, memory, memory_length)`,
+    inside of whatever is differentiated if the memory is learned. Keys and values are made of
+    it once for a run. In a stack or another wrapper, `attend` of the outermost cell does.
+
+    Args:
+        cell: the cell to run, with one array as its output.
+        attention_mechanism: a `BahdanauAttention` or `LuongAttention`, or a list of them:
+            their attentions are side by side.
+        attention_layer_size: size of the attention, a list of them for several mechanisms;
+            `None`: there is no layer, the attention is the context.
+        alignment_history: whether the output is `(output, alignments)`.
+        cell_input_fn: `cell_input_fn(x, attention)` is what the cell sees; `None`: both side
+            by side.
+        output_attention: whether the output is the attention; `False`: it is `y`.
+        kernel_initializer: of the attention layers; `None` is Glorot's uniform.
+
+    Params: the cell's under `cell`, each mechanism's under `bahdanau_attention` or
+    `luong_attention` (the second of a kind under `..._1`), `attention_layer/kernel`
+    `[size of y + M, A]` (`attention_layer_1/...`); and the memory under `memory`.
+    State: `AttentionWrapperState`. Output: `[..., A]` or `y`.
+
+    Raises:
+        TypeError, ValueError: what is given has another type or shape; a run without a memory.
+
+    Differs from TF1: the memory is not in the mechanism; a memory of length 0 gives a context
+    of 0; the history of alignments is an output over time, not in the state; there is no
+    `initial_cell_state` (see `AttentionWrapperState`). The size of the state depends on the
+    memory, so `start` makes it, and `zero_state` refuses to.
+
+    Reference: `tf.contrib.seq2seq.AttentionWrapper`; Luong et al., arXiv:1508.04025.
+
+    Example: where each step looks, over memories of 7 and 4 places
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.AttentionWrapper(
+        ...     rnn.GRUCell(8), rnn.BahdanauAttention(8), attention_layer_size=6,
+        ...     alignment_history=True)
+        >>> inputs, memory = jnp.ones((2, 5, 3)), jnp.ones((2, 7, 8))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> params = cell.attend(params, memory, memory_length=[7, 4])
+        >>> (outputs, alignments), state = rnn.dynamic_rnn(cell, params, inputs)
+        >>> outputs.shape, alignments.shape, bool((alignments[1, :, 4:] == 0).all())
+        ((2, 5, 6), (2, 5, 7), True)
+    """
+
+    attention_mechanism: Mechanism | Sequence[Mechanism]
+    _: dataclasses.KW_ONLY
+    attention_layer_size: int | Sequence[int] | None = None
+    alignment_history: bool = False
+    cell_input_fn: Callable | None = None
+    output_attention: bool = True
+    kernel_initializer: Initializer | None = None
+
+    attends = True  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_functions(self)
+        given = self.attention_mechanism
+        if not isinstance(given, Mechanism):
+            given = tuple(given) if isinstance(given, Sequence) else (given,)
+            for mechanism in given or (None,):
+                if not isinstance(mechanism, Mechanism):
+                    raise TypeError(
+                        "AttentionWrapper: expected attention_mechanism to be a "
+                        "BahdanauAttention or LuongAttention, or a list of them, got "
+                        f"{type(mechanism).__name__}"
+                    )
+            object.__setattr__(self, "attention_mechanism", given)
+        sizes = self.attention_layer_size
+        if isinstance(sizes, Sequence):
+            object.__setattr__(self, "attention_layer_size", tuple(sizes))
+        for size in self._layer_sizes:
+            _check_data.count("AttentionWrapper: attention_layer_size", size, least=1)
+        if sizes is not None and len(self._layer_sizes) != len(self._mechanisms):
+            raise ValueError(
+                f"AttentionWrapper: expected {len(self._mechanisms)} numbers in "
+                f"attention_layer_size, one for each mechanism, got {sizes!r}"
+            )
+
+    @property
+    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1
+
+    @property
+    def _mechanisms(self) -> dict[str, Mechanism]:
+        """The mechanisms under the names of their params."""
+        given = self.attention_mechanism
+        named = {}
+        for mechanism in (given,) if isinstance(given, Mechanism) else given:
+            number = sum(name.startswith(mechanism.name) for name in named)
+            named[f"{mechanism.name}_{number}" if number else mechanism.name] = mechanism
+        return named
+
+    @property
+    def _layer_sizes(self) -> tuple[int, ...]:
+        sizes = self.attention_layer_size
+        if sizes is None:
+            return ()
+        return sizes if isinstance(sizes, tuple) else (sizes,)  # pyright: ignore
+
+    def _sizes(self) -> list[int]:
+        """Of the attention of each mechanism."""
+        return list(self._layer_sizes) or [m.memory_size for m in self._mechanisms.values()]  # pyright: ignore
+
+    def _see(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
+        if self.cell_input_fn is not None:
+            return self.cell_input_fn(inputs, attention)
+        return jnp.concatenate([inputs, attention], -1)
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        one, attention = ((n,) for n in (input_size(self, input_shape), sum(self._sizes())))
+        shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (one, attention))
+        seen = jax.eval_shape(self._see, *shapes).shape
+        query = output_shape(self.inner, seen)[-1]
+        params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), seen, dtype)}
+        for i, (name, mechanism) in enumerate(self._mechanisms.items()):
+            params[name] = mechanism.init(jax.random.fold_in(key, 2 * i + 1), query, dtype)
+        for i, (size, m) in enumerate(
+            zip(self._layer_sizes, self._mechanisms.values(), strict=False)
+        ):
+            initialize = self.kernel_initializer or glorot_uniform
+            shape = (query + m.memory_size, size)  # pyright: ignore[reportOperatorIssue]
+            kernel = initialize(jax.random.fold_in(key, 2 * i + 2), shape, dtype)
+            params[_layer_name(i)] = {"kernel": kernel}
+        return params
+
+    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+        """The params with a memory to attend to.
+
+        Args:
+            params: what `init` made.
+            memory: `[B, S, M]`; several mechanisms may have one each, in a list.
+            memory_length: how many places are real, an int for each row; `None`: all.
+        """
+        several = isinstance(memory, list | tuple)
+        memories = list(memory) if several else [memory] * len(self._mechanisms)
+        lengths = list(memory_length) if several and isinstance(memory_length, list | tuple) else (
+            [memory_length] * len(memories)
+        )  # fmt: skip
+        if len(memories) != len(self._mechanisms) or len(lengths) != len(memories):
+            raise ValueError(
+                f"attend: expected one memory, or {len(self._mechanisms)}, one for each "
+                f"mechanism, got {len(memories)} and {len(lengths)} lengths"
+            )
+        parts = zip(self._mechanisms.values(), memories, lengths, strict=True)
+        return params | {"memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
+
+    def _memory(self, params: Params) -> tuple[Memory, ...]:
+        memory = params.get("memory")
+        if memory is None:
+            raise ValueError(
+                "AttentionWrapper: expected params with a memory, got none; call params = "
+                "cell.attend(params, memory, memory_length) first"
+            )
+        return memory
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+        raise ValueError(
+            "AttentionWrapper: the size of its state depends on the memory: expected a call of "
+            "start(params, batch_shape, dtype) with the params that attend returned, got one "
+            "of zero_state"
+        )
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        batch = batch_tuple(batch_shape)
+        places = [memory.values.shape[-2] for memory in self._memory(params)]
+        return AttentionWrapperState(
+            cell_state=super().start(params, batch_shape, dtype),
+            attention=jnp.zeros((*batch, sum(self._sizes())), dtype),
+            time=jnp.zeros((), jnp.int32),
+            alignments=self._one_or_all([jnp.zeros((*batch, n), dtype) for n in places]),
+        )
+
+    def _one_or_all(self, parts: list) -> Any:
+        return parts[0] if isinstance(self.attention_mechanism, Mechanism) else tuple(parts)
+
+    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+        prepared = super().prepare(params, key=key, batch_shape=batch_shape)
+        attended = []
+        for (name, mechanism), memory in zip(
+            self._mechanisms.items(), self._memory(params), strict=True
+        ):
+            if memory.values.shape[:-2] != tuple(batch_shape):
+                raise ValueError(
+                    f"AttentionWrapper: expected a memory of the inputs' batch {batch_shape}, got "
+                    f"{memory.values.shape[:-2]}, of a memory of shape {memory.values.shape}"
+                )
+            attended.append(mechanism.attended(params[name], memory))
+        return prepared | {"memory": tuple(attended)}
+
+    def project(self, params: Params, inputs: Any) -> Any:
+        del params  # the cell sees the inputs together with the attention of the step before
+        return inputs
+
+    def step(
+        self, params: Params, projected: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        seen = super().project(params, self._see(projected, state.attention))
+        y, cell_state = super().step(params, seen, state.cell_state, key=key)
+        attentions, alignments = [], []
+        for i, (name, mechanism) in enumerate(self._mechanisms.items()):
+            attention, weights = mechanism(params[name], y, params["memory"][i])
+            if self._layer_sizes:
+                both = jnp.concatenate([y, attention], -1)
+                attention = matmul(both, params[_layer_name(i)]["kernel"], "output")
+            attentions.append(attention)
+            alignments.append(weights)
+        attention, weights = jnp.concatenate(attentions, -1), self._one_or_all(alignments)
+        output = attention if self.output_attention else y
+        state = AttentionWrapperState(cell_state, attention, state.time + 1, weights)
+        return (output, weights) if self.alignment_history else output, state
+
+
+def _layer_name(i: int) -> str:
+    return f"attention_layer_{i}" if i else "attention_layer"
