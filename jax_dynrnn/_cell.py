@@ -318,6 +318,7 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
 
     def one_step(dtype):
         params = cell.init(jax.random.key(0), features)
+        params = cell.attend(params, None) if cell.attends else params  # any memory will do
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
         return cell(params, inputs, cell.start(params, (), jnp.float32))[0]
 

@@ -60,7 +60,9 @@ class Mechanism:
         return (self.kernel_initializer or glorot_uniform)(key, (rows, self.num_units), dtype)
 
     def memory(self, values: Any, length: Any) -> Memory:
-        """A memory `[B, S, M]` and its lengths, checked."""
+        """A memory `[B, S, M]` and its lengths, checked; of `None` one place, for one row."""
+        if values is None:
+            return Memory(jnp.zeros((1, int(self.memory_size or 0)), jnp.float32), None)
         values = jnp.asarray(_check_data.array("memory", values))
         if not jnp.issubdtype(values.dtype, jnp.floating):
             raise TypeError(f"memory: expected a floating dtype, got {values.dtype}")

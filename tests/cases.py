@@ -36,8 +36,8 @@ class Case:
     place of a step."""
     derivative: bool = True
     """Whether its gradient is the derivative: not if it passes a rounding as TF1's does."""
-    attend: Any = None
-    """`(params, dtype) -> params` with a memory, for a cell that attends to one."""
+    places: tuple = ()
+    """For a cell that attends: the places of the memory of each of its mechanisms."""
     positive: bool = False
     """Whether its state is of numbers above 0: weights of places, of which it takes powers."""
     configuration: bool = True
@@ -59,7 +59,13 @@ class Case:
     def params(self, dtype):
         shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
         params = perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
-        return self.attend(params, dtype) if self.attend else params
+        return self.cell.attend(params, *self.memory(dtype)) if self.places else params
+
+    def memory(self, dtype):
+        """Of two features, and how much of it is real: of one row nothing."""
+        random = np.random.default_rng(0)
+        memory = [jnp.asarray(random.normal(size=(B, n, 2)), dtype) for n in self.places]
+        return memory, [np.minimum([n, 1, 0, 3], n) for n in self.places]
 
     def state(self, dtype, seed=3):
         state = perturbed(self.start(dtype, B), seed)
@@ -67,7 +73,7 @@ class Case:
 
     def start(self, dtype, batch_shape):
         """A state of zeros; of what attends to a memory, whose size depends on it, the start."""
-        if self.attend:
+        if self.places:
             return self.cell.start(self.params(dtype), batch_shape, dtype)
         return self.cell.zero_state(batch_shape, dtype)
 
@@ -99,18 +105,6 @@ TWO_ATTENTIONS = rnn.AttentionWrapper(
     [rnn.BahdanauAttention(3, normalize=True, memory_size=2), rnn.BahdanauAttention(2)],
     attention_layer_size=[3, 2],
 )
-
-
-def with_memory(cell, *places):
-    """A memory for each mechanism, with a row of length 0."""
-
-    def attend(params, dtype):
-        random = np.random.default_rng(0)
-        memory = [jnp.asarray(random.normal(size=(B, n, 2)), dtype) for n in places]
-        lengths = [np.minimum([n, 1, 0, 3], n) for n in places]
-        return cell.attend(params, memory, lengths)
-
-    return attend
 
 
 DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0.8}
@@ -353,8 +347,8 @@ CASES = [
         rnn.AttentionCellWrapper(rnn.GRUCell(H), 3, attn_size=2, attn_vec_size=5, input_size=2),
     ),
     # attention to a memory
-    Case("attention", ATTENTION, attend=with_memory(ATTENTION, 4)),
-    Case("attentions", TWO_ATTENTIONS, attend=with_memory(TWO_ATTENTIONS, 4, 3)),
+    Case("attention", ATTENTION, places=(4,)),
+    Case("attentions", TWO_ATTENTIONS, places=(4, 3)),
     Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),

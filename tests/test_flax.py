@@ -121,16 +121,48 @@ def test_every_cell_in_both(case):
         lambda: case.cell.init(jax.random.key(0), jax.tree.map(lambda x: x.shape, inputs))
     )
     shapes = jax.tree.map(lambda x: x.shape, expected)
+    memory = case.memory(jnp.float32) if case.places else ()
+    options = dict(zip(("memory", "memory_length"), memory, strict=False))
+
+    def function(params):
+        params = case.cell.attend(params, *memory) if memory else params
+        return rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS)
+
     layer = rnnl.RNN(case.cell)
-    variables = layer.init(jax.random.key(0), inputs)
+    variables = layer.init(jax.random.key(0), inputs, **options)
     params = variables.get("params", {"cell": {}})["cell"]
     assert jax.tree.map(lambda x: x.shape, params) == shapes
-    results = layer.apply(variables, inputs, LENGTHS, deterministic=True)
-    close(results, rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS), 1e-6)
+    results = layer.apply(variables, inputs, LENGTHS, deterministic=True, **options)
+    close(results, function(params), 1e-6)
     layer = rnnx.RNN(case.cell, in_features=case.features, rngs=nnx.Rngs(0))
     assert jax.tree.map(lambda x: x.shape, values(layer)) == shapes
-    results = layer(inputs, LENGTHS, deterministic=True)
-    close(results, rnn.dynamic_rnn(case.cell, values(layer), inputs, LENGTHS), 1e-6)
+    results = layer(inputs, LENGTHS, deterministic=True, **options)
+    close(results, function(values(layer)), 1e-6)
+
+
+def test_attention_step_by_step():
+    """A layer that attends, with its memory at every step, is the run; and what is refused."""
+    cell = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=2))
+    memory = {"memory": X[:, :3, :2], "memory_length": LENGTHS % 4}
+    layer = rnnl.RNN(rnn.MultiRNNCell([LSTM, cell]))
+    variables = layer.init(jax.random.key(0), X, **memory)
+    outputs, final = layer.apply(variables, X, **memory)
+    state = layer.apply(variables, 4, method="start", **memory)
+    other = rnnx.RNN(rnn.MultiRNNCell([LSTM, cell]), in_features=3, rngs=nnx.Rngs(0))
+    other.params = nnx.data(jax.tree.map(nnx.Param, variables["params"]["cell"]))
+    other_state = other.start(4, **memory)
+    for t in range(5):
+        output, state = layer.apply(variables, X[:, t], state, method="step", **memory)
+        np.testing.assert_allclose(output, outputs[:, t], atol=1e-6)
+        output, other_state = other.step(X[:, t], other_state, **memory)
+        np.testing.assert_allclose(output, outputs[:, t], atol=1e-6)
+    close((state, other_state), (final, final), 1e-6)
+    with pytest.raises(ValueError, match="expected params with a memory, got none; call params ="):
+        layer.apply(variables, X)
+    with pytest.raises(TypeError, match="expected an AttentionWrapper somewhere inside, got none"):
+        rnnl.RNN(LSTM).init(jax.random.key(0), X, **memory)
+    with pytest.raises(TypeError, match="expected a layer of one cell, an RNN"):
+        rnnl.Bidirectional(cell).init(jax.random.key(0), X, **memory)
 
 
 def test_step_and_start():

@@ -1,0 +1,284 @@
+"""Attention to a memory: its score functions, lengths, names, and errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from filled import filled, names
+from laws import close
+
+import jax_dynrnn as rnn
+
+KEY = jax.random.key(0)
+RANDOM = np.random.default_rng(0)
+B, T, D, S, M, U = 3, 4, 2, 5, 3, 6
+INPUTS, MEMORY = RANDOM.normal(size=(B, T, D)), RANDOM.normal(size=(B, S, M))
+BAHDANAU, LUONG = (kind(U, memory_size=M) for kind in (rnn.BahdanauAttention, rnn.LuongAttention))
+
+
+def wrapped(mechanism=LUONG, **options):
+    return rnn.AttentionWrapper(rnn.GRUCell(U), mechanism, **options)
+
+
+def run(cell, memory=MEMORY, length=None, **options):
+    params = cell.init(KEY, INPUTS.shape, jnp.float64)
+    return rnn.dynamic_rnn(cell, cell.attend(params, memory, length), INPUTS, **options)
+
+
+@pytest.mark.parametrize("option", [False, True])
+@pytest.mark.parametrize("kind", ["bahdanau", "luong"])
+def test_scores(kind, option):
+    """Each score function against its formula, place by place."""
+    make = rnn.BahdanauAttention if kind == "bahdanau" else rnn.LuongAttention
+    flag = {"normalize" if kind == "bahdanau" else "scale": option}
+    mechanism = make(U, memory_size=M, **flag)
+    params = mechanism.init(KEY, U, jnp.float64)
+    params = jax.tree.map(lambda x: x + 0.3 * RANDOM.normal(size=x.shape), params)
+    query, keys = RANDOM.normal(size=(B, U)), RANDOM.normal(size=(B, S, U))
+    actual = mechanism.score(params, jnp.asarray(query), jnp.asarray(keys))
+    for b in range(B):
+        for s in range(S):
+            if kind == "luong":
+                expected = keys[b, s] @ query[b] * (params["attention_g"] if option else 1)
+            else:
+                hidden, v = (
+                    keys[b, s] + query[b] @ params["query_layer"]["kernel"],
+                    params["attention_v"],
+                )
+                if option:
+                    hidden = hidden + params["attention_b"]
+                    v = params["attention_g"] * v / np.linalg.norm(v)
+                expected = v @ np.tanh(hidden)
+            np.testing.assert_allclose(actual[b, s], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mechanism", [BAHDANAU, LUONG], ids=["bahdanau", "luong"])
+def test_what_lies_behind_a_memory_changes_nothing(mechanism):
+    """Its lengths cut it; NaN behind them reach neither results nor gradients."""
+    cell, length = wrapped(mechanism, alignment_history=True), np.array([5, 2, 0])
+    params = cell.init(KEY, INPUTS.shape, jnp.float64)
+    spoilt = MEMORY.copy()
+    spoilt[1, 2:] = spoilt[2] = np.nan
+
+    def loss(params, memory, length):
+        (outputs, alignments), state = rnn.dynamic_rnn(
+            cell, cell.attend(params, memory, length), INPUTS
+        )
+        return (outputs**2).sum() + (alignments**2).sum(), (outputs, alignments, state)
+
+    gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (_, (outputs, alignments, state)), (dparams, dmemory) = gradient(params, spoilt, length)
+    assert not alignments[1, :, 2:].any() and not alignments[2].any()
+    np.testing.assert_allclose(alignments[:2].sum(-1), 1, rtol=1e-12)
+    assert not outputs[2].any() and not state.attention[2].any()  # the context is 0
+    assert not dmemory[1, 2:].any() and not dmemory[2].any() and dmemory[1, :2].all()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(dparams))
+    row = lambda x, b: x[b : b + 1]  # noqa: E731
+    shorter = cell.attend(params, row(MEMORY, 1)[:, :2])
+    (expected, weights), _ = rnn.dynamic_rnn(cell, shorter, row(INPUTS, 1))
+    close((row(outputs, 1), row(alignments, 1)[..., :2]), (expected, weights), 1e-12)
+
+
+def test_one_step_by_hand():
+    """TF's order: the cell first, then attention with its output, then the layer."""
+    cell = wrapped(BAHDANAU, attention_layer_size=4)
+    params = cell.attend(cell.init(KEY, (D,), jnp.float64), MEMORY)
+    start = cell.start(params, B, jnp.float64)
+    start = start._replace(attention=jnp.asarray(RANDOM.normal(size=(B, 4))))
+    output, new = cell(params, jnp.asarray(INPUTS[:, 0]), start)
+    seen = jnp.concatenate([INPUTS[:, 0], start.attention], 1)
+    y, gru = cell.cell(params["cell"], seen, start.cell_state)
+    own = params["bahdanau_attention"]
+    hidden = MEMORY @ own["memory_layer"]["kernel"] + (y @ own["query_layer"]["kernel"])[:, None]
+    weights = jax.nn.softmax(np.tanh(hidden) @ own["attention_v"], -1)
+    context = np.einsum("bs,bsm->bm", weights, MEMORY)
+    attention = np.concatenate([y, context], 1) @ params["attention_layer"]["kernel"]
+    close(output, attention, 1e-12)
+    expected = rnn.AttentionWrapperState(gru, attention, np.array(1), weights)
+    close(new, expected, 1e-12)
+
+
+def test_options():
+    """What the cell sees, and what comes out."""
+    plain = run(wrapped())
+    output, state = run(wrapped(output_attention=False))
+    assert output.shape == (B, T, U) and plain[0].shape == (B, T, M)
+    close(state, plain[1], 0)
+    (output, weights), state = run(wrapped(alignment_history=True))
+    close((output, state), plain, 0)
+    close(weights[:, -1], state.alignments, 0)
+    blind = wrapped(cell_input_fn=lambda x, attention: x)
+    assert names(blind.init(KEY, (D,)))["cell/gates/kernel"] == (D + U, 2 * U)
+    params = blind.init(KEY, INPUTS.shape, jnp.float64)
+    _, state = rnn.dynamic_rnn(blind, blind.attend(params, MEMORY), INPUTS)
+    close(state.cell_state, rnn.dynamic_rnn(rnn.GRUCell(U), params["cell"], INPUTS)[1], 1e-14)
+
+
+def test_several_mechanisms():
+    """Side by side; with one memory for all, or one each; a list of one is a tuple of one."""
+    both = wrapped([LUONG, BAHDANAU])
+    (output, state), params = run(both), both.init(KEY, INPUTS.shape, jnp.float64)
+    assert output.shape == (B, T, 2 * M) and len(state.alignments) == 2
+    close(run(both, [MEMORY, MEMORY]), (output, state), 0)
+    other = RANDOM.normal(size=(B, 2, M))
+    _, state = run(both, [MEMORY, other], [None, np.array([1, 0, 2])])
+    assert [x.shape for x in state.alignments] == [(B, S), (B, 2)]
+    assert state.alignments[1][0].tolist() == [1, 0] and not state.alignments[1][1].any()
+    assert sorted(params) == ["bahdanau_attention", "cell", "luong_attention"]
+    single, _ = run(wrapped([LUONG])), run(wrapped(LUONG))
+    assert isinstance(single[1].alignments, tuple)
+    assert wrapped([LUONG]) == wrapped((LUONG,)) != wrapped(LUONG)
+
+
+def test_params():
+    mechanisms = [rnn.BahdanauAttention(4, normalize=True, memory_size=3), LUONG, BAHDANAU]
+    cell = wrapped(mechanisms, attention_layer_size=[5, 6, 7])
+    params = cell.init(KEY, (None, None, D))
+    assert {k: v for k, v in names(params).items() if "cell/" not in k} == {
+        "bahdanau_attention/memory_layer/kernel": (3, 4),
+        "bahdanau_attention/query_layer/kernel": (6, 4),
+        "bahdanau_attention/attention_v": (4,),
+        "bahdanau_attention/attention_g": (),
+        "bahdanau_attention/attention_b": (4,),
+        "luong_attention/memory_layer/kernel": (3, 6),
+        "bahdanau_attention_1/memory_layer/kernel": (3, 6),
+        "bahdanau_attention_1/query_layer/kernel": (6, 6),
+        "bahdanau_attention_1/attention_v": (6,),
+        "attention_layer/kernel": (6 + 3, 5),
+        "attention_layer_1/kernel": (6 + 3, 6),
+        "attention_layer_2/kernel": (6 + 3, 7),
+    }
+    assert names(params)["cell/gates/kernel"] == (D + 18 + U, 2 * U)
+    assert params["bahdanau_attention"]["attention_g"] == 0.5  # sqrt(1 / 4)
+    assert not params["bahdanau_attention"]["attention_b"].any()
+    scaled = rnn.LuongAttention(U, scale=True).init(KEY, U, jnp.float32)
+    assert scaled["attention_g"] == 1 and scaled["memory_layer"]["kernel"].shape == (U, U)
+
+
+def test_tf1s_number_for_bahdanau_not_normalised():
+    """Uniform keys attend evenly, and the context is the mean: TF's testBahdanauNotNormalized."""
+    cell = wrapped(BAHDANAU)
+    params = filled(cell.init(KEY, (D,), jnp.float64))
+    params = cell.attend(params, jnp.ones((B, S, M)) * 0.7)
+    _, state = cell(params, jnp.asarray(INPUTS[:, 0]), cell.start(params, B, jnp.float64))
+    close(state.alignments, np.full((B, S), 1 / S), 1e-12)
+    close(state.attention, np.full((B, M), 0.7), 1e-12)
+
+
+def test_vmap_over_memories_and_gradients_to_them():
+    cell = wrapped(BAHDANAU)
+    params = cell.init(KEY, INPUTS.shape, jnp.float64)
+
+    def loss(memory):
+        return (rnn.dynamic_rnn(cell, cell.attend(params, memory), INPUTS)[0] ** 2).sum()
+
+    memories = np.stack([MEMORY, 2 * MEMORY])
+    values, gradients = jax.vmap(jax.value_and_grad(loss))(memories)
+    for i in range(2):
+        close((values[i], gradients[i]), jax.value_and_grad(loss)(memories[i]), 1e-12)
+    direction = RANDOM.normal(size=MEMORY.shape)
+    measured = (loss(MEMORY + 1e-6 * direction) - loss(MEMORY - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(measured, (gradients[0] * direction).sum(), rtol=1e-6)
+
+
+def test_in_a_stack_and_in_wrappers():
+    """`attend` of the outermost cell finds it."""
+    inner = wrapped()
+    cell = rnn.MultiRNNCell(
+        [rnn.GRUCell(D), rnn.DropoutWrapper(rnn.OutputProjectionWrapper(inner, 4))]
+    )
+    params = cell.init(KEY, INPUTS.shape, jnp.float64)
+    attended = cell.attend(params, MEMORY)
+    outputs, (lower, upper) = rnn.dynamic_rnn(cell, attended, INPUTS)
+    seen, _ = rnn.dynamic_rnn(rnn.GRUCell(D), params["cell_0"], INPUTS)
+    own = inner.attend(params["cell_1"]["cell"], MEMORY)
+    expected, state = rnn.dynamic_rnn(inner, own, seen)
+    close(upper, state, 1e-14)
+    layer = params["cell_1"]
+    close(outputs, expected @ layer["kernel"] + layer["bias"][None, None], 1e-12)
+    with pytest.raises(TypeError, match="expected an AttentionWrapper somewhere inside"):
+        rnn.MultiRNNCell([rnn.GRUCell(D)]).attend({}, MEMORY)
+
+
+def test_greedy_decoding_with_attention():
+    """A decoder of the usual kind, under jit, is steps by hand; a beam of one is the same."""
+    cell = wrapped(BAHDANAU, attention_layer_size=4)
+    params = cell.init(KEY, (D,), jnp.float64)
+    table, dense = jnp.asarray(RANDOM.normal(size=(7, D))), jnp.asarray(RANDOM.normal(size=(4, 7)))
+    embed, logits = lambda ids: table[ids], lambda y: 9 * y @ dense
+
+    @jax.jit
+    def decode(params, memory):
+        params = cell.attend(params, memory, [5, 3, 1])
+        start = cell.start(params, (B,), jnp.float64)
+        arguments = (cell, params, embed, logits, 1, 2, start)
+        greedy = rnn.greedy_decode(*arguments, maximum_iterations=6)
+        return greedy, rnn.beam_search(*arguments, beam_width=1, maximum_iterations=6)
+
+    (ids, lengths, state), (beam_ids, beam_lengths, _) = decode(params, MEMORY)
+    close((beam_ids[:, 0], beam_lengths[:, 0]), (ids, lengths), 0)
+    attended = cell.attend(params, MEMORY, [5, 3, 1])
+    by_hand, last = cell.start(attended, (B,), jnp.float64), jnp.full(B, 1)
+    for t in range(6):
+        output, by_hand = cell(attended, embed(last), by_hand)
+        last = jnp.argmax(logits(output), -1)
+        going_on = t <= lengths
+        assert (np.asarray(ids[:, t]) == np.where(going_on, last, 2)).all()
+    assert ids.shape == (B, 6) and state.time <= 6
+
+
+MISTAKES = {
+    "no mechanism": (lambda: wrapped(None), TypeError, "a list of them, got NoneType"),
+    "an empty list": (lambda: wrapped([]), TypeError, "a list of them, got NoneType"),
+    "layers": (
+        lambda: wrapped([LUONG, LUONG], attention_layer_size=3),
+        ValueError,
+        "expected 2 numbers in attention_layer_size, one for each mechanism, got 3",
+    ),
+    "a layer of 0": (lambda: wrapped(attention_layer_size=0), ValueError, ">= 1, got 0"),
+    "units": (
+        lambda: wrapped(rnn.LuongAttention(5, memory_size=M)).init(KEY, (D,)),
+        ValueError,
+        "an output of num_units=5 features, got 6; BahdanauAttention takes any",
+    ),
+    "zero state": (lambda: wrapped().zero_state(2), ValueError, "a call of start.*got one of zero"),
+    "memory's size": (
+        lambda: run(wrapped(), MEMORY[..., :2]),
+        ValueError,
+        r"\[batch, places, 3\] for LuongAttention.*got shape \(3, 5, 2\); .* memory_size=2",
+    ),
+    "memory's dtype": (lambda: run(wrapped(), MEMORY > 0), TypeError, "floating dtype, got bool"),
+    "memory's batch": (
+        lambda: run(wrapped(), MEMORY[:2]),
+        ValueError,
+        r"memory of the inputs' batch \(3,\), got \(2,\)",
+    ),
+    "memories": (
+        lambda: run(wrapped(), [MEMORY, MEMORY]),
+        ValueError,
+        "one memory, or 1, one for each mechanism, got 2",
+    ),
+    "no memory": (
+        lambda: rnn.dynamic_rnn(wrapped(), wrapped().init(KEY, (D,)), INPUTS),
+        ValueError,
+        r"params with a memory, got none; call params = cell.attend\(",
+    ),
+    "lengths' shape": (
+        lambda: run(wrapped(), MEMORY, [5, 5]),
+        ValueError,
+        r"memory_length: expected integers of shape \(3,\), .* got shape \(2,\)",
+    ),
+    "lengths' dtype": (lambda: run(wrapped(), MEMORY, [1.5] * 3), TypeError, "got dtype float64"),
+    "lengths' values": (
+        lambda: run(wrapped(), MEMORY, [6, 5, 5]),
+        ValueError,
+        r"memory_length: expected values in \[0, 5\], the places of the memory, got 6 in row 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", MISTAKES)
+def test_mistakes(row):
+    make, error, message = MISTAKES[row]
+    with pytest.raises(error, match=message):
+        make()
