@@ -1,6 +1,7 @@
 """Laws that hold for every cell and every engine. Cells and engines: see cases.py."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,21 @@ def test_reverse_is_flip_run_flip(law):
     outputs, final = compiled(law)(params, flipped, state, LENGTHS)[0]
     expected = rnn.reverse_sequence(outputs, LENGTHS), final
     actual = compiled(law, reverse=True)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
+    close(actual, expected, law.tolerance)
+
+
+@pytest.mark.where(lambda law: not law.case.keyed)
+def test_both_directions_are_two_runs(law):
+    """Each with its own key, if it has one: not those that draw."""
+    params, inputs, state = laws.arguments(law)
+    both = functools.partial(
+        rnn.bidirectional_dynamic_rnn, law.case.cell, law.case.cell, implementation=law.engine
+    )
+    actual = jax.jit(both)({"fw": params, "bw": params}, inputs, LENGTHS, state, state)
+    (forward, _), (backward, _) = (
+        compiled(law, reverse)(params, inputs, state) for reverse in (False, True)
+    )
+    expected = tuple(zip(forward, backward, strict=True))
     close(actual, expected, law.tolerance)
 
 

@@ -1,11 +1,15 @@
 """The package as a whole: what it exports, documents and imports."""
 
 import inspect
+import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+import reference
 from cases import CASES
+from tensorflow_oracle import CONFIGS
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen, nnx
@@ -30,19 +34,71 @@ def parts(cell):
     return {type(cell)}.union(*(parts(c) for c in inside if c is not None))
 
 
-def test_every_cell_is_in_the_list_of_cases():
-    cells = {
+def cells():
+    return {
         thing for thing in PUBLIC
         if inspect.isclass(thing) and issubclass(thing, rnn.Cell)
         and thing not in (rnn.Cell, rnn.MatmulCell)
     }  # fmt: skip
-    assert cells <= set().union(*(parts(case.cell) for case in CASES))
+
+
+def test_every_cell_is_in_the_list_of_cases():
+    assert cells() <= set().union(*(parts(case.cell) for case in CASES))
+
+
+ELSEWHERE = {rnn.LSTMBlockCell, rnn.LearnedInitialState}
+"""Compared with TensorFlow's kernels (test_block_ops.py), and what TF1 does not have."""
+
+
+def test_every_cell_has_an_oracle():
+    """TensorFlow runs it, or its equations are written a second time in NumPy."""
+    run_by_tensorflow = set().union(*(parts(config.ours) for config in CONFIGS.values()))
+    without = cells() - run_by_tensorflow - ELSEWHERE
+    assert [cell.__name__ for cell in without if cell.__name__ not in reference.STEPS] == []
 
 
 @pytest.mark.parametrize("module", ["flax", "tensorflow", "torch", "optax", "chex"])
 def test_the_core_imports_no_framework(module):
     program = f"import jax_dynrnn, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+RNN_CELL = """BasicLSTMCell BasicRNNCell DeviceWrapper DropoutWrapper GRUCell LSTMCell
+LSTMStateTuple MultiRNNCell RNNCell ResidualWrapper""".split()
+CONTRIB = """AttentionCellWrapper BidirectionalGridLSTMCell CFNCell CompiledWrapper Conv1DLSTMCell
+Conv2DLSTMCell Conv3DLSTMCell ConvLSTMCell CoupledInputForgetGateLSTMCell EmbeddingWrapper
+FusedRNNCell FusedRNNCellAdaptor GLSTMCell GRUBlockCell GRUBlockCellV2 GridLSTMCell HighwayWrapper
+IndRNNCell IndyGRUCell IndyLSTMCell InputProjectionWrapper IntersectionRNNCell LSTMBlockCell
+LSTMBlockFusedCell LSTMBlockWrapper LayerNormBasicLSTMCell LayerNormLSTMCell LayerRNNCell
+MinimalRNNCell NASCell NTMCell OutputProjectionWrapper PhasedLSTMCell SRUCell TimeFreqLSTMCell
+TimeReversedFusedRNN UGRNNCell WeightNormLSTMCell best_effort_input_batch_size
+stack_bidirectional_dynamic_rnn stack_bidirectional_rnn transpose_batch_time""".split()
+FUNCTIONS = """bidirectional_dynamic_rnn dynamic_rnn raw_rnn static_bidirectional_rnn static_rnn
+static_state_saving_rnn""".split()
+SEQ2SEQ = """AttentionWrapper AttentionWrapperState BahdanauAttention BahdanauMonotonicAttention
+BasicDecoder BeamSearchDecoder CustomHelper FinalBeamSearchDecoderOutput GreedyEmbeddingHelper
+InferenceHelper LuongAttention LuongMonotonicAttention SampleEmbeddingHelper
+ScheduledEmbeddingTrainingHelper TrainingHelper dynamic_decode gather_tree sequence_loss
+tile_batch""".split()
+ONLY_THERE = """DeviceWrapper RNNCell CompiledWrapper FusedRNNCell FusedRNNCellAdaptor
+LSTMBlockFusedCell LSTMBlockWrapper LayerRNNCell TimeReversedFusedRNN
+best_effort_input_batch_size""".split()
+
+
+def test_the_port_guide_has_every_name():
+    """What TF1 called anything around `dynamic_rnn` is in a table of the guide."""
+    guide = (pathlib.Path(__file__).parent.parent / "docs" / "porting-from-tf1.md").read_text()
+    rows = " ".join(line for line in guide.splitlines() if line.startswith("|"))
+    named = set(re.findall(r"\w+", rows))
+    assert [n for n in RNN_CELL + CONTRIB + FUNCTIONS + SEQ2SEQ if n not in named] == []
+    exported = {n for n, value in vars(rnn).items() if n[0] != "_" and callable(value)}
+    assert [n for n in exported if n.endswith(("Cell", "Wrapper", "Attention"))
+            and n not in named | {"Cell", "MatmulCell"}] == []  # fmt: skip
+
+
+def test_every_cell_and_function_of_tf1_is_here():
+    expected = set(RNN_CELL + CONTRIB + FUNCTIONS) - set(ONLY_THERE)
+    assert [name for name in sorted(expected) if not callable(getattr(rnn, name, None))] == []
 
 
 def test_version():
