@@ -1,7 +1,6 @@
 """Laws that hold for every cell and every engine. Cells and engines: see cases.py."""
 
 import contextlib
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,21 +82,6 @@ def test_reverse_is_flip_run_flip(law):
     close(actual, expected, law.tolerance)
 
 
-@pytest.mark.where(lambda law: not law.case.keyed)
-def test_both_directions_are_two_runs(law):
-    """Each with its own key, if it has one: not those that draw."""
-    params, inputs, state = laws.arguments(law)
-    both = functools.partial(
-        rnn.bidirectional_dynamic_rnn, law.case.cell, law.case.cell, implementation=law.engine
-    )
-    actual = jax.jit(both)({"fw": params, "bw": params}, inputs, LENGTHS, state, state)
-    (forward, _), (backward, _) = (
-        compiled(law, reverse)(params, inputs, state) for reverse in (False, True)
-    )
-    expected = tuple(zip(forward, backward, strict=True))
-    close(actual, expected, law.tolerance)
-
-
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, "largest"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_padding_changes_nothing(law, garbage, masked):
@@ -152,17 +136,43 @@ def test_split_and_carry_is_one_run(law):
     close((outputs, final), compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
 
 
-def test_eager_and_time_major(law):
-    """A run outside jit, over transposed inputs, is the compiled run."""
-    params, inputs, state = laws.arguments(law)
+def time_major(law, run, params):
+    """What `run` makes of the steps first, outside of jit: `(outputs, ...)` with the rows first."""
+    _, inputs, state = laws.arguments(law)
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
-    actual = rnn.dynamic_rnn(
-        law.case.cell, params, swapped, LENGTHS, state, time_major=True, mask=MASK.T,
-        resets=RESETS.T, key=law.case.key(), implementation=law.engine,
-    )  # fmt: skip
-    outputs, final = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
-    outputs = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs)
-    close(actual, (outputs, final), law.tolerance)
+    states = (state,) if run is rnn.dynamic_rnn else (state, state)
+    key = law.case.key() if run is rnn.dynamic_rnn else None
+
+    def called(params, inputs):
+        return run(
+            *(law.case.cell,) * len(states), params, inputs, LENGTHS, *states, time_major=True,
+            mask=MASK.T, resets=RESETS.T, key=key, implementation=law.engine,
+        )  # fmt: skip
+
+    outputs, final = called(params, swapped)
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert kinds(jax.eval_shape(called, params, swapped)) == kinds((outputs, final))
+    return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs), final
+
+
+def test_eager_and_time_major(law):
+    """A run outside jit, over transposed inputs, is the compiled run; and eval_shape's kinds."""
+    params, inputs, state = laws.arguments(law)
+    expected = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
+    close(time_major(law, rnn.dynamic_rnn, params), expected, law.tolerance)
+
+
+@pytest.mark.where(lambda law: not law.case.keyed)
+def test_both_directions_are_two_runs(law):
+    """Each with its own key, if it has one: not those that draw."""
+    params, inputs, state = laws.arguments(law)
+    both = {"fw": params, "bw": params}
+    forward, backward = (
+        compiled(law, reverse)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
+        for reverse in (False, True)
+    )
+    actual = time_major(law, rnn.bidirectional_dynamic_rnn, both)
+    close(actual, tuple(zip(forward, backward, strict=True)), law.tolerance)
 
 
 def test_vmap_is_a_loop(law):

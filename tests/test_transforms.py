@@ -113,16 +113,14 @@ def test_checkpoint(case):
     close(remade, plain, 1e-12)
 
 
-@every
-def test_without_jit_and_abstract(case):
-    """Every line of a cell runs on concrete arrays too; eval_shape tells shapes and dtypes."""
+@core
+def test_without_jit(case):
+    """Every line of a run works on concrete arrays (each cell's step: see test_cells.py)."""
     params, inputs, state = arguments(case)
     run = lambda *a: rnn.dynamic_rnn(case.cell, *a, key=case.key())  # noqa: E731
     expected = run(params, inputs, LENGTHS, state)
     with jax.disable_jit():
         close(run(params, inputs, LENGTHS, state), expected, 1e-12)
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    assert kinds(jax.eval_shape(run, params, inputs, LENGTHS, state)) == kinds(expected)
 
 
 def test_shard_map():
