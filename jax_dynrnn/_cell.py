@@ -51,6 +51,9 @@ class Memory(NamedTuple):
     """int `[B]`, or `None` where all of it is real."""
 
 
+jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
+
+
 class Cell:
     """What every recurrent cell does; a cell of your own implements three methods.
 

@@ -104,6 +104,8 @@ class Stack:
 def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
     """The params with the memory that `memory=` and `memory_length=` of a call give."""
     if memory is None:
+        if length is not None:
+            raise TypeError("memory_length: expected memory= with it, got None")
         return params
     if not isinstance(plan, Single):
         raise TypeError("memory: expected a layer of one cell, an RNN, got one of directions")

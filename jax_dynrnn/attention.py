@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from . import _check_data
 from ._cell import Memory, Params
 from ._init import Initializer, glorot_uniform, init_vector, zeros
-from ._tools import along_last, check_size, check_units, matmul
+from ._tools import along_last, check_size, check_units, matmul, widened
 
 
 class Attended(NamedTuple):
@@ -93,8 +93,12 @@ class Mechanism:
         keys = matmul(values, params["memory_layer"]["kernel"], "memory")
         return Attended(keys, values, valid)
 
+    def prepare(self, params: Params) -> Params:
+        """What `score` takes: the params, with what is the same at every step made once."""
+        return params
+
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
-        """`[..., Q]`, `[..., S, U]` -> `[..., S]`."""
+        """`[..., Q]`, `[..., S, U]` -> `[..., S]`; the params are prepared."""
         raise NotImplementedError
 
     def __call__(
@@ -149,25 +153,30 @@ class BahdanauAttention(Mechanism):
     normalize: bool = False
 
     def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
-        keys = jax.random.split(key)
-        params = super().init(key, query_size, dtype)
-        params["query_layer"] = {"kernel": self._kernel(keys[0], query_size, dtype)}
-        units = self.num_units
+        units, params = self.num_units, super().init(key, query_size, dtype)
+        query = self._kernel(jax.random.fold_in(key, 1), query_size, dtype)
+        params["query_layer"] = {"kernel": query}
         params["attention_v"] = init_vector(
-            self.kernel_initializer, glorot_uniform, keys[1], units, dtype
+            self.kernel_initializer, glorot_uniform, jax.random.fold_in(key, 2), units, dtype
         )
         if self.normalize:
             params["attention_g"] = jnp.asarray(units**-0.5, dtype)
             params["attention_b"] = zeros(key, (units,), dtype)
         return params
 
+    def prepare(self, params: Params) -> Params:
+        if not self.normalize:
+            return params
+        v = widened(params["attention_v"])
+        v = (v * jax.lax.rsqrt((v * v).sum())).astype(params["attention_v"].dtype)
+        return params | {"attention_v": params["attention_g"] * v}
+
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
-        query, v = matmul(query, params["query_layer"]["kernel"], "query"), params["attention_v"]
-        hidden = keys + jnp.expand_dims(query, -2)
+        query = matmul(query, params["query_layer"]["kernel"], "query")
         if self.normalize:
-            hidden = hidden + along_last(params["attention_b"], hidden)
-            v = params["attention_g"] * v * jax.lax.rsqrt((v * v).sum())
-        return (along_last(v, hidden) * jnp.tanh(hidden)).sum(-1)
+            query = query + along_last(params["attention_b"], query)
+        hidden = jnp.tanh(keys + jnp.expand_dims(query, -2))
+        return (along_last(params["attention_v"], hidden) * hidden).sum(-1)
 
 
 @jax.tree_util.register_static

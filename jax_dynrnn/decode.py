@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_data
+from ._beam import OnBeams, choose, extended, first_beams
 from ._cell import Cell, Params, State, as_cell
 from ._raw import raw_rnn
 from ._tools import widened
@@ -89,6 +90,7 @@ def greedy_decode(
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
     batch, end = _checked(start, end, initial_state)
+    embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
     first = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
     zeros = jnp.zeros(batch, jnp.int32)
 
@@ -96,7 +98,7 @@ def greedy_decode(
         if output is None:
             return zeros > 0, embed(first), initial_state, jnp.int32(0), (zeros > 0, zeros)
         finished, lengths = loop_state
-        ids = jnp.argmax(_scores(logits(output), batch, end), -1).astype(jnp.int32)
+        ids = jnp.argmax(logits(output), -1).astype(jnp.int32)
         going_on = ~finished & (ids != end)
         loop_state = (~going_on, lengths + going_on.astype(jnp.int32))
         return ~going_on, embed(ids), state, ids, loop_state
@@ -136,7 +138,7 @@ def beam_search(
     Returns:
         `(ids int32 [B, K, L], lengths int32 [B, K], scores [B, K])`, the best first; ids are
         `end` from the first one on. Where there are fewer than `K` sequences the score is
-        `-inf`.
+        `-inf`, and the length 0.
 
     Raises:
         TypeError, ValueError: what is given or returned has another type or shape.
@@ -156,107 +158,31 @@ def beam_search(
         ([[[1, 1], [0, 0], [1, 0]]], [0.5625, 0.25, 0.1875])
     """
     _check_data.count("beam_width", beam_width, least=1)
+    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    if not hasattr(length_penalty, "__float__") or jnp.ndim(length_penalty):
+        raise TypeError(f"length_penalty: expected one number, got {length_penalty!r}")
     batch, end = _checked(start, end, initial_state)
-    beams = _Beams(as_cell(cell), beam_width)
-    shape = (batch, beam_width)
-    first = jnp.broadcast_to(jnp.expand_dims(jnp.asarray(start, jnp.int32), -1), shape)
-    embed_all, logits_all = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
+    embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
+    embed, logits = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
+    on_beams, shape = OnBeams(as_cell(cell), beam_width), (batch, beam_width)
+    none, nothing = jnp.zeros(batch, bool), jnp.int32(0)
 
-    def begin():
-        zeros = jnp.zeros(shape, jnp.int32)
-        ids = jnp.full((*shape, maximum_iterations), end, jnp.int32)
-        probability = jnp.where(jnp.arange(beam_width) == 0, 0.0, -jnp.inf)  # one sequence: none
-        probability = jnp.broadcast_to(probability.astype(jnp.result_type(float)), shape)
-        loop_state = (ids, zeros, zeros > 0, probability, probability)
-        return jnp.zeros(batch, bool), embed_all(first), beams.spread(initial_state), loop_state
-
-    def loop_fn(time, output, state, loop_state):
-        nothing = jnp.int32(0)
+    def loop_fn(time, output, state, beams):
         if output is None:
-            finished, inputs, state, loop_state = begin()
-            return finished, inputs, state, nothing, loop_state
-        of_next = jax.nn.log_softmax(widened(_scores(logits_all(output), shape, end)), -1)
-        parents, ids, loop_state = _extend(of_next, end, length_penalty, time - 1, loop_state)
-        _, _, finished, probability, _ = loop_state
-        state = jax.tree.map(lambda x: _choose(x, parents) if x.ndim else x, state)
-        over = (finished | jnp.isneginf(probability)).all(1)
-        return over, embed_all(ids), state, jnp.zeros(batch, jnp.int32), loop_state
+            first = jnp.expand_dims(jnp.asarray(start, jnp.int32), -1)
+            inputs = embed(jnp.broadcast_to(first, shape))
+            beams = first_beams(shape, maximum_iterations, end)
+            return none, inputs, on_beams.spread(initial_state), nothing, beams
+        of_next = jax.nn.log_softmax(widened(logits(output)), -1)
+        parents, ids, beams = extended(beams, of_next, end, length_penalty, time - 1)
+        state = jax.tree.map(lambda x: choose(x, parents) if x.ndim else x, state)
+        over = (beams.finished | jnp.isneginf(beams.probability)).all(1)
+        return over, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
 
-    _, _, (ids, lengths, _, _, scores) = raw_rnn(
-        beams, params, loop_fn, maximum_iterations=maximum_iterations
-    )
-    return ids, lengths, scores
-
-
-def _extend(of_next: Any, end: int, penalty: float, time: Any, loop_state: Any) -> tuple:
-    """The best sequences that are one id longer -> `(parents, their last ids, loop_state)`."""
-    ids, lengths, finished, probability, _ = loop_state
-    vocabulary, is_end = of_next.shape[-1], jnp.arange(of_next.shape[-1]) == end
-    only_end = jnp.where(is_end, 0.0, -jnp.inf).astype(of_next.dtype)
-    only_end = jnp.broadcast_to(only_end, of_next.shape)
-    ended = jnp.broadcast_to(jnp.expand_dims(finished, -1), of_next.shape)
-    of_next = jnp.where(ended, only_end, of_next).astype(probability.dtype)
-    total = jnp.expand_dims(probability, -1) + of_next
-    longer = ~(ended | jnp.broadcast_to(is_end, of_next.shape))
-    new_lengths = jnp.expand_dims(lengths, -1) + longer.astype(jnp.int32)
-    score = total / ((5 + new_lengths.astype(total.dtype)) / 6) ** penalty
-
-    def flat(x):
-        return x.reshape(x.shape[0], -1)
-
-    scores, best = jax.lax.top_k(flat(score), lengths.shape[1])
-    parents, last = best // vocabulary, (best % vocabulary).astype(jnp.int32)
-    loop_state = (
-        _choose(ids, parents).at[..., time].set(last),
-        _choose(flat(new_lengths), best),
-        _choose(finished, parents) | (last == end),
-        _choose(flat(total), best),
-        scores,
-    )
-    return parents, last, loop_state
-
-
-def _choose(x: jax.Array, index: jax.Array) -> jax.Array:
-    """`[B, N, ...]` at `index` `[B, K]` -> `[B, K, ...]`."""
-    index = jnp.expand_dims(index, tuple(range(2, x.ndim)))
-    return jnp.take_along_axis(x, index, 1)
-
-
-class _Beams(Cell):
-    """A cell on `[B, K, ...]`: inputs and states have a beam axis, params and memory none."""
-
-    def __init__(self, cell: Cell, width: int):
-        self.cell, self.width = cell, width
-        self.init, self.prepare, self.project = cell.init, cell.prepare, self._project
-
-    @property
-    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.cell.feature_ndim + 1
-
-    def spread(self, state: State) -> State:
-        """The state of every beam, from that of every row."""
-
-        def leaf(x):
-            x = jnp.asarray(x)
-            return jnp.repeat(jnp.expand_dims(x, 1), self.width, 1) if x.ndim else x
-
-        return jax.tree.map(leaf, state)
-
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return self.spread(self.cell.start(params, batch_shape, dtype))
-
-    def _project(self, params: Params, inputs: Any) -> Any:
-        return jax.vmap(lambda x: self.cell.project(params, x), 1, 1)(inputs)
-
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        axes = jax.tree.map(lambda x: 1 if x.ndim else None, state)
-        one = lambda projected, state: self.cell.step(params, projected, state, key=key)  # noqa: E731
-        return jax.vmap(one, (1, axes), (1, axes))(projected, state)
-
-    def __repr__(self):
-        return repr(self.cell)
+    *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
+    is_one = ~jnp.isneginf(beams.scores)
+    ids = jnp.where(jnp.expand_dims(is_one, -1), beams.ids, end)
+    return ids, jnp.where(is_one, beams.lengths, 0), beams.scores
 
 
 def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
@@ -284,12 +210,35 @@ def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
         return batch, jnp.asarray(end, jnp.int32)
 
 
-def _scores(logits: Any, rows: Any, end: int) -> jax.Array:
-    """What `logits` returned, checked."""
-    shape = (rows,) if isinstance(rows, int) else rows
-    if jnp.ndim(logits) != len(shape) + 1 or logits.shape[0] != shape[0]:
-        got = (shape[0], *logits.shape[2:]) if len(shape) == 2 else jnp.shape(logits)
-        raise ValueError(f"logits: expected it to return [{shape[0]}, V], got shape {got}")
-    if isinstance(end, int) and not 0 <= end < logits.shape[-1]:
-        raise ValueError(f"end: expected an id below {logits.shape[-1]}, got {end}")
-    return logits
+def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tuple:
+    """`embed` and `logits` with a check of what they return."""
+    for name, given, hint in (
+        ("embed", embed, "lambda ids: table[ids]"),
+        ("logits", logits, "lambda output: output @ kernel"),
+    ):
+        if not callable(given):
+            raise TypeError(
+                f"{name}: expected a function, as in {hint}, got {type(given).__name__}"
+            )
+
+    def inputs(ids):
+        given, rank = jax.tree.map(jnp.asarray, embed(ids)), 1 + cell.feature_ndim
+        if any(x.ndim != rank or x.shape[0] != batch for x in jax.tree.leaves(given)):
+            raise ValueError(
+                f"embed: expected it to return inputs [{batch}, ...] of rank {rank} for {cell!r}, "
+                f"got shape {jax.tree.map(jnp.shape, given)}"
+            )
+        return given
+
+    def scores(output):
+        given = logits(output)
+        shape = jax.tree.map(jnp.shape, given)
+        if not hasattr(given, "shape") or len(shape) != 2 or shape[0] != batch:
+            raise ValueError(f"logits: expected it to return [{batch}, V], got shape {shape}")
+        if not jnp.issubdtype(given.dtype, jnp.floating):
+            raise TypeError(f"logits: expected it to return floating numbers, got {given.dtype}")
+        if isinstance(end, int) and not 0 <= end < shape[1]:
+            raise ValueError(f"end: expected an id below {shape[1]}, got {end}")
+        return given
+
+    return inputs, scores

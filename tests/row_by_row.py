@@ -4,6 +4,8 @@ Engines are compared with this; it knows nothing of them. It takes one step of t
 batch at a time only because a cell draws its random numbers for the whole batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,9 +42,27 @@ def moving_steps(valid, lengths, reverse):
     return range(min(some_row, default=end - 1), end)
 
 
+@functools.cache
+def stepper(cell):
+    """One step, compiled where it is many operations: else that takes longer than it saves."""
+
+    def step(prepared, x, state, key):
+        return cell.step(prepared, cell.project(prepared, x), state, key=key)
+
+    compiled, eager = jax.jit(step), []
+
+    def choose(*arguments):
+        if not eager:
+            eager.append(len(jax.make_jaxpr(step)(*arguments).eqns) < 100)
+        return (step if eager[0] else compiled)(*arguments)
+
+    return choose
+
+
 def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse=False, key=None):
     """`-> (outputs, state)`, all arguments concrete, batch-major."""
     cell = as_cell(cell)
+    step = stepper(cell)
     B, T = jax.tree.leaves(inputs)[0].shape[:2]
     dtypes = [x.dtype for x in jax.tree.leaves((params, inputs))]
     start = cell.start(params, (B,), next(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
@@ -60,7 +80,7 @@ def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse
         state = pick(go_back, start, state)
         x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
         step_key = fold_in(key, t)
-        output, new = cell.step(prepared, cell.project(prepared, x), state, key=step_key)
+        output, new = step(prepared, x, state, step_key)
         outputs[t] = pick(valid[:, t], output, jax.tree.map(jnp.zeros_like, output))
         state = with_ranks_0(pick(valid[:, t], new, state), new if t in moving else state)
         waiting = [w and not v for w, v in zip(waiting, valid[:, t], strict=True)]

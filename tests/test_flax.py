@@ -163,6 +163,8 @@ def test_attention_step_by_step():
         rnnl.RNN(LSTM).init(jax.random.key(0), X, **memory)
     with pytest.raises(TypeError, match="expected a layer of one cell, an RNN"):
         rnnl.Bidirectional(cell).init(jax.random.key(0), X, **memory)
+    with pytest.raises(TypeError, match="memory_length: expected memory= with it, got None"):
+        layer.apply(variables, X, memory_length=LENGTHS)
 
 
 def test_step_and_start():

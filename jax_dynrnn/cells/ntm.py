@@ -109,8 +109,9 @@ class NTMCell(Cell):
 
     def __post_init__(self):
         as_cell(self.controller, "NTMCell's controller")
-        sizes = ("memory_size", "memory_vector_dim", "read_head_num", "write_head_num")
-        for name in (*sizes, "shift_range", *(["output_dim"] if self.output_dim is not None else [])):
+        sizes = ["memory_size", "memory_vector_dim", "read_head_num", "write_head_num"]
+        sizes += ["shift_range"] + ["output_dim"] * (self.output_dim is not None)
+        for name in sizes:
             check_size(self, name)
         check_functions(self)
         object.__setattr__(self, "clip_value", float(self.clip_value))

@@ -201,6 +201,8 @@ class AttentionWrapper(ParamsWrapper):
                 f"mechanism, got {len(memories)} and {len(lengths)} lengths"
             )
         parts = zip(self._mechanisms.values(), memories, lengths, strict=True)
+        if self.inner.attends:
+            params = super().attend(params, memory, memory_length)
         return params | {"memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
 
     def _memory(self, params: Params) -> tuple[Memory, ...]:
@@ -233,8 +235,7 @@ class AttentionWrapper(ParamsWrapper):
         return parts[0] if isinstance(self.attention_mechanism, Mechanism) else tuple(parts)
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        prepared = super().prepare(params, key=key, batch_shape=batch_shape)
-        attended = []
+        prepared, attended = super().prepare(params, key=key, batch_shape=batch_shape), []
         for (name, mechanism), memory in zip(
             self._mechanisms.items(), self._memory(params), strict=True
         ):
@@ -244,6 +245,7 @@ class AttentionWrapper(ParamsWrapper):
                     f"{memory.values.shape[:-2]}, of a memory of shape {memory.values.shape}"
                 )
             attended.append(mechanism.attended(params[name], memory))
+            prepared |= {name: mechanism.prepare(params[name])}
         return prepared | {"memory": tuple(attended)}
 
     def project(self, params: Params, inputs: Any) -> Any:

@@ -29,7 +29,8 @@ class LearnedInitialState(ParamsWrapper):
     State, output: those of `cell`.
 
     Raises:
-        TypeError: `cell` is not a cell.
+        TypeError: `cell` is not a cell, or one that attends to a memory, on whose size its
+            state depends.
 
     Reference: TF1 has no such wrapper; Hinton, Neural networks for machine learning,
     lecture 7.
@@ -43,6 +44,15 @@ class LearnedInitialState(ParamsWrapper):
         >>> state.h[1].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.inner.attends:
+            raise TypeError(
+                "LearnedInitialState: expected a cell with a state of a fixed size, got "
+                f"{type(self.cell).__name__}, whose state depends on the memory; put it inside, "
+                "as in AttentionWrapper(LearnedInitialState(cell), mechanism)"
+            )
 
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         params = self.inner.init(key, input_shape, dtype)

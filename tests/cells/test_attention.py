@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filled import filled, names
+from filled import names
 from laws import close
 
 import jax_dynrnn as rnn
@@ -35,7 +35,8 @@ def test_scores(kind, option):
     params = mechanism.init(KEY, U, jnp.float64)
     params = jax.tree.map(lambda x: x + 0.3 * RANDOM.normal(size=x.shape), params)
     query, keys = RANDOM.normal(size=(B, U)), RANDOM.normal(size=(B, S, U))
-    actual = mechanism.score(params, jnp.asarray(query), jnp.asarray(keys))
+    prepared = mechanism.prepare(params)
+    actual = mechanism.score(prepared, jnp.asarray(query), jnp.asarray(keys))
     for b in range(B):
         for s in range(S):
             if kind == "luong":
@@ -155,76 +156,30 @@ def test_params():
     assert scaled["attention_g"] == 1 and scaled["memory_layer"]["kernel"].shape == (U, U)
 
 
-def test_tf1s_number_for_bahdanau_not_normalised():
-    """Uniform keys attend evenly, and the context is the mean: TF's testBahdanauNotNormalized."""
-    cell = wrapped(BAHDANAU)
-    params = filled(cell.init(KEY, (D,), jnp.float64))
-    params = cell.attend(params, jnp.ones((B, S, M)) * 0.7)
-    _, state = cell(params, jnp.asarray(INPUTS[:, 0]), cell.start(params, B, jnp.float64))
-    close(state.alignments, np.full((B, S), 1 / S), 1e-12)
-    close(state.attention, np.full((B, M), 0.7), 1e-12)
-
-
-def test_vmap_over_memories_and_gradients_to_them():
-    cell = wrapped(BAHDANAU)
-    params = cell.init(KEY, INPUTS.shape, jnp.float64)
-
-    def loss(memory):
-        return (rnn.dynamic_rnn(cell, cell.attend(params, memory), INPUTS)[0] ** 2).sum()
-
-    memories = np.stack([MEMORY, 2 * MEMORY])
-    values, gradients = jax.vmap(jax.value_and_grad(loss))(memories)
-    for i in range(2):
-        close((values[i], gradients[i]), jax.value_and_grad(loss)(memories[i]), 1e-12)
-    direction = RANDOM.normal(size=MEMORY.shape)
-    measured = (loss(MEMORY + 1e-6 * direction) - loss(MEMORY - 1e-6 * direction)) / 2e-6
-    np.testing.assert_allclose(measured, (gradients[0] * direction).sum(), rtol=1e-6)
-
-
-def test_in_a_stack_and_in_wrappers():
-    """`attend` of the outermost cell finds it."""
-    inner = wrapped()
-    cell = rnn.MultiRNNCell(
-        [rnn.GRUCell(D), rnn.DropoutWrapper(rnn.OutputProjectionWrapper(inner, 4))]
-    )
-    params = cell.init(KEY, INPUTS.shape, jnp.float64)
-    attended = cell.attend(params, MEMORY)
-    outputs, (lower, upper) = rnn.dynamic_rnn(cell, attended, INPUTS)
-    seen, _ = rnn.dynamic_rnn(rnn.GRUCell(D), params["cell_0"], INPUTS)
-    own = inner.attend(params["cell_1"]["cell"], MEMORY)
-    expected, state = rnn.dynamic_rnn(inner, own, seen)
-    close(upper, state, 1e-14)
-    layer = params["cell_1"]
-    close(outputs, expected @ layer["kernel"] + layer["bias"][None, None], 1e-12)
-    with pytest.raises(TypeError, match="expected an AttentionWrapper somewhere inside"):
-        rnn.MultiRNNCell([rnn.GRUCell(D)]).attend({}, MEMORY)
-
-
-def test_greedy_decoding_with_attention():
-    """A decoder of the usual kind, under jit, is steps by hand; a beam of one is the same."""
-    cell = wrapped(BAHDANAU, attention_layer_size=4)
+def test_params_are_drawn_apart():
+    """Kernels of one shape are not the same numbers: neither of one mechanism nor of two."""
+    cell = wrapped([rnn.BahdanauAttention(U), rnn.BahdanauAttention(U)])
     params = cell.init(KEY, (D,), jnp.float64)
-    table, dense = jnp.asarray(RANDOM.normal(size=(7, D))), jnp.asarray(RANDOM.normal(size=(4, 7)))
-    embed, logits = lambda ids: table[ids], lambda y: 9 * y @ dense
+    drawn = [
+        np.ravel(kernel)[:U]
+        for name in ("bahdanau_attention", "bahdanau_attention_1")
+        for kernel in (
+            params[name]["memory_layer"]["kernel"],
+            params[name]["query_layer"]["kernel"],
+            params[name]["attention_v"],
+        )
+    ]
+    correlated = np.abs(np.corrcoef(drawn)) > 0.99
+    assert (correlated == np.eye(6, dtype=bool)).all()
 
-    @jax.jit
-    def decode(params, memory):
-        params = cell.attend(params, memory, [5, 3, 1])
-        start = cell.start(params, (B,), jnp.float64)
-        arguments = (cell, params, embed, logits, 1, 2, start)
-        greedy = rnn.greedy_decode(*arguments, maximum_iterations=6)
-        return greedy, rnn.beam_search(*arguments, beam_width=1, maximum_iterations=6)
 
-    (ids, lengths, state), (beam_ids, beam_lengths, _) = decode(params, MEMORY)
-    close((beam_ids[:, 0], beam_lengths[:, 0]), (ids, lengths), 0)
-    attended = cell.attend(params, MEMORY, [5, 3, 1])
-    by_hand, last = cell.start(attended, (B,), jnp.float64), jnp.full(B, 1)
-    for t in range(6):
-        output, by_hand = cell(attended, embed(last), by_hand)
-        last = jnp.argmax(logits(output), -1)
-        going_on = t <= lengths
-        assert (np.asarray(ids[:, t]) == np.where(going_on, last, 2)).all()
-    assert ids.shape == (B, 6) and state.time <= 6
+def test_a_memory_without_places_or_rows():
+    """Of no places the context is 0, of no rows there is none."""
+    outputs, state = run(wrapped(BAHDANAU, alignment_history=True), MEMORY[:, :0])
+    assert outputs[1].shape == (B, T, 0) and not outputs[0].any() and state.time == T
+    cell = wrapped()
+    params = cell.attend(cell.init(KEY, (D,), jnp.float64), MEMORY[:0], [])
+    assert rnn.dynamic_rnn(cell, params, INPUTS[:0])[0].shape == (0, T, M)
 
 
 MISTAKES = {

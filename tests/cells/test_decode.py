@@ -155,7 +155,36 @@ def test_vmap_and_few_sequences():
         close(jax.tree.map(lambda x, i=i: x[i], mapped), search(3, state=states[i]), 1e-12)
     ids, _, scores = search(7, most=1)
     assert np.isfinite(scores[:, :4]).all() and np.isneginf(scores[:, 4:]).all()
+    assert (ids[:, 4:] == END).all()
+    _, lengths, scores = search(6, most=1)
+    assert not lengths[np.isneginf(scores)].any()
     assert [sorted(row[:4]) for row in ids[..., 0].tolist()] == [[0, 1, 2, 3]] * B
+
+
+def test_no_steps():
+    """One empty sequence."""
+    ids, lengths, scores = search(2, most=0)
+    assert ids.shape == (B, 2, 0) and not lengths.any() and scores.tolist() == [[0, -np.inf]] * B
+    ids, lengths, state = greedy(most=0)
+    assert ids.shape == (B, 0) and not lengths.any()
+    close(state, STATE, 0)
+
+
+@pytest.mark.parametrize("decode", [rnn.greedy_decode, rnn.beam_search])
+def test_everything_traced(decode):
+    """Params, state, start and end are arguments of one compilation."""
+    options = {"beam_width": 2} if decode is rnn.beam_search else {}
+
+    def run(params, state, start, end):
+        return decode(
+            CELL, params, embed, logits, start, end, state, maximum_iterations=L, **options
+        )
+
+    compiled = jax.jit(run)
+    for start, end in ((0, 3), (1, 0)):
+        actual = compiled(PARAMS, STATE, jnp.int32(start), jnp.int32(end))
+        close(actual, run(PARAMS, STATE, start, end), 1e-12)
+    assert compiled._cache_size() == 1
 
 
 def test_tile_batch():
@@ -181,6 +210,14 @@ ERRORS = {
         ValueError,
         "maximum_iterations: expected an int >= 0",
     ),
+    "no embedding": ({"embed": TABLE}, TypeError, r"embed: expected a function, as in lambda ids"),
+    "ids as inputs": (
+        {"embed": lambda ids: ids},
+        ValueError,
+        r"embed: expected it to return inputs \[2, ...\] of rank 2 .* got shape \(2,\)",
+    ),
+    "two logits": ({"logits": lambda y: (y, y)}, ValueError, r"got shape \(\(2, 6\), \(2, 6\)\)"),
+    "whole logits": ({"logits": lambda y: logits(y) > 0}, TypeError, "floating numbers, got bool"),
     "logits of one row": ({"logits": lambda y: logits(y)[0]}, ValueError, r"return \[2, V\], got"),
 }
 
@@ -196,8 +233,11 @@ def test_errors(row, decode):
         decode(CELL, PARAMS, **options)
 
 
-def test_width_and_multiplier_are_counts():
+def test_width_multiplier_and_penalty():
     with pytest.raises(ValueError, match="beam_width: expected an int >= 1, got 0"):
         search(0)
+    for penalty in ("0.5", None, np.zeros(2)):
+        with pytest.raises(TypeError, match="length_penalty: expected one number, got"):
+            search(2, penalty)
     with pytest.raises(ValueError, match="multiplier: expected an int >= 1, got 1.5"):
         rnn.tile_batch(STATE, 1.5)
