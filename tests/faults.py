@@ -19,6 +19,7 @@ SUITE = [
     "tests/test_dropout.py",
     "tests/test_golden.py",
     "tests/test_laws.py",
+    "tests/test_transcriptions.py",
 ]
 
 # name: (file, what stands there, what is planted)
@@ -30,10 +31,10 @@ FAULTS = {
     ),
     "reset after instead of before the matmul": (
         "cells/gru.py",
-        'recur("candidate", reset * state)',
-        'reset * recur("candidate", state)',
+        "recurred = yield reset * state, kernels[1]\n",
+        "recurred = yield state, kernels[1]\n        recurred = reset * recurred\n",
     ),
-    "forget bias dropped": ("cells/lstm.py", "sigmoid(f + self.forget_bias)", "sigmoid(f)"),
+    "forget bias dropped": ("cells/_lstm.py", "sigmoid(f + self.forget_bias)", "sigmoid(f)"),
     "final state from step T": (
         "engines/scan.py",
         "return _select(valid, new, state, ticks), output",
@@ -44,7 +45,7 @@ FAULTS = {
         'inputs = _select(valid, x["inputs"], padding)',
         'inputs = x["inputs"]',
     ),
-    "two gates swapped": ("cells/lstm.py", "i, j, f, o = jnp.split", "i, f, j, o = jnp.split"),
+    "two gates swapped": ("cells/_lstm.py", "i, j, f = gates", "i, f, j = gates"),
     "reverse ignoring lengths": (
         "_rnn.py",
         "lengths=None if call.lengths is None else",
@@ -56,12 +57,10 @@ FAULTS = {
         "call.key",
     ),
     "clip before the peephole": (
-        "cells/lstm.py",
-        "        c = _clip(c, self.cell_clip)\n        if self.use_peepholes:\n"
-        '            o = o + along_last(params["w_o_diag"], c) * c\n',
-        "        if self.use_peepholes:\n"
-        '            o = o + along_last(params["w_o_diag"], c) * c\n'
-        "        c = _clip(c, self.cell_clip)\n",
+        "cells/_lstm.py",
+        "        c = clip(c, self.cell_clip)\n",
+        '        o = self.peep(params, "w_o_diag", o, c) - self.peep(params, "w_o_diag", 0, '
+        "clip(c, self.cell_clip))\n        c = clip(c, self.cell_clip)\n",
     ),
     "output dropout leaking into the state": (
         "wrappers/dropout.py",
@@ -88,6 +87,21 @@ FAULTS = {
         "engines/call.py",
         "if call.mask is None:  # it is at t = 0",
         "if True:",
+    ),
+    "a memory attended to beyond its length": (
+        "attention.py",
+        "alignments = jnp.where(valid, alignments, 0)",
+        "alignments = jax.nn.softmax(scores, -1)",
+    ),
+    "a gate normalised with the wrong gain": (
+        "cells/_norm.py",
+        "normalize(params[name], x)",
+        'normalize(params["forget"], x)',
+    ),
+    "the state zoned out with the wrong probability": (
+        "wrappers/zoneout.py",
+        "self.state_keep_prob * new + (1 - self.state_keep_prob) * old",
+        "self.state_keep_prob * old + (1 - self.state_keep_prob) * new",
     ),
 }
 NOTHING = ("_rnn.py", "from . import", "from . import")

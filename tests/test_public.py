@@ -9,6 +9,7 @@ import sys
 import pytest
 import reference
 from cases import CASES
+from faults import FAULTS
 from tensorflow_oracle import CONFIGS
 
 import jax_dynrnn as rnn
@@ -55,6 +56,15 @@ def test_every_cell_has_an_oracle():
     run_by_tensorflow = set().union(*(parts(config.ours) for config in CONFIGS.values()))
     without = cells() - run_by_tensorflow - ELSEWHERE
     assert [cell.__name__ for cell in without if cell.__name__ not in reference.STEPS] == []
+
+
+def test_every_fault_can_be_planted():
+    """`make faults` looks for lines of the package; they move with it."""
+    package = pathlib.Path(rnn.__file__).parent
+    found = {
+        name: (package / file).read_text().count(old) for name, (file, old, _) in FAULTS.items()
+    }
+    assert set(found.values()) == {1}, found
 
 
 @pytest.mark.parametrize("module", ["flax", "tensorflow", "torch", "optax", "chex"])
