@@ -4,8 +4,6 @@ Engines are compared with this; it knows nothing of them. It takes one step of t
 batch at a time only because a cell draws its random numbers for the whole batch.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,10 +40,18 @@ def moving_steps(valid, lengths, reverse):
     return range(min(some_row, default=end - 1), end)
 
 
-@functools.cache
+STEPPERS = {}
+"""By the identity of the cell, which may be an object that has no hash."""
+
+
 def stepper(cell):
     """One step, compiled where it is many operations: else that takes longer than it saves."""
+    if id(cell) not in STEPPERS:
+        STEPPERS[id(cell)] = cell, new_stepper(as_cell(cell))
+    return STEPPERS[id(cell)][1]
 
+
+def new_stepper(cell):
     def step(prepared, x, state, key):
         return cell.step(prepared, cell.project(prepared, x), state, key=key)
 
@@ -61,8 +67,7 @@ def stepper(cell):
 
 def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse=False, key=None):
     """`-> (outputs, state)`, all arguments concrete, batch-major."""
-    cell = as_cell(cell)
-    step = stepper(cell)
+    step, cell = stepper(cell), as_cell(cell)
     B, T = jax.tree.leaves(inputs)[0].shape[:2]
     dtypes = [x.dtype for x in jax.tree.leaves((params, inputs))]
     start = cell.start(params, (B,), next(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
