@@ -1,5 +1,6 @@
 """What the laws run over: cells by engines by dtypes, and how results are compared."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -115,4 +116,5 @@ def compiled(law, reverse=False):
 def arguments(law):
     """Params, inputs and initial state of a law."""
     case, dtype = law.case, law.dtype
-    return jax.jit(lambda: (case.params(dtype), case.inputs(dtype), case.state(dtype)))()
+    with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
+        return jax.jit(lambda: (case.params(dtype), case.inputs(dtype), case.state(dtype)))()
