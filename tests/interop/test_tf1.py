@@ -1,0 +1,372 @@
+"""TF1's variables as params and back: names of every cell and version, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, is_shape
+
+import jax_dynrnn as rnn
+from jax_dynrnn._check_cell import by_name
+from jax_dynrnn.interop import tf1
+from jax_dynrnn.interop._tf1_names import canonical
+
+KNOWN = [case for case in CASES if type(case.cell).__module__.startswith("jax_dynrnn")]
+KNOWN = [case for case in KNOWN if case.configuration]
+D, H = 3, 4
+
+
+def drawn(init, shape=(D,)):
+    """Params of random numbers, in float32."""
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(random.normal(size=x.shape), jnp.float32),
+        jax.eval_shape(lambda: init(jax.random.key(0), shape)),
+    )
+
+
+def params_of(case):
+    return drawn(case.cell.init, jax.tree.map(tuple, case.features, is_leaf=is_shape))
+
+
+def variables_of(cells, shape=(D,), scope=None):
+    return tf1.export_params(cells, drawn(cells.init, shape), scope)
+
+
+def assert_equal(actual, expected):
+    actual, expected = by_name(actual), by_name(expected)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, strict=True)
+
+
+@pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
+def test_there_and_back(case):
+    """With the noise of a checkpoint beside it, for every cell and wrapper."""
+    params = params_of(case)
+    variables = tf1.export_params(case.cell, params, "model/run")
+    noise = {"global_step": 7, "beta1_power": 0.9, "dense/kernel": np.ones((2, 3))}
+    noise |= {f"{name}/Adam": value for name, value in variables.items()}
+    noise |= {f"{name}/ExponentialMovingAverage": 0 * x for name, x in variables.items()}
+    again = tf1.import_params(case.cell, variables | noise)
+    assert_equal(again, params)
+    assert_equal(tf1.export_params(case.cell, again, "model/run"), variables)
+
+
+@pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
+def test_names_are_unique(case):
+    """No two variables of a cell have one name among the versions, and none has none."""
+    variables = tf1.export_params(case.cell, params_of(case))
+    names = {canonical(name)[0] for name in variables}
+    assert len(names) == len(variables) and all(names)
+
+
+def test_both_directions_and_stacks_of_them():
+    cells = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
+    pair = cells[0][0], rnn.MultiRNNCell(cells[1])
+    for cells, init, scope in (
+        (pair, rnn.init_bidirectional, "bidirectional_rnn/"),
+        (cells, rnn.init_stack_bidirectional, "stack_bidirectional_rnn/cell_"),
+    ):
+        params = drawn(lambda key, shape: init(key, *cells, shape))  # noqa: B023
+        variables = tf1.export_params(cells, params)
+        assert all(name.startswith(scope) for name in variables)
+        assert_equal(tf1.import_params(cells, variables), params)
+
+
+def test_params_keep_their_dtype():
+    variables = variables_of(rnn.BasicRNNCell(H))
+    variables = {name: x.astype(jnp.bfloat16) for name, x in variables.items()}
+    params = tf1.import_params(rnn.BasicRNNCell(H), variables)
+    assert params["kernel"].dtype == params["bias"].dtype == jnp.bfloat16
+
+
+# Names of other versions
+
+
+LSTM = rnn.LSTMCell(H, use_peepholes=True, num_proj=2)
+STACK = rnn.MultiRNNCell([rnn.BasicLSTMCell(H), rnn.BasicLSTMCell(H)])
+OLD = {
+    "nas_1.1": (rnn.NASCell(H, use_bias=True), {
+        "RNN/nas_rnn/weights": "kernel",
+        "RNN/nas_rnn/recurrent_weights": "recurrent_kernel",
+        "RNN/nas_rnn/bias": "bias",
+    }),
+    "gru_1.1": (rnn.GRUCell(H), {
+        "rnn/gru_cell/gates/weights": "gates/kernel",
+        "rnn/gru_cell/gates/biases": "gates/bias",
+        "rnn/gru_cell/candidate/weights": "candidate/kernel",
+        "rnn/gru_cell/candidate/biases": "candidate/bias",
+    }),
+    "lstm_1.1": (LSTM, {
+        "rnn/lstm_cell/weights": "kernel",
+        "rnn/lstm_cell/biases": "bias",
+        "rnn/lstm_cell/w_f_diag": "w_f_diag",
+        "rnn/lstm_cell/w_i_diag": "w_i_diag",
+        "rnn/lstm_cell/w_o_diag": "w_o_diag",
+        "rnn/lstm_cell/projection/weights": "projection/kernel",
+    }),
+    "lstm_0.12": (LSTM, {
+        "Net/RNN/LSTMCell/W_0": "kernel",
+        "Net/RNN/LSTMCell/B": "bias",
+        "Net/RNN/LSTMCell/W_F_diag": "w_f_diag",
+        "Net/RNN/LSTMCell/W_I_diag": "w_i_diag",
+        "Net/RNN/LSTMCell/W_O_diag": "w_o_diag",
+        "Net/RNN/LSTMCell/W_P_0": "projection/kernel",
+    }),
+    "stack_0.12": (STACK, {
+        f"RNN/MultiRNNCell/Cell{i}/BasicLSTMCell/Linear/{old}:0": f"cell_{i}/{new}"
+        for i in range(2)
+        for old, new in (("Matrix", "kernel"), ("Bias", "bias"))
+    }),
+    "gru_0.12": (rnn.GRUCell(H), {
+        f"BiRNN/FW/GRUCell/{gate}/Linear/{old}": f"{gate.lower()}/{new}"
+        for gate in ("Gates", "Candidate")
+        for old, new in (("Matrix", "kernel"), ("Bias", "bias"))
+    }),
+    "gru_block": (rnn.GRUBlockCell(H), {
+        "rnn/gru_cell/w_ru": "gates/kernel",
+        "rnn/gru_cell/b_ru": "gates/bias",
+        "rnn/gru_cell/w_c": "candidate/kernel",
+        "rnn/gru_cell/b_c": "candidate/bias",
+    }),
+    "fused": (rnn.LSTMBlockCell(H), {
+        "lstm_fused_cell/kernel": "kernel", "lstm_fused_cell/bias": "bias",
+    }),
+    "cudnn_lstm": (rnn.MultiRNNCell([rnn.LSTMCell(H, forget_bias=0.0)]), {
+        f"cudnn_lstm/rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/{name}": f"cell_0/{name}"
+        for name in ("kernel", "bias")
+    }),
+    "cudnn_gru": (rnn.MultiRNNCell([rnn.CudnnCompatibleGRUCell(H)]), {
+        f"cudnn_gru/rnn/multi_rnn_cell/cell_0/cudnn_compatible_gru_cell/{name}": f"cell_0/{name}"
+        for name in (
+            "gates/kernel", "gates/bias",
+            "candidate/input_projection/kernel", "candidate/input_projection/bias",
+            "candidate/hidden_projection/kernel", "candidate/hidden_projection/bias",
+        )
+    }),
+    "attention_cell_1.1": (rnn.AttentionCellWrapper(rnn.BasicRNNCell(H), 2), {
+        f"rnn/attention_cell_wrapper/{old}": new for old, new in {
+            "weights": "kernel", "biases": "bias",
+            "attention/weights": "attention/kernel", "attention/biases": "attention/bias",
+            "attention/attn_w": "attention/attn_w", "attention/attn_v": "attention/attn_v",
+            "attn_output_projection/weights": "attn_output_projection/kernel",
+            "attn_output_projection/biases": "attn_output_projection/bias",
+            "basic_rnn_cell/weights": "cell/kernel", "basic_rnn_cell/biases": "cell/bias",
+        }.items()
+    }),
+    "phased_1.1": (rnn.PhasedLSTMCell(H), {
+        f"rnn/phased_lstm_cell/{layer}/{old}": f"{layer}/{new}"
+        for layer in ("mask_gates", "new_input", "output_gate")
+        for old, new in (("weights", "kernel"), ("biases", "bias"))
+    } | {f"rnn/phased_lstm_cell/{name}": name for name in ("period", "phase", "ratio_on")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_names_of_other_versions(name):
+    """Each is another name of the same variable."""
+    cell, renamed = OLD[name]
+    shape = ((1,), (D,)) if name.startswith("phased") else (D,)
+    params = drawn(cell.init, shape)
+    arrays = by_name(params)
+    assert set(renamed.values()) == set(arrays)
+    variables = {old: arrays[new] for old, new in renamed.items()}
+    assert_equal(tf1.import_params(cell, variables), params)
+
+
+def test_old_names_become_new_ones():
+    """A checkpoint of TF 1.1 under the names of 1.15, and one of these is left as it is."""
+    cell, renamed = OLD["lstm_1.1"]
+    arrays = by_name(drawn(cell.init))
+    old = {name: np.asarray(arrays[new]) for name, new in renamed.items()}
+    new = tf1.export_params(cell, tf1.import_params(cell, old | {"a": 10.0}))
+    assert_equal(new, {f"rnn/lstm_cell/{path}": arrays[path] for path in arrays})
+    assert_equal(tf1.export_params(cell, tf1.import_params(cell, new | {"a": 10.0})), new)
+
+
+@pytest.mark.parametrize("name, cell, inputs", [
+    ("W_{}", rnn.CoupledInputForgetGateLSTMCell(H), D),
+    ("W_P_{}", rnn.CoupledInputForgetGateLSTMCell(H, num_proj=4), D),
+    ("W_{}", rnn.TimeFreqLSTMCell(2, input_size=4, feature_size=4), 4),
+    ("bwd/W_t_0_{}", rnn.BidirectionalGridLSTMCell(
+        2, feature_size=2, num_frequency_blocks=[2]), D),
+    ("gates/kernel/part_{}", rnn.GRUCell(H), 12),
+], ids=["coupled", "projection", "time_freq", "grid", "partitioned"])  # fmt: skip
+def test_shards(name, cell, inputs):
+    """Twelve of them, one below the other: W_10 comes after W_9."""
+    params = drawn(cell.init, (inputs,))
+    variables = tf1.export_params(cell, params)
+    whole = next(n for n in variables if n.endswith(name.format(0).removesuffix("/part_0")))
+    scope = whole[: -len(name.format(0).removesuffix("/part_0"))]
+    shards = np.array_split(variables.pop(whole), 12)
+    variables |= {scope + name.format(i): shard for i, shard in enumerate(shards)}
+    assert_equal(tf1.import_params(cell, variables), params)
+    del variables[scope + name.format(5)]
+    with pytest.raises(KeyError, match="expected shards 0 to 11 of"):
+        tf1.import_params(cell, variables)
+
+
+# Attention
+
+
+def decoder(kernel=8):
+    mechanism = rnn.BahdanauAttention(H, memory_size=6)
+    return rnn.AttentionWrapper(rnn.GRUCell(H), mechanism, attention_layer_size=kernel)
+
+
+def test_memory_layers_of_several_mechanisms():
+    """Numbered in the order of the mechanisms, where these were made."""
+    luong, bahdanau = rnn.LuongAttention(H, memory_size=6), rnn.BahdanauAttention(H, memory_size=5)
+    cell = rnn.AttentionWrapper(rnn.GRUCell(H), [luong, bahdanau, bahdanau])
+    params = drawn(cell.init)
+    variables = tf1.export_params(cell, params, "model/decoder")
+    for number, of in (("", "luong_attention"), ("_1", "bahdanau_attention"),
+                       ("_2", "bahdanau_attention_1")):  # fmt: skip
+        np.testing.assert_array_equal(
+            variables[f"model/memory_layer{number}/kernel"], params[of]["memory_layer"]["kernel"]
+        )
+    assert_equal(tf1.import_params(cell, variables), params)
+
+
+def test_the_nearest_memory_layer():
+    """Two translators in one checkpoint have one each."""
+    both = {way: variables_of(decoder(), scope=f"{way}/decoder") for way in ("there", "back")}
+    variables = both["there"] | {n: 2 * x for n, x in both["back"].items()}
+    params = tf1.import_params(decoder(), variables, "back")
+    np.testing.assert_array_equal(
+        params["bahdanau_attention"]["memory_layer"]["kernel"],
+        variables["back/memory_layer/kernel"],
+    )
+    variables["memory_layer/kernel"] = variables.pop("back/memory_layer/kernel")
+    tf1.import_params(decoder(), variables, "back")
+    variables["memory_layer_1/kernel"] = variables.pop("there/memory_layer/kernel")
+    with pytest.raises(ValueError, match=(
+        "expected 1 memory_layer for 'back/decoder', .* got memory_layer/kernel, "
+        "memory_layer_1/kernel as near"
+    )):  # fmt: skip
+        tf1.import_params(decoder(), variables, "back")
+
+
+def test_a_memory_in_the_params_is_not_exported():
+    params = drawn(decoder().init)
+    attended = decoder().attend(params, jnp.ones((2, 7, 6)), [7, 4])
+    assert_equal(tf1.export_params(decoder(), attended), tf1.export_params(decoder(), params))
+
+
+# Which scope
+
+
+def test_a_scope_or_one_around_it():
+    cell = rnn.GRUCell(H)
+    variables = {n: i * x for i in (1, 2)
+                 for n, x in variables_of(cell, scope=f"Net{i}/RNN").items()}  # fmt: skip
+    second = variables["Net2/RNN/gru_cell/gates/bias"]
+    for scope in ("Net2", "Net2/RNN", "Net2/"):
+        params = tf1.import_params(cell, variables, scope)
+        np.testing.assert_array_equal(params["gates"]["bias"], second)
+    with pytest.raises(ValueError, match="got 'Net1/RNN', 'Net2/RNN'; pass scope="):
+        tf1.import_params(cell, variables)
+    with pytest.raises(KeyError, match="in 'net' missing: net/gru_cell/candidate/bias"):
+        tf1.import_params(cell, variables, "Net")
+
+
+def test_a_scope_itself_before_those_inside():
+    cell = rnn.GRUCell(H)
+    inner, outer = variables_of(cell, scope="a/b"), variables_of(cell, scope="a")
+    params = tf1.import_params(cell, {n: 0 * x for n, x in inner.items()} | outer, "a")
+    np.testing.assert_array_equal(params["gates"]["bias"], outer["a/gru_cell/gates/bias"])
+
+
+def test_the_only_scope_that_fits():
+    """Of an encoder and a decoder of other sizes; and where none fits, why not."""
+    variables = variables_of(rnn.GRUCell(H), scope="encoder/rnn")
+    variables |= variables_of(rnn.GRUCell(2), scope="decoder/rnn")
+    params = tf1.import_params(rnn.GRUCell(2), variables)
+    assert params["candidate"]["bias"].shape == (2,)
+    with pytest.raises(ValueError, match=(
+        r"got 'encoder/rnn', 'decoder/rnn', in none of which all fit. In 'encoder/rnn': .*"
+        r"candidate/bias of shape \(5,\), got \(4,\).* In 'decoder/rnn': .*\(5,\), got \(2,\)"
+    )):  # fmt: skip
+        tf1.import_params(rnn.GRUCell(5), variables)
+
+
+# What is refused
+
+
+GRU = variables_of(rnn.GRUCell(H))
+TWO = rnn.MultiRNNCell([rnn.GRUCell(H), rnn.GRUCell(H)])
+THREE = variables_of(rnn.MultiRNNCell([rnn.GRUCell(H)] * 3))
+STACKED = tf1.export_params(
+    ([rnn.GRUCell(H)] * 2,) * 2,
+    drawn(lambda key, x: rnn.init_stack_bidirectional(key, *([rnn.GRUCell(H)] * 2,) * 2, x)),
+)
+CUDNN = {n.replace("lstm", "cudnn_compatible_lstm"): x
+         for n, x in variables_of(rnn.LSTMCell(H)).items()}  # fmt: skip
+REFUSED = {
+    "missing": (TWO, variables_of(rnn.MultiRNNCell([rnn.GRUCell(H)])), KeyError,
+        r"in 'rnn' missing: rnn/multi_rnn_cell/cell_1/gru_cell/candidate/bias "
+        r"\(there is rnn/multi_rnn_cell/cell_0/gru_cell/candidate/bias"),
+    "layers left over": (TWO, THREE, KeyError,
+        "missing: none; left over: rnn/multi_rnn_cell/cell_2/gru_cell/candidate/bias"),
+    "pairs left over": (([rnn.GRUCell(H)],) * 2, STACKED, KeyError,
+        "left over: stack_bidirectional_rnn/cell_1/bidirectional_rnn/bw/gru_cell/candidate/bias"),
+    "an option left over": (rnn.LSTMCell(H), variables_of(LSTM), KeyError,
+        "left over: rnn/lstm_cell/projection/kernel, rnn/lstm_cell/w_f_diag"),
+    "a gate left over": (rnn.HighwayWrapper(rnn.GRUCell(D)), variables_of(
+        rnn.HighwayWrapper(rnn.GRUCell(D), couple_carry_transform_gates=False)), KeyError,
+        "left over: rnn/transform_b, rnn/transform_w"),
+    "another cell": (rnn.CudnnCompatibleGRUCell(H), GRU, KeyError,
+        r"missing: rnn/cudnn_compatible_gru_cell/candidate/hidden_projection/bias"),
+    "of the same shapes": (rnn.UGRNNCell(8), variables_of(rnn.LSTMCell(H), (7,)), KeyError,
+        r"missing: rnn/ugrnn_cell/bias .*, rnn/ugrnn_cell/kernel"),
+    "another name": (rnn.GRUCell(H), {n.replace("gru_cell", "my_cell"): x for n, x in GRU.items()},
+        KeyError, r"rnn/gru_cell/gates/bias \(there is rnn/my_cell/gates/bias"),
+    "a run of one direction": (rnn.GRUCell(H), STACKED, ValueError,
+        "got 'stack_bidirectional_rnn/cell_0/bidirectional_rnn/fw', .*; pass scope="),
+    "nothing": (rnn.GRUCell(H), {}, KeyError, "in 'rnn' missing: rnn/gru_cell/candidate/bias,"),
+    "a size": (rnn.GRUCell(5), GRU, ValueError,
+        r"on inputs of \d features expected rnn/gru_cell/candidate/bias of shape \(5,\), got "
+        r"\(4,\); .*check the sizes of the cells"),
+    "one shape": (rnn.GRUCell(H), GRU | {"rnn/gru_cell/candidate/kernel": np.ones((8, H))},
+        ValueError, r"features expected rnn/gru_cell/\w+/kernel of shape"),
+    "a rank": (rnn.GRUCell(H), GRU | {"rnn/gru_cell/gates/bias": np.float32(1)}, ValueError,
+        r"of 3 features expected rnn/gru_cell/gates/bias of shape \(8,\), got \(\)"),
+    "features": (rnn.GLSTMCell(H, number_of_groups=2), variables_of(
+        rnn.GLSTMCell(H, number_of_groups=2), (2,)) | {
+        "rnn/glstm_cell/group0/kernel": np.ones((3, 10)),
+        "rnn/glstm_cell/group1/kernel": np.ones((3, 10))}, ValueError, "expected rnn/glstm_cell"),
+    "two names": (rnn.GRUCell(H), GRU | {"rnn/gru_cell/gates/weights": np.ones((7, 8))}, KeyError,
+        "rnn/gru_cell/gates/kernel and rnn/gru_cell/gates/weights are names of the same variable"),
+    "a forget bias": (rnn.LSTMCell(H), CUDNN, ValueError,
+        r"is a CudnnLSTM's, which has no forget bias: expected cells with forget_bias=0.0, got"),
+    "three cells": ((rnn.GRUCell(H),) * 3, GRU, TypeError, r"expected one cell .*got \(GRUCell"),
+    "a cell and a list": ((rnn.GRUCell(H), [rnn.GRUCell(H)]), GRU, TypeError, "expected one cell"),
+    "a class": (rnn.GRUCell, GRU, TypeError, "got the class GRUCell itself"),
+    "cells that do not fit": (rnn.MultiRNNCell([rnn.GRUCell(H), rnn.IntersectionRNNCell(5)]), GRU,
+        ValueError, "IntersectionRNNCell"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name):
+    cells, variables, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        tf1.import_params(cells, variables)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c not in KNOWN], ids=lambda case: case.name)
+def test_cells_that_tf1_does_not_name(case):
+    with pytest.raises(TypeError, match="expected cells of jax_dynrnn, whose variables have known"):
+        tf1.import_params(case.cell, {})
+
+
+@pytest.mark.parametrize("params, error, message", [
+    ({"kernel": np.ones((7, 4)), "scale": np.ones(4)}, KeyError,
+     "missing: bias; unexpected: scale"),
+    ({"kernel": np.ones((7, 4)), "bias": np.ones(5)}, ValueError,
+     r"expected bias of shape \(4,\) for .* on inputs of 3 features, got \(5,\)"),
+])  # fmt: skip
+def test_params_of_other_cells_are_not_exported(params, error, message):
+    with pytest.raises(error, match=message):
+        tf1.export_params(rnn.BasicRNNCell(H), params)
