@@ -89,10 +89,10 @@ def export_params(cells: Any, params: Params, scope: str | None = None) -> dict[
         >>> params = rnn.init_bidirectional(jax.random.key(0), fw, bw, (2, 5, 3))
         >>> for name in tf1.export_params((fw, bw), params):
         ...     print(name)
-        bidirectional_rnn/bw/basic_rnn_cell/bias
-        bidirectional_rnn/bw/basic_rnn_cell/kernel
         bidirectional_rnn/fw/basic_rnn_cell/bias
         bidirectional_rnn/fw/basic_rnn_cell/kernel
+        bidirectional_rnn/bw/basic_rnn_cell/bias
+        bidirectional_rnn/bw/basic_rnn_cell/kernel
     """
     run = as_run(cells)
     size, tree = smallest(run)

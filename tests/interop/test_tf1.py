@@ -62,11 +62,11 @@ def test_names_are_unique(case):
 
 
 def test_both_directions_and_stacks_of_them():
-    cells = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
-    pair = cells[0][0], rnn.MultiRNNCell(cells[1])
+    lists = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
+    pair = lists[0][0], rnn.MultiRNNCell(lists[1])
     for cells, init, scope in (
         (pair, rnn.init_bidirectional, "bidirectional_rnn/"),
-        (cells, rnn.init_stack_bidirectional, "stack_bidirectional_rnn/cell_"),
+        (lists, rnn.init_stack_bidirectional, "stack_bidirectional_rnn/cell_"),
     ):
         params = drawn(lambda key, shape: init(key, *cells, shape))  # noqa: B023
         variables = tf1.export_params(cells, params)
