@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from .. import cells as c
 from .. import wrappers as w
@@ -51,6 +52,14 @@ def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
     for size_of_most, _ in fits.most_common(1):
         size = max(size, size_of_most)
     return size, _shapes(run, size)
+
+
+def seen(run: Run, params: Params) -> str:
+    """What the params are for: `29 features`."""
+    if isinstance(_first(run)[0], w.EmbeddingWrapper):
+        return "ids"
+    got = {path: np.shape(x) for path, x in by_name(params).items()}
+    return f"{fitted(run, smallest(run)[0], got)[0]} features"
 
 
 def _shapes(run: Run, size: int) -> Params:

@@ -61,7 +61,7 @@ def find(
     )
 
 
-def scopes(run: Run, names: Mapping[str, str], table: Table, within: str | None) -> list[str]:
+def scopes(run: Run, names: Mapping[str, str], table: Table, scope: str | None) -> list[str]:
     """The scopes that have all of the names; where there is none, the one with the most."""
     own = [name for name in names.values() if not is_memory(name)]
     found = collections.Counter(
@@ -70,10 +70,10 @@ def scopes(run: Run, names: Mapping[str, str], table: Table, within: str | None)
         for key in table
         if f"/{key}".endswith(f"/{name}")
     )
-    within = canonical(f"{within or ''}/x")[0][: -len("/x")].strip("/")
+    within = canonical(f"{scope or ''}/x")[0][: -len("/x")].strip("/")
     inside = {s: n for s, n in found.items() if f"{s}/".startswith(within and f"{within}/")}
     complete = [s for s, n in inside.items() if n == len(own)]
-    if within in complete and within:
+    if within in complete and scope is not None:
         return [within]
     return complete or [max(inside, key=inside.__getitem__, default=within or run.scope)]
 
@@ -82,7 +82,7 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
     """The variables in a scope."""
     keys = {path: f"{scope}/{name}".strip("/") for path, name in names.items()}
     memories = [path for path, name in names.items() if is_memory(name)]
-    nearest = _nearest_memories(table, scope) if memories else []
+    nearest = nearest_memories(table, scope) if memories else []
     if nearest and len(nearest) != len(memories):
         listed = ", ".join(map(table.name, nearest))
         message = (
@@ -98,7 +98,7 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
     return Match(scope, arrays, _misshapen(run, size, keys, arrays, table))
 
 
-def _nearest_memories(table: Table, scope: str) -> list[str]:
+def nearest_memories(table: Table, scope: str) -> list[str]:
     """The memory layers that have most scopes in common with `scope`, in the order of making."""
 
     def nearness(key):
@@ -125,6 +125,7 @@ def _misnamed(
         for key in sorted(set(table) - set(keys.values()))
         if f"/{key}".startswith(f"/{scope}/" if scope else "/")
         and _sibling(key[len(scope) :].lstrip("/")) in own
+        and table.is_weight(key)
     ]
     if not missing and not left_over:
         return None

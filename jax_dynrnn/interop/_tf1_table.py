@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ._kinds import kind
@@ -59,6 +60,12 @@ class Table:
                 name = next(iter(shards.values()))
                 return "/".join(name.split("/")[: len(scope.split("/"))])
         return scope
+
+    def is_weight(self, key: str) -> bool:
+        """Whether it may be one, and not a constant of an operation in a frozen graph."""
+        array = np.asarray(self.array(key))
+        scalar = array.ndim == 0 and not key.endswith("/attention_g")
+        return jnp.issubdtype(array.dtype, jnp.floating) and not scalar
 
     def array(self, key: str) -> Any:
         """The variable, of its shards one below the other."""
