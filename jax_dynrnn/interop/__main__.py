@@ -95,7 +95,7 @@ def _run(variables: Mapping[str, Any], scope: str, cells: Any) -> str:
     try:
         params = tf1.import_params(cells, variables, scope)
     except (KeyError, ValueError) as error:
-        return f"# {scope}: {code(cells)} does not fit: {error}"
+        return f"# {scope}: {code(cells)} does not fit: {error.args[0]}"
     return f"{scope!r}: {code(cells)},  # sees {seen(as_run(cells), params)}"
 
 

@@ -54,7 +54,7 @@ def find(
             f"variables: expected one scope with the variables of the cells, got {listed}; pass "
             "scope="
         )
-    reasons = " ".join(f"In {table.scope(m.scope)!r}: {m.error}." for m in matches)
+    reasons = " ".join(f"In {table.scope(m.scope)!r}: {m.error.args[0]}." for m in matches)  # pyright: ignore
     raise ValueError(
         f"variables: expected a scope with the variables of the cells, got {listed}, in none of "
         f"which all fit. {reasons}"
@@ -71,11 +71,11 @@ def scopes(run: Run, names: Mapping[str, str], table: Table, scope: str | None) 
         if f"/{key}".endswith(f"/{name}")
     )
     within = canonical(f"{scope or ''}/x")[0][: -len("/x")].strip("/")
-    inside = {s: n for s, n in found.items() if f"{s}/".startswith(within and f"{within}/")}
-    complete = [s for s, n in inside.items() if n == len(own)]
+    near = {s: n for s, n in found.items() if f"{s}/".startswith(within and f"{within}/")}
+    complete = [s for s, n in near.items() if n == len(own)]
     if within in complete and scope is not None:
         return [within]
-    return complete or [max(inside, key=inside.__getitem__, default=within or run.scope)]
+    return complete or [max(near, key=near.__getitem__, default=within or run.scope)]
 
 
 def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: str) -> Match:
@@ -141,7 +141,7 @@ def _sibling(name: str) -> str:
     """The scope of a cell, which is the same for those that a longer stack has."""
     first = name.split("/")[0]
     for pattern, one in SIBLINGS.items():
-        first = re.sub(f"^{pattern}$", one, first)
+        first = one if re.fullmatch(pattern, first) else first
     return first
 
 

@@ -8,7 +8,7 @@ from laws import close
 from tensorflow_oracle import weights
 
 import jax_dynrnn as rnn
-from jax_dynrnn.interop import tf1
+from jax_dynrnn.interop import checkpoint, tf1
 
 
 def options(cells):
@@ -143,3 +143,38 @@ def test_a_model_of_two_runs(load_oracle):
     _, state = rnn.dynamic_rnn(cell, tf1.import_params(cell, variables, "encoder"), x, lengths)
     decoder = tf1.import_params(cell, variables, "decoder")
     close(rnn.dynamic_rnn(cell, decoder, x, lengths, state), expected, 1e-12)
+
+
+def test_a_checkpoint_under_old_names(tmp_path, load_oracle):
+    """What TF 0.12 saved: read, renamed, and restored by TensorFlow under the names of today."""
+    tf = load_oracle("tensorflow")
+    import tf1_graphs
+
+    def build(tf):
+        return tf.MultiRNNCell([tf.BasicLSTMCell(2), tf.LSTMCell(3, num_proj=2)])
+
+    old = {
+        "multi_rnn_cell/cell_": "MultiRNNCell/Cell",
+        "basic_lstm_cell/kernel": "BasicLSTMCell/Linear/Matrix",
+        "basic_lstm_cell/bias": "BasicLSTMCell/Linear/Bias",
+        "lstm_cell/projection/kernel": "LSTMCell/W_P_0",
+        "lstm_cell/kernel": "LSTMCell/W_0",
+        "lstm_cell/bias": "LSTMCell/B",
+        "rnn/": "RNN/",
+    }
+    v1, inputs, lengths = tf.compat.v1, tf1_graphs.INPUTS, tf1_graphs.LENGTHS
+    with tf.Graph().as_default(), v1.Session() as session:
+        results = tf1_graphs.single(build(tf1_graphs.CELLS), tf.constant(inputs), lengths)
+        renamed = {v.op.name: v for v in v1.global_variables()}
+        for new, before in old.items():
+            renamed = {name.replace(new, before): v for name, v in renamed.items()}
+        assert not any("lstm_cell" in name or "kernel" in name for name in renamed)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver(renamed).save(session, str(tmp_path / "old"))
+        expected = tf1_graphs.ours(session.run(results))
+        params = tf1.import_params(build(rnn), checkpoint.read_checkpoint(tmp_path / "old"))
+        close(rnn.dynamic_rnn(build(rnn), params, jnp.asarray(inputs), lengths), expected, 1e-12)
+        checkpoint.write_checkpoint(tmp_path / "new", tf1.export_params(build(rnn), params))
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().restore(session, str(tmp_path / "new"))
+        close(tf1_graphs.ours(session.run(results)), expected, 1e-12)

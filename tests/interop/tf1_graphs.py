@@ -5,7 +5,8 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 from tensorflow_oracle import weights
-from tensorflow_run import CELLS, _ours
+from tensorflow_run import CELLS
+from tensorflow_run import _ours as ours
 
 v1 = tf.compat.v1
 
@@ -58,7 +59,7 @@ def train(run, build, inputs, lengths, *, scope="model", partitions=0):
         *gradients, of_inputs = session.run(gradients)
         named = {v.name: g for v, g in zip(trained, gradients, strict=True)}
         variables = {v.name: v.eval() for v in v1.global_variables()}
-        return variables, _ours(session.run(results)), (named, of_inputs)
+        return variables, ours(session.run(results)), (named, of_inputs)
 
 
 def total(results):
