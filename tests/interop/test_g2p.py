@@ -84,7 +84,7 @@ def test_logits_and_gradients_are_tensorflows(g2p, load_oracle):
         before = np.pad(phones, [(0, 0), (1, 0)])[:, :-1]
         memory = g2p.memory(params, letters, lengths)
         attended = g2p.DECODER.attend(params["decoder"], memory, lengths)
-        outputs, _ = rnn.dynamic_rnn(g2p.DECODER, attended, g2p.embed(before))
+        outputs, _ = rnn.dynamic_rnn(g2p.DECODER, attended, g2p.EMBED(before))
         logits = g2p.logits(params, outputs)
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), phones[..., None], -1)
         return -chosen.mean(), logits

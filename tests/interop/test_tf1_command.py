@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_tf1 import KNOWN, assert_equal, drawn, params_of
+from tf1_params import KNOWN, assert_equal, drawn, params_of
 
 import jax_dynrnn as rnn
 from jax_dynrnn.interop import __main__ as command
