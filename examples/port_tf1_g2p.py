@@ -117,5 +117,4 @@ if __name__ == "__main__":
     smoke = parser.parse_args().smoke
     result = main(100 if smoke else 2000)
     if not smoke:
-        RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
