@@ -1,0 +1,3 @@
+"""Weights of other frameworks as params, and back."""
+
+from . import checkpoint as checkpoint
