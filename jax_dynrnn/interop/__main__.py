@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         sys.exit(f"{given.checkpoint}: {error}")
-    for line in _listed({name: x for name, x in variables.items() if _within(name, scope)}):
+    for line in _listed(variables, [name for name in variables if _within(name, scope)]):
         print(line)
     for line in _code(variables, read, found, table):
         print(line)
@@ -59,9 +59,15 @@ def _read(path: str) -> tuple[Mapping[str, Any], str]:
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
 
 
-def _listed(variables: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each variable: name, shape, dtype, kind."""
-    rows = [(n, str(list(x.shape)), str(x.dtype), kind(n)) for n, x in variables.items()]
+def _listed(variables: Mapping[str, Any], names: list[str]) -> Iterator[str]:
+    """A line for each variable: name, shape, dtype, kind; or why it cannot be read."""
+    rows = []
+    for name in names:
+        try:
+            x = variables[name]
+            rows.append((name, str(list(x.shape)), str(x.dtype), kind(name)))
+        except ValueError as error:
+            rows.append((name, "", "", f"{kind(name)}: {error}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -63,7 +63,10 @@ class Table:
 
     def is_weight(self, key: str) -> bool:
         """Whether it may be one, and not a constant of an operation in a frozen graph."""
-        array = np.asarray(self.array(key))
+        try:
+            array = np.asarray(self.array(key))
+        except ValueError:  # of a dtype that NumPy lacks
+            return False
         scalar = array.ndim == 0 and not key.endswith("/attention_g")
         return jnp.issubdtype(array.dtype, jnp.floating) and not scalar
 
