@@ -118,6 +118,23 @@ def test_averages_and_cells_that_do_not_fit(tmp_path, capsys):
     )
 
 
+def test_a_variable_that_cannot_be_read(tmp_path, capsys):
+    """It is listed with the reason, and the others are recognised."""
+    params = drawn(rnn.GRUCell(2).init)
+    variables = tf1.export_params(rnn.GRUCell(2), params) | {"dense/kernel": np.ones((2, 3))}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    path = tmp_path / "model.data-00000-of-00001"
+    data = path.read_bytes()
+    place = data.index(variables["dense/kernel"].tobytes())
+    path.write_bytes(data[:place] + b"?" + data[place + 1 :])
+    listed, code = printed(capsys, tmp_path / "model")
+    [line] = [line for line in listed.splitlines() if line.startswith("dense/kernel ")]
+    assert "weight: " in line and "corrupt" in line
+    found = {}
+    exec(code, found)
+    assert_equal(found["params"]["rnn"], params)
+
+
 @pytest.mark.parametrize("cells", [
     rnn.MultiRNNCell([rnn.LSTMCell(2, forget_bias=0.0)] * 2),
     ([rnn.LSTMCell(2, forget_bias=0.0)] * 2,) * 2,
