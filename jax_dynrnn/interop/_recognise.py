@@ -56,7 +56,7 @@ def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:
         node = {name: x for name, x in node.items() if not OF_RUN.fullmatch(name)}
     for name, inner in node.items():
         place = f"{scope}/{name}".lstrip("/")
-        if name in BY_SCOPE:
+        if name in BY_SCOPE and name != "multi_rnn_cell":
             yield Found(place, BY_SCOPE[name])
         elif isinstance(inner, dict):
             yield from _runs(table, inner, place)

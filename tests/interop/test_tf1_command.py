@@ -135,6 +135,15 @@ def test_a_variable_that_cannot_be_read(tmp_path, capsys):
     assert_equal(found["params"]["rnn"], params)
 
 
+def test_a_stack_of_which_one_layer_is_recognised():
+    cell = rnn.MultiRNNCell([rnn.GRUCell(2), rnn.AttentionCellWrapper(rnn.GRUCell(2), 3)])
+    variables = tf1.export_params(cell, drawn(cell.init))
+    assert recognised(Table(variables)) == [
+        ("rnn/multi_rnn_cell/cell_0", rnn.GRUCell(2)),
+        ("rnn/multi_rnn_cell/cell_1/attention_cell_wrapper", rnn.AttentionCellWrapper),
+    ]
+
+
 @pytest.mark.parametrize("cells", [
     rnn.MultiRNNCell([rnn.LSTMCell(2, forget_bias=0.0)] * 2),
     ([rnn.LSTMCell(2, forget_bias=0.0)] * 2,) * 2,
