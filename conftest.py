@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
-OPTIONAL = ("equinox", "haiku", "orbax", "safetensors")
-"""What the examples of a docstring or page may import and an installation may lack."""
+OPTIONAL = ("equinox", "haiku")
+"""What the example of a docstring may import and an installation may lack."""
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ class EquinoxCell(Cell):
     def __call__(
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        batch = inputs.shape[: inputs.ndim - self.feature_ndim]
+        batch = jnp.shape(jax.tree.leaves(inputs)[0])[: -self.feature_ndim]
         keys = {} if key is None else {"key": jax.random.split(key, batch)}
         step = _with_params(self.module, params)
         for _ in batch:

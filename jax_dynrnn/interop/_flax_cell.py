@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, Params, State
 from .._rnn import cast, promoted
-from .._tools import batch_tuple
+from .._tools import batch_tuple, is_shape
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -102,6 +102,11 @@ class LinenCell(_FlaxCell):
         object.__setattr__(self, "module", unbound)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        if not is_shape(input_shape):
+            raise ValueError(
+                f"{self!r} takes one array of inputs, as Flax's RNN does: expected one shape, got "
+                f"{input_shape!r}"
+            )
         row = (1, *input_shape[len(input_shape) - self.feature_ndim :])
         carry = self._carry(row)  # it has the dtype that the module makes its params in
         variables = self.module.init(key, carry, jnp.zeros(row, promoted(carry)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, Params, State
 from .._rnn import cast
-from .._tools import batch_tuple
+from .._tools import batch_tuple, map_shapes
 
 
 @jax.tree_util.register_static
@@ -55,9 +55,9 @@ class HaikuCell(Cell):
             )
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
-        row = (1, *input_shape[len(input_shape) - self.feature_ndim :])
-        state = self.zero_state(1, dtype)
-        return cast(self._step.init(key, jnp.zeros(row, dtype), state), dtype)
+        ndim = self.feature_ndim
+        row = map_shapes(lambda s: jnp.zeros((1, *s[len(s) - ndim :]), dtype), input_shape)
+        return cast(self._step.init(key, row, self.zero_state(1, dtype)), dtype)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
         """The core's `initial_state`, in `dtype`."""
