@@ -18,7 +18,7 @@ from jax_dynrnn.interop import foreign
 PUBLIC = [
     *(value for name, value in vars(rnn).items() if name[0] != "_" and callable(value)),
     *(getattr(module, name) for module in (linen, nnx)
-      for name in ("RNN", "Bidirectional", "StackedBidirectional")),
+      for name in ("RNN", "RNNCell", "Bidirectional", "StackedBidirectional")),
 ]  # fmt: skip
 FOREIGN = [foreign.LinenCell, foreign.NNXCell, foreign.HaikuCell, foreign.EquinoxCell]
 
