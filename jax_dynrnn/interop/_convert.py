@@ -133,7 +133,7 @@ def _as_array(name: str, source: Format, given: Any) -> Any:
         array = given
     else:
         try:
-            array = np.array(given)  # a copy: a module that trains on changes its own
+            array = np.array(np.asarray(given))  # a copy: a module that trains on changes its own
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"{source.what}: expected {name} to be an array, got {type(given).__name__}: "

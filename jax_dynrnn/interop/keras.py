@@ -154,7 +154,7 @@ def _by_path(layers: list[Layer], weights: Mapping[str, Any]) -> dict[str, Any]:
     scopes = sorted({path.rpartition("/")[0] for path in weights}, key=_is_backward)
     both = [_is_backward(scope) for scope in scopes] == [False, True]
     directions = [layer.direction for layer in layers]
-    if not (len(scopes) == 1 and directions in ([None], [0], [1]) or both and directions == [0, 1]):
+    if not (len(scopes) == 1 and directions == [None] or both and directions == [0, 1]):
         raise ValueError(
             f"weights: expected variables of {len(layers)} cells of one layer, under one scope or "
             f"under 'forward_…' and 'backward_…', got {', '.join(scopes)}; of a stack give a list "
