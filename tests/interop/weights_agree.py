@@ -75,10 +75,10 @@ def run_here(cells):
 
 def results_here(cells, importer, weights, x):
     """The same by the weights of a framework, through `import_params`."""
-    weights = jax.tree.map(jnp.asarray, weights)
-    params, back = jax.vjp(functools.partial(importer, cells), weights)
-    leaves, by_params, by_x = run_here(hashable(cells))(params, x)
-    return leaves, *back(by_params), by_x
+    imports = functools.partial(importer, cells)
+    leaves, by_params, by_x = run_here(hashable(cells))(imports(weights), x)
+    back = jax.jit(lambda weights, gradient: jax.vjp(imports, weights)[1](gradient))
+    return leaves, *back(weights, by_params), by_x
 
 
 def hashable(cells):
