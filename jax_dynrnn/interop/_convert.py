@@ -24,6 +24,8 @@ class Format(NamedTuple):
     table: Callable[[Layer], Table]
     forget_bias: Callable[[Layer], float]
     """What is added to the forget gate at run time."""
+    hint: str
+    """What to do where the names are others."""
 
 
 def import_params(framework: Framework, cells: Any, weights: Mapping[str, Any]) -> Params:
@@ -45,7 +47,13 @@ def shapes(framework: Framework, layer: Layer, inputs: int) -> dict[str, tuple[i
 
 
 def _theirs(framework: Framework) -> Format:
-    return Format("weights", framework.name, framework.table, lambda _: framework.forget_bias)
+    return Format(
+        "weights",
+        framework.name,
+        framework.table,
+        lambda _: framework.forget_bias,
+        framework.names_hint,
+    )
 
 
 def _table(layer: Layer) -> Table:
@@ -75,7 +83,13 @@ def _table(layer: Layer) -> Table:
     return layer.named(table)
 
 
-OURS = Format("params", "jax_dynrnn", _table, lambda layer: getattr(layer.cell, "forget_bias", 0.0))
+OURS = Format(
+    "params",
+    "jax_dynrnn",
+    _table,
+    lambda layer: getattr(layer.cell, "forget_bias", 0.0),
+    "the order of arguments is export_params(cells, params)",
+)
 
 
 def _convert(
@@ -123,7 +137,8 @@ def _check_names(source: Format, given: Mapping[str, Any], tables: list[Table]) 
     if missing or unexpected:
         raise KeyError(
             f"{source.what}: expected {', '.join(expected)} of {source.owner}; missing: "
-            f"{', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+            f"{', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}; "
+            f"{source.hint}"
         )
 
 
@@ -151,18 +166,25 @@ def _as_array(name: str, source: Format, given: Any) -> Any:
 def _checked_sizes(
     source: Format, layers: list[Layer], tables: list[Table], arrays: Mapping[str, Any]
 ) -> list[Sizes]:
-    sizes = []
+    sizes: list[Sizes] = []
     for layer, table in zip(layers, tables, strict=True):
         size = sizes_of(layer.cell, table, arrays)
         inputs = size.inputs if layer.inputs is None else layer.inputs
+        if sizes and not layer.depth:  # backward, on the inputs that forward sees
+            inputs = sizes[0].inputs
         sizes.append(size._replace(inputs=max(inputs, 1)))
+    wrong = [_wrong(*of, arrays) for of in zip(layers, tables, sizes, strict=True)]
+    if any(wrong):
+        raise ValueError(f"{source.what}: expected {'; '.join(filter(None, wrong))}")
+    return sizes
+
+
+def _wrong(layer: Layer, table: Table, size: Sizes, arrays: Mapping[str, Any]) -> str:
+    """The arrays of a layer that have another shape; nothing if none has."""
     wrong = [
-        f"{name} of shape {size.shape(block)} for {layer.cell!r} on inputs of size {size.inputs}, "
-        f"got {arrays[name].shape}"
-        for layer, table, size in zip(layers, tables, sizes, strict=True)
+        f"{name} of shape {size.shape(block)}, got {arrays[name].shape}"
         for name, block in table.items()
         if name in arrays and arrays[name].shape != size.shape(block)
     ]
-    if wrong:
-        raise ValueError(f"{source.what}: expected {'; '.join(wrong)}")
-    return sizes
+    where = f", for {layer.cell!r} on inputs of size {size.inputs}"
+    return ", ".join(wrong) + where if wrong else ""

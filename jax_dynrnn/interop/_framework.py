@@ -48,6 +48,8 @@ class Framework(NamedTuple):
     """Of each kind, where it is not tanh."""
     activation_hint: str = ""
     """What to do where a cell has another one."""
+    names_hint: str = "give as many cells as there are layers"
+    """What to do where the weights have other names."""
     apart: bool = False
     """Whether it has two stacks each of which sees only its own direction."""
     uniform: bool = False
@@ -98,9 +100,8 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
     if type(cell) not in KINDS:
         names = [c.__name__ for c, k in KINDS.items() if k in framework.kinds]
         return (
-            f"expected {', '.join(names)}, in a MultiRNNCell or not, in wrappers without "
-            "variables or not; of a wrapper with variables convert the cell inside, into "
-            "params['cell']"
+            f"expected one of {', '.join(names)} (in a MultiRNNCell, in wrappers without "
+            "variables); of a wrapper with variables convert the cell inside, into params['cell']"
         )
     if kind(cell) not in framework.kinds:
         return _other_kind(framework, cell)
@@ -120,7 +121,9 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
 def _other_kind(framework: Framework, cell: Any) -> str:
     other = {"gru": "cudnn_gru", "cudnn_gru": "gru"}.get(kind(cell))
     if other not in framework.kinds:
-        return f"only {', '.join(c.__name__ for c in KINDS if KINDS[c] in framework.kinds)} have"
+        return (
+            f"only {', '.join(c.__name__ for c in KINDS if KINDS[c] in framework.kinds)} have one"
+        )
     right = next(c.__name__ for c, k in KINDS.items() if k == other)
     return (
         f"its reset gate acts {RESETS[kind(cell)]}; the GRU of {framework.name} is {right}, and "
@@ -136,9 +139,7 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
         f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
     }
     found = [name for name, given in options.items() if given]
-    return (
-        f"an LSTM there has no {found[0].split('=')[0]}, and it has {found[0]}" if found else None
-    )
+    return f"there is no {found[0].split('=')[0]} there, and it has {found[0]}" if found else None
 
 
 def _activation(cell: Any) -> Callable:

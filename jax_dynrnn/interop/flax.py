@@ -106,6 +106,10 @@ def _framework(name: str, layout: Callable[[Layer], str], activation: Callable) 
         table=lambda layer: _table(layer, layout(layer)),
         kinds=kinds,
         activations=dict.fromkeys(kinds, activation),
+        names_hint=(
+            "give what is under 'params' of Linen, nnx.state(layer, nnx.Param) of NNX, and of a "
+            "stack a list of what each layer has"
+        ),
         activation_hint="give activation=, the function, if it is the activation_fn there",
     )
 

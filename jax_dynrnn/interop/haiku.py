@@ -118,6 +118,7 @@ def _framework(modules: Mapping[str, str]) -> Framework:
         forget_bias=1.0,
         activations={"rnn": jax.nn.relu},
         activation_hint="give the cell activation=jax.nn.relu if it is a VanillaRNN's",
+        names_hint="give the names of the cells' modules as modules=",
         apart=True,
     )
 

@@ -122,6 +122,7 @@ def _framework(prefix: str, nonlinearity: str, single: bool) -> Framework:
         projection=not single,
         activations={"rnn": activations[nonlinearity]},
         activation_hint="an nn.RNN may have relu: say nonlinearity='relu' if it has",
+        names_hint="give as many cells as there are layers, and prefix= of a module in a model",
         uniform=True,
     )
 

@@ -98,6 +98,16 @@ def test_there_and_back(name, a, b):
         assert_same_bits(export_a(cells, back), weights)
 
 
+@pytest.mark.parametrize("a, b", list(itertools.permutations(["keras", "haiku", "equinox"], 2)))
+def test_two_stacks_apart(a, b):
+    """Each of which sees its own direction only: not in one module of PyTorch, cuDNN and Flax."""
+    stack = rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.EmitState(rnn.LSTMCell(2))])
+    (import_a, export_a), (import_b, export_b) = NAMES[a], NAMES[b]
+    params = params_of("lstm", (stack, stack), ("haiku",))
+    back = import_a((stack, stack), export_a((stack, stack), params))
+    assert_same_bits(import_b((stack, stack), export_b((stack, stack), back)), params)
+
+
 def test_a_forget_bias_that_is_stored_rounds_once():
     """Exact where neither side adds one; else within one rounding of the sum."""
     cell = rnn.LSTMCell(H)

@@ -38,7 +38,7 @@ CELLS = {
     "relu in keras": ("keras", RELU, "activation is relu.*activation="),
     "relu in flax": ("flax", RELU, "activation is relu.*activation_fn"),
     "tanh in haiku": ("haiku", RNN, "activation is tanh, and there it is relu"),
-    "layer norm": ("torch", rnn.LayerNormBasicLSTMCell(H), "expected BasicLSTMCell"),
+    "layer norm": ("torch", rnn.LayerNormBasicLSTMCell(H), "expected one of BasicLSTMCell"),
     "a wrapper with variables": ("keras", rnn.OutputProjectionWrapper(LSTM, 2), "the cell inside"),
     "in a stack": ("torch", rnn.MultiRNNCell([LSTM, rnn.GRUCell(H)]), "cells, cell_1: GRUCell"),
     "unlike layers": ("torch", rnn.MultiRNNCell([LSTM, rnn.LSTMCell(2)]), "alike.*one by one"),
@@ -112,9 +112,10 @@ ARRAYS = {
     "a GRU's": (
         {"weight_hh_l0": np.ones((3 * H, H)), "bias_ih_l0": np.ones(3 * H)},
         ValueError,
-        r"weight_hh_l0 of shape \(16, 4\) .* got \(12, 4\); bias_ih_l0 of shape \(16,\) .*\(12,\)",
+        r"expected weight_hh_l0 of shape \(16, 4\), got \(12, 4\), bias_ih_l0 of .* for LSTMCell",
     ),
     "no matrix": ({"weight_ih_l0": np.ones(4)}, ValueError, r"weight_ih_l0 .* got \(4,\)"),
+    "another module's": ({"head.bias": np.ones(1)}, KeyError, "head.bias; .*prefix="),
     "integers": ({"bias_ih_l0": np.ones(16, int)}, TypeError, "bias_ih_l0 to be floating.*int64"),
     "no array": ({"bias_ih_l0": "bias"}, TypeError, "bias_ih_l0 to be floating, got str"),
 }
@@ -139,6 +140,13 @@ def test_an_upper_layer_sees_what_is_below():
         9,
         8,
     )
+
+
+def test_both_directions_see_the_same():
+    weights = interop.torch.export_params((GRU, GRU), random_params((GRU, GRU)))
+    weights["weight_ih_l0_reverse"] = np.ones((3 * H, D + 1))
+    with pytest.raises(ValueError, match=r"weight_ih_l0_reverse of shape \(12, 3\).*got \(12, 4\)"):
+        interop.torch.import_params((GRU, GRU), weights)
 
 
 def test_params_that_do_not_fit():
