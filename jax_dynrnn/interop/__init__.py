@@ -15,6 +15,12 @@ TensorFlow 1, without TensorFlow:
 
 `python -m jax_dynrnn.interop model.ckpt` says what is in a checkpoint, and which cells it fits.
 
+`torch`, `keras`, `flax`, `haiku`, `equinox` and `cudnn` each have these two functions, too. None of
+the frameworks is needed to use them:
+
+>>> weights = interop.torch.export_params(cell, params)          # for load_state_dict
+>>> params = interop.torch.import_params(cell, weights)
+
 A cell of Flax's:
 
 >>> from flax import linen as nn
@@ -24,5 +30,11 @@ A cell of Flax's:
 """
 
 from . import checkpoint as checkpoint
+from . import cudnn as cudnn
+from . import equinox as equinox
+from . import flax as flax
 from . import foreign as foreign
+from . import haiku as haiku
+from . import keras as keras
 from . import tf1 as tf1
+from . import torch as torch
