@@ -26,7 +26,6 @@ class _Gated(MatmulCell):
 
     def __post_init__(self):
         check_units(self)
-        object.__setattr__(self, "forget_bias", float(self.forget_bias))
 
     def _layer(self, key: jax.Array, size: int, dtype: Any) -> Params:
         keys, units = jax.random.split(key), self.GATES * self.num_units
