@@ -184,7 +184,8 @@ class EmbeddingWrapper(ParamsWrapper):
                 f"inputs: EmbeddingWrapper expected integers, ids below {self.embedding_classes}, "
                 f"got {ids.dtype}"
             )
-        return super().project(params, jnp.take(params["embedding"], ids, axis=0))
+        table = params["embedding"].at[ids]
+        return super().project(params, table.get(mode="fill", wrap_negative_indices=False))
 
 
 def _unit_variance(key: jax.Array, shape: tuple, dtype: Any) -> jax.Array:
