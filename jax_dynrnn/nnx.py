@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ._bidirectional import concatenate
-from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, step, with_memory
-from ._tools import batch_tuple
+from ._cell import State
+from ._layer import Pair, Single, Stack, check_inputs, find_key, start, step, with_memory
 
 
 class _Layer(nnx.Module):
@@ -45,6 +44,7 @@ class _Layer(nnx.Module):
         return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        inputs = check_inputs(self.plan, inputs, options.get("time_major"))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
@@ -103,20 +103,33 @@ class RNN(_Layer):
         *,
         deterministic: bool | None = None,
         key: Any = None,
+        dtype: Any = None,
         memory: Any = None,
         memory_length: Any = None,
     ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
+        """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
+
+        `dtype` is as in a run; a state in fewer bits is widened to it.
+        """
         params = with_memory(self.plan, self._values(), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key)
+        return step(self.cell, params, inputs, state, key, dtype)
 
     def start(
-        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+        self,
+        batch_shape: Any = (),
+        *,
+        dtype: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
     ) -> State:
-        """The state in which a run begins; `batch_shape` is an int or a tuple."""
+        """The state in which a run in `dtype` (default: `param_dtype`) begins.
+
+        `batch_shape` is an int or a tuple.
+        """
         params = with_memory(self.plan, self._values(), memory, memory_length)
-        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
+        dtype = self.param_dtype if dtype is None else dtype
+        return start(self.cell, params, batch_shape, dtype)
 
 
 class Bidirectional(_Layer):

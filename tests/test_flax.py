@@ -1,5 +1,7 @@
 """The Linen and NNX layers: they agree with the functions, and save and restore."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,13 +227,63 @@ def test_directions_with_different_outputs():
     assert isinstance(fw, tuple) and bw.shape == (4, 5, 4)
 
 
-def test_a_step_promotes_like_a_run():
-    """Inputs of another float dtype are cast."""
-    layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0))
-    expected = layer.step(X[:, 0], layer.start(4))[0]
-    got = layer.step(jnp.asarray(X[:, 0], jnp.bfloat16), layer.start(4))[0]
-    assert got.dtype == expected.dtype
-    np.testing.assert_allclose(got, expected, atol=0.01)
+def by_hand(kind, param_dtype):
+    """`(run, step, start)` of a layer of one kind."""
+    if kind == "nnx":
+        layer = rnnx.RNN(LEARNED, in_features=3, rngs=nnx.Rngs(0), param_dtype=param_dtype)
+        return layer, layer.step, layer.start
+    layer = rnnl.RNN(LEARNED, param_dtype=param_dtype)
+    variables = layer.init(jax.random.key(0), X)
+
+    def method(name):
+        return functools.partial(layer.apply, variables, method=name)
+
+    return method("__call__"), method("step"), method("start")
+
+
+LEARNED = rnn.LearnedInitialState(LSTM)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize(
+    ("param_dtype", "inputs_dtype", "dtype"),
+    [
+        ("float32", "bfloat16", None),
+        ("bfloat16", "float32", None),
+        ("bfloat16", "bfloat16", None),
+        ("float32", "float32", "bfloat16"),
+    ],
+)
+def test_steps_by_hand_have_the_dtype_of_the_run(kind, param_dtype, inputs_dtype, dtype):
+    """From `start` of nothing but the batch, unless the run is told a dtype too."""
+    run, step, start = by_hand(kind, param_dtype)
+    inputs = jnp.asarray(X[:, :3], inputs_dtype)
+    expected = run(inputs, dtype=dtype)
+    state = start(4, dtype=dtype)
+    assert state.h.dtype == (dtype or param_dtype)
+    if dtype is not None:
+        close(run(inputs, None, state, dtype=dtype), expected, 0)
+    for t in range(3):
+        output, state = step(inputs[:, t], state, dtype=dtype)
+        assert output.dtype == state.h.dtype == expected[0].dtype
+        close(output, expected[0][:, t], 4 * jnp.finfo(output.dtype).eps)
+    for call in (lambda: start(4, dtype=int), lambda: step(inputs[:, 0], state, dtype=int)):
+        with pytest.raises(TypeError, match="dtype: expected a real floating dtype, got int64"):
+            call()
+
+
+def test_a_step_leaves_a_wider_state_alone():
+    """As a run does: a cell may carry more bits than it computes in."""
+
+    @toys.config
+    class Wide(toys.Sum):
+        def __call__(self, params, inputs, state, *, key=None):
+            total = state + inputs.astype(state.dtype)
+            return total.astype(inputs.dtype), total
+
+    layer = rnnx.RNN(Wide(), in_features=1, rngs=nnx.Rngs(0))
+    output, state = layer.step(jnp.ones((1, 1), jnp.float16), jnp.full((1, 1), 2048, jnp.float32))
+    assert output.dtype == jnp.float16 and state.dtype == jnp.float32 and float(state[0, 0]) == 2049
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
