@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import toys
-from cases import CASES, LENGTHS
+from cases import LENGTHS
 from flax import linen as nn
 from flax import nnx
 from laws import close
@@ -113,33 +113,6 @@ def test_merge_fn(make):
     assert isinstance(outputs, tuple) and [y.shape[-1] for y in outputs] == [4, 2]
     run, params = make("Bidirectional", merge_fn=lambda fw, bw: fw[..., :2] * bw)
     np.testing.assert_array_equal(run(params, X)[0], outputs[0][..., :2] * outputs[1])
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_cell_in_both(case):
-    """Both make params of the cell's own shapes, and run."""
-    inputs = case.inputs(jnp.float32)
-    expected = jax.eval_shape(
-        lambda: case.cell.init(jax.random.key(0), jax.tree.map(lambda x: x.shape, inputs))
-    )
-    shapes = jax.tree.map(lambda x: x.shape, expected)
-    memory = case.memory(jnp.float32) if case.places else ()
-    options = dict(zip(("memory", "memory_length"), memory, strict=False))
-
-    def function(params):
-        params = case.cell.attend(params, *memory) if memory else params
-        return rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS)
-
-    layer = rnnl.RNN(case.cell)
-    variables = layer.init(jax.random.key(0), inputs, **options)
-    params = variables.get("params", {"cell": {}})["cell"]
-    assert jax.tree.map(lambda x: x.shape, params) == shapes
-    results = layer.apply(variables, inputs, LENGTHS, deterministic=True, **options)
-    close(results, function(params), 1e-6)
-    layer = rnnx.RNN(case.cell, in_features=case.features, rngs=nnx.Rngs(0))
-    assert jax.tree.map(lambda x: x.shape, values(layer)) == shapes
-    results = layer(inputs, LENGTHS, deterministic=True, **options)
-    close(results, function(values(layer)), 1e-6)
 
 
 def test_attention_step_by_step():

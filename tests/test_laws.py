@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import row_by_row
 from cases import LENGTHS, B, T, perturbed
-from laws import ALL, close, compiled, weighted_sum
+from laws import ALL, MASK, RESETS, close, compiled, weighted_sum
 
 import jax_dynrnn as rnn
 from jax_dynrnn._cell import StagedCell, run_stages
-
-MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
-RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 
 
 @pytest.fixture(autouse=True)
