@@ -177,6 +177,5 @@ def one_key(key: Any) -> None:
         return
     typed = jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key)
     if jnp.ndim(key) != (0 if typed else 1):
-        raise ValueError(
-            f"key: expected one key, as of jax.random.key(0), got shape {jnp.shape(key)}"
-        )
+        got = f"shape {jnp.shape(key)}" if hasattr(key, "shape") else repr(key)
+        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

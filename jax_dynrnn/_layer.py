@@ -98,7 +98,7 @@ class Stack:
         results = []
         for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
             fw, bw = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
-            row = _bidirectional.concatenate(fw[0], bw[0])
+            row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
 
