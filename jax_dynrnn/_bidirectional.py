@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from . import _check_cell
+from . import _check_cell, _check_data
 from ._cell import Params, State, as_cell, output_shape
 from ._rnn import dynamic_rnn
 from ._tools import is_shape
@@ -98,12 +99,13 @@ def bidirectional_dynamic_rnn(
         (True, True)
     """
     _check_cell.directions(params, ("fw", "bw"), "bidirectional_dynamic_rnn")
+    _check_data.one_key(key)
     runs = []
     for i, (name, cell, initial_state) in enumerate(
         [("fw", cell_fw, initial_state_fw), ("bw", cell_bw, initial_state_bw)]
     ):
-        runs.append(
-            dynamic_rnn(
+        with _named("initial_state", f"initial_state_{name}"):
+            run = dynamic_rnn(
                 as_cell(cell, f"cell_{name}"),
                 params[name],
                 inputs,
@@ -119,9 +121,20 @@ def bidirectional_dynamic_rnn(
                 remat=remat,
                 implementation=implementation,
             )
-        )
+        runs.append(run)
     (outputs_fw, state_fw), (outputs_bw, state_bw) = runs
     return (outputs_fw, outputs_bw), (state_fw, state_bw)
+
+
+@contextlib.contextmanager
+def _named(here: str, there: str) -> Iterator[None]:
+    """Lets an error about the argument `here` of the run inside be one about `there`."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(here):
+            raise
+        raise type(error)(there + str(error).removeprefix(here)) from error
 
 
 def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
@@ -133,12 +146,26 @@ def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
     Returns:
         The pytree of `[B, T, H_fw + H_bw]`.
 
+    Raises:
+        ValueError: outputs `[B, T]`, whose last axis is no feature axis.
+
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
         >>> rnn.concatenate(jnp.ones((2, 5, 3)), jnp.ones((2, 5, 4))).shape
         (2, 5, 7)
     """
+    check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
     return jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], -1), outputs_fw, outputs_bw)
+
+
+def check_features(shapes: Any, rank: int) -> None:
+    """Checks the shapes of outputs, which have `rank` axes if the last is of features."""
+    for shape in jax.tree.leaves(shapes, is_leaf=is_shape):
+        if len(shape) < rank:
+            raise ValueError(
+                "concatenate: expected outputs with a feature axis, on which those of both "
+                f"directions lie side by side, got shape {shape}; jnp.stack([fw, bw], -1) makes one"
+            )
 
 
 def init_stack_bidirectional(
@@ -171,6 +198,7 @@ def init_stack_bidirectional(
         layer_key = jax.random.fold_in(key, i)
         params[f"cell_{i}"] = init_bidirectional(layer_key, fw, bw, input_shape, dtype)
         shapes = [output_shape(as_cell(cell), input_shape) for cell in (fw, bw)]
+        check_features(shapes, rank=1)
         input_shape = jax.tree.map(lambda a, b: (*a[:-1], a[-1] + b[-1]), *shapes, is_leaf=is_shape)
     return params
 
@@ -223,21 +251,26 @@ def stack_bidirectional_dynamic_rnn(
     layers = _layers(cells_fw, cells_bw)
     names = tuple(f"cell_{i}" for i in range(len(layers)))
     _check_cell.directions(params, names, "stack_bidirectional_dynamic_rnn")
+    _check_data.one_key(key)
     initial_fw = _states(initial_states_fw, len(layers), "initial_states_fw")
     initial_bw = _states(initial_states_bw, len(layers), "initial_states_bw")
     states = []
     for i, (fw, bw) in enumerate(layers):
-        outputs, state = bidirectional_dynamic_rnn(
-            fw,
-            bw,
-            params[names[i]],
-            inputs,
-            sequence_length,
-            initial_fw[i],
-            initial_bw[i],
-            key=None if key is None else jax.random.fold_in(key, i),
-            **options,
-        )
+        with (
+            _named("initial_state_fw", f"initial_states_fw[{i}]"),
+            _named("initial_state_bw", f"initial_states_bw[{i}]"),
+        ):
+            outputs, state = bidirectional_dynamic_rnn(
+                fw,
+                bw,
+                params[names[i]],
+                inputs,
+                sequence_length,
+                initial_fw[i],
+                initial_bw[i],
+                key=None if key is None else jax.random.fold_in(key, i),
+                **options,
+            )
         inputs = concatenate(*outputs)
         states.append(state)
     states_fw, states_bw = zip(*states, strict=True)

@@ -129,6 +129,17 @@ def _structure(tree: Any) -> str:
     return str(list(tree.shape)) if hasattr(tree, "shape") else repr(tree)
 
 
+def fixed_state(owner: Any, cell: Cell) -> None:
+    """Checks that the state of the cell in `owner` does not depend on a memory."""
+    if cell.attends:
+        name = type(owner).__name__
+        raise TypeError(
+            f"{name}: expected a cell with a state of a fixed size, got {type(cell).__name__}, "
+            "whose state depends on the memory; put it inside, as in "
+            f"AttentionWrapper({name}(...), mechanism)"
+        )
+
+
 def batch_leaves(cell: Cell, tree: Any, batch: Any, where: str) -> None:
     """Checks that every leaf is rank 0 or has the batch as its first axis."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -161,12 +161,21 @@ def options(unroll: Any, remat: Any, dtype: Any, key: Any) -> None:
     is_size = hasattr(remat, "__index__") and not isinstance(remat, bool) and remat >= 1
     if not (remat is None or remat in ("sqrt", "offload") or is_size):
         raise ValueError(f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {remat!r}")
+    floating(dtype)
+    one_key(key)
+
+
+def floating(dtype: Any) -> None:
+    """Checks the dtype to compute in, or `None`."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype: expected a real floating dtype, got {jnp.dtype(dtype)}")
+
+
+def one_key(key: Any) -> None:
+    """Checks a key, or `None`."""
     if key is None:
         return
     typed = jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key)
     if jnp.ndim(key) != (0 if typed else 1):
-        raise ValueError(
-            f"key: expected one key, as of jax.random.key(0), got shape {jnp.shape(key)}"
-        )
+        got = f"shape {jnp.shape(key)}" if hasattr(key, "shape") else repr(key)
+        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

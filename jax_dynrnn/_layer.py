@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from . import _bidirectional
+from . import _bidirectional, _check_cell, _check_data
 from ._cell import Memory, Params, as_cell
 from ._rnn import cast, dynamic_rnn, is_configuration, promoted
+from ._tools import batch_tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Single:
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cell = as_cell(self.cell)
+        _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
         return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)
 
 
@@ -96,7 +98,7 @@ class Stack:
         results = []
         for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
             fw, bw = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
-            row = _bidirectional.concatenate(fw[0], bw[0])
+            row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
 
@@ -112,10 +114,31 @@ def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
     return plan.attend(params, memory, length)
 
 
-def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any) -> Any:
-    """One step of a layer of one cell, in the dtype that a run would have."""
-    params, inputs = cast((params, inputs), promoted((params, inputs)))
+def start(cell: Any, params: Params, batch_shape: Any, dtype: Any) -> Any:
+    """Where a run of a layer of one cell begins, in that dtype."""
+    _check_data.floating(dtype)
+    return as_cell(cell).start(cast(params, dtype), batch_tuple(batch_shape), dtype)
+
+
+def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: Any) -> Any:
+    """One step of a layer of one cell, in the dtype that a run would have.
+
+    A narrower state is widened to it: `start` does not see the inputs.
+    """
+    _check_data.floating(dtype)
+    dtype = promoted((params, inputs)) if dtype is None else dtype
+    params, inputs = cast((params, inputs), dtype)
+    like = jax.ShapeDtypeStruct((), dtype)
+    state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
     return as_cell(cell)(params, inputs, state, key=key)
+
+
+def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
+    """The inputs of a run as arrays, after the check that the run makes of them.
+
+    It is made first: the params and the need of a key depend on what the inputs are.
+    """
+    return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 
 def input_shape(inputs: Any) -> Any:

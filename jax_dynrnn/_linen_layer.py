@@ -8,9 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ._cell import State, as_cell
-from ._layer import Single, find_key, input_shape, step, with_memory
-from ._tools import batch_tuple
+from ._cell import State
+from ._layer import Single, check_inputs, find_key, input_shape, start, step, with_memory
 
 
 class Layer(nn.Module):
@@ -24,6 +23,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def _params(self, inputs: Any) -> Any:
+        if self.has_variable("params", "cell"):  # whose shapes the run checks, and says more
+            return nn.unbox(self.get_variable("params", "cell"))
         return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
@@ -34,6 +35,7 @@ class Layer(nn.Module):
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        inputs = check_inputs(self.plan(), inputs, options.get("time_major"))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
@@ -56,18 +58,31 @@ class OneCell(Layer):
         *,
         deterministic: bool | None = None,
         key: Any = None,
+        dtype: Any = None,
         memory: Any = None,
         memory_length: Any = None,
     ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
+        """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
+
+        `dtype` is as in a run; a state in fewer bits is widened to it.
+        """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key)
+        return step(self.cell, params, inputs, state, key, dtype)
 
     def start(
-        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+        self,
+        batch_shape: Any = (),
+        *,
+        dtype: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
     ) -> State:
-        """The state in which a run begins; `batch_shape` is an int or a tuple."""
-        params = self.get_variable("params", "cell")
+        """The state in which a run in `dtype` (default: `param_dtype`) begins.
+
+        `batch_shape` is an int or a tuple.
+        """
+        params = nn.unbox(self.get_variable("params", "cell"))
         params = with_memory(self.plan(), params, memory, memory_length)
-        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
+        dtype = self.param_dtype if dtype is None else dtype
+        return start(self.cell, params, batch_shape, dtype)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ._cell import State, as_cell
-from ._layer import Single, find_key, step, with_memory
-from ._tools import batch_tuple
+from ._cell import State
+from ._layer import Single, check_inputs, find_key, start, step, with_memory
 
 
 class Layer(nnx.Module):
@@ -40,6 +39,7 @@ class Layer(nnx.Module):
         return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        inputs = check_inputs(self.plan, inputs, options.get("time_major"))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
@@ -64,17 +64,30 @@ class OneCell(Layer):
         *,
         deterministic: bool | None = None,
         key: Any = None,
+        dtype: Any = None,
         memory: Any = None,
         memory_length: Any = None,
     ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
+        """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
+
+        `dtype` is as in a run; a state in fewer bits is widened to it.
+        """
         params = with_memory(self.plan, self._values(), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key)
+        return step(self.cell, params, inputs, state, key, dtype)
 
     def start(
-        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+        self,
+        batch_shape: Any = (),
+        *,
+        dtype: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
     ) -> State:
-        """The state in which a run begins; `batch_shape` is an int or a tuple."""
+        """The state in which a run in `dtype` (default: `param_dtype`) begins.
+
+        `batch_shape` is an int or a tuple.
+        """
         params = with_memory(self.plan, self._values(), memory, memory_length)
-        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
+        dtype = self.param_dtype if dtype is None else dtype
+        return start(self.cell, params, batch_shape, dtype)

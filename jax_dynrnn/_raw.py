@@ -99,7 +99,7 @@ def raw_rnn(
     """
     cell = as_cell(cell)
     _check_data.count("maximum_iterations", maximum_iterations, least=0)
-    _check_data.options(unroll=1, remat=None, dtype=None, key=key)
+    _check_data.one_key(key)
     zero = jnp.zeros((), jnp.int32)
     finished, inputs, state, emit, loop_state = _five(loop_fn(zero, None, None, None))
     inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))

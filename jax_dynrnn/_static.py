@@ -13,7 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._bidirectional import bidirectional_dynamic_rnn, stack_bidirectional_dynamic_rnn
+from . import _check_cell
+from ._bidirectional import (
+    bidirectional_dynamic_rnn,
+    check_features,
+    stack_bidirectional_dynamic_rnn,
+)
 from ._cell import Params, State, as_cell
 from ._rnn import dynamic_rnn
 
@@ -104,6 +109,7 @@ def static_bidirectional_rnn(
         cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
         initial_state_bw, time_major=True, dtype=dtype, key=key,
     )  # fmt: skip
+    check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
     outputs = jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], 2), outputs_fw, outputs_bw)
     return _steps(outputs, len(inputs)), state_fw, state_bw
 
@@ -197,7 +203,9 @@ def static_state_saving_rnn(
         >>> bool((saver["c"] == state.c).all())
         True
     """
-    state = jax.eval_shape(lambda: as_cell(cell).zero_state(1))
+    steps, cell = _stacked(inputs), as_cell(cell)
+    _check_cell.params(cell, params, jax.tree.map(jnp.shape, steps))
+    state = jax.eval_shape(lambda: cell.start(params, (1,), jnp.float32))
     names, leaves = jax.tree.leaves(state_name), jax.tree.leaves(state)
     nested = not isinstance(state_name, str)
     if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
@@ -209,9 +217,10 @@ def static_state_saving_rnn(
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")
     saved = jax.tree.structure(state).unflatten([state_saver[name] for name in names])
-    outputs, final = static_rnn(
-        cell, params, inputs, saved, sequence_length=sequence_length, dtype=dtype, key=key
+    outputs, final = dynamic_rnn(
+        cell, params, steps, sequence_length, saved, time_major=True, dtype=dtype, key=key
     )
+    outputs = _steps(outputs, len(inputs))
     return outputs, final, {**state_saver, **dict(zip(names, jax.tree.leaves(final), strict=True))}
 
 

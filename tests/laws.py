@@ -13,6 +13,8 @@ import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
 
 ALL = np.ones((B, T), bool)
+MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
+RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 
 
 @dataclasses.dataclass(frozen=True)

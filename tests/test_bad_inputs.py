@@ -245,6 +245,7 @@ def test_unknown_argument():
         run(parallel_iterations=0)
 
 
+ATTENDS = rnn.AttentionWrapper(GRU, rnn.LuongAttention(H))
 CONSTRUCTIONS = {
     "36 no units": (lambda: rnn.LSTMCell(0), ValueError, ["positive int", "got 0"]),
     "37 negative units": (lambda: rnn.GRUCell(-1), ValueError, ["positive int", "got -1"]),
@@ -277,6 +278,48 @@ CONSTRUCTIONS = {
         lambda: rnn.LSTMCell(2, proj_clip=1.0),
         ValueError,
         ["num_proj", "None"],
+    ),
+    "input_size in its old place": (lambda: rnn.LSTMCell(4, 3), TypeError, ["2 positional", "3"]),
+    "a memory where TF1 gave it": (
+        lambda: rnn.LuongAttention(8, X, [1, 2, 3]),
+        TypeError,
+        ["LuongAttention: expected no memory, got one", r"params = cell\.attend\(params, memory"],
+    ),
+    "a memory under TF1's name": (
+        lambda: rnn.BahdanauAttention(8, memory=X, normalize=True),
+        TypeError,
+        ["BahdanauAttention: expected no memory, got one"],
+    ),
+    "a flag in the memory's place": (lambda: rnn.LuongAttention(8, True), TypeError, ["2 positi"]),
+    "a number as text": (
+        lambda: rnn.IndyLSTMCell(2, forget_bias="1"),
+        TypeError,
+        ["expected forget_bias to be a float, got '1'"],
+    ),
+    "a number as a flag": (
+        lambda: rnn.UGRNNCell(2, forget_bias=True),
+        TypeError,
+        ["expected forget_bias to be a float, got True"],
+    ),
+    "a flag as a number": (
+        lambda: rnn.LuongAttention(8, scale=2),
+        TypeError,
+        ["expected scale to be True or False, got 2"],
+    ),
+    "attention inside of attention to outputs": (
+        lambda: rnn.AttentionCellWrapper(rnn.MultiRNNCell([GRU, ATTENDS]), 3),
+        TypeError,
+        ["AttentionCellWrapper: .*fixed size, got MultiRNNCell", "in AttentionWrapper.Attention"],
+    ),
+    "attention inside of a controller": (
+        lambda: rnn.NTMCell(ATTENDS, 8, 2, 1, 1),
+        TypeError,
+        ["NTMCell: .*fixed size, got AttentionWrapper", r"AttentionWrapper\(NTMCell\(\.\.\.\)"],
+    ),
+    "times by name": (
+        lambda: rnn.PhasedLSTMCell(4).init(jax.random.key(0), {"time": (1,), "x": (2,)}),
+        ValueError,
+        [r"expected inputs \(time, x\)", "got {'time'"],
     ),
     "features unknown": (
         lambda: GRU.init(jax.random.key(0), (None, None, None)),
@@ -348,6 +391,33 @@ def test_bidirectional_params():
         rnn.bidirectional_dynamic_rnn(GRU, GRU, X, [1, 2, 3])
     with pytest.raises(KeyError, match=r"missing: bw; unexpected: back"):
         rnn.bidirectional_dynamic_rnn(GRU, GRU, {"fw": 0, "back": 0}, X)
+
+
+BOTH = {"fw": PARAMS[GRU], "bw": PARAMS[GRU]}
+
+
+def test_bidirectional_arguments():
+    """A key that is none, and a state of the second direction, under its own name."""
+    with pytest.raises(ValueError, match="expected one key, as of jax.random.key.*, got 0"):
+        rnn.bidirectional_dynamic_rnn(GRU, GRU, BOTH, X, key=0)
+    with pytest.raises(ValueError, match=r"initial_state_bw: expected shape \(3, 4\)"):
+        rnn.bidirectional_dynamic_rnn(GRU, GRU, BOTH, X, None, C, W)
+    stack = [GRU, GRU]
+    params = rnn.init_stack_bidirectional(jax.random.key(0), stack, stack, X.shape)
+    with pytest.raises(ValueError, match=r"^initial_states_fw\[1\]: expected shape \(3, 4\)"):
+        rnn.stack_bidirectional_dynamic_rnn(stack, stack, params, X, None, [C, W])
+    with pytest.raises(ValueError, match="expected one key"):
+        rnn.stack_bidirectional_dynamic_rnn(stack, stack, params, X, key=0)
+
+
+def test_outputs_without_features():
+    """Their last axis is time: side by side on it would be one after the other."""
+    cell = toys.Scalar()
+    outputs, _ = rnn.bidirectional_dynamic_rnn(cell, cell, {"fw": {}, "bw": {}}, X)
+    with pytest.raises(ValueError, match=r"with a feature axis, .*got shape \(3, 5\); jnp.stack"):
+        rnn.concatenate(*outputs)
+    with pytest.raises(ValueError, match=r"with a feature axis, .*got shape \(\)"):
+        rnn.init_stack_bidirectional(jax.random.key(0), [cell], [cell], X.shape)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,25 @@ def test_the_filter_chooses():
     assert not (states.c == 0).any() and not (states.h == 0).any()
 
 
+def test_the_filters_answers():
+    """Bools of NumPy are bools, lists are as tuples; all else is refused, by name."""
+
+    def states(answer, cell=None):
+        of_parts = lambda s: answer if isinstance(s, tuple) else True  # noqa: E731
+        visitor = answer if callable(answer) else of_parts
+        return jax.tree.leaves(lstm(1.0, 1.0, 0.5, dropout_state_filter_visitor=visitor)[1])
+
+    only_h = states(rnn.LSTMStateTuple(c=False, h=True))
+    assert (only_h[1] == 0).any() and not (only_h[0] == 0).any()
+    for answer in ((False, True), [np.False_, np.True_], lambda s: np.bool_(s is not None)):
+        expected = only_h if not callable(answer) else states(lambda s: True)
+        for a, b in zip(states(answer), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for answer in (None, {"c": False, "h": True}, (True,), (None, True), lambda s: [True]):
+        with pytest.raises(TypeError, match="visitor to return a bool, or one for each part of"):
+            states(answer)
+
+
 def test_tf1_keeps_everything_golden():
     """TF1's DropoutWrapperTest: kernels of 0.5, inputs of 2 and 1, all kept."""
     cell = rnn.DropoutWrapper(

@@ -1,12 +1,14 @@
 """The Linen and NNX layers: they agree with the functions, and save and restore."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import toys
-from cases import CASES, LENGTHS
+from cases import LENGTHS
 from flax import linen as nn
 from flax import nnx
 from laws import close
@@ -113,33 +115,6 @@ def test_merge_fn(make):
     np.testing.assert_array_equal(run(params, X)[0], outputs[0][..., :2] * outputs[1])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_cell_in_both(case):
-    """Both make params of the cell's own shapes, and run."""
-    inputs = case.inputs(jnp.float32)
-    expected = jax.eval_shape(
-        lambda: case.cell.init(jax.random.key(0), jax.tree.map(lambda x: x.shape, inputs))
-    )
-    shapes = jax.tree.map(lambda x: x.shape, expected)
-    memory = case.memory(jnp.float32) if case.places else ()
-    options = dict(zip(("memory", "memory_length"), memory, strict=False))
-
-    def function(params):
-        params = case.cell.attend(params, *memory) if memory else params
-        return rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS)
-
-    layer = rnnl.RNN(case.cell)
-    variables = layer.init(jax.random.key(0), inputs, **options)
-    params = variables.get("params", {"cell": {}})["cell"]
-    assert jax.tree.map(lambda x: x.shape, params) == shapes
-    results = layer.apply(variables, inputs, LENGTHS, deterministic=True, **options)
-    close(results, function(params), 1e-6)
-    layer = rnnx.RNN(case.cell, in_features=case.features, rngs=nnx.Rngs(0))
-    assert jax.tree.map(lambda x: x.shape, values(layer)) == shapes
-    results = layer(inputs, LENGTHS, deterministic=True, **options)
-    close(results, function(values(layer)), 1e-6)
-
-
 def test_attention_step_by_step():
     """A layer that attends, with its memory at every step, is the run; and what is refused."""
     cell = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=2))
@@ -225,13 +200,63 @@ def test_directions_with_different_outputs():
     assert isinstance(fw, tuple) and bw.shape == (4, 5, 4)
 
 
-def test_a_step_promotes_like_a_run():
-    """Inputs of another float dtype are cast."""
-    layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0))
-    expected = layer.step(X[:, 0], layer.start(4))[0]
-    got = layer.step(jnp.asarray(X[:, 0], jnp.bfloat16), layer.start(4))[0]
-    assert got.dtype == expected.dtype
-    np.testing.assert_allclose(got, expected, atol=0.01)
+def by_hand(kind, param_dtype):
+    """`(run, step, start)` of a layer of one kind."""
+    if kind == "nnx":
+        layer = rnnx.RNN(LEARNED, in_features=3, rngs=nnx.Rngs(0), param_dtype=param_dtype)
+        return layer, layer.step, layer.start
+    layer = rnnl.RNN(LEARNED, param_dtype=param_dtype)
+    variables = layer.init(jax.random.key(0), X)
+
+    def method(name):
+        return functools.partial(layer.apply, variables, method=name)
+
+    return method("__call__"), method("step"), method("start")
+
+
+LEARNED = rnn.LearnedInitialState(LSTM)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize(
+    ("param_dtype", "inputs_dtype", "dtype"),
+    [
+        ("float32", "bfloat16", None),
+        ("bfloat16", "float32", None),
+        ("bfloat16", "bfloat16", None),
+        ("float32", "float32", "bfloat16"),
+    ],
+)
+def test_steps_by_hand_have_the_dtype_of_the_run(kind, param_dtype, inputs_dtype, dtype):
+    """From `start` of nothing but the batch, unless the run is told a dtype too."""
+    run, step, start = by_hand(kind, param_dtype)
+    inputs = jnp.asarray(X[:, :3], inputs_dtype)
+    expected = run(inputs, dtype=dtype)
+    state = start(4, dtype=dtype)
+    assert state.h.dtype == (dtype or param_dtype)
+    if dtype is not None:
+        close(run(inputs, None, state, dtype=dtype), expected, 0)
+    for t in range(3):
+        output, state = step(inputs[:, t], state, dtype=dtype)
+        assert output.dtype == state.h.dtype == expected[0].dtype
+        close(output, expected[0][:, t], 4 * jnp.finfo(output.dtype).eps)
+    for call in (lambda: start(4, dtype=int), lambda: step(inputs[:, 0], state, dtype=int)):
+        with pytest.raises(TypeError, match="dtype: expected a real floating dtype, got int64"):
+            call()
+
+
+def test_a_step_leaves_a_wider_state_alone():
+    """As a run does: a cell may carry more bits than it computes in."""
+
+    @toys.config
+    class Wide(toys.Sum):
+        def __call__(self, params, inputs, state, *, key=None):
+            total = state + inputs.astype(state.dtype)
+            return total.astype(inputs.dtype), total
+
+    layer = rnnx.RNN(Wide(), in_features=1, rngs=nnx.Rngs(0))
+    output, state = layer.step(jnp.ones((1, 1), jnp.float16), jnp.full((1, 1), 2048, jnp.float32))
+    assert output.dtype == jnp.float16 and state.dtype == jnp.float32 and float(state[0, 0]) == 2049
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from laws import close
 
 import jax_dynrnn as rnn
@@ -60,10 +61,24 @@ def test_saving_passes_options_on():
     close(saved, {"h": actual[1]}, 0)
 
 
-def saving(names, saver=None, cell=LSTM, inputs=STEPS):
+def test_saving_the_state_of_a_cell_that_attends():
+    """Its structure is that of the start state, which depends on the memory."""
+    cell = rnn.AttentionWrapper(GRU, rnn.LuongAttention(D, memory_size=3))
+    params = cell.init(jax.random.key(0), (B, D), jnp.float64)
+    params = cell.attend(params, np.random.default_rng(1).normal(size=(B, 5, 3)))
+    start = cell.start(params, (B,), jnp.float64)
+    names = ("state", "attention", "time", "alignments")
+    saver = dict(zip(names, start, strict=True))
+    *actual, saved = rnn.static_state_saving_rnn(cell, params, STEPS, saver, names)
+    close(tuple(actual), rnn.static_rnn(cell, params, STEPS, start), 0)
+    assert saved == dict(zip(names, actual[1], strict=True)) and int(saved["time"]) == T
+
+
+def saving(names, saver=None, cell=LSTM, inputs=STEPS, params=None):
     zeros = np.zeros((B, 3))
     saver = {"c": zeros, "h": zeros} if saver is None else saver
-    return rnn.static_state_saving_rnn(cell, PARAMS[cell], inputs, saver, names)
+    params = PARAMS[cell] if params is None else params
+    return rnn.static_state_saving_rnn(cell, params, inputs, saver, names)
 
 
 UNLIKE = [STEPS[0], STEPS[1][:, :1]]
@@ -123,6 +138,18 @@ ERRORS = {
         lambda: saving(("c", "m")),
         KeyError,
         [r"state_saver: expected \['c', 'm'\], missing: \['m'\]"],
+    ),
+    "params of another cell": (
+        lambda: saving("h", cell=rnn.LearnedInitialState(GRU), params=PARAMS[LSTM]),
+        KeyError,
+        ["params: expected those of LearnedInitialState", "missing: cell/"],
+    ),
+    "scalar outputs side by side": (
+        lambda: rnn.static_bidirectional_rnn(
+            toys.Scalar(), toys.Scalar(), {"fw": {}, "bw": {}}, STEPS
+        ),
+        ValueError,
+        [r"expected outputs with a feature axis, .*got shape \(4, 3\)"],
     ),
     "a saved state of another shape": (
         lambda: saving(("c", "h"), {"c": np.zeros((B, 3)), "h": np.zeros((B, 4))}),

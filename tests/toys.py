@@ -49,6 +49,18 @@ class Sum(rnn.Cell):
 
 
 @config
+class Scalar(Sum):
+    """One number a row, without a feature axis: the sum of all inputs so far."""
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros(batch_of(batch_shape), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        total = state + inputs.sum(-1)
+        return total, total
+
+
+@config
 class Norm(rnn.Cell):
     """Divides by the norm of its input: gradients are NaN where an input is all zeros."""
 

@@ -9,9 +9,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from .. import _check_cell
 from .._cell import Cell, Params, State, as_cell, output_shape
 from .._init import Initializer, glorot_uniform, init_vector, zeros
-from .._tools import batch_tuple, check_functions, check_size, dense, input_size, widened
+from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
 from ._lstm import clip
 
 
@@ -77,8 +78,9 @@ class NTMCell(Cell):
     State: `NTMControllerState`. Output: `[..., O]`.
 
     Raises:
-        TypeError, ValueError: `controller` is not a cell, a size is not a positive int, or the
-            memory too small for the shifts.
+        TypeError, ValueError: `controller` is not a cell, or one that attends to a memory, on
+            whose size its state depends; a size is not a positive int, or the memory too small
+            for the shifts.
 
     Differs from TF1: the learned initial state is where a run, and every reset, starts
     (`start`); an initial state that is given is taken as it is, at step 0 too.
@@ -108,13 +110,12 @@ class NTMCell(Cell):
     bias_initializer: Initializer | None = None
 
     def __post_init__(self):
-        as_cell(self.controller, "NTMCell's controller")
+        _check_cell.fixed_state(self, as_cell(self.controller, "NTMCell's controller"))
         sizes = ["memory_size", "memory_vector_dim", "read_head_num", "write_head_num"]
         sizes += ["shift_range"] + ["output_dim"] * (self.output_dim is not None)
         for name in sizes:
             check_size(self, name)
-        check_functions(self)
-        object.__setattr__(self, "clip_value", float(self.clip_value))
+        check_options(self)
         if self.memory_size <= 2 * self.shift_range:
             raise ValueError(
                 f"NTMCell: expected memory_size > 2 * shift_range = {2 * self.shift_range}, got "

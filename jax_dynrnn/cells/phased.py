@@ -98,8 +98,6 @@ class PhasedLSTMCell(StagedCell):
     def __post_init__(self):
         check_units(self)
         check_probability(self, "ratio_on")
-        for name in ("leak", "period_init_min", "period_init_max"):
-            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 <= self.leak <= 1:
             raise ValueError(f"PhasedLSTMCell: expected leak in [0, 1], got {self.leak}")
         if not 0 < self.period_init_min <= self.period_init_max:
@@ -109,7 +107,8 @@ class PhasedLSTMCell(StagedCell):
             )
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
-        if is_shape(input_shape) or len(input_shape) != 2 or input_shape[0][-1] != 1:
+        pair = isinstance(input_shape, tuple | list) and not is_shape(input_shape)
+        if not pair or len(input_shape) != 2 or input_shape[0][-1] != 1:
             raise ValueError(
                 "PhasedLSTMCell: expected inputs (time, x) of shapes [batch, time, 1] and "
                 f"[batch, time, features], got {input_shape!r}"

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _check_cell
 from .._cell import Params, State, output_shape
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
-from .._tools import along_last, batch_tuple, check_functions, check_size, dense, input_size, matmul
+from .._tools import along_last, batch_tuple, check_size, dense, input_size, matmul
 from ._wrapper import ParamsWrapper
 
 
@@ -42,7 +43,8 @@ class AttentionCellWrapper(ParamsWrapper):
     output first. Output: `[..., A]`.
 
     Raises:
-        TypeError, ValueError: `cell` is not a cell, or a size is not a positive int.
+        TypeError, ValueError: `cell` is not a cell, or one that attends to a memory, on whose
+            size its state depends; or a size is not a positive int.
 
     Differs from TF1: there is no `state_is_tuple=False`.
 
@@ -67,11 +69,11 @@ class AttentionCellWrapper(ParamsWrapper):
 
     def __post_init__(self):
         super().__post_init__()
+        _check_cell.fixed_state(self, self.inner)
         check_size(self, "attn_length")
         for name in ("attn_size", "attn_vec_size", "input_size"):
             if getattr(self, name) is not None:
                 check_size(self, name)
-        check_functions(self)
 
     @property
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

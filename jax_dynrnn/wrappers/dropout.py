@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple, Params, State
-from .._tools import check_probability
+from .._tools import check_probability, is_flag
 from ._wrapper import Wrapper
 
 
@@ -93,9 +93,9 @@ class DropoutWrapper(Wrapper):
     dropout_state_filter_visitor: Callable | None = None
 
     def __post_init__(self):
-        super().__post_init__()
         for name in ("input_keep_prob", "output_keep_prob", "state_keep_prob"):
             check_probability(self, name)
+        super().__post_init__()
         if self.variational_per_row and not self.variational_recurrent:
             raise ValueError(
                 "DropoutWrapper: variational_per_row=True expects "
@@ -150,13 +150,27 @@ def _drop(tree: Any, key: Any, keep_prob: float, chosen: Any, shared: int) -> An
 def _filter(visitor: Callable, substate: Any) -> Any:
     """The tree of bools, one for each leaf, that `visitor` stands for."""
     answer = visitor(substate)
-    if isinstance(answer, bool) and (not answer or jax.tree_util.all_leaves([substate])):
-        return jax.tree.map(lambda _: answer, substate)
+    if is_flag(answer) and (not answer or jax.tree_util.all_leaves([substate])):
+        return jax.tree.map(lambda _: bool(answer), substate)
     parts, structure = jax.tree.flatten(substate, is_leaf=lambda x: x is not substate)
-    answers = [True] * len(parts) if answer is True else jax.tree.leaves(answer)
+    answers = [True] * len(parts) if is_flag(answer) else _of_parts(answer, substate, structure)
     return structure.unflatten(
         [
             _filter(visitor, part) if go else jax.tree.map(lambda _: False, part)
             for part, go in zip(parts, answers, strict=True)
         ]
     )
+
+
+def _of_parts(answer: Any, substate: Any, structure: Any) -> list:
+    """The bools of an answer that has one for each part of `substate`."""
+    if isinstance(answer, tuple | list) and isinstance(substate, tuple | list):
+        answers = list(answer)
+    else:
+        answers = jax.tree.leaves(answer) if jax.tree.structure(answer) == structure else []
+    if len(answers) != structure.num_leaves or not all(map(is_flag, answers)):
+        raise TypeError(
+            "DropoutWrapper: expected dropout_state_filter_visitor to return a bool, or one for "
+            f"each part of {jax.tree.map(jnp.shape, substate)}, got {answer!r}"
+        )
+    return answers

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _check_cell
 from .._cell import Params, State
 from .._tools import along_last, batch_tuple
 from ._wrapper import ParamsWrapper
@@ -47,12 +48,7 @@ class LearnedInitialState(ParamsWrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.inner.attends:
-            raise TypeError(
-                "LearnedInitialState: expected a cell with a state of a fixed size, got "
-                f"{type(self.cell).__name__}, whose state depends on the memory; put it inside, "
-                "as in AttentionWrapper(LearnedInitialState(cell), mechanism)"
-            )
+        _check_cell.fixed_state(self, self.inner)
 
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         params = self.inner.init(key, input_shape, dtype)
