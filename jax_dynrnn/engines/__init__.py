@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from . import scan
+from . import blocked, scan
 from .call import Call as Call
 
-ENGINES: dict[str, Any] = {"scan": scan}
+ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked}
 """Every engine by the name that `implementation=` gives it."""
 
 AUTOMATIC: list[str] = ["scan"]
