@@ -119,7 +119,7 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> Call:
 
 
 def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 
 
 @dataclasses.dataclass(frozen=True)
