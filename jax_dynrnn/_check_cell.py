@@ -26,7 +26,7 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
         expected_tree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_shape))
     except (jax.errors.JAXTypeError, NotImplementedError):
         return  # an init that cannot be traced, or that a foreign cell does not have
-    expected, got = _by_name(expected_tree), _by_name(given)
+    expected, got = by_name(expected_tree), by_name(given)
     if isinstance(expected_tree, Mapping) and not isinstance(given, Mapping):
         raise TypeError(
             f"params: expected a dict of {', '.join(expected) or 'nothing'} for {cell!r}, got "
@@ -53,7 +53,7 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
             )
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def by_name(tree: Any) -> dict[str, Any]:
     """The params by name; a memory is none of them."""
     is_memory = lambda x: isinstance(x, Memory)  # noqa: E731
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_memory)[0]

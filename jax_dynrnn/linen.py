@@ -14,39 +14,11 @@ from flax import linen as nn
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, input_shape, step, with_memory
-from ._tools import batch_tuple
+from ._layer import Pair, Stack
+from ._linen_layer import Layer, OneCell
 
 
-class _Layer(nn.Module):
-    """A call of `plan().run` with the params, and a key where one is needed."""
-
-    _: dataclasses.KW_ONLY
-    param_dtype: Any = jnp.float32
-
-    def plan(self) -> Any:
-        raise NotImplementedError
-
-    @nn.compact
-    def _params(self, inputs: Any) -> Any:
-        return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
-
-    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
-        has_stream = self.has_rng("dropout")
-        if self.is_initializing() and not has_stream:
-            deterministic = True  # the params do not depend on what is drawn
-        stream = (lambda: self.make_rng("dropout")) if has_stream else None
-        return find_key(key, deterministic, stream, self.plan(), params, inputs)
-
-    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        memory = options.pop("memory", None), options.pop("memory_length", None)
-        params = with_memory(self.plan(), self._params(inputs), *memory)
-        key, deterministic = options.pop("key", None), options.pop("deterministic", None)
-        key = self._key(key, deterministic, params, inputs)
-        return self.plan().run(params, inputs, *arguments, key=key, **options)
-
-
-class RNN(_Layer):
+class RNN(OneCell):
     """Runs a cell: `layer(inputs, sequence_length, ...) -> (outputs, state)`.
 
     Attributes:
@@ -72,11 +44,6 @@ class RNN(_Layer):
         ((2, 5, 4), (2, 4))
     """
 
-    cell: Any
-
-    def plan(self) -> Single:
-        return Single(self.cell)
-
     def __call__(
         self,
         inputs: Any,
@@ -86,31 +53,63 @@ class RNN(_Layer):
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
 
-    def step(
-        self,
-        inputs: Any,
-        state: State,
-        *,
-        deterministic: bool | None = None,
-        key: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
-    ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
-        params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
-        key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key)
 
-    def start(
-        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
-    ) -> State:
-        """The state in which a run begins; `batch_shape` is an int or a tuple."""
-        params = self.get_variable("params", "cell")
-        params = with_memory(self.plan(), params, memory, memory_length)
-        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
+class RNNCell(OneCell, nn.RNNCellBase):
+    """A cell for Flax's own `nn.RNN`: `cell(carry, inputs) -> (carry, output)`.
+
+    Attributes:
+        cell: the cell.
+        deterministic: whether to evaluate; otherwise a cell that draws needs the `dropout`
+            stream of keys, and `nn.RNN` its `split_rngs={"params": False, "dropout": True}`.
+            (With `False` there every step draws the same: variational dropout.)
+        param_dtype: of the params and of the carry.
+
+    The carry is the cell's state, and begins where the cell starts; outside of `init` and
+    `apply`, where no variables are, at the start of params made from `rng`.
+
+    Variables: `params/cell`, what `cell.init` makes: in `nn.RNN` `params/cell/cell`.
+
+    Raises:
+        ValueError: the cell draws and has nothing to draw from.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from flax import linen as nn
+        >>> from jax_dynrnn import linen as rnnl
+        >>> layer, inputs = nn.RNN(rnnl.RNNCell(rnn.NASCell(4))), jnp.ones((2, 5, 3))
+        >>> variables = layer.init(jax.random.key(0), inputs)
+        >>> n = jnp.array([5, 3])
+        >>> carry, y = layer.apply(variables, inputs, seq_lengths=n, return_carry=True)
+        >>> params = variables["params"]["cell"]["cell"]
+        >>> outputs, state = rnn.dynamic_rnn(rnn.NASCell(4), params, inputs, n)
+        >>> bool(jnp.allclose(carry.c, state.c)), bool(jnp.allclose(y[0], outputs[0]))
+        (True, True)
+    """
+
+    _: dataclasses.KW_ONLY
+    deterministic: bool = False
+
+    def __call__(self, carry: State, inputs: Any) -> tuple[State, Any]:
+        output, new = self.step(inputs, carry, deterministic=self.deterministic)
+        return new, output
+
+    @nn.nowrap
+    def initialize_carry(self, rng: Any, input_shape: tuple) -> State:
+        """Where the cell starts, for `input_shape` `[*batch, *features]`."""
+        cell, dtype = as_cell(self.cell), self.param_dtype
+        if self.scope is None:
+            params = cell.init(rng, input_shape, dtype)
+        else:
+            params = self._params(jnp.zeros(input_shape, dtype))
+        return cell.start(params, input_shape[: len(input_shape) - cell.feature_ndim], dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes the inputs have beside batch and time."""
+        return as_cell(self.cell).feature_ndim
 
 
-class Bidirectional(_Layer):
+class Bidirectional(Layer):
     """Runs two cells: `layer(inputs, ...) -> (merge_fn(fw, bw), (state_fw, state_bw))`.
 
     Attributes:
@@ -151,7 +150,7 @@ class Bidirectional(_Layer):
         return self._run(inputs, sequence_length, *initial_states, **options)
 
 
-class StackedBidirectional(_Layer):
+class StackedBidirectional(Layer):
     """Bidirectional layers: `layer(inputs, ...) -> (outputs, (states_fw, states_bw))`.
 
     Attributes:

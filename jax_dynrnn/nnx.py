@@ -8,51 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell
-from ._layer import Pair, Single, Stack, find_key, step, with_memory
-from ._tools import batch_tuple
+from ._layer import Pair, Stack
+from ._nnx_layer import Layer, OneCell
 
 
-class _Layer(nnx.Module):
-    """A call of `plan.run` with the params, and a key where one is needed.
-
-    Attributes:
-        params: the tree of `nnx.Param`s.
-        rngs: the stream of keys for dropout, or `None`.
-        deterministic: whether calls evaluate; `model.eval()` and `model.train()` set it.
-    """
-
-    def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: Any):
-        shape = in_features if not hasattr(in_features, "__index__") else (in_features,)
-        params = plan.init(rngs.params(), shape, param_dtype)
-        self.plan = plan
-        self.params = nnx.data(jax.tree.map(nnx.Param, params))
-        has_stream = "dropout" in rngs or "default" in rngs
-        self.rngs = nnx.data(rngs.dropout.fork() if has_stream else None)
-        self.deterministic = False
-
-    def _values(self) -> Any:
-        is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-        return jax.tree.map(lambda p: p.get_value(), self.params, is_leaf=is_param)
-
-    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
-        deterministic = self.deterministic if deterministic is None else deterministic
-        return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
-
-    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        memory = options.pop("memory", None), options.pop("memory_length", None)
-        params = with_memory(self.plan, self._values(), *memory)
-        key, deterministic = options.pop("key", None), options.pop("deterministic", None)
-        key = self._key(key, deterministic, params, inputs)
-        return self.plan.run(params, inputs, *arguments, key=key, **options)
-
-
-class RNN(_Layer):
+class RNN(OneCell):
     """Runs a cell: `layer(inputs, sequence_length, ...) -> (outputs, state)`.
 
     Args:
@@ -80,13 +45,6 @@ class RNN(_Layer):
         ((2, 5, 4), (2, 4))
     """
 
-    def __init__(
-        self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: Any = jnp.float32
-    ):
-        super().__init__(Single(cell), in_features, rngs, param_dtype)
-        self.cell = cell
-        self.param_dtype = param_dtype
-
     def __call__(
         self,
         inputs: Any,
@@ -96,30 +54,46 @@ class RNN(_Layer):
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
 
-    def step(
-        self,
-        inputs: Any,
-        state: State,
-        *,
-        deterministic: bool | None = None,
-        key: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
-    ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
-        params = with_memory(self.plan, self._values(), memory, memory_length)
-        key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key)
 
-    def start(
-        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
-    ) -> State:
-        """The state in which a run begins; `batch_shape` is an int or a tuple."""
-        params = with_memory(self.plan, self._values(), memory, memory_length)
-        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)
+class RNNCell(OneCell, nnx.RNNCellBase):
+    """A cell for Flax's own `nnx.RNN`: `cell(carry, inputs) -> (carry, output)`.
+
+    Args:
+        cell, in_features, rngs, param_dtype: as for `RNN`; the carry has `param_dtype` too.
+
+    The carry is the cell's state, and begins where the cell starts. At every step a cell that
+    draws draws anew; `model.eval()` evaluates.
+
+    Raises:
+        ValueError: the cell draws and has nothing to draw from.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from flax import nnx
+        >>> from jax_dynrnn import nnx as rnnx
+        >>> cell = rnnx.RNNCell(rnn.NASCell(4), in_features=3, rngs=nnx.Rngs(0))
+        >>> n = jnp.array([5, 3])
+        >>> carry, y = nnx.RNN(cell, return_carry=True)(jnp.ones((2, 5, 3)), seq_lengths=n)
+        >>> y.shape, carry.c.shape
+        ((2, 5, 4), (2, 4))
+    """
+
+    def __call__(self, carry: State, inputs: Any) -> tuple[State, Any]:
+        output, new = self.step(inputs, carry)
+        return new, output
+
+    def initialize_carry(self, input_shape: tuple, rngs: Any = None) -> State:
+        """Where the cell starts, for `input_shape` `[*batch, *features]`."""
+        del rngs
+        return self.start(input_shape[: len(input_shape) - self.num_feature_axes])
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes the inputs have beside batch and time."""
+        return as_cell(self.cell).feature_ndim
 
 
-class Bidirectional(_Layer):
+class Bidirectional(Layer):
     """Runs two cells: `layer(inputs, ...) -> (merge_fn(fw, bw), (state_fw, state_bw))`.
 
     Args:
@@ -163,7 +137,7 @@ class Bidirectional(_Layer):
         return self._run(inputs, sequence_length, *initial_states, **options)
 
 
-class StackedBidirectional(_Layer):
+class StackedBidirectional(Layer):
     """Bidirectional layers: `layer(inputs, ...) -> (outputs, (states_fw, states_bw))`.
 
     Args:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import toys
+from flax import linen as nn
 
 import jax_dynrnn as rnn
+from jax_dynrnn.interop import foreign
 
 B, T, D, H = 4, 5, 3, 4
 LENGTHS = np.array([5, 3, 1, 0], np.int32)
@@ -360,4 +362,6 @@ CASES = [
         rnn.MultiRNNCell([rnn.GRUCell(2), toys.Duck(H)]),
         configuration=False,
     ),
+    # cells of other frameworks
+    Case("linen", foreign.LinenCell(nn.LSTMCell(H)), configuration=False),
 ]

@@ -10,6 +10,7 @@ import pytest
 from cases import CASES, Case, is_shape
 
 import jax_dynrnn as rnn
+from jax_dynrnn.interop._tf1_scopes import SCOPES
 
 GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "porting-from-tf1.md"
 TABLES = [
@@ -161,6 +162,14 @@ def all_paths():
 def test_the_table_of_weights(cells, names):
     """It has the params of each cell, with every option, and no others."""
     assert set().union(*(all_paths()[cell] for cell in cells)) == names
+
+
+def test_the_scopes_in_the_table_of_weights():
+    """Those that variables are imported from; of a row without a name, none."""
+    rows = [row for table in TABLES if table[0] == HEAD for row in table[1:]]
+    for (cells, _), (_, scope, _) in zip(WEIGHTS, rows, strict=True):
+        names = re.findall(r"^`([^`]+)`", scope) or [""]
+        assert {SCOPES[cell] for cell in cells} == set(expanded(names[0])), scope
 
 
 def test_the_table_of_weights_has_every_cell():

@@ -13,15 +13,19 @@ from tensorflow_oracle import CONFIGS
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen, nnx
+from jax_dynrnn.interop import foreign
 
 PUBLIC = [
     *(value for name, value in vars(rnn).items() if name[0] != "_" and callable(value)),
     *(getattr(module, name) for module in (linen, nnx)
-      for name in ("RNN", "Bidirectional", "StackedBidirectional")),
+      for name in ("RNN", "RNNCell", "Bidirectional", "StackedBidirectional")),
 ]  # fmt: skip
+FOREIGN = [foreign.LinenCell, foreign.NNXCell, foreign.HaikuCell, foreign.EquinoxCell]
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
+@pytest.mark.parametrize(
+    "thing", [*PUBLIC, *FOREIGN], ids=lambda thing: f"{thing.__module__}.{thing.__name__}"
+)
 def test_is_documented_with_an_example(thing):
     """Its docstring has a first line, and an example (which runs as a doctest)."""
     lines = inspect.getdoc(thing).splitlines()

@@ -129,9 +129,9 @@ class AttentionWrapper(ParamsWrapper):
             object.__setattr__(self, "attention_layer_size", tuple(sizes))
         for size in self._layer_sizes:
             _check_data.count("AttentionWrapper: attention_layer_size", size, least=1)
-        if sizes is not None and len(self._layer_sizes) != len(self._mechanisms):
+        if sizes is not None and len(self._layer_sizes) != len(self.mechanisms):
             raise ValueError(
-                f"AttentionWrapper: expected {len(self._mechanisms)} numbers in "
+                f"AttentionWrapper: expected {len(self.mechanisms)} numbers in "
                 f"attention_layer_size, one for each mechanism, got {sizes!r}"
             )
 
@@ -140,7 +140,7 @@ class AttentionWrapper(ParamsWrapper):
         return 1
 
     @property
-    def _mechanisms(self) -> dict[str, Mechanism]:
+    def mechanisms(self) -> dict[str, Mechanism]:
         """The mechanisms under the names of their params."""
         given = self.attention_mechanism
         named = {}
@@ -158,7 +158,7 @@ class AttentionWrapper(ParamsWrapper):
 
     def _sizes(self) -> list[int]:
         """Of the attention of each mechanism."""
-        return list(self._layer_sizes) or [m.memory_size for m in self._mechanisms.values()]  # pyright: ignore
+        return list(self._layer_sizes) or [m.memory_size for m in self.mechanisms.values()]  # pyright: ignore
 
     def _see(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
         if self.cell_input_fn is not None:
@@ -171,10 +171,10 @@ class AttentionWrapper(ParamsWrapper):
         seen = jax.eval_shape(self._see, *shapes).shape
         query = output_shape(self.inner, seen)[-1]
         params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), seen, dtype)}
-        for i, (name, mechanism) in enumerate(self._mechanisms.items()):
+        for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             params[name] = mechanism.init(jax.random.fold_in(key, 2 * i + 1), query, dtype)
         for i, (size, m) in enumerate(
-            zip(self._layer_sizes, self._mechanisms.values(), strict=False)
+            zip(self._layer_sizes, self.mechanisms.values(), strict=False)
         ):
             initialize = self.kernel_initializer or glorot_uniform
             shape = (query + m.memory_size, size)  # pyright: ignore[reportOperatorIssue]
@@ -191,16 +191,16 @@ class AttentionWrapper(ParamsWrapper):
             memory_length: how many places are real, an int for each row; `None`: all.
         """
         several = isinstance(memory, list | tuple)
-        memories = list(memory) if several else [memory] * len(self._mechanisms)
+        memories = list(memory) if several else [memory] * len(self.mechanisms)
         lengths = list(memory_length) if several and isinstance(memory_length, list | tuple) else (
             [memory_length] * len(memories)
         )  # fmt: skip
-        if len(memories) != len(self._mechanisms) or len(lengths) != len(memories):
+        if len(memories) != len(self.mechanisms) or len(lengths) != len(memories):
             raise ValueError(
-                f"attend: expected one memory, or {len(self._mechanisms)}, one for each "
+                f"attend: expected one memory, or {len(self.mechanisms)}, one for each "
                 f"mechanism, got {len(memories)} and {len(lengths)} lengths"
             )
-        parts = zip(self._mechanisms.values(), memories, lengths, strict=True)
+        parts = zip(self.mechanisms.values(), memories, lengths, strict=True)
         if self.inner.attends:
             params = super().attend(params, memory, memory_length)
         return params | {"memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
@@ -237,7 +237,7 @@ class AttentionWrapper(ParamsWrapper):
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         prepared, attended = super().prepare(params, key=key, batch_shape=batch_shape), []
         for (name, mechanism), memory in zip(
-            self._mechanisms.items(), self._memory(params), strict=True
+            self.mechanisms.items(), self._memory(params), strict=True
         ):
             if memory.values.shape[:-2] != tuple(batch_shape):
                 raise ValueError(
@@ -258,7 +258,7 @@ class AttentionWrapper(ParamsWrapper):
         seen = super().project(params, self._see(projected, state.attention))
         y, cell_state = super().step(params, seen, state.cell_state, key=key)
         attentions, alignments = [], []
-        for i, (name, mechanism) in enumerate(self._mechanisms.items()):
+        for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             attention, weights = mechanism(params[name], y, params["memory"][i])
             if self._layer_sizes:
                 both = jnp.concatenate([y, attention], -1)

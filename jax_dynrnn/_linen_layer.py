@@ -1,0 +1,73 @@
+"""What the Linen layers have in common: the params, the key, and one step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ._cell import State, as_cell
+from ._layer import Single, find_key, input_shape, step, with_memory
+from ._tools import batch_tuple
+
+
+class Layer(nn.Module):
+    """A call of `plan().run` with the params, and a key where one is needed."""
+
+    _: dataclasses.KW_ONLY
+    param_dtype: Any = jnp.float32
+
+    def plan(self) -> Any:
+        raise NotImplementedError
+
+    @nn.compact
+    def _params(self, inputs: Any) -> Any:
+        return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
+
+    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+        has_stream = self.has_rng("dropout")
+        if self.is_initializing() and not has_stream:
+            deterministic = True  # the params do not depend on what is drawn
+        stream = (lambda: self.make_rng("dropout")) if has_stream else None
+        return find_key(key, deterministic, stream, self.plan(), params, inputs)
+
+    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        memory = options.pop("memory", None), options.pop("memory_length", None)
+        params = with_memory(self.plan(), self._params(inputs), *memory)
+        key, deterministic = options.pop("key", None), options.pop("deterministic", None)
+        key = self._key(key, deterministic, params, inputs)
+        return self.plan().run(params, inputs, *arguments, key=key, **options)
+
+
+class OneCell(Layer):
+    """A layer of one cell, which may also be run step by step."""
+
+    cell: Any
+
+    def plan(self) -> Single:
+        return Single(self.cell)
+
+    def step(
+        self,
+        inputs: Any,
+        state: State,
+        *,
+        deterministic: bool | None = None,
+        key: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
+    ) -> tuple[Any, State]:
+        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
+        params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
+        key = self._key(key, deterministic, params, inputs)
+        return step(self.cell, params, inputs, state, key)
+
+    def start(
+        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+    ) -> State:
+        """The state in which a run begins; `batch_shape` is an int or a tuple."""
+        params = self.get_variable("params", "cell")
+        params = with_memory(self.plan(), params, memory, memory_length)
+        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)

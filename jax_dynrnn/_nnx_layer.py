@@ -1,0 +1,80 @@
+"""What the NNX layers have in common: the params, the key, and one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ._cell import State, as_cell
+from ._layer import Single, find_key, step, with_memory
+from ._tools import batch_tuple
+
+
+class Layer(nnx.Module):
+    """A call of `plan.run` with the params, and a key where one is needed.
+
+    Attributes:
+        params: the tree of `nnx.Param`s.
+        rngs: the stream of keys for dropout, or `None`.
+        deterministic: whether calls evaluate; `model.eval()` and `model.train()` set it.
+    """
+
+    def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: Any):
+        shape = in_features if not hasattr(in_features, "__index__") else (in_features,)
+        params = plan.init(rngs.params(), shape, param_dtype)
+        self.plan = plan
+        self.params = nnx.data(jax.tree.map(nnx.Param, params))
+        has_stream = "dropout" in rngs or "default" in rngs
+        self.rngs = nnx.data(rngs.dropout.fork() if has_stream else None)
+        self.deterministic = False
+
+    def _values(self) -> Any:
+        is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+        return jax.tree.map(lambda p: p.get_value(), self.params, is_leaf=is_param)
+
+    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+        deterministic = self.deterministic if deterministic is None else deterministic
+        return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
+
+    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        memory = options.pop("memory", None), options.pop("memory_length", None)
+        params = with_memory(self.plan, self._values(), *memory)
+        key, deterministic = options.pop("key", None), options.pop("deterministic", None)
+        key = self._key(key, deterministic, params, inputs)
+        return self.plan.run(params, inputs, *arguments, key=key, **options)
+
+
+class OneCell(Layer):
+    """A layer of one cell, which may also be run step by step."""
+
+    def __init__(
+        self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: Any = jnp.float32
+    ):
+        super().__init__(Single(cell), in_features, rngs, param_dtype)
+        self.cell = cell
+        self.param_dtype = param_dtype
+
+    def step(
+        self,
+        inputs: Any,
+        state: State,
+        *,
+        deterministic: bool | None = None,
+        key: Any = None,
+        memory: Any = None,
+        memory_length: Any = None,
+    ) -> tuple[Any, State]:
+        """One time step: `inputs` `[B, D]` -> `(output, new_state)`."""
+        params = with_memory(self.plan, self._values(), memory, memory_length)
+        key = self._key(key, deterministic, params, inputs)
+        return step(self.cell, params, inputs, state, key)
+
+    def start(
+        self, batch_shape: Any = (), *, memory: Any = None, memory_length: Any = None
+    ) -> State:
+        """The state in which a run begins; `batch_shape` is an int or a tuple."""
+        params = with_memory(self.plan, self._values(), memory, memory_length)
+        return as_cell(self.cell).start(params, batch_tuple(batch_shape), self.param_dtype)

@@ -1,0 +1,109 @@
+"""What is in a TensorFlow 1 checkpoint, and which cells its variables fit.
+
+    python -m jax_dynrnn.interop model.ckpt [--scope decoder]
+
+lists the variables, then prints the code that makes params of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import checkpoint, tf1
+from ._code import code
+from ._kinds import kind
+from ._recognise import Found, recognised
+from ._shapes import seen
+from ._tf1_scopes import as_run
+from ._tf1_table import Table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
+    )
+    parser.add_argument("checkpoint", help="the prefix of its files, a frozen .pb, or an .npz")
+    parser.add_argument("--scope", default="", help="only what is in this scope")
+    given = parser.parse_args(arguments)
+    scope = given.scope.strip("/")
+    try:
+        variables, read = _read(given.checkpoint)
+        table = Table(variables)
+        found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        sys.exit(f"{given.checkpoint}: {error}")
+    for line in _listed(variables, [name for name in variables if _within(name, scope)]):
+        print(line)
+    for line in _code(variables, read, found, table):
+        print(line)
+
+
+def _within(name: str, scope: str) -> bool:
+    return not scope or f"{name}/".startswith(f"{scope}/")
+
+
+def _read(path: str) -> tuple[Mapping[str, Any], str]:
+    """The variables of a file, and the code that reads them."""
+    if path.endswith(".npz"):
+        with open(path, "rb") as file, np.load(file) as arrays:
+            return dict(arrays), f"dict(np.load({path!r}))"
+    if path.endswith(".pb"):
+        return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
+    return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
+
+
+def _listed(variables: Mapping[str, Any], names: list[str]) -> Iterator[str]:
+    """A line for each variable: name, shape, dtype, kind; or why it cannot be read."""
+    rows = []
+    for name in names:
+        try:
+            x = variables[name]
+            rows.append((name, str(list(x.shape)), str(x.dtype), kind(name)))
+        except ValueError as error:
+            rows.append((name, "", "", f"{kind(name)}: {error}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _code(
+    variables: Mapping[str, Any], read: str, found: list[Found], table: Table
+) -> Iterator[str]:
+    """The lines that make params of what was recognised."""
+    yield ""
+    yield "import numpy as np"
+    yield ""
+    yield "import jax_dynrnn as rnn"
+    yield "from jax_dynrnn.interop import checkpoint, tf1"
+    yield ""
+    yield f"variables = {read}"
+    if any(kind(name) == "average" for name in variables):
+        yield "# the averages of the weights: variables = checkpoint.moving_averages(variables)"
+    yield "# forget_bias, activations and clips are not in variables: add them to the cells"
+    yield "cells = {"
+    for scope, cells in found:
+        yield f"    {_run(variables, table.scope(scope), cells)}"
+    yield "}"
+    yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
+
+
+def _run(variables: Mapping[str, Any], scope: str, cells: Any) -> str:
+    """An entry of `cells`, or a comment that says why there is none."""
+    if isinstance(cells, type):
+        return f"# {scope}: a {cells.__name__}, whose sizes are not all in its variables"
+    try:
+        params = tf1.import_params(cells, variables, scope)
+    except (KeyError, ValueError) as error:
+        return f"# {scope}: {code(cells)} does not fit: {error.args[0]}"
+    return f"{scope!r}: {code(cells)},  # sees {seen(as_run(cells), params)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Which files a checkpoint is made of."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from .error import CheckpointError
+from .table import MAGIC
+
+STATE = "checkpoint"  # the file in which TensorFlow notes the newest one of a folder
+NAMED = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
+ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|(.))")  # a byte in octal digits, or one as it is
+
+
+def index_file(prefix: str) -> str:
+    return prefix + ".index"
+
+
+def data_file(prefix: str, shard: int = 0, shards: int = 1) -> str:
+    return f"{prefix}.data-{shard:05d}-of-{shards:05d}"
+
+
+def without_suffix(path: str | os.PathLike[str]) -> str:
+    """The prefix of a checkpoint's files, of which `path` may be one."""
+    return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", os.fspath(path))
+
+
+def find_prefix(path: str | os.PathLike[str]) -> str:
+    """The prefix of the checkpoint at `path`: a prefix, one of its files, or a folder."""
+    prefix = without_suffix(path)
+    if os.path.isfile(index_file(prefix)):
+        return prefix
+    if os.path.isdir(path):
+        return _newest(os.fspath(path))
+    for file in [os.fspath(path), *glob.glob(glob.escape(prefix) + "-?????-of-?????")]:
+        if os.path.isfile(file):
+            raise CheckpointError(f"{file}: {_why_not(file)}")
+    raise FileNotFoundError(
+        f"{index_file(prefix)}: no such file; expected the prefix of a checkpoint's files, its "
+        f".index, or a folder{_nearby(os.path.dirname(prefix))}"
+    )
+
+
+def _why_not(file: str) -> str:
+    """What to say of a file that stands alone."""
+    with open(file, "rb") as opened:
+        opened.seek(max(os.path.getsize(file) - len(MAGIC), 0))
+        if opened.read() != MAGIC:
+            return "expected a checkpoint, which has an .index beside it, got another file"
+    return (
+        "a checkpoint of format V1, which this library does not read; in TensorFlow, restore it "
+        "and save it with tf.compat.v1.train.Saver(), which writes V2"
+    )
+
+
+def _newest(folder: str) -> str:
+    """What the folder's state file names, beside which it may have been moved."""
+    state = os.path.join(folder, STATE)
+    if not os.path.isfile(state):
+        raise FileNotFoundError(f"{state}: no such file{_nearby(folder)}")
+    with open(state, "rb") as opened:
+        named = NAMED.search(opened.read())
+    if not named:
+        raise CheckpointError(f"{state}: expected a line model_checkpoint_path, got none")
+    prefix = os.fsdecode(
+        ESCAPE.sub(lambda escape: escape[2] or bytes([int(escape[1], 8) & 255]), named[1])
+    )
+    found = [os.path.join(folder, prefix), os.path.join(folder, os.path.basename(prefix))]
+    for candidate in found:
+        if os.path.isfile(index_file(candidate)):
+            return candidate
+    raise FileNotFoundError(f"{state} names {prefix!r}, but there is no .index{_nearby(folder)}")
+
+
+def _nearby(folder: str) -> str:
+    """A list of the checkpoints in a folder, to choose one from."""
+    patterns = (os.path.join(glob.escape(folder), inner, "*.index") for inner in ("", "*"))
+    found = sorted(without_suffix(file) for each in patterns for file in glob.glob(each))
+    return f"; there are {found[:8]}" if found else ""

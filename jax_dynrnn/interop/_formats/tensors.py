@@ -1,0 +1,91 @@
+"""What bundles and graphs have in common: the numbers of dtypes, shapes, and strings.
+
+Reference: tensorflow/core/framework/types.proto and tensor_shape.proto.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .crc32c import crc32c, masked
+from .error import CheckpointError
+from .wire import Message, field, to_varint, varint
+
+STRING = 7
+READABLE = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", STRING: "object",
+    8: "complex64", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128",
+    19: "float16", 22: "uint32", 23: "uint64", 24: "float8_e5m2", 25: "float8_e4m3fn",
+    26: "float8_e4m3fnuz", 27: "float8_e4m3b11fnuz", 28: "float8_e5m2fnuz", 29: "int4",
+    30: "uint4", 31: "int2", 32: "uint2",
+}  # fmt: skip
+"""NumPy's names of TensorFlow's dtypes; strings are an array of `bytes` objects."""
+NUMBERS = {name: number for number, name in READABLE.items()}
+OTHERS = {
+    11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
+    21: "variant",
+}  # fmt: skip
+MOST_AXES, MOST_ELEMENTS = 64, 1 << 56  # of an array of NumPy
+
+
+def dtype(number: int) -> np.dtype:
+    """NumPy's dtype (that of ml_dtypes, for bfloat16 and others), or `CheckpointError`."""
+    if number not in READABLE:
+        name = OTHERS.get(number, f"number {number}")
+        raise CheckpointError(f"expected a dtype that NumPy has, got TensorFlow's {name}")
+    return np.dtype(READABLE[number])
+
+
+def shape(message: Message) -> tuple[int, ...]:
+    """Of a TensorShapeProto."""
+    sizes = tuple(axis.integer(1) for axis in message.messages(2))
+    if message.integer(3) or min(sizes, default=0) < 0:
+        raise CheckpointError(f"expected a shape that is known, got {list(sizes)}")
+    if len(sizes) > MOST_AXES or math.prod(max(size, 1) for size in sizes) > MOST_ELEMENTS:
+        raise CheckpointError(f"expected a shape that NumPy can hold, got {list(sizes)}")
+    return sizes
+
+
+def shape_message(sizes: Iterable[int]) -> bytes:
+    return b"".join(field(2, field(1, size)) for size in sizes)
+
+
+def object_array(strings: Sequence[bytes]) -> np.ndarray:
+    array = np.empty(len(strings), object)
+    array[:] = strings
+    return array
+
+
+def read_strings(data: bytes, count: int) -> tuple[list[bytes], bytes]:
+    """The strings of a bundle, and of what their checksum is.
+
+    They are written as their lengths, a checksum of the lengths, and the strings end to end;
+    checksums take the lengths as integers of 32 bits.
+    """
+    lengths, at = [], 0
+    for _ in range(count):
+        length, at = varint(data, at)
+        lengths.append(length)
+    if min(lengths, default=0) < 0 or at + 4 + sum(lengths) != len(data):
+        raise CheckpointError(f"expected {count} strings in {len(data)} bytes, got others")
+    checked = _fixed(lengths) + data[at:]
+    strings, at = [], at + 4
+    for length in lengths:
+        strings.append(data[at : at + length])
+        at += length
+    return strings, checked
+
+
+def write_strings(strings: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """What is written for them, and of what its checksum is."""
+    lengths = [len(string) for string in strings]
+    fixed = _fixed(lengths)
+    rest = masked(crc32c(fixed)).to_bytes(4, "little") + b"".join(strings)
+    return b"".join(map(to_varint, lengths)) + rest, fixed + rest
+
+
+def _fixed(lengths: Iterable[int]) -> bytes:
+    return b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths)

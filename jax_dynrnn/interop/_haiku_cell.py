@@ -1,0 +1,81 @@
+"""Haiku's cores as cells of this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell, Params, State
+from .._rnn import cast
+from .._tools import batch_tuple, map_shapes
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class HaikuCell(Cell):
+    """Runs a Haiku core.
+
+    Args:
+        make_core: makes the `hk.RNNCore`, which can be made only inside of `hk.transform`.
+            Cells are equal if it is the same function.
+        feature_ndim: how many axes the inputs have beside batch and time; 3 for a
+            `Conv2DLSTM`.
+
+    Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; those of a core
+    inside a model have its name before theirs, which is to be cut off. State: that of
+    `initial_state`, `LSTMState(hidden, cell)` of an LSTM. Output: the core's. The key of a
+    step is what `hk.next_rng_key()` splits; without one a core that draws fails.
+
+    Raises:
+        TypeError: `make_core` is not a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> import haiku as hk
+        >>> from jax_dynrnn.interop import foreign
+        >>> cell, inputs = foreign.HaikuCell(lambda: hk.LSTM(4)), jnp.ones((2, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> outputs, state = rnn.dynamic_rnn(cell, params, inputs, [5, 3])
+        >>> state.cell.shape
+        (2, 4)
+    """
+
+    make_core: Callable[[], Any]
+    feature_ndim: int = 1
+
+    def __post_init__(self):
+        if not callable(self.make_core):
+            raise TypeError(
+                "HaikuCell: expected a function that makes a core, as lambda: hk.LSTM(128), got "
+                f"{self.make_core!r:.60}"
+            )
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+        ndim = self.feature_ndim
+        row = map_shapes(lambda s: jnp.zeros((1, *s[len(s) - ndim :]), dtype), input_shape)
+        return cast(self._step.init(key, row, self.zero_state(1, dtype)), dtype)
+
+    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+        """The core's `initial_state`, in `dtype`."""
+        batch_size = batch_tuple(batch_shape) or (None,)
+        initial = _transform(lambda: self.make_core().initial_state(*batch_size))
+        return cast(initial.apply({}, None), dtype)
+
+    def __call__(
+        self, params: Params, inputs: Any, state: State, *, key: Any = None
+    ) -> tuple[Any, State]:
+        return self._step.apply(params, key, inputs, state)
+
+    @property
+    def _step(self) -> Any:
+        return _transform(lambda inputs, state: self.make_core()(inputs, state))
+
+
+def _transform(function: Callable) -> Any:
+    import haiku as hk
+
+    return hk.transform(function)

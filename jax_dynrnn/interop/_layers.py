@@ -1,0 +1,145 @@
+"""The cells of a run, one by one, each with the place of its params."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..wrappers import MultiRNNCell, ResidualWrapper
+from ..wrappers._wrapper import ParamsWrapper, Wrapper
+
+
+class Layer(NamedTuple):
+    """One cell of a run, in one direction."""
+
+    cell: Any
+    """Without its wrappers."""
+    path: str = ""
+    """Where its params are: `cell_0/fw`."""
+    depth: int | None = None
+    """Its place in a stack; `None` where there is no stack."""
+    direction: int | None = None
+    """0 forward, 1 backward; `None` in a run of one direction."""
+    inputs: int | None = None
+    """How many features it sees, where the layer below says so."""
+    apart: bool = False
+    """Whether it is in one of two stacks, each of which sees only its own direction."""
+
+    def named(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of `table`, with the path before their names."""
+        return {f"{self.path}/{name}" if self.path else name: x for name, x in table.items()}
+
+
+def walk(cells: Any) -> list[Layer]:
+    """The layers of a run: from the inputs on, forward before backward.
+
+    `cells` is one cell, a pair `(cell_fw, cell_bw)` or a pair of lists `(cells_fw, cells_bw)`.
+    """
+    if not isinstance(cells, tuple | list):
+        return _one_direction(cells)
+    if not isinstance(cells, tuple) or len(cells) != 2:
+        raise TypeError(
+            "cells: expected one cell (a MultiRNNCell for a stack), a pair (cell_fw, cell_bw) or "
+            f"a pair of lists (cells_fw, cells_bw), got a {type(cells).__name__} of {len(cells)}"
+        )
+    lists = [isinstance(c, tuple | list) for c in cells]
+    if all(lists):
+        return _stack_of_pairs(*cells)
+    if any(lists):
+        raise TypeError("cells: expected two cells or two lists of cells, got one of each")
+    return [
+        layer._replace(
+            path="/".join(filter(None, (name, layer.path))),
+            direction=direction,
+            apart=layer.depth is not None,
+        )
+        for direction, (name, cell) in enumerate(zip(("fw", "bw"), cells, strict=True))
+        for layer in _one_direction(cell)
+    ]
+
+
+def _one_direction(cell: Any) -> list[Layer]:
+    leaves = _leaves(cell, "")
+    if not leaves[0][0]:
+        return [Layer(_unwrapped(cell))]
+    below = [_output_size(cell) for _, cell in leaves[:-1]]
+    return [
+        Layer(_unwrapped(cell), path, depth, inputs=inputs)
+        for depth, ((path, cell), inputs) in enumerate(zip(leaves, [None, *below], strict=True))
+    ]
+
+
+def _stack_of_pairs(cells_fw: Any, cells_bw: Any) -> list[Layer]:
+    if len(cells_fw) != len(cells_bw) or not cells_fw:
+        raise ValueError(
+            "cells: expected as many forward as backward cells, and one at least, got "
+            f"{len(cells_fw)} and {len(cells_bw)}"
+        )
+    layers, inputs = [], None
+    for depth, pair in enumerate(zip(cells_fw, cells_bw, strict=True)):
+        for direction, (name, cell) in enumerate(zip(("fw", "bw"), pair, strict=True)):
+            path = f"cell_{depth}/{name}"
+            layers.append(Layer(_unwrapped(cell), path, depth, direction, inputs))
+        forward, backward = (_output_size(cell) for cell in pair)
+        inputs = forward + backward if forward and backward else None
+    return layers
+
+
+def _leaves(cell: Any, path: str) -> list[tuple[str, Any]]:
+    """The cells of a stack, each with its wrappers and the path of its params."""
+    inside = _unwrapped(cell)
+    if not isinstance(inside, MultiRNNCell):
+        return [(path, cell)]
+    return [
+        leaf
+        for i, c in enumerate(inside.cells)
+        for leaf in _leaves(c, f"{path}/cell_{i}" if path else f"cell_{i}")
+    ]
+
+
+def _unwrapped(cell: Any) -> Any:
+    """The cell inside of wrappers that have no variables."""
+    while isinstance(cell, Wrapper) and not isinstance(cell, ParamsWrapper):
+        cell = cell.cell
+    return cell
+
+
+def hidden_size(cell: Any) -> int:
+    """The size of what a cell puts out, and multiplies in the next step."""
+    return getattr(cell, "num_proj", None) or cell.num_units
+
+
+def _output_size(cell: Any) -> int | None:
+    """What the next layer sees of a cell; unknown where a function of the user's changes it."""
+    while isinstance(cell, Wrapper):
+        if isinstance(cell, ResidualWrapper) and cell.residual_fn is not None:
+            return None
+        cell = cell.cell
+    return hidden_size(cell) if hasattr(cell, "num_units") else None
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """`{"a": {"b": x}, "c": [y]}` as `{"a/b": x, "c/0": y}`."""
+    if isinstance(tree, Mapping):
+        items = list(tree.items())
+    elif isinstance(tree, tuple | list):
+        items = list(enumerate(tree))
+    else:
+        return {path: tree}
+    return {
+        name: leaf
+        for key, value in items
+        for name, leaf in flatten(value, f"{path}/{key}" if path else str(key)).items()
+    }
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a/b": x}` as `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *inner, last = name.split("/")
+        place = tree
+        for key in inner:
+            place = place.setdefault(key, {})
+        place[last] = leaf
+    return tree

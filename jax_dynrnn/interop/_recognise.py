@@ -1,0 +1,115 @@
+"""Which cells the variables of a TF1 model may be of, by their names and shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .. import wrappers as w
+from ._sizes import CELLS, WRAPPERS, numbered
+from ._tf1_match import nearest_memories
+from ._tf1_names import canonical
+from ._tf1_scopes import SCOPES
+from ._tf1_table import Table
+
+Node = dict[str, Any]
+"""Scopes in scopes, and in them the canonical names of variables."""
+
+
+class Found(NamedTuple):
+    """The cells of a run that were recognised, or a cell that was not."""
+
+    scope: str
+    cells: Any
+    """As the run takes them; a class, if the sizes of this cell are not in its variables."""
+
+
+BY_SCOPE = {
+    canonical(scope)[0].split("/")[0]: kind
+    for kinds in (SCOPES, CELLS)  # of those with one scope, the one in CELLS
+    for kind in kinds
+    if (scope := SCOPES[kind] and f"{SCOPES[kind]}/")
+}
+OF_RUN = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
+"""The scopes in that of a run whose cells were recognised."""
+
+
+def recognised(table: Table) -> list[Found]:
+    """All runs whose cells can be told, and the cells that cannot, in the order of their scopes."""
+    root: Node = {}
+    for key in sorted(table):
+        if table.is_weight(key):
+            *scopes, name = key.split("/")
+            node = root
+            for scope in scopes:
+                node = node.setdefault(scope, {})
+            node[name] = key
+    return list(_runs(table, root, ""))
+
+
+def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:
+    cells = _stack(table, node, scope) or _pair(table, node, scope) or _cell(table, node, scope)
+    if cells is not None:
+        yield Found(scope, cells)
+        node = {name: x for name, x in node.items() if not OF_RUN.fullmatch(name)}
+    for name, inner in node.items():
+        place = f"{scope}/{name}".lstrip("/")
+        if name in BY_SCOPE and name != "multi_rnn_cell":
+            yield Found(place, BY_SCOPE[name])
+        elif isinstance(inner, dict):
+            yield from _runs(table, inner, place)
+
+
+def _stack(table: Table, node: Node, scope: str) -> Any:
+    layers = [layer.get("bidirectional_rnn", {}) for layer in numbered(node, r"cell_(\d+)")]
+    pairs = [_pair(table, layer, scope) for layer in layers]
+    return tuple(map(list, zip(*pairs, strict=True))) if pairs and None not in pairs else None
+
+
+def _pair(table: Table, node: Node, scope: str) -> Any:
+    pair = tuple(_cell(table, node.get(way, {}), f"{scope}/{way}") for way in ("fw", "bw"))
+    return None if None in pair else pair
+
+
+def _cell(table: Table, node: Node, scope: str) -> Any:
+    """The one cell in a scope, or `None`."""
+    if "multi_rnn_cell" in node:
+        layers = numbered(node["multi_rnn_cell"], r"cell_(\d+)")
+        cells = [_cell(table, layer, scope) for layer in layers]
+        return w.MultiRNNCell(cells) if cells and None not in cells else None
+    names = [name for name in node if name in BY_SCOPE]
+    if len(names) != 1:
+        return None
+    try:
+        cell = _built(table, node[names[0]], BY_SCOPE[names[0]], scope)
+    except (LookupError, ValueError):  # variables are missing, or of other shapes
+        return None
+    if cell is not None and "carry_w" in node:
+        cell = w.HighwayWrapper(cell, couple_carry_transform_gates="transform_w" not in node)
+    return w.LearnedInitialState(cell) if cell is not None and "initial_state" in node else cell
+
+
+def _built(table: Table, node: Node, kind: type, scope: str) -> Any:
+    """A cell of which the variables are in `node`."""
+    keys = _flat(node)
+    shapes = {name.removeprefix("wn_lstm_cell/"): table.array(k).shape for name, k in keys.items()}
+    if kind in CELLS:
+        cell = CELLS[kind](shapes)
+        cudnn = any("cudnn_compatible_lstm" in table.name(key) for key in keys.values())
+        return dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
+    inner = _cell(table, node, scope)
+    if inner is None or kind not in WRAPPERS:
+        return None
+    memories = [table.array(key).shape for key in nearest_memories(table, scope)]
+    return WRAPPERS[kind](inner, shapes, memories)
+
+
+def _flat(node: Node) -> dict[str, str]:
+    """The variables in a node by their names in it."""
+    return {
+        f"{name}/{inner}".rstrip("/"): key
+        for name, below in node.items()
+        for inner, key in (_flat(below) if isinstance(below, dict) else {"": below}).items()
+    }

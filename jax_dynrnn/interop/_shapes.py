@@ -1,0 +1,99 @@
+"""The shapes of a run's params, for the number of input features that arrays show."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import cells as c
+from .. import wrappers as w
+from .._cell import Params
+from .._check_cell import by_name
+from ..wrappers._wrapper import Wrapper
+from ._tf1_scopes import Run
+
+CHANGING = (
+    w.AttentionCellWrapper, w.AttentionWrapper, w.EmbeddingWrapper, w.InputProjectionWrapper
+)  # fmt: skip
+"""Wrappers whose cell sees something else than the inputs."""
+
+
+def smallest(run: Run) -> tuple[int, Params]:
+    """The lowest number of input features that the cells accept, and the shapes for it."""
+    size = math.lcm(*(_smallest(cell) for cell in _first(run)))
+    return size, _shapes(run, size)
+
+
+def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
+    """The number of features for which most of the `got` shapes fit, and all shapes for it.
+
+    Args:
+        size: the smallest number that the cells accept.
+        got: shapes by path.
+    """
+    one = by_name(_shapes(run, size))
+    try:  # shapes are linear in the number of features; some cells accept one number only
+        two = by_name(_shapes(run, 2 * size))
+    except ValueError:
+        two = one
+    fits = collections.Counter(
+        size + (given - a) * size // (b - a)
+        for name, shape in got.items()
+        if len(shape) == len(one[name].shape)
+        for given, a, b in zip(shape, one[name].shape, two[name].shape, strict=True)
+        if a != b
+    )
+    for size_of_most, _ in fits.most_common(1):
+        size = max(size, size_of_most)
+    return size, _shapes(run, size)
+
+
+def seen(run: Run, params: Params) -> str:
+    """What the params are for: `29 features`."""
+    if isinstance(_first(run)[0], w.EmbeddingWrapper):
+        return "ids"
+    got = {path: np.shape(x) for path, x in by_name(params).items()}
+    return f"{fitted(run, smallest(run)[0], got)[0]} features"
+
+
+def _shapes(run: Run, size: int) -> Params:
+    inputs = _input_shape(_first(run)[0], size)
+    return jax.eval_shape(lambda: run.init(jax.random.key(0), inputs))
+
+
+def _first(run: Run) -> list[Any]:
+    """The cells that see the inputs as they are, one for each direction."""
+    return [_seeing(cell) for place, cell in run.cells if re.match(r"cell_0/|(?!cell_)", place)]
+
+
+def _seeing(cell: Any) -> Any:
+    while isinstance(cell, w.MultiRNNCell | Wrapper) and not isinstance(cell, CHANGING):
+        cell = cell.cells[0] if isinstance(cell, w.MultiRNNCell) else cell.cell
+    return cell
+
+
+def _input_shape(cell: Any, size: int) -> Any:
+    """Of what the cell sees, which is `size` features of one array in most cases."""
+    if isinstance(cell, w.EmbeddingWrapper):
+        return ()
+    if isinstance(cell, c.PhasedLSTMCell):
+        return (1,), (size,)
+    return getattr(cell, "input_shape", (size,))
+
+
+def _smallest(cell: Any) -> int:
+    """The lowest number of features that the cell accepts: a few accept no other."""
+    if isinstance(cell, c.TimeFreqLSTMCell):
+        return cell.input_size
+    if isinstance(cell, c.IntersectionRNNCell) and cell.num_in_proj is None:
+        return cell.num_units
+    if isinstance(cell, c.GridLSTMCell | c.BidirectionalGridLSTMCell):
+        (windows, *_), skip = cell.num_frequency_blocks, cell.frequency_skip
+        return max(cell.end_freqindex_list or [cell.feature_size + (windows - 1) * skip])
+    return getattr(cell, "number_of_groups", 1)

@@ -1,0 +1,132 @@
+"""TensorFlow 1 checkpoints without TensorFlow: variables as NumPy arrays by name, and back.
+
+>>> import tempfile, numpy as np
+>>> from jax_dynrnn.interop import checkpoint
+>>> with tempfile.TemporaryDirectory() as folder:
+...     checkpoint.write_checkpoint(f"{folder}/model.ckpt", {"rnn/gru_cell/gates/bias": np.ones(4)})
+...     variables = checkpoint.read_checkpoint(f"{folder}/model.ckpt")
+...     list(variables), variables["rnn/gru_cell/gates/bias"].tolist()
+(['rnn/gru_cell/gates/bias'], [1.0, 1.0, 1.0, 1.0])
+
+A checkpoint of format V2 is an `.index`, which says where each variable is, and one or more files
+`.data-00000-of-00001`, which hold them. A frozen graph (`.pb`) holds its weights itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ._bundle import Checkpoint as Checkpoint
+from ._formats import tensors
+from ._formats.crc32c import crc32c, masked
+from ._formats.error import CheckpointError as CheckpointError
+from ._formats.files import data_file, find_prefix, index_file, without_suffix
+from ._formats.index import Entry, write_index
+from ._graph_def import read_graph_def as read_graph_def
+from ._kinds import kind as kind
+from ._kinds import moving_averages as moving_averages
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """The variables of a checkpoint by name: a mapping that reads an array when asked for it.
+
+    Partitioned variables come in one piece. All that is read is checked against its CRC-32C.
+
+    Args:
+        path: the prefix of its files (`"model.ckpt-100"`), one of them, or a folder in which
+            TensorFlow's file `checkpoint` names the newest one.
+
+    Returns:
+        `Checkpoint`, sorted by name; `dict(checkpoint)` reads all of it.
+
+    Raises:
+        CheckpointError: the index is truncated, corrupt, or of another kind (a V1 checkpoint), or
+            data files are missing. So is an error of the data, when it is read.
+        FileNotFoundError: there is no checkpoint at `path`; those nearby are listed.
+
+    Reference: `tf.train.load_checkpoint`.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from jax_dynrnn.interop import checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     saved = {"w": np.eye(2), "w/Adam": np.zeros((2, 2))}
+        ...     checkpoint.write_checkpoint(f"{folder}/model", saved)
+        ...     variables = checkpoint.read_checkpoint(f"{folder}/model")
+        ...     {name: variables[name].tolist() for name in variables
+        ...      if checkpoint.kind(name) == "weight"}
+        {'w': [[1.0, 0.0], [0.0, 1.0]]}
+    """
+    return Checkpoint(find_prefix(path))
+
+
+def write_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+    """Writes a checkpoint that TensorFlow restores: an `.index` and one `.data-00000-of-00001`.
+
+    Args:
+        path: the prefix of its files; those that are there are replaced.
+        variables: `{name: array}`, of any dtype of `tf.train.load_checkpoint`; strings as object
+            arrays of `bytes`.
+
+    Raises:
+        ValueError: a name is empty or begins with a NUL.
+        TypeError: a name is no string, or TensorFlow has no such dtype.
+
+    Reference: `tf.compat.v1.train.Saver.save`; `tf.train.load_checkpoint` reads it.
+
+    Example:
+        >>> import pathlib, tempfile, jax.numpy as jnp
+        >>> from jax_dynrnn.interop import checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoint.write_checkpoint(f"{folder}/model", {"bias": jnp.ones(4, jnp.bfloat16)})
+        ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
+        ['model.data-00000-of-00001', 'model.index']
+    """
+    arrays = {_name(name): _array(name, value) for name, value in variables.items()}
+    prefix, partial = without_suffix(path), f".{os.getpid()}"  # renamed when whole
+    data, index = data_file(prefix), index_file(prefix)
+    with open(data + partial, "wb") as file:
+        entries = {name: _write(file, array) for name, array in arrays.items()}
+    with open(index + partial, "wb") as file:
+        file.write(write_index(entries))
+    for file in (data, index):
+        os.replace(file + partial, file)
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"expected names of variables, strings, got {name!r}")
+    if not name or name[0] == "\0":
+        raise ValueError(f"expected a name that a checkpoint can hold, got {name!r}")
+    return name
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """A variable as an array of a dtype that TensorFlow has."""
+    array = np.asarray(value)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    strange = (
+        [x for x in array.ravel() if not isinstance(x, bytes)] if array.dtype.hasobject else []
+    )
+    if array.dtype.name not in tensors.NUMBERS or strange:
+        got = f"objects, {strange[0]!r:.80} among them" if strange else f"dtype {array.dtype}"
+        raise TypeError(
+            f"variable {name!r}: expected an array of a dtype that TensorFlow has, or of bytes "
+            f"objects for its strings, got {got}"
+        )
+    return array
+
+
+def _write(file: BinaryIO, array: np.ndarray) -> Entry:
+    """Appends a tensor to the data."""
+    if array.dtype.hasobject:
+        data, checked = tensors.write_strings(array.ravel().tolist())
+    else:
+        data = checked = array.tobytes()
+    offset, number = file.tell(), tensors.NUMBERS[array.dtype.name]
+    file.write(data)
+    return Entry(number, array.shape, 0, offset, len(data), masked(crc32c(checked)))

@@ -1,0 +1,181 @@
+"""Cells of Flax, Haiku and Equinox in `dynamic_rnn`, against the loops of their frameworks.
+
+The loop runs over one row, cut where it ends and at every reset; pieces begin where the
+framework begins.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import perturbed
+from flax import linen as nn
+from flax import nnx
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+from jax_dynrnn import linen as rnnl
+from jax_dynrnn.interop import foreign
+
+B, T, D, H = 3, 3, 3, 2
+LENGTHS = np.array([3, 0, 1])
+RESETS = np.zeros((B, T), bool)
+RESETS[0, 1] = RESETS[1, 1] = RESETS[2, 2] = True
+
+
+@dataclasses.dataclass
+class Theirs:
+    """A cell of theirs here, and what their framework itself does with it."""
+
+    cell: Any
+    start: Any
+    """Where their framework begins `B` rows."""
+    run: Any
+    """Its own loop: `run(params, x [1, n, ...], state) -> (outputs, state)`."""
+    features: tuple = (D,)
+
+    def inputs(self):
+        return jnp.asarray(np.random.default_rng(0).normal(size=(B, T, *self.features)))
+
+    def params(self, seed=1):
+        """In float64, with no bias zero."""
+        shape = (B, T, *self.features)
+        return perturbed(self.cell.init(jax.random.key(0), shape, jnp.float64), seed)
+
+
+def linen(module, features=(D,), **options):
+    def run(params, x, state):
+        layer = nn.RNN(module, return_carry=True)
+        carry, y = layer.apply({"params": {"cell": params}}, x, initial_carry=state)
+        return y, carry
+
+    start = module.initialize_carry(jax.random.key(0), (B, *features))
+    return Theirs(foreign.LinenCell(module, **options), start, run, features)
+
+
+def of_nnx(module):
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+
+    def run(params, x, state):
+        layer = nnx.RNN(nnx.merge(graph, params, rest), return_carry=True)
+        carry, y = layer(x, initial_carry=state)
+        return y, carry
+
+    start = module.initialize_carry((B, D), nnx.Rngs(0))
+    return Theirs(foreign.NNXCell(module), start, run)
+
+
+def haiku(hk, make_core, features=(D,), **options):
+    def run(params, x, state):
+        unroll = lambda x, state: hk.dynamic_unroll(make_core(), x, state, time_major=False)  # noqa: E731
+        return hk.transform(unroll).apply(params, None, x, state)
+
+    start = hk.transform(lambda: make_core().initial_state(B)).apply({}, None)
+    return Theirs(foreign.HaikuCell(make_core, **options), start, run, features)
+
+
+def equinox(module, start):
+    def run(params, x, state):
+        def step(state, x):
+            new = params(x, state)
+            return new, new[0] if isinstance(new, tuple) else new
+
+        state, y = jax.lax.scan(step, jax.tree.map(lambda s: s[0], state), x[0])
+        return y[None], jax.tree.map(lambda s: s[None], state)
+
+    return Theirs(foreign.EquinoxCell(module), start, run)
+
+
+def of_haiku(make):
+    return lambda load: make(load("haiku"))
+
+
+def of_equinox(kind, start):
+    def make(load):
+        return equinox(getattr(load("equinox").nn, kind)(D, H, key=jax.random.key(0)), start)
+
+    return make
+
+
+ZEROS = np.zeros((B, H))
+MAKE = {
+    "linen LSTM": lambda load: linen(nn.LSTMCell(H, carry_init=nn.initializers.constant(0.3))),
+    "linen conv": lambda load: linen(nn.ConvLSTMCell(H, (2,)), (3, 1), input_shape=[3, 1]),
+    "nnx LSTM": lambda load: of_nnx(nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0))),
+    "haiku LSTM": of_haiku(lambda hk: haiku(hk, lambda: hk.LSTM(H))),
+    "haiku conv": of_haiku(
+        lambda hk: haiku(hk, lambda: hk.Conv1DLSTM((3,), H, 2), (3, 1), feature_ndim=2)
+    ),
+    "equinox LSTM": of_equinox("LSTMCell", (ZEROS, ZEROS)),
+    "equinox GRU": of_equinox("GRUCell", ZEROS),
+}
+
+
+def row_by_row(their, params, inputs, initial):
+    """Padded outputs `[B, T, ...]` and final states by the framework's loop over pieces."""
+    outputs, states = [], []
+    for b, length in enumerate(LENGTHS):
+        row = lambda tree, b=b: jax.tree.map(lambda s: jnp.asarray(s[b : b + 1], float), tree)  # noqa: E731
+        state, pieces = row(initial), []
+        walls = [0, *(t for t in range(1, length) if RESETS[b, t]), length]
+        for begin, end in itertools.pairwise(walls if length else []):
+            state = row(their.start) if begin else state
+            y, state = their.run(params, inputs[b : b + 1, begin:end], state)
+            pieces.append(y[0])
+        y = jnp.concatenate(pieces) if pieces else jnp.zeros((0, *outputs[0].shape[1:]))
+        outputs.append(jnp.pad(y, [(0, T - length), *[(0, 0)] * (y.ndim - 1)]))
+        states.append(state)
+    return jnp.stack(outputs), jax.tree.map(lambda *s: jnp.concatenate(s), *states)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_padded_is_the_frameworks_loop_over_cut_rows(name, load_oracle):
+    """Outputs, state and gradients, by params, inputs and state; the padding is NaN.
+
+    Compiled once, for two sets of params under vmap.
+    """
+    theirs = MAKE[name](load_oracle)
+    inputs = theirs.inputs()
+    padding = np.reshape(np.arange(T) >= LENGTHS[:, None], (B, T, *[1] * len(theirs.features)))
+    spoilt = jnp.where(padding, jnp.nan, inputs)
+    initial = perturbed(theirs.cell.zero_state(B, jnp.float64), 3)
+    both = [theirs.params(seed) for seed in (1, 2)]
+
+    def gradients(run, inputs):
+        def loss(params, inputs, initial):
+            results = run(params, inputs, initial)
+            return weighted_sum(results), results
+
+        gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+        return jax.jit(jax.vmap(gradient, (0, None, None)))(
+            jax.tree.map(lambda *x: jnp.stack(x), *both), inputs, initial
+        )
+
+    def ours(params, inputs, initial):
+        return rnn.dynamic_rnn(theirs.cell, params, inputs, LENGTHS, initial, resets=RESETS)
+
+    actual = gradients(ours, spoilt)
+    expected = gradients(lambda *a: row_by_row(theirs, *a), inputs)
+    close(actual, expected, 1e-12)
+    close(theirs.cell.zero_state(B, jnp.float64), theirs.start, 0)
+
+
+@pytest.mark.parametrize("name", ["linen LSTM", "nnx LSTM", "haiku LSTM", "equinox LSTM"])
+def test_in_a_stack_in_a_layer(name, load_oracle):
+    """The params are made, found and cast in wrappers and layers; one step of one row is a step."""
+    theirs = MAKE[name](load_oracle)
+    cell = rnn.MultiRNNCell([rnn.DropoutWrapper(theirs.cell), rnn.GRUCell(4)])
+    x = np.asarray(theirs.inputs(), np.float32)
+    layer = rnnl.RNN(cell)
+    variables = layer.init(jax.random.key(0), x)
+    lower = variables["params"]["cell"]["cell_0"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(lower)} == {np.dtype(np.float32)}
+    outputs, state = layer.apply(variables, x, LENGTHS)
+    given = rnn.dynamic_rnn(theirs.cell, lower, x, LENGTHS)
+    close(state[0], given[1], 1e-6)
+    row, _ = theirs.cell(lower, x[2, 0], theirs.cell.zero_state())
+    close(row, given[0][2, 0], 1e-6)

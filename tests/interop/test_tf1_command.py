@@ -1,0 +1,208 @@
+"""`python -m jax_dynrnn.interop` prints code that makes params of the variables of a model."""
+
+import jax
+import numpy as np
+import pytest
+from tf1_params import KNOWN, assert_equal, drawn, params_of
+
+import jax_dynrnn as rnn
+from jax_dynrnn.interop import __main__ as command
+from jax_dynrnn.interop import checkpoint, tf1
+from jax_dynrnn.interop._recognise import recognised
+from jax_dynrnn.interop._tf1_table import Table
+
+NOT_TOLD = {
+    rnn.AttentionCellWrapper, rnn.BidirectionalGridLSTMCell, rnn.Conv1DLSTMCell,
+    rnn.Conv2DLSTMCell, rnn.Conv3DLSTMCell, rnn.ConvLSTMCell, rnn.GridLSTMCell, rnn.NTMCell,
+    rnn.TimeFreqLSTMCell,
+}  # fmt: skip
+"""How far they attend, their images, windows or heads are not in their variables."""
+
+
+@pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
+def test_every_cell_is_recognised(case):
+    """Its sizes, and the options that its variables show."""
+    variables = tf1.export_params(case.cell, params_of(case), "model/run")
+    [(scope, cells)] = recognised(Table(variables))
+    if type(case.cell) in NOT_TOLD:
+        assert cells is type(case.cell) and scope.startswith("model/run/")
+        return
+    assert scope == "model/run"
+    params = tf1.import_params(cells, variables)
+    again = tf1.export_params(cells, params, "model/run")
+    expected = {n.replace("/basic_lstm_", "/lstm_"): x for n, x in variables.items()}
+    assert_equal(again, expected)
+
+
+ENCODER = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
+DECODER = rnn.MultiRNNCell([
+    rnn.AttentionWrapper(rnn.GRUCell(3), rnn.LuongAttention(3, scale=True, memory_size=4)),
+    rnn.GRUCell(3),
+])  # fmt: skip
+TAGGER = rnn.GRUCell(2), rnn.BasicRNNCell(2)
+WORDS = rnn.EmbeddingWrapper(rnn.HighwayWrapper(rnn.GRUCell(4)), 7, 4)
+
+
+def model():
+    """Params of several runs, and their variables with the noise of a checkpoint."""
+    params = {
+        "encoder": drawn(lambda key, x: rnn.init_stack_bidirectional(key, *ENCODER, x)),
+        "net/decoder": drawn(DECODER.init, (5,)),
+        "tagger": drawn(lambda key, x: rnn.init_bidirectional(key, *TAGGER, x), (6,)),
+        "": drawn(WORDS.init, ()),
+    }
+    cells = {"encoder": ENCODER, "net/decoder": DECODER, "tagger": TAGGER, "": WORDS}
+    variables = {}
+    for scope in params:
+        variables |= tf1.export_params(cells[scope], params[scope], scope)
+    noise = {"beta1_power": np.float32(0.9), "global_step": np.int64(3)}
+    noise |= {f"{name}/Adam": np.zeros_like(x) for name, x in variables.items()}
+    conv = rnn.ConvLSTMCell(1, input_shape=[3, 1], output_channels=2, kernel_shape=[3])
+    noise |= tf1.export_params(conv, drawn(conv.init, (3, 1)), "video/rnn")
+    return params, cells, variables | noise
+
+
+def printed(capsys, *arguments):
+    command.main([str(argument) for argument in arguments])
+    listed, code = capsys.readouterr().out.split("\nimport numpy", 1)
+    return listed, "import numpy" + code
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model.ckpt"])
+def test_the_code_that_is_printed_runs(name, tmp_path, capsys):
+    params, cells, variables = model()
+    write = checkpoint.write_checkpoint if name == "model.ckpt" else (
+        lambda path, given: np.savez(path, **given)
+    )  # fmt: skip
+    write(tmp_path / name, variables)
+    listed, code = printed(capsys, tmp_path / name)
+    assert {line.split()[0]: line.split()[-1] for line in listed.splitlines()} == {
+        name: checkpoint.kind(name) for name in variables
+    }
+    found = {}
+    exec(code, found)
+    assert found["cells"] == cells
+    for scope, own in params.items():
+        assert_equal(found["params"][scope], own)
+    assert "# sees 5 features" in code and "# sees 6 features" in code and "# sees ids" in code
+    assert "# video/rnn/conv_lstm_cell: a ConvLSTMCell, whose sizes are not all in" in code
+
+
+def test_only_one_scope(tmp_path, capsys):
+    """What it attends to is outside of it."""
+    params, cells, variables = model()
+    np.savez(tmp_path / "model.npz", **variables)
+    listed, code = printed(capsys, tmp_path / "model.npz", "--scope", "net/decoder/")
+    assert all(line.startswith("net/decoder/multi_rnn_cell/") for line in listed.splitlines())
+    found = {}
+    exec(code, found)
+    assert found["cells"] == {"net/decoder": DECODER}
+    assert_equal(found["params"]["net/decoder"], params["net/decoder"])
+
+
+def test_averages_and_cells_that_do_not_fit(tmp_path, capsys):
+    variables = tf1.export_params(rnn.GRUCell(2), drawn(rnn.GRUCell(2).init))
+    variables |= {f"{name}/ExponentialMovingAverage": 0.5 * x for name, x in variables.items()}
+    variables["bad/gru_cell/gates/bias"] = np.ones(4, np.float32)
+    np.savez(tmp_path / "model.npz", **variables)
+    _, code = printed(capsys, tmp_path / "model.npz")
+    assert "# bad: rnn.GRUCell(2) does not fit: " in code
+    assert "missing: bad/gru_cell/candidate/bias" in code
+    found = {}
+    exec(code, found)
+    averages = checkpoint.moving_averages(found["variables"])
+    assert "# the averages of the weights: variables = checkpoint.moving_averages(var" in code
+    assert_equal(
+        tf1.import_params(found["cells"]["rnn"], averages),
+        jax.tree.map(lambda x: 0.5 * x, found["params"]["rnn"]),
+    )
+
+
+def test_a_variable_that_cannot_be_read(tmp_path, capsys):
+    """It is listed with the reason, and the others are recognised."""
+    params = drawn(rnn.GRUCell(2).init)
+    variables = tf1.export_params(rnn.GRUCell(2), params) | {"dense/kernel": np.ones((2, 3))}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    path = tmp_path / "model.data-00000-of-00001"
+    data = path.read_bytes()
+    place = data.index(variables["dense/kernel"].tobytes())
+    path.write_bytes(data[:place] + b"?" + data[place + 1 :])
+    listed, code = printed(capsys, tmp_path / "model")
+    [line] = [line for line in listed.splitlines() if line.startswith("dense/kernel ")]
+    assert "weight: " in line and "corrupt" in line
+    found = {}
+    exec(code, found)
+    assert_equal(found["params"]["rnn"], params)
+
+
+def test_a_stack_of_which_one_layer_is_recognised():
+    cell = rnn.MultiRNNCell([rnn.GRUCell(2), rnn.AttentionCellWrapper(rnn.GRUCell(2), 3)])
+    variables = tf1.export_params(cell, drawn(cell.init))
+    assert recognised(Table(variables)) == [
+        ("rnn/multi_rnn_cell/cell_0", rnn.GRUCell(2)),
+        ("rnn/multi_rnn_cell/cell_1/attention_cell_wrapper", rnn.AttentionCellWrapper),
+    ]
+
+
+@pytest.mark.parametrize("cells", [
+    rnn.MultiRNNCell([rnn.LSTMCell(2, forget_bias=0.0)] * 2),
+    ([rnn.LSTMCell(2, forget_bias=0.0)] * 2,) * 2,
+], ids=["one_way", "both_ways"])  # fmt: skip
+def test_what_a_cudnn_lstm_saves(cells):
+    init = cells.init if isinstance(cells, rnn.MultiRNNCell) else (
+        lambda key, x: rnn.init_stack_bidirectional(key, *cells, x)
+    )  # fmt: skip
+    variables = tf1.export_params(cells, drawn(init), "cudnn_lstm/rnn")
+    variables = {n.replace("/lstm_", "/cudnn_compatible_lstm_"): x for n, x in variables.items()}
+    assert recognised(Table(variables)) == [("cudnn_lstm/rnn", cells)]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("model.ckpt", None, "model.ckpt"),
+    ("model.npz", b"PK\3\4 no zip", "model.npz: "),
+    ("model.pb", b"no graph", "model.pb: "),
+    ("model.npz", {"a/kernel": np.ones(1), "a/weights": np.ones(1)}, "names of the same variable"),
+])  # fmt: skip
+def test_files_that_it_cannot_read(name, content, message, tmp_path):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content:
+        np.savez(tmp_path / name, **content)
+    with pytest.raises(SystemExit, match=message):
+        command.main([str(tmp_path / name)])
+
+
+def test_a_frozen_graph(tmp_path, capsys, load_oracle):
+    """Beside its weights it has constants of operations, in the scopes of the cells too."""
+    load_oracle("tensorflow")
+    import tensorflow as tf
+    import tf1_graphs
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x = tf.constant(tf1_graphs.INPUTS, tf.float32)
+        cell = tf1_graphs.CELLS.BasicLSTMCell(3)
+        v1.nn.dynamic_rnn(cell, x, tf1_graphs.LENGTHS, dtype=tf.float32)
+        cells = [tf1_graphs.CELLS.GRUCell(2), tf1_graphs.CELLS.BasicLSTMCell(2)]
+        steps = tf.unstack(x, axis=1)
+        outputs = v1.nn.static_rnn(
+            tf1_graphs.CELLS.MultiRNNCell(cells), steps, dtype=tf.float32, scope="static"
+        )[0]
+        session.run(v1.global_variables_initializer())
+        frozen = v1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), [outputs[-1].op.name, "rnn/transpose_1"]
+        )
+        expected = {v.op.name: v.eval() for v in v1.global_variables()}
+    (tmp_path / "frozen.pb").write_bytes(frozen.SerializeToString())
+    _, code = printed(capsys, tmp_path / "frozen.pb")
+    found = {}
+    exec(code, found)
+    assert set(found["variables"]) > set(expected)
+    cells = {
+        "rnn": rnn.LSTMCell(3), "static": rnn.MultiRNNCell([rnn.GRUCell(2), rnn.LSTMCell(2)])
+    }  # fmt: skip
+    assert found["cells"] == cells
+    for scope, own in found["params"].items():
+        for name, value in tf1.export_params(cells[scope], own, scope).items():
+            name = name if name in expected else name.replace("lstm_cell", "basic_lstm_cell")
+            np.testing.assert_array_equal(value, expected[name])

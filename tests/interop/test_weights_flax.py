@@ -1,0 +1,126 @@
+"""Weights of Flax's own cells: the live modules compute what the run here does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen, nnx
+from weights_agree import B, D, H, T, as_there, assert_agrees, differentiated, randomized
+
+import jax_dynrnn as rnn
+from jax_dynrnn import interop
+
+LSTM = rnn.LSTMCell(H, forget_bias=0.0)
+GRU = rnn.CudnnCompatibleGRUCell(H)
+RNN = rnn.BasicRNNCell(H)
+RELU = rnn.BasicRNNCell(H, activation=jax.nn.relu)
+F64 = jnp.float64
+
+
+def one_above_the_other(layers):
+    """Runs a list of `(weights, x) -> (carry, y)` on a list of weights."""
+
+    def run(weights, x):
+        carries = []
+        for layer, w in zip(layers, weights, strict=True):
+            carry, x = layer(w, x)
+            carries.append(carry)
+        return x, carries
+
+    return run
+
+
+def outputs_first(layer):
+    return lambda weights, x: layer(weights, x)[::-1]
+
+
+def linen_rnn(cell, **options):
+    return linen.RNN(cell(H, param_dtype=F64, **options), return_carry=True)
+
+
+def linen_both(cell):
+    return linen.Bidirectional(linen_rnn(cell), linen_rnn(cell), return_carry=True)
+
+
+LINEN = {
+    "lstm": (linen_rnn(linen.LSTMCell), LSTM),
+    "optimized": (linen_rnn(linen.OptimizedLSTMCell), LSTM),
+    "gru": (linen_rnn(linen.GRUCell), GRU),
+    "rnn": (linen_rnn(linen.SimpleCell), RNN),
+    "relu": (linen_rnn(linen.SimpleCell, activation_fn=jax.nn.relu), RELU),
+    "both": (linen_both(linen.SimpleCell), (RNN, RNN)),
+}
+
+
+def linen_layer(module):
+    """`(weights, x) -> (carry, y)`, and the shapes of the weights."""
+    x = jax.ShapeDtypeStruct((B, T, D), F64)
+    weights = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    return (lambda w, x: module.apply({"params": w}, x)), weights
+
+
+def assert_layers_agree(there, cells, **options):
+    """`there` is one `(layer, weights)`, or a list of these; `options` are those of cells."""
+    if isinstance(there, list):
+        layers, weights = zip(*there, strict=True)
+        run, weights = one_above_the_other(layers), list(weights)
+    else:
+        run, weights = outputs_first(there[0]), there[1]
+    layout = {"layout": options.pop("layout")} if "layout" in options else {}
+    assert_agrees(
+        as_there(differentiated(run)),
+        randomized(weights),
+        functools.partial(interop.flax.import_params, **options),
+        functools.partial(interop.flax.export_params, **options, **layout),
+        cells,
+    )
+
+
+@pytest.mark.parametrize("name", LINEN)
+def test_linen(name):
+    module, cells = LINEN[name]
+    options = {"activation": jax.nn.relu} if name == "relu" else {}
+    assert_layers_agree(linen_layer(module), cells, **options)
+
+
+def nnx_rnn(cell, features=D):
+    cell = cell(features, H, dtype=F64, param_dtype=F64, rngs=nnx.Rngs(0))
+    return nnx.RNN(cell, return_carry=True, rngs=nnx.Rngs(0))
+
+
+def nnx_both(cell, features=D):
+    return nnx.Bidirectional(
+        nnx_rnn(cell, features), nnx_rnn(cell, features), return_carry=True, rngs=nnx.Rngs(0)
+    )
+
+
+NNX = {
+    "lstm": (lambda: nnx_rnn(nnx.LSTMCell), LSTM, "nnx"),
+    "optimized": (lambda: nnx_rnn(nnx.OptimizedLSTMCell), LSTM, "nnx_optimized"),
+    "rnn": (lambda: nnx_rnn(nnx.SimpleCell), RNN, "nnx"),
+    "stack both": (
+        lambda: [nnx_both(nnx.GRUCell), nnx_both(nnx.OptimizedLSTMCell, 2 * H)],
+        ([GRU, LSTM], [GRU, LSTM]),
+        "nnx_optimized",
+    ),
+}
+
+
+def nnx_layer(module):
+    definition, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def run(weights, x):
+        given, others = jax.tree.map(lambda x: x, (params, rest))  # its own, in this trace
+        nnx.replace_by_pure_dict(given, weights)
+        return nnx.merge(definition, given, others)(x)
+
+    return run, nnx.to_pure_dict(params)
+
+
+@pytest.mark.parametrize("name", NNX)
+def test_nnx(name):
+    make, cells, layout = NNX[name]
+    there = make()
+    there = [nnx_layer(m) for m in there] if isinstance(there, list) else nnx_layer(there)
+    assert_layers_agree(there, cells, layout=layout)

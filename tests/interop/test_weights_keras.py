@@ -1,0 +1,143 @@
+"""Weights of Keras's layers: on JAX, in its single precision, they compute what the run does."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from weights_agree import (
+    D,
+    H,
+    as_there,
+    assert_agrees,
+    assert_close,
+    differentiated,
+    random_inputs,
+    randomized,
+)
+
+import jax_dynrnn as rnn
+from jax_dynrnn import interop
+
+LSTM = rnn.LSTMCell(H, forget_bias=0.0)
+GRU = rnn.CudnnCompatibleGRUCell(H)
+TF1_GRU = rnn.GRUCell(H)
+RNN = rnn.BasicRNNCell(H)
+RELU = rnn.BasicRNNCell(H, activation=jax.nn.relu)
+
+CASES = {
+    "lstm": ([("LSTM", {})], LSTM),
+    "gru": ([("GRU", {})], GRU),
+    "tf1 gru": ([("GRU", {"reset_after": False})], TF1_GRU),
+    "rnn": ([("SimpleRNN", {})], RNN),
+    "relu": ([("SimpleRNN", {"activation": "relu"})], RELU),
+    "both": ([("both SimpleRNN", {})], (RNN, RNN)),
+    "stack": ([("SimpleRNN", {})] * 2, rnn.MultiRNNCell([RNN, RNN])),
+    "stack both": ([("both LSTM", {}), ("both GRU", {})], ([LSTM, GRU], [LSTM, GRU])),
+}
+# Keras's own: how it makes an array of a variable
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
+
+
+@pytest.fixture(scope="module")
+def keras(load_oracle):
+    return load_oracle("keras")
+
+
+def built(keras, kind, options, features):
+    options = {"return_sequences": True, "return_state": True} | options
+    layer = getattr(keras.layers, kind.removeprefix("both "))(H, **options)
+    if kind.startswith("both "):
+        layer = keras.layers.Bidirectional(layer)
+    layer.build((None, None, features))
+    return layer
+
+
+def run_there(layers, stack):
+    """`(weights, x) -> (outputs, states)`, of one layer or of several."""
+
+    def run(weights, x):
+        states = []
+        for layer, w in zip(layers, weights if stack else [weights], strict=True):
+            seeds = [v.value for v in layer.non_trainable_variables]
+            (x, *new), _ = layer.stateless_call(w, seeds, x)
+            if "lstm" in getattr(layer, "forward_layer", layer).name:  # it has h before c
+                new = [s for h, c in zip(new[::2], new[1::2], strict=True) for s in (c, h)]
+            states += new
+        return x, states
+
+    return run
+
+
+def made(keras, name):
+    kinds, cells = CASES[name]
+    features = [D, 2 * H if isinstance(cells, tuple) else H]
+    layers = [as_there(built)(keras, *kind, n) for kind, n in zip(kinds, features, strict=False)]
+    weights = randomized([[v.numpy() for v in layer.weights] for layer in layers])
+    return layers, weights if len(layers) > 1 else weights[0], cells
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layers(keras, name):
+    layers, weights, cells = made(keras, name)
+    options = {"activation": jax.nn.relu} if name == "relu" else {}
+    assert_agrees(
+        as_there(differentiated(run_there(layers, len(layers) > 1))),
+        weights,
+        functools.partial(interop.keras.import_params, **options),
+        functools.partial(interop.keras.export_params, **options),
+        cells,
+        bound=1e-5,
+    )
+
+
+def test_by_the_paths_of_variables(keras):
+    """In any order: it is the names that say which is which."""
+    (layer,), weights, cells = made(keras, "both")
+    paths = [v.path for v in layer.weights]
+    assert paths[0].startswith("bidirectional") and "/forward_simple_rnn" in paths[0]
+    named = dict(sorted(zip(paths, weights, strict=True)))
+    assert_close(
+        interop.keras.import_params(cells, named), interop.keras.import_params(cells, weights), 0
+    )
+    stacked = tuple([cell] for cell in cells)
+    params = interop.keras.import_params(stacked, [named])["cell_0"]
+    assert_close(params, interop.keras.import_params(cells, weights), 0)
+
+
+def test_variables_and_the_weights_of_a_model(keras):
+    """Variables themselves; and all arrays of a stack in one list, as a model gives them."""
+    layers, weights, cells = made(keras, "stack")
+    flat = sum(weights, [])
+    expected = interop.keras.import_params(cells, weights)
+    assert_close(interop.keras.import_params(cells, flat), expected, 0)
+    for layer, w in zip(layers, weights, strict=True):
+        layer.set_weights(w)
+    variables = [layer.weights for layer in layers]
+    assert_close(interop.keras.import_params(cells, variables), expected, 0)
+
+
+def test_a_stack_inside_of_bidirectional(keras):
+    """`Bidirectional(RNN([a, b]))`: two stacks, each of which sees its own direction."""
+    inner = keras.layers.RNN(
+        [keras.layers.LSTMCell(H), keras.layers.SimpleRNNCell(H)], return_sequences=True
+    )
+    layer = keras.layers.Bidirectional(inner)
+    as_there(layer.build)((None, None, D))
+    weights = randomized([v.numpy() for v in layer.weights])
+    layer.set_weights(weights)
+    cells = (rnn.MultiRNNCell([LSTM, RNN]),) * 2
+    x = random_inputs(np.float32)
+    params = interop.keras.import_params(cells, weights)
+    outputs, _ = rnn.bidirectional_dynamic_rnn(*cells, params, x)
+    assert_close(rnn.concatenate(*outputs), as_there(layer)(x), 1e-5)
+    assert_close(interop.keras.export_params(cells, params), weights, 0)
+
+
+def test_no_bias(keras):
+    layer = as_there(built)(keras, "LSTM", {"use_bias": False}, D)
+    weights = layer.get_weights()
+    params = interop.keras.import_params(LSTM, weights)
+    assert len(weights) == 2 and not params["bias"].any()
+    expected = as_there(layer)(random_inputs(np.float32))[0]
+    assert_close(rnn.dynamic_rnn(LSTM, params, random_inputs(np.float32))[0], expected, 1e-5)

@@ -1,0 +1,37 @@
+"""Params and variables of random numbers, for the cells that TF1 names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import CASES, is_shape
+
+from jax_dynrnn._check_cell import by_name
+from jax_dynrnn.interop import tf1
+
+KNOWN = [case for case in CASES if type(case.cell).__module__.startswith("jax_dynrnn")]
+KNOWN = [case for case in KNOWN if case.configuration]
+D, H = 3, 4
+
+
+def drawn(init, shape=(D,)):
+    """Params of random numbers, in float32."""
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(random.normal(size=x.shape), jnp.float32),
+        jax.eval_shape(lambda: init(jax.random.key(0), shape)),
+    )
+
+
+def params_of(case):
+    return drawn(case.cell.init, jax.tree.map(tuple, case.features, is_leaf=is_shape))
+
+
+def variables_of(cells, shape=(D,), scope=None):
+    return tf1.export_params(cells, drawn(cells.init, shape), scope)
+
+
+def assert_equal(actual, expected):
+    actual, expected = by_name(actual), by_name(expected)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, strict=True)
