@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +44,13 @@ class Call:
     dtype: Any = jnp.float32
     unroll: int = 1
     remat: Any = None
+    derive: tuple[Callable, ...] = ()
+    """What a step's key goes through: the cell may be inside of the one that has it."""
+
+    def step_key(self, t: Any) -> Any:
+        """The key of step `t`, or `None`."""
+        key = None if self.key is None else jax.random.fold_in(self.key, t)
+        return functools.reduce(lambda key, derive: derive(key), self.derive, key)
 
     @property
     def time(self) -> Any:
@@ -57,7 +66,7 @@ class Call:
 jax.tree_util.register_dataclass(
     Call,
     ["params", "inputs", "initial_state", "start_state", "lengths", "mask", "resets", "key"],
-    ["cell", "time_axis", "reverse", "dtype", "unroll", "remat"],
+    ["cell", "time_axis", "reverse", "dtype", "unroll", "remat", "derive"],
 )
 
 
