@@ -171,6 +171,9 @@ class StagedCell(Cell):
     `stages` is its step as a generator. Each `recurred = yield x, kernel` asks for
     `x @ kernel`, so that an engine may do these matmuls in its own way and order; between
     them each row is computed by itself, as in elementwise arithmetic.
+
+    An engine may take `stages` for `step` in a run without a key, and in one with a key if
+    `step` is this class's own: a cell overrides it only to draw.
     """
 
     def stages(self, params: Params, projected: Any, state: State) -> Stages:
@@ -201,14 +204,15 @@ def run_stages(stages: Stages, multiply: Callable) -> tuple[Any, State]:
 class MatmulCell(StagedCell):
     """A cell with one matmul with the hidden state, then arithmetic within each unit.
 
-    One step is, with `H` the size of the hidden state and `Z` all gates side by side,
+    Its `stages` are, with `H` the size of the hidden state and `Z` all gates side by side,
 
         projected = project(params, x)                               # [B, Z]
         recurred  = hidden(state) @ recurrent_kernel(params)         # [B, H] @ [H, Z]
         output, new_state = pointwise(params, projected, recurred, state)
 
     `pointwise` uses only elementwise arithmetic, equal splits of the last axis and
-    vectors from params, so that every engine can trace it.
+    vectors from params, so that every engine can trace it. It is the whole step where
+    `stages` asks for no other matmul; an `LSTMCell` or `NASCell` with a projection does.
 
     Example: a vanilla RNN is
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn

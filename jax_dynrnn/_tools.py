@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_size(owner: Any, name: str) -> None:
@@ -21,19 +23,43 @@ def check_size(owner: Any, name: str) -> None:
 
 
 def check_units(cell: Any) -> None:
-    """Checks `num_units`, and that activations and initialisers are functions."""
+    """Checks `num_units`, flags, numbers and functions."""
     check_size(cell, "num_units")
-    check_functions(cell)
+    check_options(cell)
 
 
-def check_functions(cell: Any) -> None:
-    """Checks that activations and initialisers are functions, where a cell has them."""
-    for name in ("activation", "kernel_initializer", "recurrent_initializer", "bias_initializer"):
-        value = getattr(cell, name, None)
-        if value is not None and not callable(value):
+def is_flag(x: Any) -> bool:
+    """Whether `x` is True or False, of Python or NumPy."""
+    return isinstance(x, bool | np.bool_)
+
+
+def _is_number(x: Any) -> bool:
+    return hasattr(x, "__float__") and not is_flag(x)
+
+
+OPTIONS: dict[str, tuple[str, Callable, Callable]] = {
+    "bool": ("True or False", is_flag, bool),
+    "float": ("a float", _is_number, float),
+    "Callable": ("a function", callable, lambda f: f),
+    "Initializer": ("a function", callable, lambda f: f),
+}
+"""By the type of a field, as it is written: what is expected, whether it is that, the field."""
+
+
+def check_options(owner: Any) -> None:
+    """Checks the flags, numbers and functions of a configuration, by the types of its fields."""
+    for field in dataclasses.fields(owner):
+        kind, _, none = str(field.type).partition(" | ")
+        value = getattr(owner, field.name)
+        if kind not in OPTIONS or (none and value is None):
+            continue
+        expected, is_one, made = OPTIONS[kind]
+        if not is_one(value):
             raise TypeError(
-                f"{type(cell).__name__}: {name} should be a function or None, got {value!r}"
+                f"{type(owner).__name__}: expected {field.name} to be {expected}"
+                f"{' or None' * bool(none)}, got {value!r}"
             )
+        object.__setattr__(owner, field.name, made(value))
 
 
 def check_probability(owner: Any, name: str) -> None:

@@ -39,6 +39,14 @@ class Mechanism:
     memory_size: int | None = None
     kernel_initializer: Initializer | None = None
 
+    def __new__(cls, *given: Any, **options: Any):
+        if "memory" in options or any(hasattr(x, "shape") for x in given[1:]):
+            raise TypeError(
+                f"{cls.__name__}: expected no memory, got one, which TF1 gave here; it is given to "
+                "the cell: params = cell.attend(params, memory, memory_length)"
+            )
+        return super().__new__(cls)
+
     def __post_init__(self):
         check_units(self)
         if self.memory_size is None:
@@ -150,6 +158,7 @@ class BahdanauAttention(Mechanism):
 
     NAME = "bahdanau_attention"
 
+    _: dataclasses.KW_ONLY
     normalize: bool = False
 
     def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
@@ -209,6 +218,7 @@ class LuongAttention(Mechanism):
 
     NAME = "luong_attention"
 
+    _: dataclasses.KW_ONLY
     scale: bool = False
 
     def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:

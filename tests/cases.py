@@ -300,7 +300,7 @@ CASES = [
     Case("nas", rnn.NASCell(H)),
     Case("nas_options", rnn.NASCell(H, num_proj=2, use_bias=True)),
     Case("ugrnn", rnn.UGRNNCell(H, forget_bias=0.5)),
-    Case("intersection", rnn.IntersectionRNNCell(D)),
+    Case("intersection", rnn.IntersectionRNNCell(D, num_in_proj=D)),
     Case(
         "intersection_projected",
         rnn.IntersectionRNNCell(H, num_in_proj=H, forget_bias=0.5, y_activation=jnp.tanh),

@@ -278,6 +278,33 @@ CONSTRUCTIONS = {
         ValueError,
         ["num_proj", "None"],
     ),
+    "input_size in its old place": (lambda: rnn.LSTMCell(4, 3), TypeError, ["2 positional", "3"]),
+    "a memory where TF1 gave it": (
+        lambda: rnn.LuongAttention(8, X, [1, 2, 3]),
+        TypeError,
+        ["LuongAttention: expected no memory, got one", r"params = cell\.attend\(params, memory"],
+    ),
+    "a memory under TF1's name": (
+        lambda: rnn.BahdanauAttention(8, memory=X, normalize=True),
+        TypeError,
+        ["BahdanauAttention: expected no memory, got one"],
+    ),
+    "a flag in the memory's place": (lambda: rnn.LuongAttention(8, True), TypeError, ["2 positi"]),
+    "a number as text": (
+        lambda: rnn.IndyLSTMCell(2, forget_bias="1"),
+        TypeError,
+        ["expected forget_bias to be a float, got '1'"],
+    ),
+    "a number as a flag": (
+        lambda: rnn.UGRNNCell(2, forget_bias=True),
+        TypeError,
+        ["expected forget_bias to be a float, got True"],
+    ),
+    "a flag as a number": (
+        lambda: rnn.LuongAttention(8, scale=2),
+        TypeError,
+        ["expected scale to be True or False, got 2"],
+    ),
     "features unknown": (
         lambda: GRU.init(jax.random.key(0), (None, None, None)),
         ValueError,

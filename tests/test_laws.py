@@ -12,6 +12,7 @@ from cases import LENGTHS, B, T, perturbed
 from laws import ALL, close, compiled, weighted_sum
 
 import jax_dynrnn as rnn
+from jax_dynrnn._cell import StagedCell, run_stages
 
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
@@ -218,6 +219,28 @@ def test_gradients_are_finite_differences(law):
     )
     measured = (loss(1) - loss(-1)) / (2 * step)
     assert abs(measured - predicted) <= 1e-7 * (1 + abs(predicted))
+
+
+@pytest.mark.where(
+    lambda law: isinstance(law.case.cell, StagedCell) and law.engine == "scan" and law.x64
+)
+def test_what_engines_take_for_a_step(law):
+    """Without a key: `stages`; and `pointwise`, where that follows the one matmul there is."""
+    params, inputs, state = laws.arguments(law)
+    cell, kernels = law.case.cell, []
+    params = cell.prepare(params, batch_shape=(B,))
+    projected = cell.project(params, jax.tree.map(lambda x: x[:, 0], inputs))
+    expected = cell.step(params, projected, state)
+
+    def multiply(i, x, kernel):
+        kernels.append(kernel)
+        return x @ kernel
+
+    close(run_stages(cell.stages(params, projected, state), multiply), expected, law.tolerance)
+    assert len(kernels) == 1 or type(cell).stages is not rnn.MatmulCell.stages
+    if isinstance(cell, rnn.MatmulCell) and len(kernels) == 1:
+        recurred = cell.hidden(state) @ cell.recurrent_kernel(params)
+        close(cell.pointwise(params, projected, recurred, state), expected, law.tolerance)
 
 
 def test_no_steps_at_all(law):

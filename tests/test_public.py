@@ -1,7 +1,9 @@
 """The package as a whole: what it exports, documents and imports."""
 
+import dataclasses
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -33,9 +35,20 @@ def test_is_documented_with_an_example(thing):
 
 
 def parts(cell):
-    """A cell and all cells inside it."""
+    """By their classes: a cell and all that is inside it."""
     inside = [getattr(cell, "cell", None), *getattr(cell, "cells", ())]
-    return {type(cell)}.union(*(parts(c) for c in inside if c is not None))
+    mechanisms = getattr(cell, "attention_mechanism", ())
+    inside += mechanisms if isinstance(mechanisms, tuple) else [mechanisms]
+    found = {type(cell): cell}
+    for part in inside:
+        found |= {} if part is None else parts(part)
+    return found
+
+
+CONFIGURATIONS = {
+    thing: part for case in CASES for thing, part in parts(case.cell).items() if thing in PUBLIC
+}
+"""One of each class."""
 
 
 def cells():
@@ -47,7 +60,47 @@ def cells():
 
 
 def test_every_cell_is_in_the_list_of_cases():
-    assert cells() <= set().union(*(parts(case.cell) for case in CASES))
+    assert cells() <= set(CONFIGURATIONS)
+
+
+OPTIONAL = {
+    "DropoutWrapper": {"input_keep_prob", "output_keep_prob", "state_keep_prob"},
+    "Bidirectional": {"cell_bw"},
+    "StackedBidirectional": {"cells_bw"},
+}
+
+
+CLASSES = [thing for thing in PUBLIC if inspect.isclass(thing) and not issubclass(thing, tuple)]
+
+
+@pytest.mark.parametrize("thing", CLASSES, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
+def test_only_sizes_and_inner_cells_are_positional(thing):
+    """And the three probabilities of `DropoutWrapper`; `parent` and `name` are Flax's."""
+    given = list(inspect.signature(thing.__init__).parameters.values())[1:]
+    given = [p for p in given if p.kind == p.POSITIONAL_OR_KEYWORD]
+    optional = {p.name for p in given if p.default is not p.empty} - {"parent", "name"}
+    assert optional == OPTIONAL.get(thing.__name__, set())
+    required = {p.annotation for p in given if p.default is p.empty}
+    assert required <= {"int", "Any", "Sequence[Any]", "Mechanism | Sequence[Mechanism]"}
+
+
+WRONG = {"flag": 1, "number": "1.0", "function": "tanh"}
+
+
+def kind(field):
+    """What an option is, by its default or its name."""
+    if re.search("initializer|activation|_fn$|visitor", field.name):
+        return "function"
+    return {bool: "flag", float: "number"}.get(type(field.default))
+
+
+@pytest.mark.parametrize("part", CONFIGURATIONS.values(), ids=lambda part: type(part).__name__)
+def test_options_are_checked(part):
+    """Flags are bools, numbers are numbers, and functions are functions, in every class."""
+    for field in dataclasses.fields(part):
+        if kind(field):
+            with pytest.raises(TypeError, match=f"{type(part).__name__}: .*{field.name} to be"):
+                dataclasses.replace(part, **{field.name: WRONG[kind(field)]})
 
 
 ELSEWHERE = {rnn.LSTMBlockCell, rnn.LearnedInitialState}

@@ -178,7 +178,10 @@ def test_a_sharded_batch_needs_no_communication(axis):
     assert collectives(gradient) == {"all-reduce"}
 
 
-@core
+BLOCK = next(case for case in CASES if case.name == "lstm_block")
+
+
+@pytest.mark.parametrize("case", [*CORE, BLOCK], ids=lambda case: case.name)
 def test_export_with_symbolic_batch_and_time(case):
     """One exported program serves other batches and times."""
     batch, time = jax.export.symbolic_shape("b, t")

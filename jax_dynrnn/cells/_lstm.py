@@ -125,10 +125,9 @@ def clip(x: jax.Array, bound: float | None) -> jax.Array:
 
 
 def check_lstm(cell: Any) -> None:
-    """Checks the configuration of an LSTM, and makes floats of its numbers."""
+    """Checks the configuration of an LSTM."""
     owner = type(cell).__name__
     check_units(cell)
-    object.__setattr__(cell, "forget_bias", float(cell.forget_bias))
     if cell.num_proj is not None:
         check_size(cell, "num_proj")
     elif cell.proj_clip is not None:
@@ -138,10 +137,5 @@ def check_lstm(cell: Any) -> None:
         )
     for name in ("cell_clip", "proj_clip"):
         bound = getattr(cell, name)
-        if bound is None:
-            continue
-        if not hasattr(bound, "__float__"):
-            raise TypeError(f"{owner}: expected {name} to be a float or None, got {bound!r}")
-        if not float(bound) >= 0:
+        if bound is not None and not bound >= 0:
             raise ValueError(f"{owner}: expected {name} >= 0 or None, got {bound!r}")
-        object.__setattr__(cell, name, float(bound))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, LSTMStateTuple, Params
 from .._init import Initializer, glorot_uniform, init_vector, zeros
-from .._tools import along_last, batch_tuple, check_functions, check_size, is_shape
+from .._tools import along_last, batch_tuple, check_options, check_size, is_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,9 @@ class _ConvLSTM(Cell):
                 f"{type(self).__name__}: expected conv_ndims of 1, 2 or 3, got {self.conv_ndims!r}"
             )
         check_size(self, "output_channels")
-        check_functions(self)
+        check_options(self)
         self._check_shape("input_shape", self.conv_ndims + 1, "each dimension, and the channels")
         self._check_shape("kernel_shape", self.conv_ndims, "each dimension")
-        object.__setattr__(self, "forget_bias", float(self.forget_bias))
 
     def _check_shape(self, name: str, length: int, of: str) -> None:
         shape = getattr(self, name)

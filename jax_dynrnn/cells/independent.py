@@ -195,6 +195,7 @@ class IndyLSTMCell(_Independent):
         True
     """
 
+    _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:

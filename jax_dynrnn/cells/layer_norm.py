@@ -135,8 +135,8 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
     bias_initializer: Initializer | None = None
 
     def __post_init__(self):
-        check_lstm(self)
         check_probability(self, "dropout_keep_prob")
+        check_lstm(self)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import MatmulCell, Params
 from .._init import Initializer, glorot_uniform, init_vector, ones
-from .._tools import along_last, batch_tuple, check_functions, check_size, input_size, matmul
+from .._tools import along_last, batch_tuple, check_options, check_size, input_size, matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Small(MatmulCell):
 
     def __post_init__(self):
         check_size(self, "units")
-        check_functions(self)
+        check_options(self)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.units), dtype)

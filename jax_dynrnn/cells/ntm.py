@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, Params, State, as_cell, output_shape
 from .._init import Initializer, glorot_uniform, init_vector, zeros
-from .._tools import batch_tuple, check_functions, check_size, dense, input_size, widened
+from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
 from ._lstm import clip
 
 
@@ -113,8 +113,7 @@ class NTMCell(Cell):
         sizes += ["shift_range"] + ["output_dim"] * (self.output_dim is not None)
         for name in sizes:
             check_size(self, name)
-        check_functions(self)
-        object.__setattr__(self, "clip_value", float(self.clip_value))
+        check_options(self)
         if self.memory_size <= 2 * self.shift_range:
             raise ValueError(
                 f"NTMCell: expected memory_size > 2 * shift_range = {2 * self.shift_range}, got "

@@ -98,8 +98,6 @@ class PhasedLSTMCell(StagedCell):
     def __post_init__(self):
         check_units(self)
         check_probability(self, "ratio_on")
-        for name in ("leak", "period_init_min", "period_init_max"):
-            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 <= self.leak <= 1:
             raise ValueError(f"PhasedLSTMCell: expected leak in [0, 1], got {self.leak}")
         if not 0 < self.period_init_min <= self.period_init_max:

@@ -26,7 +26,6 @@ class _Gated(MatmulCell):
 
     def __post_init__(self):
         check_units(self)
-        object.__setattr__(self, "forget_bias", float(self.forget_bias))
 
     def _layer(self, key: jax.Array, size: int, dtype: Any) -> Params:
         keys, units = jax.random.split(key), self.GATES * self.num_units
@@ -113,24 +112,25 @@ class UGRNNCell(_Gated):
 class IntersectionRNNCell(_Gated):
     """The +RNN: one gate along time, one along depth.
 
-        x  = x W_in + b_in                                  # with num_in_proj
+        x  = x W_in + b_in                                  # where x has not H features
         g_h, h~, g_y, y~ = split([x, h] W + b)
         h' = sigmoid(g_h + forget_bias) * h + (1 - ...) * tanh(h~)
         y  = sigmoid(g_y + forget_bias) * x + (1 - ...) * y_act(y~)     # the output
 
-    It is made to be stacked: the first cell projects its inputs, the others see `H` features.
+    It is made to be stacked: the first cell projects its inputs, the others see `H` features
+    and, as in TF1, project nothing.
 
     Args:
         num_units: size `H` of the state and of the output.
-        num_in_proj: size that the inputs are projected to, `num_units`; `None`: they have
-            that size already.
+        num_in_proj: size that inputs of another size are projected to, `num_units`; `None`:
+            they must have that size already.
         forget_bias: added to both gates at run time, not stored.
         y_activation: `None` is relu.
         kernel_initializer: of both kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
         bias_initializer: of both biases; `None` is zeros.
 
-    Params: `kernel` `[2 H, 4 H]`, `bias` `[4 H]`, and with `num_in_proj`
+    Params: `kernel` `[2 H, 4 H]`, `bias` `[4 H]`, and where the inputs are projected
     `in_projection/{kernel [D, H], bias [H]}`. State and output: `[..., H]`, in the dtype of
     the inputs and params.
 
@@ -142,8 +142,7 @@ class IntersectionRNNCell(_Gated):
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
-        >>> first, second = rnn.IntersectionRNNCell(4, num_in_proj=4), rnn.IntersectionRNNCell(4)
-        >>> cell = rnn.MultiRNNCell([first, second])
+        >>> cell = rnn.MultiRNNCell([rnn.IntersectionRNNCell(4, num_in_proj=4)] * 2)
         >>> params = cell.init(jax.random.key(0), (2, 5, 3))
         >>> sorted(params["cell_0"]), sorted(params["cell_1"])
         (['bias', 'in_projection', 'kernel'], ['bias', 'kernel'])
@@ -176,14 +175,14 @@ class IntersectionRNNCell(_Gated):
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         own, before = jax.random.split(key)
         size, params = input_size(self, input_shape), {}
-        if self.num_in_proj is not None:
+        if size != self.num_units and self.num_in_proj is not None:
             layer = init_dense(before, (size, self.num_in_proj), self, dtype)
             params, size = {"in_projection": layer}, self.num_in_proj
         self._check(size)
         return self._layer(own, size, dtype) | params
 
     def project(self, params: Params, inputs: jax.Array) -> Any:
-        if self.num_in_proj is not None:
+        if "in_projection" in params:
             inputs = dense(params["in_projection"], inputs)
         return inputs, self._sums(params, inputs)
 

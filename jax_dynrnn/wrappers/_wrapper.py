@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._cell import Cell, Params, State, as_cell
+from .._tools import check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Wrapper(Cell):
 
     def __post_init__(self):
         as_cell(self.cell, f"{type(self).__name__}'s cell")
+        check_options(self)
 
     @property
     def inner(self) -> Cell:

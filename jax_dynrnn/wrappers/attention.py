@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .. import _check_data
 from .._cell import Memory, Params, State, output_shape
 from .._init import Initializer, glorot_uniform
-from .._tools import batch_tuple, check_functions, input_size, matmul
+from .._tools import batch_tuple, input_size, matmul
 from ..attention import Mechanism
 from ._wrapper import ParamsWrapper
 
@@ -112,7 +112,6 @@ class AttentionWrapper(ParamsWrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        check_functions(self)
         given = self.attention_mechanism
         if not isinstance(given, Mechanism):
             given = tuple(given) if isinstance(given, Sequence) else (given,)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._cell import Params, State, output_shape
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
-from .._tools import along_last, batch_tuple, check_functions, check_size, dense, input_size, matmul
+from .._tools import along_last, batch_tuple, check_size, dense, input_size, matmul
 from ._wrapper import ParamsWrapper
 
 
@@ -71,7 +71,6 @@ class AttentionCellWrapper(ParamsWrapper):
         for name in ("attn_size", "attn_vec_size", "input_size"):
             if getattr(self, name) is not None:
                 check_size(self, name)
-        check_functions(self)
 
     @property
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -93,9 +93,9 @@ class DropoutWrapper(Wrapper):
     dropout_state_filter_visitor: Callable | None = None
 
     def __post_init__(self):
-        super().__post_init__()
         for name in ("input_keep_prob", "output_keep_prob", "state_keep_prob"):
             check_probability(self, name)
+        super().__post_init__()
         if self.variational_per_row and not self.variational_recurrent:
             raise ValueError(
                 "DropoutWrapper: variational_per_row=True expects "

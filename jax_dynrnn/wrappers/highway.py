@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._cell import Params, State
 from .._init import Initializer, glorot_uniform
-from .._tools import check_functions, dense, input_size
+from .._tools import dense, input_size
 from ._wrapper import ParamsWrapper
 
 
@@ -51,10 +51,6 @@ class HighwayWrapper(ParamsWrapper):
     couple_carry_transform_gates: bool = True
     carry_bias_init: float = 1.0
     kernel_initializer: Initializer | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_functions(self)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         size, keys = input_size(self, input_shape), jax.random.split(key, 3)

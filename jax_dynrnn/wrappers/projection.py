@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import Params, State, output_shape
 from .._init import Initializer, init_dense
-from .._tools import check_functions, check_size, dense, input_size
+from .._tools import check_size, dense, input_size
 from ._wrapper import ParamsWrapper
 
 
@@ -52,7 +52,6 @@ class InputProjectionWrapper(ParamsWrapper):
     def __post_init__(self):
         super().__post_init__()
         check_size(self, "num_proj")
-        check_functions(self)
 
     @property
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,7 +109,6 @@ class OutputProjectionWrapper(ParamsWrapper):
     def __post_init__(self):
         super().__post_init__()
         check_size(self, "output_size")
-        check_functions(self)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         own, inner = jax.random.split(key)
@@ -167,7 +165,6 @@ class EmbeddingWrapper(ParamsWrapper):
         super().__post_init__()
         check_size(self, "embedding_classes")
         check_size(self, "embedding_size")
-        check_functions(self)
 
     @property
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -187,7 +184,8 @@ class EmbeddingWrapper(ParamsWrapper):
                 f"inputs: EmbeddingWrapper expected integers, ids below {self.embedding_classes}, "
                 f"got {ids.dtype}"
             )
-        return super().project(params, jnp.take(params["embedding"], ids, axis=0))
+        table = params["embedding"].at[ids]
+        return super().project(params, table.get(mode="fill", wrap_negative_indices=False))
 
 
 def _unit_variance(key: jax.Array, shape: tuple, dtype: Any) -> jax.Array:

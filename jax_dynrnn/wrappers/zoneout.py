@@ -52,8 +52,8 @@ class ZoneoutWrapper(Wrapper):
     state_keep_prob: float
 
     def __post_init__(self):
-        super().__post_init__()
         check_probability(self, "state_keep_prob")
+        super().__post_init__()
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None

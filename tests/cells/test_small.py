@@ -166,6 +166,7 @@ def test_ind_rnn():
                 "in_projection/bias": (4,),
             },
         ),
+        (rnn.IntersectionRNNCell(3, num_in_proj=3), {"kernel": (6, 12), "bias": (12,)}),
         (rnn.SRUCell(4), {"kernel": (3, 16), "bias": (8,)}),
         (rnn.IndRNNCell(4), {"kernel_w": (3, 4), "kernel_u": (1, 4), "bias": (4,)}),
         (

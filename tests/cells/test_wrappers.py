@@ -49,8 +49,9 @@ def test_embedding_in_a_run():
     outputs, _ = rnn.dynamic_rnn(cell, params, np.zeros((1, 2), int), np.array([2]))
     embedded = jnp.broadcast_to(params["embedding"][0], (1, 2, 2))
     close(outputs, rnn.dynamic_rnn(cell.cell, params["cell"], embedded)[0], 0)
-    outputs, _ = rnn.dynamic_rnn(cell, params, np.array([[0, 1]]))
-    assert np.isfinite(outputs[0, 0]).all() and np.isnan(outputs[0, 1]).all()
+    for wrong in (1, -1):
+        outputs, _ = rnn.dynamic_rnn(cell, params, np.array([[0, wrong]], np.int8))
+        assert np.isfinite(outputs[0, 0]).all() and np.isnan(outputs[0, 1]).all()
     with pytest.raises(TypeError, match="expected integers, ids below 1, got float32"):
         rnn.dynamic_rnn(cell, params, np.zeros((1, 2), np.float32))
 

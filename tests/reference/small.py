@@ -41,7 +41,7 @@ def ugrnn(cell, params, x, h):
 
 
 def intersection(cell, params, x, h):
-    if cell.num_in_proj is not None:
+    if x.shape[1] != cell.num_units:
         layer = params["in_projection"]
         x = x @ layer["kernel"] + layer["bias"]
     z = np.concatenate([x, h], 1) @ params["kernel"] + params["bias"]
