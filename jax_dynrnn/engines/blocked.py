@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import StagedCell
+from ..wrappers import MultiRNNCell
 from . import scan
+from ._layers import inside, layers, run_inside, run_stack
 from ._parts import Parts
 from ._passes import backward, forward
 from ._rule import differentiable
@@ -19,12 +21,25 @@ from .call import Call, spread, varying
 
 def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""
-    if not isinstance(call.cell, StagedCell):
-        return "the cell's step is not known as arithmetic between matmuls (a StagedCell)"
     if not (isinstance(call.time, int) and isinstance(call.batch, int)):
         return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
     if any(_explicit(x) for x in jax.tree.leaves(call)):
         return "it takes rows out of their order, which a mesh of explicit axes does not allow"
+    return _unknown(call)
+
+
+def _unknown(call: Call) -> str | None:
+    """Why the step of the cell cannot be taken apart, or `None`."""
+    cell, within = call.cell, inside(call)
+    if isinstance(cell, MultiRNNCell):  # what it cannot do of a stack, `scan` does
+        found = [_unknown(layer) for layer in layers(call)]
+        return None if None in found else f"no layer of the stack can be run by it: {found[0]}"
+    if within is not None:
+        return _unknown(within)
+    if not isinstance(cell, StagedCell):
+        return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
+    if call.key is not None and type(cell).step is not StagedCell.step:
+        return f"the step of {type(cell).__name__} draws random numbers"
     return None
 
 
@@ -36,8 +51,16 @@ def _explicit(x: Any) -> bool:
 
 def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
-    if call.time == 0 or call.batch == 0:
+    if call.time == 0 or call.batch == 0 or _unknown(call) is not None:
         return scan.run(call)
+    if isinstance(call.cell, MultiRNNCell):
+        return run_stack(call, run)
+    if inside(call) is not None:
+        return run_inside(call, run)
+    return _run_cell(call)
+
+
+def _run_cell(call: Call) -> tuple[Any, Any]:
     parts, call = _in_parts(call)
     leaves, structure = jax.tree.flatten(call)
     places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
