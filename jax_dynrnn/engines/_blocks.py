@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ._parts import Parts
-from ._tiles import Tiles
+from ._tiles import Tiles, first_steps
 from .call import Call, first_valid, resets, rows, select, valid
 
 
@@ -95,7 +95,9 @@ class Blocks:
             return select(valid, new, state), (output, kept)
 
         xs = projected, valid, self.reset(tile, block, valid)
-        state, (outputs, kept) = jax.lax.scan(step, state, xs, reverse=self.call.reverse)
+        count = self.tiles.count_steps(tile, block)
+        ahead = not self._all_added(projected, state)
+        state, (outputs, kept) = first_steps(count, step, state, xs, self.call.reverse, ahead)
         return state, outputs, kept
 
     def kept(self, projected: Any, state: Any, recurred: list) -> Kept:
@@ -105,3 +107,9 @@ class Blocks:
         for i, j in added:
             leaves[j], recurred[i] = leaves[j] + recurred[i], None
         return Kept(state, structure.unflatten(leaves), recurred, added)
+
+    def _all_added(self, projected: Any, state: Any) -> bool:
+        """Whether all results of matmuls are only added to projected inputs."""
+        one = jax.tree.map(lambda p: p[0], projected)
+        recurred = self.parts.recurred(one, state)
+        return len(self.parts.added(one, state, recurred)) == len(recurred)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import as_cell
+from ..wrappers import MultiRNNCell
 from ..wrappers._wrapper import AroundWrapper
 from .call import Call, first_valid, select, valid
 
@@ -22,6 +23,7 @@ Run = Callable[[Call], tuple[Any, Any]]
 
 def layers(call: Call) -> Iterator[Call]:
     """The calls of a stack's layers: their inputs and states are still those of the stack."""
+    assert isinstance(call.cell, MultiRNNCell)
     for i, cell in enumerate(call.cell.cells):
         fold = functools.partial(_fold_in, i=i)
         params = None if call.params is None else call.params[f"cell_{i}"]
@@ -59,6 +61,7 @@ def run_stack(call: Call, run: Run) -> tuple[Any, Any]:
 def run_inside(call: Call, run: Run) -> tuple[Any, Any]:
     """The cell inside of a wrapper by `run`, between what the wrapper does."""
     cell, within, is_valid = call.cell, inside(call), valid(call)
+    assert isinstance(cell, AroundWrapper) and within is not None
     if call.time_axis == 1 and is_valid is not None:
         is_valid = is_valid.T
     inputs = call.inputs
@@ -70,7 +73,8 @@ def run_inside(call: Call, run: Run) -> tuple[Any, Any]:
     every = functools.partial(_every_step, call)
     seen, kept = every(lambda x, key: cell.before(call.params, x, key), inputs)
     outputs, state = run(dataclasses.replace(within, inputs=seen))
-    outputs = every(lambda x, key: cell.after(call.params, *x, key), (kept, outputs))
+    after = lambda x, key: cell.after(call.params, x[0], x[1], key)  # noqa: E731
+    outputs = every(after, (kept, outputs))
     if is_valid is not None:
         outputs = select(is_valid, outputs, jax.tree.map(jnp.zeros_like, outputs))
     return outputs, state

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from .._cell import Cell, StagedCell, run_stages
+from .._cell import Cell, run_stages
 from ._hoist import hoist
 
 
@@ -36,7 +36,7 @@ jax.tree_util.register_dataclass(Weights, ["project", "kernels", "between"], [])
 class Parts(Cell):
     """A cell whose params are `Weights`; made for one structure of params."""
 
-    def __init__(self, cell: StagedCell, params: Any):
+    def __init__(self, cell: Any, params: Any):
         self.cell = cell
         self.params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 
@@ -44,7 +44,7 @@ class Parts(Cell):
         """The invariants; `inputs` and `state` are examples of any number of rows."""
         project, _ = hoist(self.cell.project, params, inputs)
         projected = jax.eval_shape(self.cell.project, params, inputs)
-        recurred = jax.eval_shape(self._recurred, params, projected, state)
+        recurred = self.recurred(projected, state)
         between, _ = hoist(self._between, params, projected, state, recurred)
         return Weights(project(params), self._kernels(params, projected, state), between(params))
 
@@ -72,7 +72,7 @@ class Parts(Cell):
     def steps(self, weights: Weights, projected: Any, state: Any) -> tuple[Any, Any, list]:
         """One step -> `(output, new_state, recurred)`."""
         recurred: list[jax.Array] = []
-        zeros = jax.eval_shape(self._recurred, self.params, projected, state)
+        zeros = self.recurred(projected, state)
         given = [jnp.zeros(z.shape, z.dtype) for z in zeros]
         for i, kernel in enumerate(weights.kernels):
             multiplied, _, _ = self.between(weights.between, projected, state, given)
@@ -91,14 +91,13 @@ class Parts(Cell):
         theirs = dict(zip(jaxpr.invars[-counts[3] :], range(counts[3]), strict=True))
         used = collections.Counter(
             v
-            for inputs in ([e.invars for e in jaxpr.eqns] + [jaxpr.outvars])
+            for inputs in [*(e.invars for e in jaxpr.eqns), jaxpr.outvars]
             for v in inputs
             if not isinstance(v, core.Literal)
         )
         found = []
         for equation in jaxpr.eqns:
-            operands = set(v for v in equation.invars if not isinstance(v, core.Literal))
-            once = {v for v in operands if used[v] == 1}
+            once = {v for v in equation.invars if not isinstance(v, core.Literal) and used[v] == 1}
             i, j = once & theirs.keys(), once & own.keys()
             if equation.primitive.name == "add" and len(i) == len(j) == 1:
                 found.append((theirs[i.pop()], own[j.pop()]))
@@ -114,15 +113,19 @@ class Parts(Cell):
         output, new = run_stages(self.cell.stages(params, projected, state), multiply)
         return multiplied, output, new
 
-    def _recurred(self, params: Any, projected: Any, state: Any) -> list[jax.Array]:
+    def recurred(self, projected: Any, state: Any) -> list[jax.Array]:
+        """The results of all matmuls, by shape and dtype."""
         results: list[jax.Array] = []
 
-        def multiply(i, x, kernel):
-            results.append(x @ kernel)
-            return results[-1]
+        def run(params, projected, state):
+            def multiply(i, x, kernel):
+                results.append(x @ kernel)
+                return results[-1]
 
-        run_stages(self.cell.stages(params, projected, state), multiply)
-        return results
+            run_stages(self.cell.stages(params, projected, state), multiply)
+            return results
+
+        return jax.eval_shape(run, self.params, projected, state)
 
     def _kernels(self, params: Any, projected: Any, state: Any) -> list[jax.Array]:
         kernels: list[jax.Array] = []

@@ -8,6 +8,7 @@ number of time steps.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .call import Call, valid
+from .call import Call, spread, valid, varying
 
-ROWS, STEPS = 16, 32
-"""The sizes aimed at: small enough to skip padding, large enough for a fast matmul."""
+ROWS = 16
+"""The rows of a tile aimed at, if rows may differ in length: on a CPU a matmul of 16 rows is as
+fast, row by row, as one of any number. Half of it for less than two such tiles."""
+
+BLOCK = 2**18
+"""The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
+for fast matmuls with all steps of the block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Tiles:
     """The cuts of one call."""
 
     call: Call
-    order: jax.Array | None
+    order: Any
     """int32 `[B]`: the rows, the longest first; `None`: as they are."""
     ends: jax.Array
     """int32 `[B]`: in that order, the steps up to the last valid one."""
@@ -38,7 +44,7 @@ class Tiles:
         is_valid = None if call.mask is None else valid(call)
         if call.lengths is None and call.mask is None:
             return cls(call, None, jnp.full(call.batch, call.time, jnp.int32), None)
-        ends = call.lengths
+        ends: Any = call.lengths
         if is_valid is not None:
             steps = jnp.arange(1, call.time + 1, dtype=jnp.int32)
             ends = jnp.where(is_valid, steps[:, None], 0).max(0)
@@ -47,14 +53,22 @@ class Tiles:
 
     @property
     def rows(self) -> int:
-        return _divisor(self.call.batch, ROWS)
+        if self.order is None:
+            return _divisor(self.call.batch, 4 * ROWS)
+        return _divisor(self.call.batch, ROWS if self.call.batch >= 2 * ROWS else ROWS // 2)
 
     @property
     def steps(self) -> int:
-        remat = self.call.remat
-        if isinstance(remat, int):
-            return min(remat, self.call.time)
-        return _divisor(self.call.time, STEPS)
+        remat, time = self.call.remat, self.call.time
+        if self.remade:
+            return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
+        width = sum(kernel.shape[-1] for kernel in self.call.params.kernels)
+        return _divisor(time, min(max(BLOCK // (self.rows * max(width, 1)), 8), 64))
+
+    @property
+    def remade(self) -> bool:
+        """Whether the backward pass runs each block again, from the state it began with."""
+        return self.call.remat not in (None, "offload")
 
     @property
     def count(self) -> int:
@@ -68,8 +82,14 @@ class Tiles:
 
     def blocks(self, tile: Any) -> jax.Array:
         """How many blocks a tile has."""
-        longest = jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows).max()
-        return (longest + self.steps - 1) // self.steps
+        return (self.longest(tile) + self.steps - 1) // self.steps
+
+    def count_steps(self, tile: Any, block: Any) -> jax.Array:
+        """How many steps of a block lead up to the tile's last valid one."""
+        return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
+
+    def longest(self, tile: Any) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows).max()
 
     def start(self, block: Any) -> jax.Array:
         """The step a block begins with: the last one may reach back into the one before."""
@@ -141,6 +161,35 @@ def repeat(count: Any, body: Callable, carry: Any) -> Any:
     count = np.int32(count) if isinstance(count, int) else count
     run = lambda i, carry: body(jax.lax.convert_element_type(i, jnp.int32), carry)  # noqa: E731
     return jax.lax.fori_loop(np.int32(0), count, run, carry)
+
+
+def first_steps(
+    count: jax.Array, step: Callable, carry: Any, xs: Any, reverse: bool, ahead: bool = False
+) -> tuple[Any, Any]:
+    """`lax.scan` over the first `count` of `xs`; what is not computed is 0.
+
+    `ahead` copies the next `x` into the carry. XLA's CPU compiler fuses a read at a changing
+    place into the arithmetic, and then gives up vector instructions for much of it.
+    """
+    length = jax.tree.leaves(xs)[0].shape[0]
+    take = lambda k: jax.tree.map(  # noqa: E731
+        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), xs
+    )
+    _, one = jax.eval_shape(lambda carry: step(carry, take(np.int32(0))), carry)
+    axes = varying((carry, xs))
+    ys = jax.tree.map(lambda y: spread(jnp.zeros((length, *y.shape), y.dtype), axes), one)
+
+    def place(i):
+        return count - 1 - i if reverse else i
+
+    def body(i, loop):
+        carry, x, ys = loop
+        carry, y = step(carry, x if ahead else take(place(i)))
+        put = lambda ys, y: jax.lax.dynamic_update_index_in_dim(ys, y, place(i), 0)  # noqa: E731
+        return carry, take(place(i + 1)) if ahead else None, jax.tree.map(put, ys, y)
+
+    carry, _, ys = repeat(count, body, (carry, take(place(0)) if ahead else None, ys))
+    return carry, ys
 
 
 def _divisor(size: int, aim: int) -> int:

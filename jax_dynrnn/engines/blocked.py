@@ -77,6 +77,7 @@ def _run_cell(call: Call) -> tuple[Any, Any]:
         plain=lambda x, given: plain(whole(x, given)),
         forward=lambda x, given: keeping(whole(x, given)),
         backward=lambda x, given, *more: jax.tree.leaves(transposed(whole(x, given), *more)),
+        offload=call.remat == "offload",
     )
     return f([leaves[i] for i in places], [x for i, x in enumerate(leaves) if i not in places])
 
