@@ -38,7 +38,7 @@ class Parts(Cell):
 
     def __init__(self, cell: Any, params: Any):
         self.cell = cell
-        self.params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        self.params = jax.tree.map(jax.typeof, params)
 
     def weights(self, params: Any, inputs: Any, state: Any) -> Weights:
         """The invariants; `inputs` and `state` are examples of any number of rows."""
@@ -115,9 +115,10 @@ class Parts(Cell):
 
     def recurred(self, projected: Any, state: Any) -> list[jax.Array]:
         """The results of all matmuls, by shape and dtype."""
-        results: list[jax.Array] = []
 
         def run(params, projected, state):
+            results: list[jax.Array] = []
+
             def multiply(i, x, kernel):
                 results.append(x @ kernel)
                 return results[-1]

@@ -84,13 +84,13 @@ def _run_cell(call: Call) -> tuple[Any, Any]:
 
 def _in_parts(call: Call) -> tuple[Parts, Call]:
     """The call with a cell of `Weights`, all arrays varying over the same mesh axes."""
+    axes = varying(call)
+    call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
     parts = Parts(call.cell, call.params)
     row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
     state = jax.tree.map(lambda s: s[:1], call.initial_state)
     weights = parts.weights(call.params, row, state)
-    call = dataclasses.replace(call, cell=parts, params=weights, key=None)
-    axes = varying(call)
-    return parts, jax.tree.map(lambda x: spread(x, axes), call)
+    return parts, dataclasses.replace(call, cell=parts, params=weights)
 
 
 def _passes(parts: Parts, call: Call) -> tuple[Any, Any, Any]:
