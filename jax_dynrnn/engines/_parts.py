@@ -88,7 +88,7 @@ class Parts(Cell):
         jaxpr = jax.make_jaxpr(self._between)(*given).jaxpr
         counts = [len(jax.tree.leaves(part)) for part in given]
         own = dict(zip(jaxpr.invars[counts[0] :], range(counts[1]), strict=False))
-        theirs = dict(zip(jaxpr.invars[-counts[3] :], range(counts[3]), strict=True))
+        theirs = dict(zip(jaxpr.invars[sum(counts[:3]) :], range(counts[3]), strict=True))
         used = collections.Counter(
             v
             for inputs in [*(e.invars for e in jaxpr.eqns), jaxpr.outvars]
