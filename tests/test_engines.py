@@ -49,7 +49,7 @@ def loop(monkeypatch):
 
     engine = types.SimpleNamespace(unsupported=refuses, run=run)
     monkeypatch.setitem(engines.ENGINES, "loop", engine)
-    monkeypatch.setattr(engines, "AUTOMATIC", ["loop", *engines.AUTOMATIC])
+    monkeypatch.setattr(engines, "AUTOMATIC", {"loop": lambda call: None, **engines.AUTOMATIC})
     return ran
 
 
@@ -74,13 +74,13 @@ def test_refuses_with_its_reason(loop):
 
 def test_explained(loop):
     forward = rnn.explain(CELL, PARAMS, X, LENGTHS)
-    assert (forward.chosen, forward.reasons) == ("loop", {"scan": None, "loop": None})
+    assert forward.chosen == "loop" and set(forward.reasons.values()) == {None}
     backward = rnn.explain(CELL, PARAMS, X, LENGTHS, reverse=True)
     assert backward.chosen == "scan" and "forward only" in backward.reasons["loop"]
     assert rnn.explain(CELL, PARAMS, X, reverse=True, implementation="loop").chosen is None
     lines = str(backward).splitlines()
-    assert lines[0].split() == ["scan", "chosen"] and "forward only" in lines[1]
-    with pytest.raises(ValueError, match="'scan', 'loop'.*'fast'"):
+    assert lines[0].split() == ["scan", "chosen"] and "forward only" in lines[-1]
+    with pytest.raises(ValueError, match="'scan', 'blocked', 'loop'.*'fast'"):
         rnn.explain(CELL, PARAMS, X, implementation="fast")
 
 
@@ -96,4 +96,14 @@ def test_explained_without_arrays():
         mask=jax.ShapeDtypeStruct((3, 5), jnp.bool_),
         key=jax.random.key(0),
     )
-    assert explanation.chosen == "scan" and explanation.reasons == {"scan": None}
+    assert explanation.chosen == "scan"
+    assert explanation.reasons == {name: None for name in engines.ENGINES}
+
+
+def test_chosen_by_size():
+    """Little work is not worth the longer compilation; the table says so."""
+    abstract = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    params = jax.eval_shape(lambda: CELL.init(jax.random.key(0), X.shape))
+    small = rnn.explain(CELL, params, abstract(3, 5, 2))
+    assert small.chosen == "scan" and "compiles faster" in str(small).splitlines()[1]
+    assert rnn.explain(CELL, params, abstract(64, 500, 2)).chosen == "blocked"

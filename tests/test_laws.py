@@ -16,12 +16,8 @@ from jax_dynrnn._cell import StagedCell, run_stages
 
 
 @pytest.fixture(autouse=True)
-def supported(law):
-    """Skips with the engine's own reason, and sets the law's x64."""
-    arguments = laws.arguments(law)
-    reasons = rnn.explain(law.case.cell, *arguments[:2], LENGTHS, arguments[2]).reasons
-    if reasons[law.engine]:
-        pytest.skip(f"{law.engine}: {reasons[law.engine]}")
+def sized(law):
+    """Sets the law's x64."""
     with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
         yield
 

@@ -19,18 +19,22 @@ from jax.sharding import PartitionSpec as P
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
+from jax_dynrnn.engines import ENGINES
 
 CORE = [case for case in CASES if case.core]
 core = pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+engines = pytest.mark.parametrize("engine", ENGINES)
 
 
-def loss(case, lengths=LENGTHS, **options):
+def loss(case, engine, lengths=LENGTHS):
     """A scalar function of params, inputs and initial state."""
 
     def function(params, inputs, state):
         return weighted_sum(
-            rnn.dynamic_rnn(case.cell, params, inputs, lengths, state, key=case.key(), **options)
+            rnn.dynamic_rnn(
+                case.cell, params, inputs, lengths, state, key=case.key(), implementation=engine
+            )
         )
 
     return function
@@ -45,24 +49,26 @@ def inner(a, b):
 
 
 @core
-def test_forward_mode_is_reverse_mode(case):
+@engines
+def test_forward_mode_is_reverse_mode(case, engine):
     """jvp and linearize agree with grad."""
-    given = arguments(case)
+    given, function = arguments(case), loss(case, engine)
     direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
-    gradient = jax.jit(jax.grad(loss(case), (0, 1, 2)))(*given)
-    tangent = jax.jit(lambda g, d: jax.jvp(loss(case), g, d)[1])(given, direction)
-    linear = jax.linearize(loss(case), *given)[1](*direction)
+    gradient = jax.jit(jax.grad(function, (0, 1, 2)))(*given)
+    tangent = jax.jit(lambda g, d: jax.jvp(function, g, d)[1])(given, direction)
+    linear = jax.linearize(function, *given)[1](*direction)
     expected = inner(gradient, direction)
     assert abs(float(tangent) - expected) <= 1e-12 * (1 + abs(expected))
     assert abs(float(linear) - expected) <= 1e-12 * (1 + abs(expected))
 
 
 @core
-def test_second_order(case):
+@engines
+def test_second_order(case, engine):
     """A Hessian-vector product, reverse over reverse, against differences of gradients."""
     given = arguments(case)
     direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
-    gradient = jax.grad(loss(case), (0, 1, 2))
+    gradient = jax.grad(loss(case, engine), (0, 1, 2))
 
     @jax.jit
     def both(given):
@@ -79,13 +85,14 @@ def test_second_order(case):
 
 
 @core
-def test_vmap_over_one_argument_at_a_time(case):
+@engines
+def test_vmap_over_one_argument_at_a_time(case, engine):
     """Params (an ensemble), inputs, or lengths, the others shared."""
     params, inputs, state = arguments(case)
 
     @jax.jit
     def run(params, inputs, lengths):
-        return rnn.dynamic_rnn(case.cell, params, inputs, lengths, state)
+        return rnn.dynamic_rnn(case.cell, params, inputs, lengths, state, implementation=engine)
 
     two = lambda a, b: jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)  # noqa: E731
     pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
@@ -106,24 +113,28 @@ def test_vmap_over_one_argument_at_a_time(case):
 
 
 @core
-def test_checkpoint(case):
-    given = arguments(case)
-    plain = jax.jit(jax.grad(loss(case), (0, 1, 2)))(*given)
-    remade = jax.jit(jax.grad(jax.checkpoint(loss(case)), (0, 1, 2)))(*given)
+@engines
+def test_checkpoint(case, engine):
+    given, function = arguments(case), loss(case, engine)
+    plain = jax.jit(jax.grad(function, (0, 1, 2)))(*given)
+    remade = jax.jit(jax.grad(jax.checkpoint(function), (0, 1, 2)))(*given)
     close(remade, plain, 1e-12)
 
 
 @core
-def test_without_jit(case):
+@engines
+def test_without_jit(case, engine):
     """Every line of a run works on concrete arrays (each cell's step: see test_cells.py)."""
     params, inputs, state = arguments(case)
-    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, key=case.key())  # noqa: E731
+    options = {"key": case.key(), "implementation": engine}
+    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, **options)  # noqa: E731
     expected = run(params, inputs, LENGTHS, state)
     with jax.disable_jit():
         close(run(params, inputs, LENGTHS, state), expected, 1e-12)
 
 
-def test_shard_map():
+@engines
+def test_shard_map(engine):
     """Rows on 4 devices, check_vma on: results and gradients are those of one device."""
     mesh = jax.make_mesh((4,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:4])
     for case in CORE:
@@ -131,9 +142,8 @@ def test_shard_map():
         resets = inputs[..., 0] > 1.0
 
         def total(params, inputs, lengths, resets, case=case):
-            return weighted_sum(
-                rnn.dynamic_rnn(case.cell, params, inputs, lengths, resets=resets)[0]
-            )
+            options = {"resets": resets, "implementation": engine}
+            return weighted_sum(rnn.dynamic_rnn(case.cell, params, inputs, lengths, **options)[0])
 
         def sharded(params, inputs, lengths, resets, total=total):
             local = lambda *a: jax.lax.psum(total(*a), "rows")  # noqa: E731
@@ -152,25 +162,30 @@ def test_shard_map():
         close(gradient, jax.jit(jax.grad(by_rows, (0, 1)))(params, inputs), 1e-12)
 
 
-@pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
-def test_a_sharded_batch_needs_no_communication(axis):
+MESHES = [("scan", AxisType.Auto), ("scan", AxisType.Explicit), ("blocked", AxisType.Auto)]
+
+
+@pytest.mark.parametrize("engine, axis", MESHES)
+def test_a_sharded_batch_needs_no_communication(engine, axis):
     """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
     mesh = jax.make_mesh((8,), ("rows",), (axis,))
     cell = rnn.LSTMCell(4)
-    inputs = np.ones((16, 5, 3), np.float32)
+    inputs = np.random.default_rng(0).normal(size=(16, 5, 3)).astype(np.float32)
     params = cell.init(jax.random.key(0), inputs.shape)
 
     def outputs(params, *batch):
-        return rnn.dynamic_rnn(cell, params, *batch)[0]
+        return rnn.dynamic_rnn(cell, params, *batch, implementation=engine)[0]
 
     def gradient(params, *batch):
         return jax.grad(lambda *a: outputs(*a).sum())(params, *batch)
 
     def collectives(function):
         rows, everywhere = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
-        batch = jax.device_put((inputs, np.ones(16, np.int32)), rows)
-        shared = jax.device_put(params, everywhere)
-        text = jax.jit(function).lower(shared, *batch).compile().as_text()
+        batch = inputs, np.arange(16, dtype=np.int32) % 6
+        placed = jax.device_put(params, everywhere), *jax.device_put(batch, rows)
+        program = jax.jit(function).lower(*placed).compile()
+        close(program(*placed), function(params, *batch), 1e-5)
+        text = program.as_text()
         names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
         return set(re.findall(rf"({names})(?:-start)?\(", text))
 
@@ -224,32 +239,35 @@ def compilations():
     found += [m for m in log.messages if "Compiling" in m]
 
 
-def test_nothing_is_compiled_twice():
+@engines
+def test_nothing_is_compiled_twice(engine):
     """A second eager call, an equal cell, and new lengths compile nothing."""
+    options = {"key": jax.random.key(1), "implementation": engine}
     make = lambda: rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])  # noqa: E731
     inputs = np.ones((2, 4, 3))
     params = make().init(jax.random.key(0), inputs.shape)
-    key = jax.random.key(1)
     with compilations() as first:
-        rnn.dynamic_rnn(make(), params, inputs, [4, 2], key=key)
+        rnn.dynamic_rnn(make(), params, inputs, [4, 2], **options)
     with compilations() as again:
-        rnn.dynamic_rnn(make(), params, inputs, [4, 2], key=key)
-        rnn.dynamic_rnn(make(), params, inputs, np.array([1, 3]), key=key)
+        rnn.dynamic_rnn(make(), params, inputs, [4, 2], **options)
+        rnn.dynamic_rnn(make(), params, inputs, np.array([1, 3]), **options)
     assert first and not again
-    run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(make(), p, x, n))
+    run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(make(), p, x, n, **options))
     run(params, inputs, np.array([4, 2]))
     with compilations() as again:
         run(params, inputs, np.array([1, 3]))
     assert not again
 
 
-def test_no_tracer_leaks():
+@engines
+def test_no_tracer_leaks(engine):
     cell = rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5, variational_recurrent=True)
     inputs = jnp.ones((2, 4, 3))
     params = cell.init(jax.random.key(0), inputs.shape)
 
     def total(params, key):
-        return rnn.dynamic_rnn(cell, params, inputs, [4, 2], key=key)[0].sum()
+        options = {"key": key, "implementation": engine}
+        return rnn.dynamic_rnn(cell, params, inputs, [4, 2], **options)[0].sum()
 
     with jax.checking_leaks():
         jax.jit(jax.grad(total))(params, jax.random.key(1))
@@ -306,9 +324,9 @@ def test_other_promotion_modes():
     """The suite runs under the strict modes; the default ones give the same."""
     case = CORE[0]
     given = arguments(case, jnp.float32)
-    strict = loss(case)(*given)
+    strict = loss(case, None)(*given)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert float(loss(case)(*given)) == float(strict)
+        assert float(loss(case, None)(*given)) == float(strict)
 
 
 @every

@@ -9,16 +9,21 @@ An engine is a module (or any object) with two functions:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from . import scan
+from . import blocked, choice, scan
 from .call import Call as Call
 
-ENGINES: dict[str, Any] = {"scan": scan}
+ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked}
 """Every engine by the name that `implementation=` gives it."""
 
-AUTOMATIC: list[str] = ["scan"]
-"""Those that `implementation=None` may choose, the fastest first.
+AUTOMATIC: dict[str, Callable[[Call], str | None]] = {
+    "blocked": choice.blocked,
+    "scan": lambda call: None,
+}
+"""Those that `implementation=None` may choose: the first that can, and that nothing is said
+against. Each says of a call why another engine is faster, or `None`.
 
 Only an engine that passes `grad`, `jvp`, second order and `vmap` belongs here.
 """
@@ -31,16 +36,19 @@ class Explanation:
     Attributes:
         chosen: the name of the engine; `None` where the one asked for by name refuses.
         reasons: for each engine why it cannot run the call, or `None` if it can.
+        slower: for an engine that can, why another one is faster.
     """
 
     chosen: str | None
     reasons: dict[str, str | None]
+    slower: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
         lines = []
         for name, reason in self.reasons.items():
-            verdict = "chosen" if name == self.chosen else (reason or "can run it")
+            can = "can run it" + (f"; {self.slower[name]}" if name in self.slower else "")
+            verdict = "chosen" if name == self.chosen else (reason or can)
             lines.append(f"{name:<{width}}  {verdict}")
         return "\n".join(lines)
 
@@ -53,9 +61,12 @@ def explain(call: Call, implementation: str | None = None) -> Explanation:
             f"{implementation!r}"
         )
     reasons = {name: engine.unsupported(call) for name, engine in ENGINES.items()}
-    asked = AUTOMATIC if implementation is None else [implementation]
-    able = [name for name in asked if reasons[name] is None]
-    return Explanation(able[0] if able else None, reasons)
+    if implementation is not None:
+        return Explanation(None if reasons[implementation] else implementation, reasons)
+    able = [name for name in AUTOMATIC if reasons[name] is None]
+    against = {name: AUTOMATIC[name](call) for name in able}
+    chosen = next((name for name in able if against[name] is None), None)
+    return Explanation(chosen, reasons, {name: why for name, why in against.items() if why})
 
 
 def choose(call: Call, implementation: str | None = None) -> Any:

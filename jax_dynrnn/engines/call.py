@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +44,13 @@ class Call:
     dtype: Any = jnp.float32
     unroll: int = 1
     remat: Any = None
+    derive: tuple[Callable, ...] = ()
+    """What a step's key goes through: the cell may be inside of the one that has it."""
+
+    def step_key(self, t: Any) -> Any:
+        """The key of step `t`, or `None`."""
+        key = None if self.key is None else jax.random.fold_in(self.key, t)
+        return functools.reduce(lambda key, derive: derive(key), self.derive, key)
 
     @property
     def time(self) -> Any:
@@ -57,7 +66,7 @@ class Call:
 jax.tree_util.register_dataclass(
     Call,
     ["params", "inputs", "initial_state", "start_state", "lengths", "mask", "resets", "key"],
-    ["cell", "time_axis", "reverse", "dtype", "unroll", "remat"],
+    ["cell", "time_axis", "reverse", "dtype", "unroll", "remat", "derive"],
 )
 
 
@@ -142,5 +151,27 @@ def first_valid(call: Call, valid: jax.Array | None) -> Any:
 
 
 def rows(flags: jax.Array, like: jax.Array) -> jax.Array:
-    """`[B]` flags with the rank of `like` `[B, ...]`."""
-    return jnp.expand_dims(flags, tuple(range(1, like.ndim)))
+    """Flags, `[B]` say, with the rank of `like` `[B, ...]`."""
+    return jnp.expand_dims(flags, tuple(range(flags.ndim, like.ndim)))
+
+
+def select(flags: jax.Array, yes: Any, no: Any) -> Any:
+    """Row by row `yes` where `flags`, else `no`; its axes are the first of every leaf."""
+    return jax.tree.map(lambda y, n: jnp.where(rows(flags, y), y, n), yes, no)
+
+
+def varying(tree: Any) -> frozenset:
+    """The mesh axes of `jax.shard_map` that anything in `tree` varies over."""
+    types = [jax.typeof(x) for x in jax.tree.leaves(tree)]
+    return frozenset().union(*(t.manual_axis_type.varying for t in types))
+
+
+def spread(x: jax.Array, axes: frozenset) -> jax.Array:
+    """`x` as varying over all `axes`."""
+    missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def zeros(call: Call, shape: tuple, dtype: Any) -> jax.Array:
+    """Zeros that vary over the mesh axes that the arrays of the call do."""
+    return spread(jnp.zeros(shape, dtype), varying(call))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from .call import Call, first_valid, resets, rows, travelled, valid
+from .call import Call, first_valid, resets, rows, spread, travelled, valid, varying
 
 CARRIED = "jax_dynrnn_state"
 """The name under which `remat="offload"` finds the carried state."""
@@ -51,11 +51,10 @@ def _step(call: Call, padding: Any) -> Callable:
 
     def step(state, x):
         valid, ticks = x["valid"], x["travelled"]
-        key = None if call.key is None else jax.random.fold_in(call.key, x["t"])
         inputs = _select(valid, x["inputs"], padding)
         state = _select(x["reset"], call.start_state, state) if x["reset"] is not None else state
         projected = call.cell.project(call.params, inputs)
-        output, new = call.cell.step(call.params, projected, state, key=key)
+        output, new = call.cell.step(call.params, projected, state, key=call.step_key(x["t"]))
         output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)
         return _select(valid, new, state, ticks), output
 
@@ -140,21 +139,14 @@ def _distributed(call: Call) -> Any:
     every mesh axis that anything in `call` does, and on a mesh of explicit axes its rows lie
     where the rows of the inputs do (else they would be gathered at every step).
     """
-    types = [jax.typeof(x) for x in jax.tree.leaves(call)]
-    varying = frozenset().union(*(_varies(t) for t in types))
-    inputs = jax.typeof(jax.tree.leaves(call.inputs)[0]).sharding
+    axes, inputs = varying(call), jax.typeof(jax.tree.leaves(call.inputs)[0]).sharding
     rows = (*inputs.spec, None, None)[1 - call.time_axis]
 
     def distribute(x):
-        missing = tuple(varying - _varies(jax.typeof(x)))
-        x = jax.lax.pcast(x, missing, to="varying") if missing else x
+        x = spread(x, axes)
         if x.ndim == 0 or rows is None:
             return x
         spec = jax.sharding.PartitionSpec(rows, *(None,) * (x.ndim - 1))
         return jax.reshard(x, jax.sharding.NamedSharding(inputs.mesh, spec))
 
     return jax.tree.map(distribute, call.initial_state)
-
-
-def _varies(aval: Any) -> frozenset:
-    return aval.manual_axis_type.varying

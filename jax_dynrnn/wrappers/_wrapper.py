@@ -46,21 +46,28 @@ class Wrapper(Cell):
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         return self.inner.attend(params, memory, memory_length)
 
+    def cell_params(self, params: Params) -> Params:
+        """The params of `cell` among those of the wrapper."""
+        return params
+
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return self.inner.start(params, batch_shape, dtype)
+        return self.inner.start(self.cell_params(params), batch_shape, dtype)
 
     def project(self, params: Params, inputs: Any) -> Any:
-        return self.inner.project(params, inputs)
+        return self.inner.project(self.cell_params(params), inputs)
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        return self.inner.step(params, projected, state, key=key)
+        return self.inner.step(self.cell_params(params), projected, state, key=key)
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamsWrapper(Wrapper):
     """A wrapper with variables of its own, beside those of its cell under `"cell"`."""
+
+    def cell_params(self, params: Params) -> Params:
+        return params["cell"]
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
@@ -69,13 +76,43 @@ class ParamsWrapper(Wrapper):
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         return params | {"cell": self.inner.attend(params["cell"], memory, memory_length)}
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return self.inner.start(params["cell"], batch_shape, dtype)
+
+@dataclasses.dataclass(frozen=True)
+class AroundWrapper(Wrapper):
+    """A wrapper whose work is before and after its cell's step; it leaves the state alone.
+
+        seen, kept = before(x);  y, s' = cell(seen, s);  output = after(kept, y)
+
+    So an engine may do it for all steps at once, outside of the loop.
+    """
+
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+        """`(seen, kept)`: what the cell sees, and what `after` wants to know."""
+        del params, key
+        return inputs, None
+
+    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+        """The output."""
+        del params, kept, key
+        return output
+
+    def cell_key(self, key: Any) -> Any:
+        """The key of the cell's step."""
+        return key
+
+    def keeps_state(self, key: Any) -> bool:
+        """Whether it really leaves the state alone, with this key of a run."""
+        del key
+        return True
 
     def project(self, params: Params, inputs: Any) -> Any:
-        return self.inner.project(params["cell"], inputs)
+        del params  # what is before the cell may want a key
+        return inputs
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        return self.inner.step(params["cell"], projected, state, key=key)
+        seen, kept = self.before(params, projected, key)
+        projected = super().project(params, seen)
+        output, state = super().step(params, projected, state, key=self.cell_key(key))
+        return self.after(params, kept, output, key), state

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple, Params, State
 from .._tools import check_probability, is_flag
-from ._wrapper import Wrapper
+from ._wrapper import AroundWrapper
 
 
 def default_state_filter(substate: Any) -> Any:
@@ -32,14 +32,21 @@ class _Keys(NamedTuple):
         return cls() if key is None else cls(*jax.random.split(key, 4))
 
 
-class _Prepared(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """The params of the cell, the masks' keys, and how many of the first axes share a mask."""
+
     cell: Params
     keys: _Keys
+    shared: int
+
+
+jax.tree_util.register_dataclass(_Prepared, ["cell", "keys"], ["shared"])
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class DropoutWrapper(Wrapper):
+class DropoutWrapper(AroundWrapper):
     """Drops features of the inputs, the outputs and the state of a cell.
 
         y, s' = cell(drop(x), s);  new_state = drop(s');  output = drop(y)
@@ -105,29 +112,37 @@ class DropoutWrapper(Wrapper):
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         keys = _Keys.split(key)
         cell = self.inner.prepare(params, key=keys.cell, batch_shape=batch_shape)
-        return _Prepared(cell, keys)
+        by_row = self.variational_per_row or not self.variational_recurrent
+        return _Prepared(cell, keys, 0 if by_row else len(batch_shape))
 
-    def project(self, params: Params, inputs: Any) -> Any:
-        del params  # the inputs are dropped step by step, before the cell projects them
-        return inputs
+    def cell_params(self, params: Params) -> Params:
+        return params.cell if isinstance(params, _Prepared) else params
+
+    def cell_key(self, key: Any) -> Any:
+        return _Keys.split(key).cell
+
+    def keeps_state(self, key: Any) -> bool:
+        return key is None or self.state_keep_prob == 1.0
+
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+        keys = self._masks(params, key)
+        return _drop(inputs, keys.inputs, self.input_keep_prob, True, params.shared), None
+
+    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+        keys = self._masks(params, key)
+        return _drop(output, keys.output, self.output_keep_prob, True, params.shared)
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        inputs, keys = projected, _Keys.split(key)
-        masks = params.keys if self.variational_recurrent else keys
-        batch_ndim = jax.tree.leaves(inputs)[0].ndim - self.feature_ndim
-        shared = batch_ndim if self.variational_recurrent and not self.variational_per_row else 0
+        output, state = super().step(params, projected, state, key=key)
+        keys, visitor = self._masks(params, key), self.dropout_state_filter_visitor
+        chosen = _filter(visitor or default_state_filter, state)
+        return output, _drop(state, keys.state, self.state_keep_prob, chosen, params.shared)
 
-        def drop(tree, key, keep_prob, chosen=True):
-            return _drop(tree, key, keep_prob, chosen, shared)
-
-        inputs = drop(inputs, masks.inputs, self.input_keep_prob)
-        projected = self.inner.project(params.cell, inputs)
-        output, state = self.inner.step(params.cell, projected, state, key=keys.cell)
-        visitor = self.dropout_state_filter_visitor or default_state_filter
-        state = drop(state, masks.state, self.state_keep_prob, _filter(visitor, state))
-        return drop(output, masks.output, self.output_keep_prob), state
+    def _masks(self, params: Params, key: Any) -> _Keys:
+        """The keys of a step's masks, which are those of all steps if they are variational."""
+        return params.keys if self.variational_recurrent else _Keys.split(key)
 
 
 def _drop(tree: Any, key: Any, keep_prob: float, chosen: Any, shared: int) -> Any:

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, State
+from .._cell import Params
 from .._init import Initializer, glorot_uniform
 from .._tools import dense, input_size
-from ._wrapper import ParamsWrapper
+from ._wrapper import AroundWrapper, ParamsWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class HighwayWrapper(ParamsWrapper):
+class HighwayWrapper(AroundWrapper, ParamsWrapper):
     """Gates between the inputs and the outputs of a cell; the state is untouched.
 
         carry     = sigmoid(x W_c + b_c)
@@ -63,24 +63,21 @@ class HighwayWrapper(ParamsWrapper):
             params |= {f"{gate}_w": kernel, f"{gate}_b": jnp.full(size, bias, dtype)}
         return params
 
-    def project(self, params: Params, inputs: jax.Array) -> Any:
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
         def gate(name):
             layer = {"kernel": params[f"{name}_w"], "bias": params[f"{name}_b"]}
             return jax.nn.sigmoid(dense(layer, inputs))
 
         carry = gate("carry")
         transform = 1 - carry if self.couple_carry_transform_gates else gate("transform")
-        return carry * inputs, transform, super().project(params, inputs)
+        return inputs, (carry * inputs, transform)
 
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        carried, transform, projected = projected
-        output, state = super().step(params, projected, state, key=key)
+    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+        carried, transform = kept
         if getattr(output, "shape", None) != carried.shape:
             raise ValueError(
                 f"HighwayWrapper: expected an output of the inputs' shape {carried.shape}, got "
                 f"{getattr(output, 'shape', output)}; give the cell as many units as the inputs "
                 "have features"
             )
-        return carried + transform * output, state
+        return carried + transform * output

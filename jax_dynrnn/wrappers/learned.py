@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from .. import _check_cell
 from .._cell import Params, State
 from .._tools import along_last, batch_tuple
-from ._wrapper import ParamsWrapper
+from ._wrapper import AroundWrapper, ParamsWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LearnedInitialState(ParamsWrapper):
+class LearnedInitialState(AroundWrapper, ParamsWrapper):
     """Begins every run, and every reset, at a state that is part of the params.
 
     It starts where `cell` does, at zeros as a rule; gradients change it. Integer leaves

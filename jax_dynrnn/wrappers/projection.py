@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, State, output_shape
+from .._cell import Params, output_shape
 from .._init import Initializer, init_dense
 from .._tools import check_size, dense, input_size
-from ._wrapper import ParamsWrapper
+from ._wrapper import AroundWrapper, ParamsWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class InputProjectionWrapper(ParamsWrapper):
+class InputProjectionWrapper(AroundWrapper, ParamsWrapper):
     """A dense layer before a cell: `cell(act(x W + b))`.
 
     Args:
@@ -62,16 +62,14 @@ class InputProjectionWrapper(ParamsWrapper):
         layer = init_dense(own, (input_size(self, input_shape), self.num_proj), self, dtype)
         return layer | {"cell": self.inner.init(inner, (self.num_proj,), dtype)}
 
-    def project(self, params: Params, inputs: jax.Array) -> Any:
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
         projected = dense(params, inputs)
-        if self.activation is not None:
-            projected = self.activation(projected)
-        return super().project(params, projected)
+        return projected if self.activation is None else self.activation(projected), None
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class OutputProjectionWrapper(ParamsWrapper):
+class OutputProjectionWrapper(AroundWrapper, ParamsWrapper):
     """A dense layer behind a cell: the output is `act(y W + b)`, the state untouched.
 
     Args:
@@ -116,17 +114,14 @@ class OutputProjectionWrapper(ParamsWrapper):
         layer = init_dense(own, (rows, self.output_size), self, dtype)
         return layer | {"cell": self.inner.init(inner, input_shape, dtype)}
 
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        output, state = super().step(params, projected, state, key=key)
+    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
         output = dense(params, output, "output")
-        return output if self.activation is None else self.activation(output), state
+        return output if self.activation is None else self.activation(output)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class EmbeddingWrapper(ParamsWrapper):
+class EmbeddingWrapper(AroundWrapper, ParamsWrapper):
     """A table before a cell: the inputs are ids, the cell sees `embedding[id]`.
 
     Args:
@@ -177,7 +172,7 @@ class EmbeddingWrapper(ParamsWrapper):
         cell = self.inner.init(inner, (self.embedding_size,), dtype)
         return {"embedding": table, "cell": cell}
 
-    def project(self, params: Params, inputs: jax.Array) -> Any:
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
         ids = jnp.asarray(inputs)
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(
@@ -185,7 +180,7 @@ class EmbeddingWrapper(ParamsWrapper):
                 f"got {ids.dtype}"
             )
         table = params["embedding"].at[ids]
-        return super().project(params, table.get(mode="fill", wrap_negative_indices=False))
+        return table.get(mode="fill", wrap_negative_indices=False), None
 
 
 def _unit_variance(key: jax.Array, shape: tuple, dtype: Any) -> jax.Array:

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from .._cell import Params, State
-from ._wrapper import Wrapper
+from .._cell import Params
+from ._wrapper import AroundWrapper
 
 
 def _add(inputs: Any, outputs: Any) -> Any:
@@ -34,7 +34,7 @@ def _add(inputs: Any, outputs: Any) -> Any:
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class ResidualWrapper(Wrapper):
+class ResidualWrapper(AroundWrapper):
     """Adds the inputs to the outputs: `y = x + cell(x)`; the state is untouched.
 
     Args:
@@ -63,12 +63,8 @@ class ResidualWrapper(Wrapper):
     _: dataclasses.KW_ONLY
     residual_fn: Callable | None = None
 
-    def project(self, params: Params, inputs: Any) -> Any:
-        return inputs, self.inner.project(params, inputs)
+    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+        return inputs, inputs
 
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        inputs, projected = projected
-        output, new_state = self.inner.step(params, projected, state, key=key)
-        return (self.residual_fn or _add)(inputs, output), new_state
+    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+        return (self.residual_fn or _add)(kept, output)

@@ -1,0 +1,93 @@
+"""A call taken apart: stacks layer by layer, and what wrappers do around the loop.
+
+What is done here for all steps at once, `scan` does step by step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import as_cell
+from ..wrappers import MultiRNNCell
+from ..wrappers._wrapper import AroundWrapper
+from .call import Call, first_valid, select, valid
+
+Run = Callable[[Call], tuple[Any, Any]]
+
+
+def layers(call: Call) -> Iterator[Call]:
+    """The calls of a stack's layers: their inputs and states are still those of the stack."""
+    assert isinstance(call.cell, MultiRNNCell)
+    for i, cell in enumerate(call.cell.cells):
+        fold = functools.partial(_fold_in, i=i)
+        params = None if call.params is None else call.params[f"cell_{i}"]
+        yield dataclasses.replace(
+            call, cell=as_cell(cell), params=params, derive=(*call.derive, fold)
+        )
+
+
+def inside(call: Call) -> Call | None:
+    """The call of the cell inside of a wrapper that can be taken off, its inputs not yet seen."""
+    cell = call.cell
+    if not isinstance(cell, AroundWrapper) or not cell.keeps_state(call.key):
+        return None
+    params = None if call.params is None else cell.cell_params(call.params)
+    derive = (*call.derive, cell.cell_key)
+    return dataclasses.replace(call, cell=cell.inner, params=params, derive=derive)
+
+
+def run_stack(call: Call, run: Run) -> tuple[Any, Any]:
+    """A `MultiRNNCell`, each layer by `run`."""
+    outputs, states = call.inputs, []
+    for i, layer in enumerate(layers(call)):
+        outputs, state = run(
+            dataclasses.replace(
+                layer,
+                inputs=outputs,
+                initial_state=call.initial_state[i],
+                start_state=call.start_state[i],
+            )
+        )
+        states.append(state)
+    return outputs, tuple(states)
+
+
+def run_inside(call: Call, run: Run) -> tuple[Any, Any]:
+    """The cell inside of a wrapper by `run`, between what the wrapper does."""
+    cell, within, is_valid = call.cell, inside(call), valid(call)
+    assert isinstance(cell, AroundWrapper) and within is not None
+    if call.time_axis == 1 and is_valid is not None:
+        is_valid = is_valid.T
+    inputs = call.inputs
+    if is_valid is not None:  # nothing of the padding reaches the wrapper's gradients
+        padding = jax.tree.map(
+            lambda x: jnp.expand_dims(x, call.time_axis), first_valid(call, valid(call))
+        )
+        inputs = select(is_valid, inputs, padding)
+    every = functools.partial(_every_step, call)
+    seen, kept = every(lambda x, key: cell.before(call.params, x, key), inputs)
+    outputs, state = run(dataclasses.replace(within, inputs=seen))
+    after = lambda x, key: cell.after(call.params, x[0], x[1], key)  # noqa: E731
+    outputs = every(after, (kept, outputs))
+    if is_valid is not None:
+        outputs = select(is_valid, outputs, jax.tree.map(jnp.zeros_like, outputs))
+    return outputs, state
+
+
+def _every_step(call: Call, f: Callable, tree: Any) -> Any:
+    """`f(x, key)` of all steps at once."""
+    if call.key is None:
+        return f(tree, None)
+    steps = jnp.arange(call.time, dtype=jnp.int32)
+    axis = call.time_axis
+    return jax.vmap(lambda x, t: f(x, call.step_key(t)), (axis, 0), axis)(tree, steps)
+
+
+def _fold_in(key: Any, i: int) -> Any:
+    return None if key is None else jax.random.fold_in(key, i)

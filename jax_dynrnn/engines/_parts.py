@@ -1,0 +1,140 @@
+"""A staged cell in parts: what a fast engine computes for many steps at once, and what it does not.
+
+The `weights` of the parts are invariants of the loop, made of the params once: the slices
+of kernels that are multiplied, and vectors. `n` is a number of rows in the shapes below.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from .._cell import Cell, run_stages
+from ._hoist import hoist
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Invariants of the loop."""
+
+    project: list[jax.Array]
+    """What `Cell.project` wants of the params."""
+    kernels: list[jax.Array]
+    """What is multiplied between the stages."""
+    between: list[jax.Array]
+    """What the arithmetic between the matmuls wants."""
+
+
+jax.tree_util.register_dataclass(Weights, ["project", "kernels", "between"], [])
+
+
+class Parts(Cell):
+    """A cell whose params are `Weights`; made for one structure of params."""
+
+    def __init__(self, cell: Any, params: Any):
+        self.cell = cell
+        self.params = jax.tree.map(jax.typeof, params)
+
+    def weights(self, params: Any, inputs: Any, state: Any) -> Weights:
+        """The invariants; `inputs` and `state` are examples of any number of rows."""
+        project, _ = hoist(self.cell.project, params, inputs)
+        projected = jax.eval_shape(self.cell.project, params, inputs)
+        recurred = self.recurred(projected, state)
+        between, _ = hoist(self._between, params, projected, state, recurred)
+        return Weights(project(params), self._kernels(params, projected, state), between(params))
+
+    def project(self, weights: Weights, inputs: Any) -> Any:
+        """`[n, D]` -> the projected inputs."""
+        _, rest = hoist(self.cell.project, self.params, inputs)
+        return rest(weights.project, inputs)
+
+    def between(
+        self, weights: list[jax.Array], projected: Any, state: Any, recurred: list[jax.Array]
+    ) -> tuple[list[jax.Array], Any, Any]:
+        """All arithmetic, given the results of all matmuls -> `(multiplied, output, new_state)`.
+
+        Of `multiplied`, what the kernels multiply, number i depends on the results before i.
+        """
+        _, rest = hoist(self._between, self.params, projected, state, recurred)
+        return rest(weights, projected, state, recurred)
+
+    def step(self, weights: Weights, projected: Any, state: Any, *, key: Any = None) -> Any:
+        """One step, for an engine that knows nothing of parts."""
+        output, new, _ = self.steps(weights, projected, state)
+        del key
+        return output, new
+
+    def steps(self, weights: Weights, projected: Any, state: Any) -> tuple[Any, Any, list]:
+        """One step -> `(output, new_state, recurred)`."""
+        recurred: list[jax.Array] = []
+        zeros = self.recurred(projected, state)
+        given = [jnp.zeros(z.shape, z.dtype) for z in zeros]
+        for i, kernel in enumerate(weights.kernels):
+            multiplied, _, _ = self.between(weights.between, projected, state, given)
+            given[i] = multiplied[i] @ kernel
+            recurred.append(given[i])
+        _, output, new = self.between(weights.between, projected, state, given)
+        return output, new, recurred
+
+    def added(self, projected: Any, state: Any, recurred: list) -> tuple[tuple[int, int], ...]:
+        """The `(i, j)` where all that is done with `recurred[i]` and leaf j of `projected` is to
+        add them."""
+        given = (self.params, projected, state, recurred)
+        jaxpr = jax.make_jaxpr(self._between)(*given).jaxpr
+        counts = [len(jax.tree.leaves(part)) for part in given]
+        own = dict(zip(jaxpr.invars[counts[0] :], range(counts[1]), strict=False))
+        theirs = dict(zip(jaxpr.invars[sum(counts[:3]) :], range(counts[3]), strict=True))
+        used = collections.Counter(
+            v
+            for inputs in [*(e.invars for e in jaxpr.eqns), jaxpr.outvars]
+            for v in inputs
+            if not isinstance(v, core.Literal)
+        )
+        found = []
+        for equation in jaxpr.eqns:
+            once = {v for v in equation.invars if not isinstance(v, core.Literal) and used[v] == 1}
+            i, j = once & theirs.keys(), once & own.keys()
+            if equation.primitive.name == "add" and len(i) == len(j) == 1:
+                found.append((theirs[i.pop()], own[j.pop()]))
+        return tuple(found)
+
+    def _between(self, params: Any, projected: Any, state: Any, recurred: list) -> Any:
+        multiplied: list[jax.Array] = []
+
+        def multiply(i, x, kernel):
+            multiplied.append(x)
+            return recurred[i]
+
+        output, new = run_stages(self.cell.stages(params, projected, state), multiply)
+        return multiplied, output, new
+
+    def recurred(self, projected: Any, state: Any) -> list[jax.Array]:
+        """The results of all matmuls, by shape and dtype."""
+
+        def run(params, projected, state):
+            results: list[jax.Array] = []
+
+            def multiply(i, x, kernel):
+                results.append(x @ kernel)
+                return results[-1]
+
+            run_stages(self.cell.stages(params, projected, state), multiply)
+            return results
+
+        return jax.eval_shape(run, self.params, projected, state)
+
+    def _kernels(self, params: Any, projected: Any, state: Any) -> list[jax.Array]:
+        kernels: list[jax.Array] = []
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (projected, state))
+
+        def multiply(i, x, kernel):
+            kernels.append(kernel)
+            return x @ kernel
+
+        run_stages(self.cell.stages(params, *zeros), multiply)
+        return kernels

@@ -1,0 +1,198 @@
+"""How a padded batch is cut: rows of like length into tiles, time into blocks.
+
+Rows are sorted by length, so that each tile of `b` rows ends at its own longest row; `K` steps
+of a tile are a block. Every array of a block is `[K, b, ...]`. `B` is the batch size, `T` the
+number of time steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .call import Call, spread, valid, varying
+
+ROWS = 16
+"""The rows of a tile aimed at, if rows may differ in length: on a CPU a matmul of 16 rows is as
+fast, row by row, as one of any number. Half of it for less than two such tiles."""
+
+BLOCK = 2**18
+"""The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
+for fast matmuls with all steps of the block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """The cuts of one call."""
+
+    call: Call
+    order: Any
+    """int32 `[B]`: the rows, the longest first; `None`: as they are."""
+    ends: jax.Array
+    """int32 `[B]`: in that order, the steps up to the last valid one."""
+    valid: jax.Array | None
+    """bool `[T, B]`, in the order of the call; `None` where the lengths say all."""
+
+    @classmethod
+    def of(cls, call: Call) -> Tiles:
+        is_valid = None if call.mask is None else valid(call)
+        if call.lengths is None and call.mask is None:
+            return cls(call, None, jnp.full(call.batch, call.time, jnp.int32), None)
+        ends: Any = call.lengths
+        if is_valid is not None:
+            steps = jnp.arange(1, call.time + 1, dtype=jnp.int32)
+            ends = jnp.where(is_valid, steps[:, None], 0).max(0)
+        order = jnp.argsort(-ends).astype(jnp.int32)
+        return cls(call, order, ends[order], is_valid)
+
+    @property
+    def rows(self) -> int:
+        if self.order is None:
+            return _divisor(self.call.batch, 4 * ROWS)
+        return _divisor(self.call.batch, ROWS if self.call.batch >= 2 * ROWS else ROWS // 2)
+
+    @property
+    def steps(self) -> int:
+        remat, time = self.call.remat, self.call.time
+        if self.remade:
+            return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
+        width = sum(kernel.shape[-1] for kernel in self.call.params.kernels)
+        return _divisor(time, min(max(BLOCK // (self.rows * max(width, 1)), 8), 64))
+
+    @property
+    def remade(self) -> bool:
+        """Whether the backward pass runs each block again, from the state it began with."""
+        return self.call.remat not in (None, "offload")
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return self.call.batch // self.rows
+
+    @property
+    def whole(self) -> int:
+        """How many blocks the whole time has."""
+        return -(-self.call.time // self.steps)
+
+    def blocks(self, tile: Any) -> jax.Array:
+        """How many blocks a tile has."""
+        return (self.longest(tile) + self.steps - 1) // self.steps
+
+    def count_steps(self, tile: Any, block: Any) -> jax.Array:
+        """How many steps of a block lead up to the tile's last valid one."""
+        return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
+
+    def longest(self, tile: Any) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows).max()
+
+    def start(self, block: Any) -> jax.Array:
+        """The step a block begins with: the last one may reach back into the one before."""
+        return jnp.minimum(block * self.steps, self.call.time - self.steps)
+
+    def mask(self, tile: Any, block: Any) -> jax.Array:
+        """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
+        t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
+        ends = jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows)
+        inside = t[:, None] < ends[None]
+        if self.overlap:
+            inside = inside & (t >= block * self.steps)[:, None]
+        if self.valid is not None:
+            inside = inside & self.take(self.valid, tile, block, time_axis=0)
+        return inside
+
+    @property
+    def overlap(self) -> bool:
+        return self.call.time % self.steps != 0
+
+    def numbers(self, tile: Any) -> Any:
+        """The rows of a tile."""
+        return jax.lax.dynamic_slice_in_dim(self.order, tile * self.rows, self.rows)
+
+    def take(self, x: jax.Array, tile: Any, block: Any, time_axis: int | None = None) -> jax.Array:
+        """A block of `[B, T, ...]`, or `[T, B, ...]`."""
+        axis = self.call.time_axis if time_axis is None else time_axis
+        x = jax.lax.dynamic_slice_in_dim(x, self.start(block), self.steps, axis)
+        x = self.take_rows(x, tile, 1 - axis)
+        return x if axis == 0 else jnp.swapaxes(x, 0, 1)
+
+    def take_rows(self, x: jax.Array, tile: Any, axis: int = 0) -> jax.Array:
+        if self.order is None:
+            return jax.lax.dynamic_slice_in_dim(x, tile * self.rows, self.rows, axis)
+        return jnp.take(x, self.numbers(tile), axis, mode="clip")
+
+    def put(self, buffer: jax.Array, y: jax.Array, tile: Any, block: Any) -> jax.Array:
+        """Writes a block into `[B, T, ...]`, or `[T, B, ...]`."""
+        axis = self.call.time_axis
+        y = y if axis == 0 else jnp.swapaxes(y, 0, 1)
+        start = self.start(block)
+
+        def write(buffer, y, row):
+            at: list[Any] = [np.int32(0)] * y.ndim
+            at[axis], at[1 - axis] = start, row
+            if self.overlap:
+                own = start + jnp.arange(self.steps, dtype=jnp.int32) >= block * self.steps
+                own = own.reshape([self.steps if i == axis else 1 for i in range(y.ndim)])
+                y = jnp.where(own, y, jax.lax.dynamic_slice(buffer, at, y.shape))
+            return jax.lax.dynamic_update_slice(buffer, y, at)
+
+        if self.order is None:
+            return write(buffer, y, tile * self.rows)
+        numbers = self.numbers(tile)
+
+        def write_row(i, buffer):
+            return write(buffer, jax.lax.dynamic_slice_in_dim(y, i, 1, 1 - axis), numbers[i])
+
+        return repeat(self.rows, write_row, buffer)
+
+    def put_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
+        if self.order is None:
+            return jax.lax.dynamic_update_slice_in_dim(buffer, y, tile * self.rows, 0)
+        return buffer.at[self.numbers(tile)].set(y, mode="promise_in_bounds", unique_indices=True)
+
+
+def repeat(count: Any, body: Callable, carry: Any) -> Any:
+    """`body(i, carry)` for each int32 `i` below `count`."""
+    count = np.int32(count) if isinstance(count, int) else count
+    run = lambda i, carry: body(jax.lax.convert_element_type(i, jnp.int32), carry)  # noqa: E731
+    return jax.lax.fori_loop(np.int32(0), count, run, carry)
+
+
+def first_steps(
+    count: jax.Array, step: Callable, carry: Any, xs: Any, reverse: bool, ahead: bool = False
+) -> tuple[Any, Any]:
+    """`lax.scan` over the first `count` of `xs`; what is not computed is 0.
+
+    `ahead` copies the next `x` into the carry. XLA's CPU compiler fuses a read at a changing
+    place into the arithmetic, and then gives up vector instructions for much of it.
+    """
+    length = jax.tree.leaves(xs)[0].shape[0]
+    take = lambda k: jax.tree.map(  # noqa: E731
+        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), xs
+    )
+    _, one = jax.eval_shape(lambda carry: step(carry, take(np.int32(0))), carry)
+    axes = varying((carry, xs))
+    ys = jax.tree.map(lambda y: spread(jnp.zeros((length, *y.shape), y.dtype), axes), one)
+
+    def place(i):
+        return count - 1 - i if reverse else i
+
+    def body(i, loop):
+        carry, x, ys = loop
+        carry, y = step(carry, x if ahead else take(place(i)))
+        put = lambda ys, y: jax.lax.dynamic_update_index_in_dim(ys, y, place(i), 0)  # noqa: E731
+        return carry, take(place(i + 1)) if ahead else None, jax.tree.map(put, ys, y)
+
+    carry, _, ys = repeat(count, body, (carry, take(place(0)) if ahead else None, ys))
+    return carry, ys
+
+
+def _divisor(size: int, aim: int) -> int:
+    """The divisor of `size` nearest to `aim` (in ratio); at least a quarter of it, else all."""
+    found = [d for d in range(1, size + 1) if size % d == 0 and aim <= 4 * d <= 16 * aim]
+    return min(found, key=lambda d: max(d / aim, aim / d)) if found else size

@@ -1,0 +1,176 @@
+"""The blocked engine, where its tiles and blocks are many: equal to `scan` all the same."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+from jax_dynrnn.engines import _hoist, _tiles
+
+RANDOM = np.random.default_rng(0)
+
+
+def runs(cell, batch, time, remat=None, lengths=True, **options):
+    """`(results, gradients)` by each engine, of random arguments."""
+    inputs = RANDOM.normal(size=(batch, time, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    ends = RANDOM.integers(0, time + 1, batch)
+
+    def run(engine):
+        def loss(params, inputs, ends):
+            results = rnn.dynamic_rnn(
+                cell, params, inputs, ends if lengths else None, remat=remat,
+                implementation=engine, **options,
+            )  # fmt: skip
+            return weighted_sum(results), results
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, inputs, ends)
+
+    return run("blocked"), run("scan")
+
+
+@pytest.mark.parametrize("remat", [None, 1, 3, 4, 30, "sqrt", "offload"])
+def test_many_blocks(remat, monkeypatch):
+    """Of a time that no block divides, and of rows in many tiles."""
+    monkeypatch.setattr(_tiles, "ROWS", 2)
+    monkeypatch.setattr(_tiles, "BLOCK", 64)
+    close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("reverse", [True, False])
+def test_many_blocks_with_gaps_and_walls(lengths, reverse, monkeypatch):
+    """In both orders, with a mask and resets, on the layout with time first too."""
+    monkeypatch.setattr(_tiles, "ROWS", 2)
+    monkeypatch.setattr(_tiles, "BLOCK", 64)
+    mask, resets = (RANDOM.random((20, 6)) < p for p in (0.7, 0.2))
+    for time_major in (False, True):
+        flags = {"mask": mask, "resets": resets}
+        if time_major:  # 6 rows of 20 steps as they lie; else 20 rows of 6
+            both = runs_time_major(flags, reverse, lengths)
+        else:
+            both = runs(rnn.GRUCell(4), 20, 6, lengths=lengths, reverse=reverse, **flags)
+        close(*both, 1e-12)
+
+
+def runs_time_major(flags, reverse, lengths):
+    cell, inputs = rnn.CudnnCompatibleGRUCell(4), RANDOM.normal(size=(20, 6, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    ends = RANDOM.integers(0, 21, 6) if lengths else None
+
+    def run(engine):
+        def loss(params, inputs):
+            return weighted_sum(
+                rnn.dynamic_rnn(
+                    cell, params, inputs, ends, reverse=reverse, time_major=True,
+                    implementation=engine, **flags,
+                )
+            )  # fmt: skip
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs)
+
+    return run("blocked"), run("scan")
+
+
+def test_sizes():
+    """Blocks are divisors near the size aimed at, or all of it."""
+    assert [_tiles._divisor(n, 16) for n in (64, 48, 50, 37, 7, 100)] == [16, 16, 25, 37, 7, 20]
+
+
+def test_no_gradient_keeps_nothing():
+    """A forward pass needs no more memory than its results."""
+    cell, x = rnn.LSTMCell(32), np.ones((32, 1024, 32), np.float32)
+    params = cell.init(jax.random.key(0), x.shape)
+    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()  # noqa: E731
+    memory = lambda f: jax.jit(f).lower(params, x).compile().memory_analysis()  # noqa: E731
+    outputs = 32 * 1024 * 32 * 4
+    assert memory(run).temp_size_in_bytes < 2 * outputs
+    assert memory(jax.grad(run)).temp_size_in_bytes > 5 * outputs
+
+
+@toys.config
+class Odd(rnn.MatmulCell):
+    """A user's cell: inputs of two leaves, one of them integers; a vector; no plain sum."""
+
+    units: int = 4
+    scale: Any = dataclasses.field(default=2.0, kw_only=True)
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        size, units = input_shape["x"][-1], self.units
+        return {"w": normal(0, size, units), "r": normal(1, units, units), "v": normal(2, units)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*toys.batch_of(batch_shape), self.units), dtype)
+
+    def project(self, params, inputs):
+        return {"x": inputs["x"] @ params["w"], "ids": inputs["ids"]}
+
+    def hidden(self, state):
+        return jnp.sin(state)
+
+    def recurrent_kernel(self, params):
+        return params["r"] / jnp.linalg.norm(params["r"])
+
+    def pointwise(self, params, projected, recurred, state):
+        v = jnp.expand_dims(params["v"], tuple(range(recurred.ndim - 1)))
+        sign = jnp.where(projected["ids"] > 2, 1.0, -1.0).astype(recurred.dtype)
+        new = jnp.tanh(projected["x"] * recurred + v * sign) * self.scale
+        return {"y": new, "twice": 2 * new}, new
+
+
+def test_a_cell_of_the_users():
+    """It gets the engine for free, integers in its inputs and a normalised kernel too."""
+    cell = Odd()
+    inputs = {"x": RANDOM.normal(size=(6, 9, 3)), "ids": RANDOM.integers(5, size=(6, 9, 1))}
+    params = cell.init(jax.random.key(0), {"x": (3,), "ids": (1,)}, jnp.float64)
+
+    def run(engine):
+        def loss(params, x):
+            return weighted_sum(
+                rnn.dynamic_rnn(
+                    cell, params, inputs | {"x": x}, [9, 4, 0, 7, 1, 9], implementation=engine
+                )
+            )
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs["x"])
+
+    close(run("blocked"), run("scan"), 1e-12)
+
+
+def test_hoist():
+    """What needs only the params is computed before; constants are not passed along."""
+
+    def f(params, x):
+        table = jnp.arange(3.0) * 2
+        return jnp.tanh(x @ jnp.concatenate([params["a"], params["b"]], -1)) + table, params["a"]
+
+    params = {"a": jnp.ones((2, 1)), "b": jnp.full((2, 2), 2.0)}
+    x = jnp.asarray(RANDOM.normal(size=(4, 2)))
+    with jax.numpy_rank_promotion("allow"):
+        invariants, rest = _hoist.hoist(f, params, x)
+        found = invariants(params)
+        assert sorted(v.shape for v in found) == [(2, 1), (2, 3)]
+        close(rest(found, x), f(params, x), 0)
+        assert "concatenate" not in str(jax.make_jaxpr(rest)(found, x))
+
+
+def test_layers_that_it_cannot_run():
+    """A stack runs what it can; keys are those of the whole run."""
+
+    cell = rnn.MultiRNNCell(
+        [
+            rnn.ResidualWrapper(rnn.DropoutWrapper(rnn.GRUCell(3), 0.7, 0.6)),
+            rnn.ZoneoutWrapper(rnn.BasicLSTMCell(4), state_keep_prob=0.7),
+            rnn.DropoutWrapper(rnn.BasicRNNCell(3), 0.9, variational_recurrent=True),
+        ]
+    )
+    close(*runs(cell, 6, 9, key=jax.random.key(3)), 1e-12)
+    explained = rnn.explain(rnn.EmitState(rnn.GRUCell(3)), {}, np.ones((2, 3, 3)))
+    assert "EmitState is not known as arithmetic" in explained.reasons["blocked"]
