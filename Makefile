@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-newest faults golden lint clean
+.PHONY: demo test test-newest faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
@@ -24,6 +24,10 @@ faults: $(VENV)/tests
 # Makes the golden files anew, with TensorFlow.
 golden: $(VENV)/tests
 	$(BIN)/python tests/golden/make_golden.py
+
+# Ours and every peer, for about an hour; ARGS=--short shows only that all are alive.
+benchmarks: $(VENV)/tests
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check .

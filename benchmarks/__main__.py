@@ -1,0 +1,87 @@
+"""The command: see the docstring of the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from . import machine, peers
+from .files import RESULTS, SHORT, write
+from .grid import SIZES, TINY, Size, lengths_of
+from .measure import Field, timed
+from .picture import draw
+from .report import markdown, tables
+
+FAMILIES = (*peers.JAX, *peers.PROCESSES)
+SHORT_LENGTHS = {"lstm": "lognormal", "gru": "uniform", "gru_after": "none", "vanilla": "full"}
+"""One for each kind of a short run: each is there once."""
+
+
+def main() -> None:
+    options = parsed()
+    if options.report:
+        out = options.report
+        measured = json.loads(out.read_text())
+    else:
+        default = SHORT / "short.json" if options.short else RESULTS / "cpu.json"
+        out = options.out or default
+        measured = run(options, out)
+    print(tables(measured), markdown(measured), sep="\n\n")
+    draw(measured, out.with_suffix(".png"))
+    print(f"\nin {out}, and a picture beside it")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--short", action="store_true", help="one tiny size: is it all alive?")
+    add("--report", type=Path, help="make tables and picture of this JSON file, and run nothing")
+    add("--cells", nargs="+", choices=SIZES, metavar="KIND", help=", ".join(SIZES))
+    add("--sizes", nargs="+", type=size, metavar="BxTxIxH", help="instead of the grid's")
+    add("--peers", nargs="*", choices=FAMILIES, metavar="PEER", help=", ".join(FAMILIES))
+    add("--rounds", type=int, help="7, or 3 of a short run")
+    add("--out", type=Path, help="the JSON file; the picture is put beside it")
+    return parser.parse_args()
+
+
+def size(text: str) -> Size:
+    """Of `BxTxIxH`."""
+    return Size(*map(int, text.split("x")))
+
+
+def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Measures, and writes what there is after each problem."""
+    machine.prepare(options.short)
+    count = options.rounds or (3 if options.short else 7)
+    measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
+    measured["rows"] = []
+    families = FAMILIES if options.peers is None else options.peers
+    plan = planned(options)
+    total = sum(len(lengths) for _, _, lengths in plan)
+    with Field(families, 2 if options.short else 1) as field, tqdm(total=total) as bar:
+        for family in field.missing:
+            bar.write(f"{family}: not installed, no rows")
+        for kind, of, lengths in plan:
+            bar.set_description(f"{kind} {of}")
+            for problem, implementations in field.checked(kind, of, lengths):
+                measured["rows"] += timed(problem, implementations, count)
+                write(measured, out)
+                bar.update()
+    return measured
+
+
+def planned(options: argparse.Namespace) -> list[tuple[str, Size, tuple[str, ...]]]:
+    """Every kind and size, with their lengths."""
+    if options.short:
+        lengths = {k: SHORT_LENGTHS.get(k, "lognormal") for k in options.cells or SHORT_LENGTHS}
+        return [(k, s, (n,)) for k, n in lengths.items() for s in options.sizes or [TINY]]
+    kinds = options.cells or SIZES
+    return [(k, s, lengths_of(k, s)) for k in kinds for s in options.sizes or SIZES[k]]
+
+
+if __name__ == "__main__":
+    main()

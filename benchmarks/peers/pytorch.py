@@ -1,0 +1,87 @@
+"""PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, padded and packed.
+
+Padded, it computes every step. With lengths it has the last h only, out of the outputs: the scalar
+of an LSTM is without c there, which is a little less work. In both directions it would begin in the
+padding: there is no such row.
+"""
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..timing import Results
+
+torch.set_num_threads(2)
+MODULES = {"gru_after": torch.nn.GRU, "vanilla": torch.nn.RNN}
+MODULES |= dict.fromkeys(("lstm", "bidirectional"), torch.nn.LSTM)
+
+
+def names(kind, given):
+    if kind not in MODULES:
+        return []
+    return ["pytorch: packed"] if kind == "bidirectional" and given else list(RUNS)
+
+
+def build(name, kind, size, weights):
+    both = kind == "bidirectional"
+    module = MODULES[kind](size.inputs, size.units, batch_first=True, bidirectional=both)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return Module(module, RUNS[name])
+
+
+class Module:
+    """Takes and gives what `benchmarks.compiled.Compiled` does."""
+
+    def __init__(self, module, run):
+        self.module, self.run = module, run
+
+    def feed(self, inputs, lengths):
+        self.inputs = torch.from_numpy(inputs).requires_grad_()
+        self.lengths = None if lengths is None else torch.from_numpy(lengths).long()
+
+    def forward(self):
+        with torch.inference_mode():
+            return self.run(self.module, self.inputs, self.lengths)
+
+    def training(self):
+        outputs, states = self.run(self.module, self.inputs, self.lengths)
+        value = loss(outputs, states, self.lengths)
+        return value, torch.autograd.grad(value, [*self.module.parameters(), self.inputs])
+
+    def results(self):
+        outputs, states = self.forward()
+        gradient = self.training()[1][-1]
+        return Results(outputs.numpy(), [s.numpy() for s in states], gradient.numpy())
+
+
+def loss(outputs, states, lengths):
+    if lengths is not None:
+        valid = torch.arange(outputs.shape[1]) < lengths[:, None]
+        outputs = torch.where(valid[..., None], outputs, 0)
+    return sum((x**2).sum() for x in (outputs, *states)) / 2
+
+
+def _padded(module, inputs, lengths):
+    outputs, state = module(inputs)
+    if lengths is None:
+        return outputs, _states(state)
+    last = (lengths - 1)[:, None, None].expand(-1, 1, outputs.shape[2])
+    return outputs, [outputs.gather(1, last)[:, 0]]
+
+
+def _packed(module, inputs, lengths):
+    batch, time = inputs.shape[:2]
+    lengths = torch.full((batch,), time) if lengths is None else lengths
+    packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+    outputs, state = module(packed)
+    outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=time)
+    return outputs, _states(state)
+
+
+def _states(state):
+    """c before h, forward before backward."""
+    if not isinstance(state, tuple):
+        return list(state)
+    return [s for h, c in zip(*state, strict=True) for s in (c, h)]
+
+
+RUNS = {"pytorch: padded": _padded, "pytorch: packed": _packed}

@@ -1,0 +1,56 @@
+"""The cells and params of a problem, and the scalar that is differentiated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jax_dynrnn as rnn
+
+from .grid import COPIES, Size
+
+CELLS = {"gru": rnn.GRUCell, "gru_after": rnn.CudnnCompatibleGRUCell, "vanilla": rnn.BasicRNNCell}
+
+
+def cells_of(kind: str, units: int) -> Any:
+    """What the run takes: a cell, or a pair of cells."""
+    if kind == "bidirectional":
+        return (rnn.LSTMCell(units), rnn.LSTMCell(units))
+    return CELLS.get(kind, rnn.LSTMCell)(units)
+
+
+def params_of(kind: str, size: Size) -> Any:
+    """Random params of the run, float32; with a first axis of `COPIES` where it is mapped over.
+
+    The second bias of a GRU's candidate is 0: NNX's GRU has none.
+    """
+    random, bound = np.random.default_rng(0), size.units**-0.5
+    copies = (COPIES,) if kind == "vmap_params" else ()
+
+    def draw(path, x):
+        if "hidden_projection" in str(path) and "bias" in str(path):
+            return np.zeros(x.shape, np.float32)
+        return random.uniform(-bound, bound, (*copies, *x.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: _init(kind, size)))
+
+
+def _init(kind: str, size: Size) -> Any:
+    cells, key, shape = cells_of(kind, size.units), jax.random.key(0), (1, 1, size.inputs)
+    if isinstance(cells, tuple):
+        return rnn.init_bidirectional(key, *cells, shape)
+    return cells.init(key, shape)
+
+
+def loss(outputs: jax.Array, states: Any, lengths: jax.Array | None) -> jax.Array:
+    """Half the sum of squares of all valid outputs `[..., T, H]` and of the final states.
+
+    The same for all, ours included, whose outputs are 0 elsewhere anyway.
+    """
+    if lengths is not None:
+        valid = jnp.arange(outputs.shape[-2]) < lengths[..., None]
+        outputs = jnp.where(valid[..., None], outputs, 0)
+    return sum(jnp.sum(x**2) for x in (outputs, *states)) / 2

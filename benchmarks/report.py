@@ -1,0 +1,140 @@
+"""Tables of what was measured, for the terminal and for the README."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import compare
+from .compare import GROUPS, MARGIN, RIVALS, Entry, collect, geometric_mean
+from .grid import MAPPED, SIZES, Problem
+from .timing import WHAT
+
+Entries = dict[Problem, Entry]
+
+
+def tables(measured: dict[str, Any]) -> str:
+    """A table for each kind of cell and pass, and the means."""
+    entries = compare.by_problem(measured["rows"])
+    parts = [heading(measured)]
+    for kind in SIZES:
+        of_kind = {p: entry for p, entry in entries.items() if p.kind == kind}
+        parts += [_table(kind, what, of_kind) for what in WHAT if of_kind]
+    grid = compare.in_grid(entries)
+    return "\n\n".join(parts + (_means(grid) if grid else []))
+
+
+def heading(measured: dict[str, Any]) -> str:
+    """The machine, the date and the versions in a line."""
+    machine = measured["machine"]
+    names = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, "
+        f"{machine['date']}, medians of {measured['rounds']} rounds; {names}"
+    )
+
+
+def _table(kind: str, what: str, entries: Entries) -> str:
+    names = list(dict.fromkeys(name for entry in entries.values() for name in entry))
+    rival = ("ours: scan",) if kind in MAPPED else ("best JAX",)
+    heads = [("size", ""), ("lengths", "")]
+    heads += [(name.split(": ")[0], (name.split(": ") + [""])[1]) for name in names]
+    heads += [("spread", "of ours"), ("speed-up", rival[0])]
+    lines = [[head[i] for head in heads] for i in (0, 1)]
+    for problem, entry in entries.items():
+        times = [_time(entry.get(name), what) for name in names]
+        lines.append([str(problem.size), problem.lengths, *times, *_verdict(entry, what, kind)])
+    return f"{kind}, {_named(what)}, ms\n{aligned(lines)}"
+
+
+def _time(row: Any, what: str) -> str:
+    if row is None:
+        return "-"
+    median = row[what]["median"]
+    return f"{median:.3g}" if median < 1000 else f"{median:.0f}"
+
+
+def _verdict(entry: Entry, what: str, kind: str) -> list[str]:
+    """The quartiles of ours apart, by the median, and the ratio; `<` marks what is lost."""
+    ours = entry["ours"][what]
+    low, high = ours["quartiles"]
+    if kind in MAPPED:
+        ratio = compare.over_scan(entry, what)
+    else:
+        ratio = compare.speed_up(entry, what, RIVALS["best JAX peer"])
+    mark = " <" if ratio is not None and ratio < MARGIN else "  "
+    return [f"{100 * (high - low) / ours['median']:.0f} %", _times(ratio) + mark]
+
+
+def _means(entries: Entries) -> list[str]:
+    lines = [["geometric means of the speed-up", "", *GROUPS]]
+    for what in WHAT:
+        for name, ratio in _ratios(what).items():
+            means = [geometric_mean(collect(entries, ratio, g).values()) for g in GROUPS]
+            lines.append([_named(what), name, *map(_times, means)])
+    return [aligned(lines, left=2), "\n".join(_sentences(entries))]
+
+
+def _ratios(what: str) -> dict[str, Any]:
+    """Of an entry, by who is compared with."""
+    rivals = {n: lambda e, f=f: compare.speed_up(e, what, f) for n, f in RIVALS.items()}
+    return rivals | {"our scan": lambda e: compare.over_scan(e, what)}
+
+
+def _sentences(entries: Entries) -> list[str]:
+    """The least speed-ups, the rows lost, memory, and time to compile."""
+    lines = []
+    for what in WHAT:
+        for name, ratio in _ratios(what).items():
+            found = collect(entries, ratio)
+            lost = sum(value < MARGIN for value in found.values())
+            if found:
+                worst = min(found, key=found.__getitem__)
+                lines.append(
+                    f"{_named(what)}: least speed-up over {name} {found[worst]:.2f} ({worst}), "
+                    f"below {MARGIN} in {lost} of {len(found)} rows"
+                )
+    for quantity, unit in (("memory", "temporary memory"), ("compile", "time to compile")):
+        found = collect(entries, lambda e, q=quantity: compare.over_flax(e, "training", q))
+        if found:
+            mean, worst = geometric_mean(found.values()), max(found, key=found.__getitem__)
+            lines.append(
+                f"training step: {unit} {mean:.2f} of Flax's, at most {found[worst]:.2f} ({worst})"
+            )
+    slowest = max(entry["ours"]["training"]["compile"] for entry in entries.values())
+    return [*lines, f"training step: ours compiles in at most {slowest:.1f} s"]
+
+
+def markdown(measured: dict[str, Any]) -> str:
+    """The summary for the README; nothing where none of the grid was measured."""
+    entries = compare.in_grid(compare.by_problem(measured["rows"]))
+    if not entries:
+        return ""
+    lines = ["| speed-up over | lengths | forward | training step |", "|---|---|---|---|"]
+    for name in (*RIVALS, "our scan"):
+        for group in GROUPS:
+            means = [
+                geometric_mean(collect(entries, _ratios(what)[name], group).values())
+                for what in WHAT
+            ]
+            lines.append(f"| {name} | {group} | {' | '.join(map(_times, means))} |")
+    return "\n".join([*lines, "", *(f"* {s}" for s in _sentences(entries)), "", heading(measured)])
+
+
+def _named(what: str) -> str:
+    return {"forward": "forward", "training": "training step"}[what]
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def aligned(lines: list[list[str]], left: int = 2) -> str:
+    """Columns of one width each, the first `left` of them ragged right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,62 @@
+"""The picture of `benchmarks.scaling`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from .grid import MEAN  # noqa: E402
+
+LABELS = {
+    "time": "time steps T",
+    "batch": "batch size B",
+    "units": "units H",
+    "mean length": "mean length / T",
+}
+STYLES = {"ours": ("C3", "o-"), "ours: scan": ("C0", "s--"), "flax: Optimized": ("0.4", "^--")}
+
+
+def draw(measured: dict[str, Any], path: Path) -> None:
+    """A panel for each of T, B, H and raggedness, time above memory."""
+    figure, axes = plt.subplots(2, 4, figsize=(15, 7), sharex="col", sharey="row")
+    for column, axis in zip(axes.T, LABELS, strict=True):
+        rows = [row for row in measured["rows"] if row["axis"] == axis]
+        _panel(column, axis, rows)
+        column[1].set_xlabel(LABELS[axis])
+    axes[0, 0].set_ylabel("training step, ms")
+    axes[1, 0].set_ylabel("temporary memory, MB")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    batch, steps, inputs, units = measured["base"]
+    figure.suptitle(
+        f"LSTM, about B {batch}, T {steps}, I {inputs}, H {units}, log-normal lengths of mean "
+        f"{MEAN} T; limit: matmuls of valid steps at {measured['gflops']:.0f} GFLOP/s"
+    )
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panel(column: Any, axis: str, rows: list[dict[str, Any]]) -> None:
+    for name, (color, style) in STYLES.items():
+        own = [row for row in rows if row["implementation"] == name]
+        values = [row["value"] for row in own]
+        times = [row["training"]["median"] for row in own]
+        megabytes = [row["training"]["memory"] / 1e6 for row in own]
+        column[0].plot(values, times, style, color=color, label=name, ms=4)
+        column[1].plot(values, megabytes, style, color=color, ms=4)
+    limits = dict(sorted((row["value"], row["limit"]) for row in rows))
+    column[0].plot(limits.keys(), limits.values(), ":", color="black", label="limit")
+    for ax in column:
+        ax.set_yscale("log")
+        if axis != "mean length":
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)

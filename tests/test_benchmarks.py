@@ -1,0 +1,206 @@
+"""The benchmarks: every peer computes what ours does, and what is said of the figures is right."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, grid, peers, report, scaling, timing
+from benchmarks.check import compare as compare_results
+
+HERE = Path(__file__).parent
+FAMILIES = {"flax", "nnx", "haiku", "keras", "equinox", "tensorflow", "pytorch"}
+
+# In a process of its own: frameworks are measured as their users run them.
+CHECK = """
+import json, sys
+from benchmarks import machine
+from benchmarks.grid import TINY
+from benchmarks.measure import Field
+machine.prepare(short=True)
+agreed = []
+with Field(sys.argv[1].split(","), 2) as field:
+    for problem, implementations in field.checked("lstm", TINY, ("lognormal",)):
+        agreed += implementations
+print(json.dumps(agreed))
+"""
+
+
+@pytest.fixture(scope="module")
+def agreed():
+    """Every family that was held to ours; it fails where one computes another thing."""
+    present = ",".join(sorted(f for f in FAMILIES if peers.installed(f)))
+    environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-c", CHECK, present]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=HERE.parent, env=environment
+    )
+    assert not result.returncode, result.stderr
+    return {peers.family(name) for name in json.loads(result.stdout)}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_peer_agrees(agreed, load_oracle, family):
+    if not peers.installed(family):
+        load_oracle((peers.JAX | peers.PROCESSES)[family])
+    assert family in agreed
+
+
+def results(lengths, **changed):
+    """Of two rows of three steps, with anything in the padding."""
+    random = np.random.default_rng(0)
+    outputs = random.normal(size=(2, 3, 4))
+    outputs[np.arange(3) >= lengths[:, None]] = changed.pop("padding", 0.0)
+    states, gradient = [random.normal(size=(2, 4))], random.normal(size=(2, 3, 2))
+    fields = {"outputs": outputs, "states": states, "gradient": gradient}
+    return timing.Results(**fields | changed)
+
+
+def test_the_padding_is_not_compared():
+    lengths = np.array([3, 1])
+    compare_results(results(lengths, padding=np.nan), results(lengths), lengths, "here")
+    with pytest.raises(ValueError, match="here: expected outputs as ours within .*, got nan"):
+        compare_results(results(lengths, padding=np.nan), results(lengths), None, "here")
+
+
+@pytest.mark.parametrize("field", timing.Results._fields)
+def test_another_result_is_an_error(field):
+    lengths = np.array([3, 1])
+    expected = results(lengths)
+    value = getattr(expected, field)
+    wrong = [value[0] * 1.001] if field == "states" else value * 1.001
+    what = {"outputs": "outputs", "states": "final state 0", "gradient": "gradient by the inputs"}
+    with pytest.raises(ValueError, match=f"here: expected {what[field]} as ours within"):
+        compare_results(results(lengths, **{field: wrong}), expected, lengths, "here")
+
+
+def test_other_states_are_an_error():
+    lengths = np.array([3, 1])
+    with pytest.raises(ValueError, match="here: expected 1 final states, got 0"):
+        compare_results(results(lengths, states=[]), results(lengths), lengths, "here")
+
+
+def test_lengths():
+    problems = [
+        grid.Problem("lstm", size, lengths)
+        for size in grid.GRID
+        for lengths in grid.lengths_of("lstm", size)
+    ]
+    drawn = {p: grid.draw_lengths(p) for p in problems}
+    for (_, size, lengths), values in drawn.items():
+        if lengths == "none":
+            assert values is None
+            continue
+        assert values.shape == (size.batch,) and values.dtype == np.int32
+        assert values.max() == size.time and values.min() >= 1
+        if lengths == "full":
+            assert values.min() == size.time
+        elif lengths == "uniform":
+            assert values.min() >= size.time / 4
+        else:
+            assert abs(values.mean() / size.time - 0.35) < 0.01
+    assert {p.lengths for p in problems if p.size.batch == 1} == {"none", "full"}
+
+
+def test_rounds():
+    """Everyone has one turn a round, in orders that differ; the first round is not counted."""
+    taken = []
+
+    def turn(name):
+        def seconds(what):
+            assert what == "forward"
+            taken.append(name)
+            return len(taken) if name == "slow" else 1e-3
+
+        return seconds
+
+    names = ["fast", "slow", "third"]
+    found = timing.rounds({name: turn(name) for name in names}, "forward", 7)
+    orders = [tuple(taken[i : i + 3]) for i in range(0, 24, 3)]
+    assert len(taken) == 24 and all(sorted(order) == names for order in orders)
+    assert len(set(orders)) > 2
+    slow = [1e3 * (i + 1) for i, name in enumerate(taken) if name == "slow"][1:]
+    assert found["slow"]["median"] == np.median(slow)
+    assert found["slow"]["quartiles"] == list(np.quantile(slow, (0.25, 0.75)))
+    assert found["fast"] == {"median": 1.0, "quartiles": [1.0, 1.0]}
+
+
+def test_a_turn(monkeypatch):
+    """Calls in a row until 5 ms have passed, and their mean."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def call(takes):
+        def run():
+            calls.append(takes)
+            clock[0] += takes
+
+        return run
+
+    for takes, number in ((2e-3, 3), (1.0, 1)):
+        calls.clear()
+        mean = timing.seconds(types.SimpleNamespace(training=call(takes)), "training")
+        assert len(calls) == number and np.isclose(mean, takes)
+
+
+def test_limit():
+    """Three times the matmuls: 2 (I + H) 4 H operations a step, at 100e9 a second."""
+    size = grid.Size(2, 5, 30, 10)
+    assert np.isclose(scaling.limit(size, 7, 100), 3 * 7 * (2 * 40 * 40) / 100e9 * 1e3)
+    varied = list(scaling.points(size, {"time": (5, 9), "mean length": (1.0,)}))
+    assert varied == [
+        ("time", 5, size, 0.35),
+        ("time", 9, grid.Size(2, 9, 30, 10), 0.35),
+        ("mean length", 1.0, size, 1.0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((HERE / "benchmarks.json").read_text())
+
+
+def test_ratios(stored):
+    """A family counts by its fastest variant, and one that is not there has no ratio."""
+    lstm, ragged, gru, _ = compare.by_problem(stored["rows"]).values()
+    jax_peers = compare.RIVALS["best JAX peer"]
+    assert compare.speed_up(lstm, "training", jax_peers) == 30 / 20
+    assert compare.speed_up(lstm, "training", ("pytorch",)) == 8 / 20
+    assert compare.speed_up(ragged, "training", ("pytorch",)) is None
+    assert compare.over_scan(ragged, "forward") == 10 / 20
+    assert compare.over_flax(lstm, "training", "memory") == 100 / 400
+    assert compare.over_flax(gru, "training", "memory") is None
+    assert np.isclose(compare.geometric_mean([0.5, 8.0]), 2)
+
+
+def test_tables(stored):
+    text = report.tables(stored)
+    lines = {tuple(line.split()) for line in text.splitlines()}
+    full = "4x12x3x8 full 20 40 40 30 50 60 10 8 20 % 1.50"
+    assert tuple(full.split()) in lines
+    lost = "4x12x3x8 lognormal 20 10 10 - 40 30 - - 20 % 0.50 <"
+    assert tuple(lost.split()) in lines
+    assert tuple("16x128x32x64 full 10 8 20 % 0.80 <".split()) in lines  # against our scan
+    assert tuple("forward best JAX peer 1.00 1.00 2.00 0.50 0.50".split()) in lines
+    assert tuple("training step PyTorch 0.40 - 0.40 - -".split()) in lines
+    least = "least speed-up over best JAX peer 0.50 (lstm 4x12x3x8 lognormal), below 0.95 in 1 of 3"
+    assert f"forward: {least} rows" in text
+    assert "temporary memory 0.50 of Flax's, at most 1.00 (lstm 4x12x3x8 lognormal)" in text
+    assert "time to compile 2.45 of Flax's, at most 3.00 (lstm 4x12x3x8 lognormal)" in text
+
+
+def test_report(stored, tmp_path):
+    """The command makes tables, the summary and the picture of a file, and runs nothing."""
+    file = tmp_path / "cpu.json"
+    file.write_text(json.dumps(stored))
+    command = [sys.executable, "-m", "benchmarks", "--report", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    assert not result.returncode, result.stderr
+    assert report.tables(stored) in result.stdout and report.markdown(stored) in result.stdout
+    assert "| best JAX peer | all T | 2.00 | 1.50 |" in result.stdout
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
