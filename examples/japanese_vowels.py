@@ -62,7 +62,7 @@ def logits(model, params, inputs, lengths, key=None):
         _, (forward, backward) = rnn.bidirectional_dynamic_rnn(
             DROPOUT_LSTM, DROPOUT_LSTM, params["rnn"], inputs, sequence_length=lengths, key=key
         )
-        h = rnn.concatenate(forward.h, backward.h)
+        h = jnp.concatenate([forward.h, backward.h], axis=-1)
     return h @ params["dense"]["kernel"] + params["dense"]["bias"]
 
 
