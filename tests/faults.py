@@ -20,6 +20,7 @@ SUITE = [
     "tests/test_golden.py",
     "tests/test_laws.py",
     "tests/test_transcriptions.py",
+    "tests/interop/test_weights_torch.py",
 ]
 
 # name: (file, what stands there, what is planted)
@@ -52,9 +53,9 @@ FAULTS = {
         "lengths=None if call.lengths is None or call.reverse else",
     ),
     "key not folded": (
-        "engines/scan.py",
-        'jax.random.fold_in(call.key, x["t"])',
-        "call.key",
+        "engines/call.py",
+        "jax.random.fold_in(self.key, t)",
+        "self.key",
     ),
     "clip before the peephole": (
         "cells/_lstm.py",
@@ -64,10 +65,36 @@ FAULTS = {
     ),
     "output dropout leaking into the state": (
         "wrappers/dropout.py",
-        "return drop(output, masks.output, self.output_keep_prob), state",
-        "output = drop(output, masks.output, self.output_keep_prob)\n"
-        "        return output, state._replace(h=output) if hasattr(state, 'h') else output",
+        "        return output, _drop(state, keys.state",
+        "        state = state._replace(h=output) if hasattr(state, 'h') else output\n"
+        "        return output, _drop(state, keys.state",
     ),
+    "blocks in the wrong order": (
+        "engines/_blocks.py",
+        "if self.call.reverse != backward else",
+        "if backward else",
+    ),
+    "rows put back where they were sorted to": (
+        "engines/_tiles.py",
+        "buffer.at[self.numbers(tile)].set(",
+        "buffer.at[tile * self.rows + jnp.arange(self.rows)].set(",
+    ),
+    "a reset that lets a gradient through": (
+        "engines/_transposed.py",
+        "            d_state = select(reset, nothing, d_state)\n",
+        "",
+    ),
+    "gradients that leave out the last block": (
+        "engines/_passes.py",
+        "lambda d, n: d + n.astype(d.dtype), d_weights, d_new",
+        "lambda d, n: d + (i > 0).astype(d.dtype) * n, d_weights, d_new",
+    ),
+    "the forget bias kept on the way from other frameworks": (
+        "interop/_convert.py",
+        "source.forget_bias(layer) - target.forget_bias(layer)",
+        "source.forget_bias(layer)",
+    ),
+    "the gates of PyTorch in TF1's order": ("interop/torch.py", '"lstm": "ifgo"', '"lstm": "igfo"'),
     "outputs not zeroed": (
         "engines/scan.py",
         "output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)",
