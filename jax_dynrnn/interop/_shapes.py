@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,9 +24,14 @@ CHANGING = (
 """Wrappers whose cell sees something else than the inputs."""
 
 
-def smallest(run: Run) -> tuple[int, Params]:
-    """The lowest number of input features that the cells accept, and the shapes for it."""
-    size = math.lcm(*(_smallest(cell) for cell in _first(run)))
+def smallest(run: Run, names: Iterable[str]) -> tuple[int, Params]:
+    """The lowest number of input features that the cells accept, and the shapes for it.
+
+    By the `names` of the arrays that there are, since an IntersectionRNNCell has a projection only
+    where the number needs one.
+    """
+    projected = any("in_projection/" in name for name in names)
+    size = math.lcm(*(_smallest(cell, projected) for cell in _first(run)))
     return size, _shapes(run, size)
 
 
@@ -59,7 +64,7 @@ def seen(run: Run, params: Params) -> str:
     if isinstance(_first(run)[0], w.EmbeddingWrapper):
         return "ids"
     got = {path: np.shape(x) for path, x in by_name(params).items()}
-    return f"{fitted(run, smallest(run)[0], got)[0]} features"
+    return f"{fitted(run, smallest(run, got)[0], got)[0]} features"
 
 
 def _shapes(run: Run, size: int) -> Params:
@@ -87,12 +92,14 @@ def _input_shape(cell: Any, size: int) -> Any:
     return getattr(cell, "input_shape", (size,))
 
 
-def _smallest(cell: Any) -> int:
+def _smallest(cell: Any, projected: bool) -> int:
     """The lowest number of features that the cell accepts: a few accept no other."""
     if isinstance(cell, c.TimeFreqLSTMCell):
         return cell.input_size
-    if isinstance(cell, c.IntersectionRNNCell) and cell.num_in_proj is None:
-        return cell.num_units
+    if isinstance(cell, c.IntersectionRNNCell):
+        if not projected:
+            return cell.num_units
+        return 1 if cell.num_units > 2 else 3  # neither it nor twice as many are num_units
     if isinstance(cell, c.GridLSTMCell | c.BidirectionalGridLSTMCell):
         (windows, *_), skip = cell.num_frequency_blocks, cell.frequency_skip
         return max(cell.end_freqindex_list or [cell.feature_size + (windows - 1) * skip])

@@ -58,7 +58,7 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
         (7, 4)
     """
     run = as_run(cells)
-    size, tree = smallest(run)
+    size, tree = smallest(run, variables)
     names = {path: canonical(name)[0] for path, name in variable_names(run, tree).items()}
     found = find(run, size, names, Table(variables), scope)
     arrays = [jnp.asarray(found[path]) for path in by_name(tree)]
@@ -95,8 +95,9 @@ def export_params(cells: Any, params: Params, scope: str | None = None) -> dict[
         bidirectional_rnn/bw/basic_rnn_cell/kernel
     """
     run = as_run(cells)
-    size, tree = smallest(run)
-    names, arrays = variable_names(run, tree), by_name(params)
+    arrays = by_name(params)
+    size, tree = smallest(run, arrays)
+    names = variable_names(run, tree)
     if set(names) != set(arrays):
         missing, unexpected = names.keys() - arrays.keys(), arrays.keys() - names.keys()
         raise KeyError(
