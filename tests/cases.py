@@ -29,6 +29,8 @@ class Case:
     features: Any = (D,)
     core: bool = False
     """Whether the everyday suite runs it with every engine."""
+    variant: bool = False
+    """Other settings of a cell that has a case: everyday only the laws about its arithmetic."""
     keyed: bool = False
     """Whether it draws random numbers: laws give it a key."""
     integers: int = 0
@@ -113,7 +115,7 @@ DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0
 
 CASES = [
     Case("rnn", rnn.BasicRNNCell(H), core=True),
-    Case("rnn_relu", rnn.BasicRNNCell(H, activation=jax.nn.relu)),
+    Case("rnn_relu", rnn.BasicRNNCell(H, activation=jax.nn.relu), variant=True),
     Case("gru", rnn.GRUCell(H), core=True),
     Case("cudnn_gru", rnn.CudnnCompatibleGRUCell(H), core=True),
     Case("basic_lstm", rnn.BasicLSTMCell(H), core=True),
@@ -121,15 +123,19 @@ CASES = [
     Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
     Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
     # LSTMs with options of contrib
-    Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5)),
+    Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5), variant=True),
     Case(
         "layer_norm_lstm",
         rnn.LayerNormLSTMCell(
             H, use_peepholes=True, cell_clip=0.8, num_proj=2, proj_clip=0.5, layer_norm=True
         ),
     ),
-    Case("layer_norm_basic", rnn.LayerNormBasicLSTMCell(H, forget_bias=0.5, dropout_keep_prob=0.5)),
-    Case("no_layer_norm", rnn.LayerNormBasicLSTMCell(H, layer_norm=False)),
+    Case(
+        "layer_norm_basic",
+        rnn.LayerNormBasicLSTMCell(H, forget_bias=0.5, dropout_keep_prob=0.5),
+        variant=True,
+    ),
+    Case("no_layer_norm", rnn.LayerNormBasicLSTMCell(H, layer_norm=False), variant=True),
     Case(
         "layer_norm_dropout",
         rnn.LayerNormBasicLSTMCell(H, dropout_keep_prob=0.5),
@@ -140,14 +146,19 @@ CASES = [
         "weight_norm",
         rnn.WeightNormLSTMCell(H, use_peepholes=True, cell_clip=0.5, num_proj=2, proj_clip=0.5),
     ),
-    Case("coupled", rnn.CoupledInputForgetGateLSTMCell(H, forget_bias=0.5)),
+    Case("coupled", rnn.CoupledInputForgetGateLSTMCell(H, forget_bias=0.5), variant=True),
     Case(
         "coupled_options",
         rnn.CoupledInputForgetGateLSTMCell(
             H, use_peepholes=True, num_proj=2, proj_clip=0.5, layer_norm=True
         ),
     ),
-    Case("grouped", rnn.GLSTMCell(H, number_of_groups=2, forget_bias=0.5), features=(2,)),
+    Case(
+        "grouped",
+        rnn.GLSTMCell(H, number_of_groups=2, forget_bias=0.5),
+        features=(2,),
+        variant=True,
+    ),
     Case(
         "grouped_options",
         rnn.GLSTMCell(6, number_of_groups=3, num_proj=3, activation=jax.nn.softplus),
@@ -173,11 +184,13 @@ CASES = [
             input_shape=(2, 3, 2, 1), output_channels=2, kernel_shape=(1, 2, 3), use_bias=False
         ),
         features=(2, 3, 2, 1),
+        variant=True,
     ),
     Case(
         "conv",
         rnn.ConvLSTMCell(1, input_shape=(3, 1), output_channels=2, kernel_shape=(3,)),
         features=(3, 1),
+        variant=True,
     ),
     # continuous time
     Case(
@@ -185,6 +198,7 @@ CASES = [
         rnn.PhasedLSTMCell(H, leak=0.1, ratio_on=0.6, period_init_max=4.0),
         features=((1,), (D,)),
         derivative=False,
+        variant=True,
     ),
     Case(
         "phased_peepholes",
@@ -240,6 +254,7 @@ CASES = [
             couple_input_forget_gates=True,
         ),
         features=(4,),
+        variant=True,
     ),
     Case(
         "grid_bidirectional",
@@ -260,17 +275,19 @@ CASES = [
             backward_slice_offset=-1,
         ),
         features=(2,),
+        variant=True,
     ),
     Case("multi", rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(2)]), core=True),
     Case("residual", rnn.ResidualWrapper(rnn.GRUCell(D))),
     Case("learned", rnn.LearnedInitialState(rnn.LSTMCell(H))),
     Case("emit", rnn.EmitState(rnn.LSTMCell(H))),
-    Case("dropout_evaluated", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT)),
+    Case("dropout_evaluated", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), variant=True),
     Case(
         "dropout_state",
         rnn.DropoutWrapper(rnn.LSTMCell(H), state_keep_prob=0.5),
         keyed=True,
         flip=False,
+        variant=True,
     ),
     Case("dropout", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), keyed=True, flip=False),
     Case(
@@ -284,6 +301,7 @@ CASES = [
             rnn.GRUCell(H), **DROPOUT, variational_recurrent=True, variational_per_row=True
         ),
         keyed=True,
+        variant=True,
     ),
     Case(
         "deep",
@@ -297,10 +315,10 @@ CASES = [
         flip=False,
     ),
     # other cells of contrib
-    Case("nas", rnn.NASCell(H)),
+    Case("nas", rnn.NASCell(H), variant=True),
     Case("nas_options", rnn.NASCell(H, num_proj=2, use_bias=True)),
     Case("ugrnn", rnn.UGRNNCell(H, forget_bias=0.5)),
-    Case("intersection", rnn.IntersectionRNNCell(D, num_in_proj=D)),
+    Case("intersection", rnn.IntersectionRNNCell(D, num_in_proj=D), variant=True),
     Case(
         "intersection_projected",
         rnn.IntersectionRNNCell(H, num_in_proj=H, forget_bias=0.5, y_activation=jnp.tanh),
@@ -321,8 +339,13 @@ CASES = [
     Case(
         "highway_uncoupled",
         rnn.HighwayWrapper(rnn.BasicRNNCell(D), couple_carry_transform_gates=False),
+        variant=True,
     ),
-    Case("zoneout_evaluated", rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7)),
+    Case(
+        "zoneout_evaluated",
+        rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7),
+        variant=True,
+    ),
     Case(
         "zoneout",
         rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7),
@@ -343,15 +366,15 @@ CASES = [
         features=(),
         integers=7,
     ),
-    Case("attention_cell", rnn.AttentionCellWrapper(rnn.BasicLSTMCell(H), 2)),
+    Case("attention_cell", rnn.AttentionCellWrapper(rnn.BasicLSTMCell(H), 2), variant=True),
     Case(
         "attention_cell_sizes",
         rnn.AttentionCellWrapper(rnn.GRUCell(H), 3, attn_size=2, attn_vec_size=5, input_size=2),
     ),
     # attention to a memory
-    Case("attention", ATTENTION, places=(4,)),
+    Case("attention", ATTENTION, places=(4,), variant=True),
     Case("attentions", TWO_ATTENTIONS, places=(4, 3)),
-    Case("plus_one", toys.PlusOne()),
+    Case("plus_one", toys.PlusOne(), variant=True),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
     Case("ids", toys.Ids(), features=(), integers=7),

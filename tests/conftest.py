@@ -1,7 +1,8 @@
 """How the suite runs: 64-bit types on, and nothing promoted silently.
 
     pytest           the everyday suite: every law on every cell with the reference
-                     engine, core cells with every engine
+                     engine, core cells with every engine; what is marked `full`, and laws
+                     where they are not `everyday`, wait for the next
     pytest --full    the whole product of engines and dtypes, and the laws without x64
 
 With JAX_DYNRNN_REQUIRE_ORACLES=1 a missing oracle is a failure, not a skip.
@@ -39,8 +40,9 @@ def pytest_generate_tests(metafunc):
 
     full = metafunc.config.getoption("--full")
     if "law" in metafunc.fixturenames:
-        where = metafunc.definition.get_closest_marker("where")
-        chosen = [law for law in laws.every_law(full) if where is None or where.args[0](law)]
+        names = ("where",) if full else ("where", "everyday")
+        marks = [mark for name in names if (mark := metafunc.definition.get_closest_marker(name))]
+        chosen = [law for law in laws.every_law(full) if all(m.args[0](law) for m in marks)]
         metafunc.parametrize("law", [
             pytest.param(law, id=str(law), marks=pytest.mark.xdist_group(law.case.name))
             for law in chosen
@@ -54,8 +56,11 @@ def law_of(item):
     return getattr(getattr(item, "callspec", None), "params", {}).get("law")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """All laws of one cell together: they share its compilations."""
+    if not config.getoption("--full"):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
     order = {}
     for item in items:
         order.setdefault(law_of(item), len(order))

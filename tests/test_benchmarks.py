@@ -44,6 +44,7 @@ def agreed():
     return {peers.family(name) for name in json.loads(result.stdout)}
 
 
+@pytest.mark.xdist_group("peers")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_peer_agrees(agreed, load_oracle, family):
     if not peers.installed(family):

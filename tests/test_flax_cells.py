@@ -1,7 +1,6 @@
 """Every cell in a Linen and an NNX layer: what it draws from, in few bits, under jit and grad.
 
-Everyday one program is compiled for each cell, its gradients through Linen in bfloat16. Those
-through NNX in float32 are of the core cells, and with --full of every cell.
+Everyday gradients are of the core cells, and of one with a memory; with --full of every cell.
 """
 
 import jax
@@ -122,6 +121,7 @@ def rest_of_time(y):
 
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.dtype in ("float64", "bfloat16"))
+@pytest.mark.everyday(lambda law: law.case.core or len(law.case.places) > 1)
 def test_gradients_through_linen(law):
     """Under jit, in bfloat16."""
     params = own(cast(laws.arguments(law)[0], jnp.bfloat16))
@@ -140,6 +140,7 @@ def test_gradients_through_linen(law):
         and (law.dtype == "float32" or (law.dtype == "float64" and law.case.core))
     )
 )
+@pytest.mark.everyday(lambda law: law.case.name in ("gru", "multi"))
 def test_gradients_through_nnx(law):
     """Under `nnx.jit` and `nnx.grad`, in float32."""
     layer = nnx_layer(law, cast(laws.arguments(law)[0], jnp.float32))

@@ -22,6 +22,10 @@ def sized(law):
         yield
 
 
+# Everyday, one setting of each cell: the others differ in the arithmetic of a step alone.
+one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
+
+
 def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
     """Results and gradients of the reference, as `compiled` returns them."""
 
@@ -43,6 +47,7 @@ def test_padded_is_truncated(law):
 
 
 @pytest.mark.where(lambda law: law.case.core)
+@pytest.mark.everyday(lambda law: law.case.core and law.engine != "scan")
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
 def test_what_is_not_given_is_all_of_it(law, lengths):
     """Without a mask, resets and lengths: as with those of every step. Engines may differ there."""
@@ -58,6 +63,7 @@ def test_masks_and_resets(law):
     close(actual, by_rows(law, *arguments, mask=MASK, resets=RESETS), law.tolerance)
 
 
+@one_setting
 def test_masks_and_resets_in_reverse(law):
     """The same in descending order."""
     arguments = laws.arguments(law)
@@ -66,6 +72,7 @@ def test_masks_and_resets_in_reverse(law):
     close(actual, expected, law.tolerance)
 
 
+@one_setting
 @pytest.mark.where(lambda law: law.case.flip)
 def test_reverse_is_flip_run_flip(law):
     params, inputs, state = laws.arguments(law)
@@ -149,13 +156,18 @@ def time_major(law, run, params):
     return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs), final
 
 
+@pytest.mark.everyday(lambda law: law.case.keyed)
 def test_eager_and_time_major(law):
-    """A run outside jit, over transposed inputs, is the compiled run; and eval_shape's kinds."""
+    """A run outside jit, over transposed inputs, is the compiled run; and eval_shape's kinds.
+
+    Everyday, of those that draw: of the others both directions are run so, below.
+    """
     params, inputs, state = laws.arguments(law)
     expected = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
     close(time_major(law, rnn.dynamic_rnn, params), expected, law.tolerance)
 
 
+@one_setting
 @pytest.mark.where(lambda law: not law.case.keyed)
 def test_both_directions_are_two_runs(law):
     """Each with its own key, if it has one: not those that draw."""
@@ -169,6 +181,7 @@ def test_both_directions_are_two_runs(law):
     close(actual, tuple(zip(forward, backward, strict=True)), law.tolerance)
 
 
+@one_setting
 def test_vmap_is_a_loop(law):
     """Over params, inputs, states, lengths, masks and resets at once."""
     params, inputs, state = laws.arguments(law)
@@ -236,6 +249,7 @@ def test_what_engines_take_for_a_step(law):
         close(cell.pointwise(params, projected, recurred, state), expected, law.tolerance)
 
 
+@one_setting
 def test_no_steps_at_all(law):
     """T = 0: no outputs, and the initial state."""
     params, inputs, state = laws.arguments(law)

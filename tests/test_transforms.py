@@ -22,7 +22,11 @@ import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
 
 CORE = [case for case in CASES if case.core]
-core = pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+FEW = [case for case in CORE if case.name in ("gru", "lstm", "multi")]
+core = pytest.mark.parametrize("case", [
+    pytest.param(case, marks=[] if case in FEW else pytest.mark.full, id=case.name) for case in CORE
+])  # fmt: skip
+"""Everyday a cell of two matmuls, of one, and a stack."""
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 engines = pytest.mark.parametrize("engine", ENGINES)
 
@@ -137,7 +141,7 @@ def test_without_jit(case, engine):
 def test_shard_map(engine):
     """Rows on 4 devices, check_vma on: results and gradients are those of one device."""
     mesh = jax.make_mesh((4,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:4])
-    for case in CORE:
+    for case in FEW:
         params, inputs, _ = arguments(case)
         resets = inputs[..., 0] > 1.0
 
