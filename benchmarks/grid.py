@@ -52,6 +52,12 @@ MEAN = 0.35
 
 MAPPED = {"vmap_params": "params", "vmap_inputs": "inputs", "vmap_lengths": "lengths"}
 """An LSTM under `jax.vmap`, and over what: ours against ours."""
+OTHERS = (
+    "projection", "layer_norm", "weight_norm", "coupled", "grouped", "ugrnn", "nas", "cfn",
+    "minimal", "sru", "ind_rnn", "indy_gru", "indy_lstm", "stack",
+)  # fmt: skip
+"""Cells that few of the peers have: ours against ours."""
+ALONE = (*MAPPED, *OTHERS)
 COPIES = 8
 """Problems that are mapped over."""
 
@@ -59,11 +65,12 @@ SIZES = {kind: GRID for kind in ("lstm", "gru", "gru_after", "vanilla")}
 """The sizes of each kind; `gru_after` is the GRU whose reset gate acts after the matmul."""
 SIZES |= {"bidirectional": (Size(32, 100, 64, 128), Size(64, 256, 64, 64))}
 SIZES |= {kind: (Size(16, 128, 32, 64),) for kind in MAPPED}
+SIZES |= {kind: (Size(64, 256, 64, 64),) for kind in OTHERS}
 
 
 def lengths_of(kind: str, size: Size) -> tuple[str, ...]:
     """The lengths that make sense: one row alone is not ragged."""
-    if kind in MAPPED:
+    if kind in ALONE:
         return ("full", "lognormal")
     return LENGTHS[:2] if size.batch == 1 else LENGTHS
 

@@ -12,7 +12,25 @@ import jax_dynrnn as rnn
 
 from .grid import COPIES, Size
 
-CELLS = {"gru": rnn.GRUCell, "gru_after": rnn.CudnnCompatibleGRUCell, "vanilla": rnn.BasicRNNCell}
+CELLS = {
+    "gru": rnn.GRUCell,
+    "gru_after": rnn.CudnnCompatibleGRUCell,
+    "vanilla": rnn.BasicRNNCell,
+    "projection": lambda n: rnn.LSTMCell(n, use_peepholes=True, cell_clip=3.0, num_proj=n // 2),
+    "layer_norm": lambda n: rnn.LayerNormLSTMCell(n, layer_norm=True),
+    "weight_norm": rnn.WeightNormLSTMCell,
+    "coupled": rnn.CoupledInputForgetGateLSTMCell,
+    "grouped": lambda n: rnn.GLSTMCell(n, number_of_groups=2),
+    "ugrnn": rnn.UGRNNCell,
+    "nas": rnn.NASCell,
+    "cfn": rnn.CFNCell,
+    "minimal": rnn.MinimalRNNCell,
+    "sru": rnn.SRUCell,
+    "ind_rnn": rnn.IndRNNCell,
+    "indy_gru": rnn.IndyGRUCell,
+    "indy_lstm": rnn.IndyLSTMCell,
+    "stack": lambda n: rnn.MultiRNNCell([rnn.LSTMCell(n)] * 2),
+}
 
 
 def cells_of(kind: str, units: int) -> Any:

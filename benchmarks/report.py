@@ -6,7 +6,7 @@ from typing import Any
 
 from . import compare
 from .compare import GROUPS, MARGIN, RIVALS, Entry, collect, geometric_mean
-from .grid import MAPPED, SIZES, Problem
+from .grid import ALONE, SIZES, Problem
 from .timing import WHAT
 
 Entries = dict[Problem, Entry]
@@ -35,7 +35,7 @@ def heading(measured: dict[str, Any]) -> str:
 
 def _table(kind: str, what: str, entries: Entries) -> str:
     names = list(dict.fromkeys(name for entry in entries.values() for name in entry))
-    rival = ("ours: scan",) if kind in MAPPED else ("best JAX",)
+    rival = ("ours: scan",) if kind in ALONE else ("best JAX",)
     heads = [("size", ""), ("lengths", "")]
     heads += [(name.split(": ")[0], (name.split(": ") + [""])[1]) for name in names]
     heads += [("spread", "of ours"), ("speed-up", rival[0])]
@@ -57,7 +57,7 @@ def _verdict(entry: Entry, what: str, kind: str) -> list[str]:
     """The quartiles of ours apart, by the median, and the ratio; `<` marks what is lost."""
     ours = entry["ours"][what]
     low, high = ours["quartiles"]
-    if kind in MAPPED:
+    if kind in ALONE:
         ratio = compare.over_scan(entry, what)
     else:
         ratio = compare.speed_up(entry, what, RIVALS["best JAX peer"])
