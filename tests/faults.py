@@ -90,7 +90,7 @@ FAULTS = {
         "lambda d, n: d + (i > 0).astype(d.dtype) * n, d_weights, d_new",
     ),
     "the forget bias kept on the way from other frameworks": (
-        "interop/_convert.py",
+        "interop/_layouts/convert.py",
         "source.forget_bias(layer) - target.forget_bias(layer)",
         "source.forget_bias(layer)",
     ),

@@ -10,7 +10,7 @@ import pytest
 from cases import CASES, Case, is_shape
 
 import jax_dynrnn as rnn
-from jax_dynrnn.interop._tf1_scopes import SCOPES
+from jax_dynrnn.interop._tf1.scopes import SCOPES
 
 GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "porting-from-tf1.md"
 TABLES = [

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint, tf1
-from ._code import code
-from ._kinds import kind
-from ._recognise import Found, recognised
-from ._shapes import seen
-from ._tf1_scopes import as_run
-from ._tf1_table import Table
+from ._tf1.code import code
+from ._tf1.kinds import kind
+from ._tf1.recognise import Found, recognised
+from ._tf1.scopes import as_run
+from ._tf1.shapes import seen
+from ._tf1.table import Table
 
 
 def main(arguments: list[str] | None = None) -> None:

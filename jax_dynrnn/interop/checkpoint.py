@@ -20,15 +20,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._bundle import Checkpoint as Checkpoint
 from ._formats import tensors
+from ._formats.bundle import Checkpoint as Checkpoint
 from ._formats.crc32c import crc32c, masked
 from ._formats.error import CheckpointError as CheckpointError
 from ._formats.files import data_file, find_prefix, index_file, without_suffix
+from ._formats.graph_def import read_graph_def as read_graph_def
 from ._formats.index import Entry, write_index
-from ._graph_def import read_graph_def as read_graph_def
-from ._kinds import kind as kind
-from ._kinds import moving_averages as moving_averages
+from ._tf1.kinds import kind as kind
+from ._tf1.kinds import moving_averages as moving_averages
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
-from . import _convert
-from ._framework import Framework, check
-from ._layers import Layer, walk
+from ._layouts import convert as _convert
+from ._layouts.framework import Framework, check
+from ._layouts.layers import Layer, walk
 from .torch import table
 
 CUDNN = Framework("cuDNN (jax.experimental.rnn)", table, kinds=("lstm",), uniform=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._cell import Params
-from . import _convert
-from ._blocks import Block, Table
-from ._framework import Framework, check, kind
-from ._layers import Layer, walk
+from ._layouts import convert as _convert
+from ._layouts.blocks import Block, Table
+from ._layouts.framework import Framework, check, kind
+from ._layouts.layers import Layer, walk
 
 NAMES = ("weight_ih", "weight_hh", "bias", "bias_n")
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._cell import Params
-from . import _convert
-from ._blocks import Block, Table
-from ._framework import Framework, kind
-from ._layers import Layer, flatten, nest, walk
+from ._layouts import convert as _convert
+from ._layouts.blocks import Block, Table
+from ._layouts.framework import Framework, kind
+from ._layouts.layers import Layer, flatten, nest, walk
 
 LAYOUTS = ("linen", "nnx", "nnx_optimized")
 

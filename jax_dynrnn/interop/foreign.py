@@ -5,7 +5,7 @@ the order of that framework; the batch is the first axis of every part of it. `B
 batch size, `D` the size of the inputs, `H` the units.
 """
 
-from ._equinox_cell import EquinoxCell as EquinoxCell
-from ._flax_cell import LinenCell as LinenCell
-from ._flax_cell import NNXCell as NNXCell
-from ._haiku_cell import HaikuCell as HaikuCell
+from ._cells.equinox import EquinoxCell as EquinoxCell
+from ._cells.flax import LinenCell as LinenCell
+from ._cells.flax import NNXCell as NNXCell
+from ._cells.haiku import HaikuCell as HaikuCell

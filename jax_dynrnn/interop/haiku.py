@@ -12,10 +12,10 @@ from typing import Any
 import jax
 
 from .._cell import Params
-from . import _convert
-from ._blocks import Block, Table
-from ._framework import KINDS, Framework, kind
-from ._layers import flatten, walk
+from ._layouts import convert as _convert
+from ._layouts.blocks import Block, Table
+from ._layouts.framework import KINDS, Framework, kind
+from ._layouts.layers import flatten, walk
 
 NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
 

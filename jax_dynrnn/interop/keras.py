@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
-from . import _convert
-from ._blocks import Block, Table
-from ._framework import Framework, check, kind
-from ._layers import Layer, walk
+from ._layouts import convert as _convert
+from ._layouts.blocks import Block, Table
+from ._layouts.framework import Framework, check, kind
+from ._layouts.layers import Layer, walk
 
 NAMES = ("kernel", "recurrent_kernel", "bias")
 GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}

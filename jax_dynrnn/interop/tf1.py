@@ -11,11 +11,11 @@ import numpy as np
 
 from .._cell import Params
 from .._check_cell import by_name
-from ._shapes import fitted, smallest
-from ._tf1_match import find
-from ._tf1_names import canonical
-from ._tf1_scopes import as_run, is_memory, variable_names
-from ._tf1_table import Table
+from ._tf1.match import find
+from ._tf1.names import canonical
+from ._tf1.scopes import as_run, is_memory, variable_names
+from ._tf1.shapes import fitted, smallest
+from ._tf1.table import Table
 
 
 def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = None) -> Params:

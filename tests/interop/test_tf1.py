@@ -8,7 +8,7 @@ from tf1_params import KNOWN, D, H, assert_equal, drawn, params_of, variables_of
 import jax_dynrnn as rnn
 from jax_dynrnn._check_cell import by_name
 from jax_dynrnn.interop import tf1
-from jax_dynrnn.interop._tf1_names import canonical
+from jax_dynrnn.interop._tf1.names import canonical
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)

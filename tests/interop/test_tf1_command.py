@@ -8,8 +8,8 @@ from tf1_params import KNOWN, assert_equal, drawn, params_of
 import jax_dynrnn as rnn
 from jax_dynrnn.interop import __main__ as command
 from jax_dynrnn.interop import checkpoint, tf1
-from jax_dynrnn.interop._recognise import recognised
-from jax_dynrnn.interop._tf1_table import Table
+from jax_dynrnn.interop._tf1.recognise import recognised
+from jax_dynrnn.interop._tf1.table import Table
 
 NOT_TOLD = {
     rnn.AttentionCellWrapper, rnn.BidirectionalGridLSTMCell, rnn.Conv1DLSTMCell,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..wrappers import MultiRNNCell, ResidualWrapper
-from ..wrappers._wrapper import ParamsWrapper, Wrapper
+from ...wrappers import MultiRNNCell, ResidualWrapper
+from ...wrappers._wrapper import ParamsWrapper, Wrapper
 
 
 class Layer(NamedTuple):

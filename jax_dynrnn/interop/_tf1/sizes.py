@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import cells as c
-from .. import wrappers as w
-from ..attention import BahdanauAttention, LuongAttention
+from ... import cells as c
+from ... import wrappers as w
+from ...attention import BahdanauAttention, LuongAttention
 
 Shapes = Mapping[str, tuple]
 """By the canonical names of variables in the scope of the cell."""

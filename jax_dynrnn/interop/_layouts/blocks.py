@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._layers import hidden_size
+from .layers import hidden_size
 
 Pieces = dict[tuple[str, str], Any]
 BIASES = ("bias", "hidden_bias")

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ._kinds import kind
-from ._tf1_names import canonical
+from .kinds import kind
+from .names import canonical
 
 
 class Table:

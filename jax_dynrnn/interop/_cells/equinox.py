@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State
-from .._rnn import cast
-from .._tools import batch_tuple
+from ..._cell import Cell, Params, State
+from ..._rnn import cast
+from ..._tools import batch_tuple
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ._formats import tensors
-from ._formats.crc32c import crc32c, masked
-from ._formats.error import CheckpointError, located
-from ._formats.files import data_file, index_file
-from ._formats.index import Entry, read_index
-from ._formats.slices import Extents, slice_key
+from . import tensors
+from .crc32c import crc32c, masked
+from .error import CheckpointError, located
+from .files import data_file, index_file
+from .index import Entry, read_index
+from .slices import Extents, slice_key
 
 
 class Checkpoint(Mapping[str, np.ndarray]):

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._formats import tensors
-from ._formats.error import CheckpointError, located
-from ._formats.wire import Message
+from . import tensors
+from .error import CheckpointError, located
+from .wire import Message
 
 FLOATS = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
 INTEGERS = {"int64": 10, "bool": 11, "uint32": 16, "uint64": 17}

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State
-from .._rnn import cast
-from .._tools import batch_tuple, map_shapes
+from ..._cell import Cell, Params, State
+from ..._rnn import cast
+from ..._tools import batch_tuple, map_shapes
 
 
 @jax.tree_util.register_static

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .. import wrappers as w
-from ._sizes import CELLS, WRAPPERS, numbered
-from ._tf1_match import nearest_memories
-from ._tf1_names import canonical
-from ._tf1_scopes import SCOPES
-from ._tf1_table import Table
+from ... import wrappers as w
+from .match import nearest_memories
+from .names import canonical
+from .scopes import SCOPES
+from .sizes import CELLS, WRAPPERS, numbered
+from .table import Table
 
 Node = dict[str, Any]
 """Scopes in scopes, and in them the canonical names of variables."""

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from .. import cells as c
-from .. import wrappers as w
-from .._bidirectional import init_bidirectional, init_stack_bidirectional
-from .._cell import Params, as_cell
-from .._check_cell import by_name
-from ..wrappers._wrapper import ParamsWrapper, Wrapper
+from ... import cells as c
+from ... import wrappers as w
+from ..._bidirectional import init_bidirectional, init_stack_bidirectional
+from ..._cell import Params, as_cell
+from ..._check_cell import by_name
+from ...wrappers._wrapper import ParamsWrapper, Wrapper
 
 SCOPES: dict[type, str] = {
     c.BasicLSTMCell: "basic_lstm_cell",

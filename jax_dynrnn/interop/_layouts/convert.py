@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import Params
-from ._blocks import Block, Pieces, Sizes, Table, read, settled, sizes_of, wanted, write
-from ._framework import Framework, check, kind
-from ._layers import Layer, flatten, hidden_size, nest, walk
+from ..._cell import Params
+from .blocks import Block, Pieces, Sizes, Table, read, settled, sizes_of, wanted, write
+from .framework import Framework, check, kind
+from .layers import Layer, flatten, hidden_size, nest, walk
 
 
 class Format(NamedTuple):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check_cell import by_name
-from ._shapes import fitted
-from ._tf1_names import canonical
-from ._tf1_scopes import Run, inside, is_memory
-from ._tf1_table import Table
+from ..._check_cell import by_name
+from .names import canonical
+from .scopes import Run, inside, is_memory
+from .shapes import fitted
+from .table import Table
 
 SIBLINGS = {r"cell_\d+": "cell_0", r"(carry|transform)_[wb]": "carry_w"}
 """What is beside each other in one scope, and must be all of it."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..cells import (
+from ...cells import (
     BasicLSTMCell,
     BasicRNNCell,
     CudnnCompatibleGRUCell,
@@ -16,8 +16,8 @@ from ..cells import (
     LSTMBlockCell,
     LSTMCell,
 )
-from ._blocks import Table
-from ._layers import Layer
+from .blocks import Table
+from .layers import Layer
 
 KINDS = {
     BasicLSTMCell: "lstm",

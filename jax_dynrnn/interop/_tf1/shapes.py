@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import cells as c
-from .. import wrappers as w
-from .._cell import Params
-from .._check_cell import by_name
-from ..wrappers._wrapper import Wrapper
-from ._tf1_scopes import Run
+from ... import cells as c
+from ... import wrappers as w
+from ..._cell import Params
+from ..._check_cell import by_name
+from ...wrappers._wrapper import Wrapper
+from .scopes import Run
 
 CHANGING = (
     w.AttentionCellWrapper, w.AttentionWrapper, w.EmbeddingWrapper, w.InputProjectionWrapper

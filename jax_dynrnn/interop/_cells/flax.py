@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State
-from .._rnn import cast, promoted
-from .._tools import batch_tuple, is_shape
+from ..._cell import Cell, Params, State
+from ..._rnn import cast, promoted
+from ..._tools import batch_tuple, is_shape
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

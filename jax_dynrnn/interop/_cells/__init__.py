@@ -1,0 +1,1 @@
+"""Cells of other frameworks, as cells of this library."""
