@@ -78,13 +78,16 @@ def close(actual, expected, tolerance):
         assert error <= bound, f"{jax.tree_util.keystr(path)}: {error} > {bound}"
 
 
-def weighted_sum(tree):
-    """A scalar that depends on every floating number in the tree, each in its own way."""
+def weighted_sum(tree, xp=jnp):
+    """A scalar that depends on every floating number in the tree, each in its own way.
+
+    With `xp=np` in NumPy: what is not traced is not compiled.
+    """
     wide = jnp.result_type(float)
-    total = jnp.zeros((), wide)
-    for i, x in enumerate(jax.tree.leaves(tree)):
+    total = xp.zeros((), wide)
+    for i, x in enumerate(map(xp.asarray, jax.tree.leaves(tree))):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            weights = jnp.asarray(np.cos(1.0 + i + np.arange(x.size)).reshape(x.shape), wide)
+            weights = xp.asarray(np.cos(1.0 + i + np.arange(x.size)).reshape(x.shape), wide)
             total = total + (x.astype(wide) * weights).sum()
     return total
 
