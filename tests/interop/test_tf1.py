@@ -9,6 +9,8 @@ import jax_dynrnn as rnn
 from jax_dynrnn._check_cell import by_name
 from jax_dynrnn.interop import tf1
 from jax_dynrnn.interop._tf1.names import canonical
+from jax_dynrnn.interop._tf1.recognise import recognised
+from jax_dynrnn.interop._tf1.table import Table
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
@@ -224,3 +226,20 @@ def test_a_memory_in_the_params_is_not_exported():
     params = drawn(decoder().init)
     attended = decoder().attend(params, jnp.ones((2, 7, 6)), [7, 4])
     assert_equal(tf1.export_params(decoder(), attended), tf1.export_params(decoder(), params))
+
+
+BESIDE = {
+    "att/W_1": (3, 3), "att/W_2": (3, 3), "att/w": (3,), "att/weights": (3,), "x/matrix_1": (2,),
+    "emb/part_1": (2,), "Encoder/v": (2,), "encoder/v": (2,), "embedding": (9, 5),
+    "embedding/proj/kernel": (5, 5), "rnn/gru_cell/gates/kernel/train_op": (7, 8),
+    "rnn/gru_cell/gates/kernel/train_op_1": (7, 8),
+}  # fmt: skip
+
+
+def test_what_lies_beside_the_cells_is_nobodys_business():
+    """Names that would clash in a cell, names of scopes, and slots under a name of their own."""
+    cell = rnn.GRUCell(4)
+    params = drawn(cell.init)
+    variables = tf1.export_params(cell, params) | {n: np.ones(s) for n, s in BESIDE.items()}
+    assert_equal(tf1.import_params(cell, variables), params)
+    assert recognised(Table(variables)) == [("rnn", cell)]

@@ -161,7 +161,6 @@ def test_what_a_cudnn_lstm_saves(cells):
     ("model.ckpt", None, "model.ckpt"),
     ("model.npz", b"PK\3\4 no zip", "model.npz: "),
     ("model.pb", b"no graph", "model.pb: "),
-    ("model.npz", {"a/kernel": np.ones(1), "a/weights": np.ones(1)}, "names of the same variable"),
 ])  # fmt: skip
 def test_files_that_it_cannot_read(name, content, message, tmp_path):
     if isinstance(content, bytes):

@@ -35,11 +35,15 @@ def test_a_scope_itself_before_those_inside():
     np.testing.assert_array_equal(params["gates"]["bias"], outer["a/gru_cell/gates/bias"])
 
 
-def test_the_only_scope_that_fits():
-    """Of an encoder and a decoder of other sizes; and where none fits, why not."""
+def test_shapes_choose_no_scope():
+    """Between an encoder and a decoder of other sizes; and where none fits, why not."""
     variables = variables_of(rnn.GRUCell(H), scope="encoder/rnn")
     variables |= variables_of(rnn.GRUCell(2), scope="decoder/rnn")
-    params = tf1.import_params(rnn.GRUCell(2), variables)
+    with pytest.raises(
+        ValueError, match="got 'encoder/rnn', 'decoder/rnn'; pass scope"
+    ):
+        tf1.import_params(rnn.GRUCell(2), variables)
+    params = tf1.import_params(rnn.GRUCell(2), variables, "decoder")
     assert params["candidate"]["bias"].shape == (2,)
     with pytest.raises(ValueError, match=(
         r"got 'encoder/rnn', 'decoder/rnn', in none of which all fit. In 'encoder/rnn': .*"

@@ -43,12 +43,13 @@ def find(
         KeyError, ValueError: there is no scope with variables that fit, or more than one.
     """
     matches = [match(run, size, names, table, s) for s in scopes(run, names, table, scope)]
-    fitting = [m for m in matches if m.error is None]
-    if len(fitting) == 1:
+    named = [m for m in matches if not isinstance(m.error, KeyError)]  # shapes choose nothing
+    fitting = [m for m in named if m.error is None]
+    if len(named) == 1 and fitting:
         return fitting[0].arrays
     if len(matches) == 1:
         raise matches[0].error  # pyright: ignore[reportGeneralTypeIssues]
-    listed = ", ".join(repr(table.scope(m.scope)) for m in fitting or matches)
+    listed = ", ".join(repr(table.scope(m.scope)) for m in (named if fitting else matches))
     if fitting:
         raise ValueError(
             f"variables: expected one scope with the variables of the cells, got {listed}; pass "
@@ -91,7 +92,8 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
         )
         return Match(scope, {}, ValueError(message))
     keys |= dict(zip(memories, nearest, strict=False))
-    error = _misnamed(keys, names, table, scope) or _biased(run, keys, table)
+    wrong = filter(None, map(table.wrong, keys.values()))
+    error = next(wrong, None) or _misnamed(keys, names, table, scope) or _biased(run, keys, table)
     if error:
         return Match(scope, {}, error)
     arrays = {path: table.array(key) for path, key in keys.items()}

@@ -44,8 +44,10 @@ def recognised(table: Table) -> list[Found]:
             *scopes, name = key.split("/")
             node = root
             for scope in scopes:
-                node = node.setdefault(scope, {})
-            node[name] = key
+                if not isinstance(node.get(scope), dict):  # a variable may have a scope's name
+                    node[scope] = {}
+                node = node[scope]
+            node.setdefault(name, key)
     return list(_runs(table, root, ""))
 
 

@@ -17,31 +17,48 @@ class Table:
 
     Args:
         variables: arrays by their own names; each is read only when it is asked for.
-
-    Raises:
-        KeyError: two names of the same variable, or not all shards of one.
     """
 
     def __init__(self, variables: Mapping[str, Any]):
         self._variables = variables
         self._names: dict[str, dict[int, str]] = {}
+        self._twice: dict[str, tuple[str, str]] = {}
         for name in variables:
-            if kind(name) == "weight":
+            if kind(name) == "weight" and not self._is_slot(name):
                 self._add(name, *canonical(name))
-        for key, shards in self._names.items():
-            if sorted(shards) != list(range(len(shards))):
-                raise KeyError(
-                    f"variables: expected shards 0 to {max(shards)} of {key}, got {self.name(key)}"
-                )
 
     def _add(self, name: str, key: str, shard: int) -> None:
         shards = self._names.setdefault(key, {})
         if shard in shards:
-            raise KeyError(
-                f"variables: {shards[shard]} and {name} are names of the same variable; expected "
-                "one of them, got both; leave one out"
-            )
+            self._twice[key] = shards[shard], name
         shards[shard] = name
+
+    def _is_slot(self, name: str) -> bool:
+        """Whether it lies below a variable of its shape: of an optimizer with a name of its own."""
+        above = name.removesuffix(":0").rpartition("/")[0]
+        of = next((n for n in (above, f"{above}:0") if n in self._variables), None)
+        try:
+            return of is not None and self._shape(of) == self._shape(name)
+        except ValueError:  # of a dtype that NumPy lacks
+            return False
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return np.shape(self._variables[name])
+
+    def wrong(self, key: str) -> KeyError | None:
+        """Why a variable cannot be told: two have its name, or not all of its shards are there."""
+        if key in self._twice:
+            one, other = self._twice[key]
+            return KeyError(
+                f"variables: {one} and {other} are names of the same variable; expected one of "
+                "them, got both; leave one out"
+            )
+        shards = self._names.get(key, {})
+        if sorted(shards) != list(range(len(shards))):
+            return KeyError(
+                f"variables: expected shards 0 to {max(shards)} of {key}, got {self.name(key)}"
+            )
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -63,6 +80,8 @@ class Table:
 
     def is_weight(self, key: str) -> bool:
         """Whether it may be one, and not a constant of an operation in a frozen graph."""
+        if self.wrong(key):
+            return False
         try:
             array = np.asarray(self.array(key))
         except ValueError:  # of a dtype that NumPy lacks
