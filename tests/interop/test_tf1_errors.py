@@ -39,9 +39,7 @@ def test_shapes_choose_no_scope():
     """Between an encoder and a decoder of other sizes; and where none fits, why not."""
     variables = variables_of(rnn.GRUCell(H), scope="encoder/rnn")
     variables |= variables_of(rnn.GRUCell(2), scope="decoder/rnn")
-    with pytest.raises(
-        ValueError, match="got 'encoder/rnn', 'decoder/rnn'; pass scope"
-    ):
+    with pytest.raises(ValueError, match="got 'encoder/rnn', 'decoder/rnn'; pass scope"):
         tf1.import_params(rnn.GRUCell(2), variables)
     params = tf1.import_params(rnn.GRUCell(2), variables, "decoder")
     assert params["candidate"]["bias"].shape == (2,)
