@@ -157,11 +157,11 @@ CASES = [
         "grouped",
         rnn.GLSTMCell(H, number_of_groups=2, forget_bias=0.5),
         features=(2,),
-        variant=True,
     ),
     Case(
         "grouped_options",
         rnn.GLSTMCell(6, number_of_groups=3, num_proj=3, activation=jax.nn.softplus),
+        variant=True,
     ),
     # convolutions
     Case(

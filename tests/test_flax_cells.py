@@ -56,6 +56,7 @@ def nnx_layer(law, params):
 
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.x64)
+@pytest.mark.everyday(lambda law: not law.case.variant)
 def test_a_layer_is_the_function(law):
     """With the next key of its stream, if it draws."""
     (params, inputs, state), case = laws.arguments(law), law.case

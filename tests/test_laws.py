@@ -40,6 +40,7 @@ def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
     return results, gradients
 
 
+@one_setting
 def test_padded_is_truncated(law):
     """Outputs, state and gradients of a padded batch are those of the cut rows."""
     arguments = laws.arguments(law)
