@@ -10,9 +10,9 @@ import numpy as np
 
 import jax_dynrnn as rnn
 
-from .grid import COPIES, Size
+from .grid import COPIES, MAPPED, Size
 
-CELLS = {
+CELLS = dict.fromkeys(("lstm", *MAPPED), rnn.LSTMCell) | {
     "gru": rnn.GRUCell,
     "gru_after": rnn.CudnnCompatibleGRUCell,
     "vanilla": rnn.BasicRNNCell,
@@ -37,7 +37,7 @@ def cells_of(kind: str, units: int) -> Any:
     """What the run takes: a cell, or a pair of cells."""
     if kind == "bidirectional":
         return (rnn.LSTMCell(units), rnn.LSTMCell(units))
-    return CELLS.get(kind, rnn.LSTMCell)(units)
+    return CELLS[kind](units)
 
 
 def params_of(kind: str, size: Size) -> Any:

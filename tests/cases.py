@@ -30,7 +30,7 @@ class Case:
     core: bool = False
     """Whether the everyday suite runs it with every engine."""
     variant: bool = False
-    """Other settings of a cell that has a case: everyday only the laws about its arithmetic."""
+    """Other settings of a class of cells that has a case: everyday some of the laws."""
     keyed: bool = False
     """Whether it draws random numbers: laws give it a key."""
     integers: int = 0
@@ -123,7 +123,7 @@ CASES = [
     Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
     Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
     # LSTMs with options of contrib
-    Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5), variant=True),
+    Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5)),
     Case(
         "layer_norm_lstm",
         rnn.LayerNormLSTMCell(
@@ -184,13 +184,11 @@ CASES = [
             input_shape=(2, 3, 2, 1), output_channels=2, kernel_shape=(1, 2, 3), use_bias=False
         ),
         features=(2, 3, 2, 1),
-        variant=True,
     ),
     Case(
         "conv",
         rnn.ConvLSTMCell(1, input_shape=(3, 1), output_channels=2, kernel_shape=(3,)),
         features=(3, 1),
-        variant=True,
     ),
     # continuous time
     Case(
@@ -374,7 +372,7 @@ CASES = [
     # attention to a memory
     Case("attention", ATTENTION, places=(4,), variant=True),
     Case("attentions", TWO_ATTENTIONS, places=(4, 3)),
-    Case("plus_one", toys.PlusOne(), variant=True),
+    Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
     Case("ids", toys.Ids(), features=(), integers=7),

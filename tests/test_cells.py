@@ -273,3 +273,9 @@ def test_gradients_reach_a_learned_state():
     assert (untouched["h"] == 3).all() and (untouched["c"] == 0).all()
     passed_through = gradient([5, 2, 1])
     assert all((jnp.abs(g) > 1e-3).all() for g in passed_through.values())
+
+
+def test_every_class_has_a_case_of_every_law():
+    """A variant alone would leave some laws to --full."""
+    every = {type(case.cell) for case in CASES}
+    assert {type(case.cell) for case in CASES if not case.variant} == every

@@ -22,7 +22,7 @@ def sized(law):
         yield
 
 
-# Everyday, one setting of each cell: the others differ in the arithmetic of a step alone.
+# Everyday, one setting of each class of cells: the others with --full.
 one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
 
 

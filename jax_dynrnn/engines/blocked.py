@@ -1,4 +1,4 @@
-"""The fast engine of plain JAX: no work on padding, and weight gradients outside of the loop."""
+"""The fast engine of plain JAX: little work on padding, weight gradients outside of the loop."""
 
 from __future__ import annotations
 
