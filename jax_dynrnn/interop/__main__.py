@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint, tf1
-from ._tf1.code import code
+from ._code import code
 from ._tf1.kinds import kind
 from ._tf1.recognise import Found, recognised
 from ._tf1.scopes import as_run
@@ -35,14 +35,24 @@ def main(arguments: list[str] | None = None) -> None:
     scope = given.scope.strip("/")
     try:
         variables, read = _read(given.checkpoint)
+        names = [name for name in variables if _within(name, scope)]
+        if not names:
+            raise ValueError(_nothing(variables, scope))
+        for line in _listed(variables, names):
+            print(line)
         table = Table(variables)
         found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
+        for line in _code(variables, read, found, table):
+            print(line)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        sys.exit(f"{given.checkpoint}: {error}")
-    for line in _listed(variables, [name for name in variables if _within(name, scope)]):
-        print(line)
-    for line in _code(variables, read, found, table):
-        print(line)
+        sys.exit(f"{given.checkpoint}: {error.args[0] if isinstance(error, KeyError) else error}")
+
+
+def _nothing(variables: Mapping[str, Any], scope: str) -> str:
+    if not variables:
+        return "there are no variables in it"
+    outermost = sorted({name.partition("/")[0] for name in variables})
+    return f"expected a scope with variables, got --scope {scope}; there are {', '.join(outermost)}"
 
 
 def _within(name: str, scope: str) -> bool:
@@ -52,11 +62,20 @@ def _within(name: str, scope: str) -> bool:
 def _read(path: str) -> tuple[Mapping[str, Any], str]:
     """The variables of a file, and the code that reads them."""
     if path.endswith(".npz"):
-        with open(path, "rb") as file, np.load(file) as arrays:
-            return dict(arrays), f"dict(np.load({path!r}))"
+        return _read_npz(path), f"dict(np.load({path!r}))"
     if path.endswith(".pb"):
         return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        arrays = np.load(file)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError(
+                f"expected arrays by name, as np.savez writes them, got {arrays.shape}"
+            )
+        return dict(arrays)
 
 
 def _listed(variables: Mapping[str, Any], names: list[str]) -> Iterator[str]:
@@ -86,6 +105,9 @@ def _code(
     yield f"variables = {read}"
     if any(kind(name) == "average" for name in variables):
         yield "# the averages of the weights: variables = checkpoint.moving_averages(variables)"
+    if not found:
+        yield "# no cells were recognised by their names"
+        return
     yield "# forget_bias, activations and clips are not in variables: add them to the cells"
     yield "cells = {"
     for scope, cells in found:
@@ -97,7 +119,7 @@ def _code(
 def _run(variables: Mapping[str, Any], scope: str, cells: Any) -> str:
     """An entry of `cells`, or a comment that says why there is none."""
     if isinstance(cells, type):
-        return f"# {scope}: a {cells.__name__}, whose sizes are not all in its variables"
+        return f"# {scope}: {cells.__name__}, whose sizes cannot all be told from its variables"
     try:
         params = tf1.import_params(cells, variables, scope)
     except (KeyError, ValueError) as error:

@@ -37,8 +37,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Partitioned variables come in one piece. All that is read is checked against its CRC-32C.
 
     Args:
-        path: the prefix of its files (`"model.ckpt-100"`), one of them, or a folder in which
-            TensorFlow's file `checkpoint` names the newest one.
+        path: the prefix of its files (`"model.ckpt-100"`), one of them, a folder in which
+            TensorFlow's file `checkpoint` names the newest one, or that of a SavedModel.
 
     Returns:
         `Checkpoint`, sorted by name; `dict(checkpoint)` reads all of it.

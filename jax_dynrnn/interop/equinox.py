@@ -58,12 +58,13 @@ def import_params(cells: Any, weights: Any) -> Params:
     return _convert.import_params(EQUINOX, cells, arrays)
 
 
-def export_params(cells: Any, params: Params) -> Any:
+def export_params(cells: Any, params: Params, *, use_bias: bool = True) -> Any:
     """The arrays of cells of Equinox, of params of the run of `cells`.
 
     Args:
         cells: as in `import_params`.
         params: those of the run.
+        use_bias: `False` for cells without biases; those of the params must be 0.
 
     Returns:
         `{name: array}` for one cell; a list of them for a `MultiRNNCell`, a pair, or a pair of
@@ -81,9 +82,11 @@ def export_params(cells: Any, params: Params) -> Any:
         >>> {n: x.shape for n, x in interop.equinox.export_params(cell, params).items()}
         {'weight_ih': (16, 3), 'weight_hh': (16, 4), 'bias': (16,)}
     """
-    arrays = _convert.export_params(EQUINOX, cells, params)
+    arrays = _convert.export_params(EQUINOX, cells, params, biases=use_bias)
     layers = walk(cells)
-    each = [{n.rsplit("/", 1)[-1]: arrays[n] for n in _table(layer)} for layer in layers]
+    each = [
+        {n.rsplit("/", 1)[-1]: arrays[n] for n in _table(layer) if n in arrays} for layer in layers
+    ]
 
     def of_direction(direction):
         found = [x for x, layer in zip(each, layers, strict=True) if layer.direction == direction]

@@ -31,8 +31,9 @@ def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) 
             `OptimizedLSTMCell` too), `CudnnCompatibleGRUCell` or `BasicRNNCell`.
         weights: a nested dict of arrays. Of Linen `variables["params"]`, of NNX
             `nnx.to_pure_dict(nnx.state(layer, nnx.Param))`: `{"cell": ...}` of an `RNN`, or the
-            cell's alone; `{"forward_rnn": ..., "backward_rnn": ...}` of a `Bidirectional`; of
-            a stack a list of these.
+            cell's alone; `{"forward_rnn": ..., "backward_rnn": ...}` of a `Bidirectional`, or a
+            pair of these; of a stack a list of these. (A cell that was made within
+            `@nn.compact` is beside its `RNN`: `variables["params"]["LSTMCell_0"]`.)
         activation: `activation_fn`, where it is another than tanh: the cell's too.
 
     Returns:
@@ -107,8 +108,9 @@ def _framework(name: str, layout: Callable[[Layer], str], activation: Callable) 
         kinds=kinds,
         activations=dict.fromkeys(kinds, activation),
         names_hint=(
-            "give what is under 'params' of Linen, nnx.state(layer, nnx.Param) of NNX, and of a "
-            "stack a list of what each layer has"
+            "give what is under 'params' of Linen, nnx.state(layer, nnx.Param) of NNX, of cells "
+            "that lie beside each other ('LSTMCell_0') the one or a pair, and of a stack a list of "
+            "what each layer has"
         ),
         activation_hint="give activation=, the function, if it is the activation_fn there",
     )
@@ -170,12 +172,20 @@ def _module(layer: Layer) -> str:
 
 
 def _whole(layers: list[Layer], weights: Any) -> Any:
-    """The weights of `RNN`s where those of their cells were given."""
-    if layers[0].direction is not None:
+    """The weights of `RNN`s and `Bidirectional`s where those of their cells were given."""
+    whole = _of_rnn if layers[0].direction is None else _of_both
+    if layers[0].depth is None or not isinstance(weights, tuple | list):
+        return whole(weights)
+    return [whole(x) for x in weights]
+
+
+def _of_both(weights: Any) -> Any:
+    names = "forward_rnn", "backward_rnn"
+    if isinstance(weights, tuple | list) and len(weights) == len(names):
+        weights = dict(zip(names, weights, strict=True))
+    if not isinstance(weights, Mapping):
         return weights
-    if isinstance(weights, tuple | list):
-        return [_of_rnn(x) for x in weights]
-    return _of_rnn(weights)
+    return {name: _of_rnn(x) if name in names else x for name, x in weights.items()}
 
 
 def _of_rnn(weights: Any) -> Any:

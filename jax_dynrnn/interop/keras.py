@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
+from ._code import code
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, check, kind
@@ -63,12 +64,15 @@ def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) 
     return _convert.import_params(framework, cells, named)
 
 
-def export_params(cells: Any, params: Params, *, activation: Callable = jnp.tanh) -> list[Any]:
+def export_params(
+    cells: Any, params: Params, *, activation: Callable = jnp.tanh, use_bias: bool = True
+) -> list[Any]:
     """The weights of a layer, or of one layer above another, of params of the run of `cells`.
 
     Args:
         cells, activation: as in `import_params`.
         params: those of the run.
+        use_bias: `False` for a layer without biases; those of the params must be 0.
 
     Returns:
         A list of NumPy's arrays, for `layer.set_weights`; of a stack a list of these, one for
@@ -86,8 +90,11 @@ def export_params(cells: Any, params: Params, *, activation: Callable = jnp.tanh
         [(3, 12), (4, 12), (2, 12)]
     """
     layers = walk(cells)
-    arrays = _convert.export_params(_framework(activation), cells, params)
-    each = [[np.array(arrays[name], order="C") for name in _table(layer)] for layer in layers]
+    arrays = _convert.export_params(_framework(activation), cells, params, biases=use_bias)
+    each = [
+        [np.array(arrays[name], order="C") for name in _table(layer) if name in arrays]
+        for layer in layers
+    ]
     if layers[0].depth is None or layers[0].apart:
         return sum(each, [])
     depths = [layer.depth or 0 for layer in layers]
@@ -151,14 +158,14 @@ def _in_order(layers: list[Layer], arrays: Sequence[Any]) -> dict[str, Any]:
 
 def _by_path(layers: list[Layer], weights: Mapping[str, Any]) -> dict[str, Any]:
     """By paths like `bidirectional/forward_lstm/lstm_cell/kernel`, in any order."""
-    scopes = sorted({path.rpartition("/")[0] for path in weights}, key=_is_backward)
-    both = [_is_backward(scope) for scope in scopes] == [False, True]
+    scopes = sorted({path.rpartition("/")[0] for path in weights}, key=_is_forward, reverse=True)
+    both = [_is_forward(scope) for scope in scopes] == [True, False]
     directions = [layer.direction for layer in layers]
     if not (len(scopes) == 1 and directions == [None] or both and directions == [0, 1]):
         raise ValueError(
             f"weights: expected variables of {len(layers)} cells of one layer, under one scope or "
-            f"under 'forward_…' and 'backward_…', got {', '.join(scopes)}; of a stack give a list "
-            "of what each layer has"
+            f"under 'forward_…' and another, got {', '.join(scopes) or 'none'}; of a stack give a "
+            "list of what each layer has"
         )
     named: dict[str, Any] = {}
     for layer, scope in zip(layers, scopes, strict=True):
@@ -176,9 +183,10 @@ def _check_resets(layers: list[Layer], named: Mapping[str, Any]) -> None:
             right, after = ("GRUCell", False) if ndim == 2 else ("CudnnCompatibleGRUCell", True)
             raise ValueError(
                 f"weights: {name} is that of a GRU with reset_after={after}, which is {right}; got "
-                f"{layer.cell!r}"
+                f"{code(layer.cell)}"
             )
 
 
-def _is_backward(scope: str) -> bool:
-    return any(part.startswith("backward_") for part in scope.split("/"))
+def _is_forward(scope: str) -> bool:
+    """In `Bidirectional`, where a `backward_layer` that was given keeps its own name."""
+    return any(part.startswith("forward_") for part in scope.split("/"))

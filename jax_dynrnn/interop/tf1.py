@@ -11,6 +11,7 @@ import numpy as np
 
 from .._cell import Params
 from .._check_cell import by_name
+from ._code import code
 from ._tf1.match import find
 from ._tf1.names import canonical
 from ._tf1.scopes import as_run, is_memory, variable_names
@@ -31,8 +32,8 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
             cell_bw)` as for `bidirectional_dynamic_rnn`, or a pair of lists of cells as for
             `stack_bidirectional_dynamic_rnn`. What `AttentionWrapper` attends to is not needed.
         variables: arrays by name.
-        scope: that of the run, `"decoder/rnn"`, or one around it; `None`: the only one with
-            variables of these cells.
+        scope: that of the run, `"decoder/rnn"`, or one around it; of one cell with a name of its
+            own that, `"decoder/lstm_cell_1"`; `None`: the only one with variables of these cells.
 
     Returns:
         Params in the variables' dtypes. `LearnedInitialState`, which TensorFlow 1 has not, takes
@@ -41,7 +42,8 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
     Raises:
         TypeError: a cell is not of this library.
         KeyError: variables are missing or, in the cells' scopes, left over; the message has the
-            nearest names. ValueError: their shapes do not fit, or more than one scope's do.
+            nearest names. ValueError: their shapes do not fit, more than one scope's do, or they
+            are of one cell within others, for which `scope` did not ask.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -101,14 +103,15 @@ def export_params(cells: Any, params: Params, scope: str | None = None) -> dict[
     if set(names) != set(arrays):
         missing, unexpected = names.keys() - arrays.keys(), arrays.keys() - names.keys()
         raise KeyError(
-            f"params: expected those of {cells!r}; missing: {', '.join(sorted(missing)) or 'none'}"
-            f"; unexpected: {', '.join(sorted(unexpected)) or 'none'}"
+            f"params: expected those of {code(cells)}; missing: "
+            f"{', '.join(sorted(missing)) or 'none'}; unexpected: "
+            f"{', '.join(sorted(unexpected)) or 'none'}"
         )
     size, expected = fitted(run, size, {path: np.shape(x) for path, x in arrays.items()})
     for path, x in by_name(expected).items():
         if x.shape != np.shape(arrays[path]):
             raise ValueError(
-                f"params: expected {path} of shape {x.shape} for {cells!r} on inputs of {size} "
+                f"params: expected {path} of shape {x.shape} for {code(cells)} on inputs of {size} "
                 f"features, got {np.shape(arrays[path])}"
             )
     scope = run.scope if scope is None else scope.strip("/")

@@ -35,8 +35,7 @@ def import_params(
             `num_proj` for `proj_size`), `CudnnCompatibleGRUCell` or `BasicRNNCell`.
         weights: arrays by name, anything that NumPy or JAX takes. `weight_ih_l0` or, of
             `nn.LSTMCell`, `weight_ih`; without biases they are 0.
-        prefix: what stands before the names of this module in that of a model: `"encoder."`.
-            Names without it are not looked at.
+        prefix: the name of this module in a model: `"encoder"`. Other names are not looked at.
         nonlinearity: of an `nn.RNN`. With `"relu"` the cell's activation is `jax.nn.relu`.
 
     Returns:
@@ -60,6 +59,12 @@ def import_params(
         >>> outputs.shape, params["bias"][0]
         ((2, 5, 4), np.float64(2.0))
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            "weights: expected arrays by name, the state_dict() of a module, got "
+            f"{type(weights).__name__}"
+        )
+    prefix = _dotted(prefix)
     own = {str(name): array for name, array in weights.items() if str(name).startswith(prefix)}
     single = f"{prefix}weight_ih" in own and len(walk(cells)) == 1
     return _convert.import_params(_framework(prefix, nonlinearity, single), cells, own)
@@ -71,6 +76,7 @@ def export_params(
     *,
     prefix: str = "",
     nonlinearity: str = "tanh",
+    bias: bool = True,
     single_cell: bool = False,
 ) -> dict[str, np.ndarray]:
     """The `state_dict` of a module, of params of the run of `cells`.
@@ -81,8 +87,9 @@ def export_params(
     Args:
         cells: as in `import_params`.
         params: those of the run.
-        prefix: what to write before the names.
+        prefix: the name of the module in a model, to write before the names.
         nonlinearity: of the `nn.RNN` that is to have them.
+        bias: `False` for a module without biases; those of the params must be 0.
         single_cell: names as in `nn.LSTMCell` (`weight_ih`), not `nn.LSTM` (`weight_ih_l0`).
 
     Returns:
@@ -106,9 +113,14 @@ def export_params(
             "single_cell: expected one cell, without a MultiRNNCell or a pair, got "
             f"{len(walk(cells))} layers; export them one by one"
         )
-    framework = _framework(prefix, nonlinearity, single_cell)
-    weights = _convert.export_params(framework, cells, params)
+    framework = _framework(_dotted(prefix), nonlinearity, single_cell)
+    weights = _convert.export_params(framework, cells, params, biases=bias)
     return {name: np.array(array, order="C") for name, array in weights.items()}
+
+
+def _dotted(prefix: str) -> str:
+    """With the dot that is between the name of a module and that of its weight."""
+    return prefix if not prefix or prefix.endswith(".") else f"{prefix}."
 
 
 def _framework(prefix: str, nonlinearity: str, single: bool) -> Framework:

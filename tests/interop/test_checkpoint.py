@@ -165,6 +165,12 @@ def test_a_path_is_a_folder_a_prefix_or_a_file(v1, tmp_path, given):
     assert checkpoint.read_checkpoint((tmp_path / "größe").rename(tmp_path / "ö") / given)["w"] == 7
 
 
+def test_the_folder_of_a_saved_model(tmp_path):
+    (tmp_path / "variables").mkdir()
+    checkpoint.write_checkpoint(tmp_path / "variables/variables", {"w": np.ones(2)})
+    assert checkpoint.read_checkpoint(tmp_path)["w"].tolist() == [1, 1]
+
+
 def test_a_state_file_of_an_older_tensorflow(tmp_path):
     """It wrote bytes beyond ASCII in octal digits."""
     checkpoint.write_checkpoint(tmp_path / 'ö"1', {"w": np.ones(2)})

@@ -85,7 +85,7 @@ def test_the_code_that_is_printed_runs(name, tmp_path, capsys):
     for scope, own in params.items():
         assert_equal(found["params"][scope], own)
     assert "# sees 5 features" in code and "# sees 6 features" in code and "# sees ids" in code
-    assert "# video/rnn/conv_lstm_cell: a ConvLSTMCell, whose sizes are not all in" in code
+    assert "# video/rnn/conv_lstm_cell: ConvLSTMCell, whose sizes cannot all be told" in code
 
 
 def test_only_one_scope(tmp_path, capsys):
@@ -155,6 +155,42 @@ def test_what_a_cudnn_lstm_saves(cells):
     variables = tf1.export_params(cells, drawn(init), "cudnn_lstm/rnn")
     variables = {n.replace("/lstm_", "/cudnn_compatible_lstm_"): x for n, x in variables.items()}
     assert recognised(Table(variables)) == [("cudnn_lstm/rnn", cells)]
+
+
+def test_the_second_cell_of_a_scope():
+    """TF1 numbers it; the scope that is given for it is its own."""
+    one, two = rnn.GRUCell(2), rnn.LSTMCell(3, use_peepholes=True)
+    variables = tf1.export_params(two, drawn(two.init), "decoder")
+    variables = {n.replace("lstm_cell", "basic_lstm_cell_1"): x for n, x in variables.items()}
+    variables |= tf1.export_params(one, drawn(one.init), "decoder")
+    found = recognised(Table(variables))
+    assert found == [("decoder", one), ("decoder/basic_lstm_cell_1", two)]
+    params = tf1.import_params(two, variables, "decoder/basic_lstm_cell_1")
+    assert_equal(params, drawn(two.init))
+
+
+def test_nothing_to_list(tmp_path):
+    np.savez(tmp_path / "none.npz")
+    with pytest.raises(SystemExit, match="there are no variables in it"):
+        command.main([str(tmp_path / "none.npz")])
+    np.savez(tmp_path / "dense.npz", **{"dense/kernel": np.ones((2, 3)), "step": np.ones(())})
+    with pytest.raises(SystemExit, match="got --scope rnn; there are dense, step"):
+        command.main([str(tmp_path / "dense.npz"), "--scope", "rnn"])
+
+
+def test_no_cells(tmp_path, capsys):
+    np.savez(tmp_path / "dense.npz", **{"dense/kernel": np.ones((2, 3))})
+    listed, code = printed(capsys, tmp_path / "dense.npz")
+    assert listed.startswith("dense/kernel  [2, 3]  float64  weight")
+    assert code.endswith("# no cells were recognised by their names\n")
+    exec(code, {})
+
+
+def test_one_array_is_no_model(tmp_path):
+    with open(tmp_path / "kernel.npz", "wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(SystemExit, match=r"arrays by name, as np.savez writes them, got \(3,\)"):
+        command.main([str(tmp_path / "kernel.npz")])
 
 
 @pytest.mark.parametrize("name, content, message", [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cases import CASES
-from tf1_params import KNOWN, D, H, drawn, variables_of
+from tf1_params import KNOWN, D, H, assert_equal, drawn, variables_of
 
 import jax_dynrnn as rnn
 from jax_dynrnn.interop import tf1
@@ -33,6 +33,35 @@ def test_a_scope_itself_before_those_inside():
     inner, outer = variables_of(cell, scope="a/b"), variables_of(cell, scope="a")
     params = tf1.import_params(cell, {n: 0 * x for n, x in inner.items()} | outer, "a")
     np.testing.assert_array_equal(params["gates"]["bias"], outer["a/gru_cell/gates/bias"])
+
+
+def test_a_cell_that_has_a_name_of_its_own():
+    """The second that was made in a scope, or one of another name: with its own scope."""
+    cell = rnn.LSTMCell(H, use_peepholes=True)
+    usual = variables_of(cell, scope="decoder")
+    for own in ("lstm_cell_1", "Words"):
+        variables = {n.replace("lstm_cell", own): x for n, x in usual.items()}
+        with pytest.raises(KeyError, match="of one cell with a name of its own give scope="):
+            tf1.import_params(cell, variables, "decoder")
+        params = tf1.import_params(cell, variables | {"lstm_cell/kernel": 0}, f"decoder/{own}")
+        assert_equal(tf1.export_params(cell, params, "decoder"), usual)
+        with pytest.raises(KeyError, match=f"missing: none; left over: decoder/{own}/w_f_diag"):
+            tf1.import_params(rnn.LSTMCell(H), variables, f"decoder/{own}")
+        del variables[f"decoder/{own}/w_o_diag"]
+        with pytest.raises(KeyError, match=f"missing: decoder/{own.lower()}/w_o_diag"):
+            tf1.import_params(cell, variables, f"decoder/{own}")
+
+
+def test_a_part_alone_is_asked_for():
+    """A cell of a stack does not pass for the model."""
+    cell = rnn.MultiRNNCell([rnn.GRUCell(H)])
+    variables = variables_of(cell)
+    part = "rnn/multi_rnn_cell/cell_0"
+    for scope in (None, "rnn"):
+        with pytest.raises(ValueError, match=f"one cell within a stack; .* scope='{part}'"):
+            tf1.import_params(rnn.GRUCell(H), variables, scope)
+    params = tf1.import_params(rnn.GRUCell(H), variables, part)
+    assert_equal(params, tf1.import_params(cell, variables)["cell_0"])
 
 
 def test_shapes_choose_no_scope():
@@ -81,6 +110,24 @@ REFUSED = {
         r"missing: rnn/ugrnn_cell/bias .*, rnn/ugrnn_cell/kernel"),
     "another name": (rnn.GRUCell(H), {n.replace("gru_cell", "my_cell"): x for n, x in GRU.items()},
         KeyError, r"rnn/gru_cell/gates/bias \(there is rnn/my_cell/gates/bias"),
+    "a wrapper": (rnn.GRUCell(D), variables_of(rnn.InputProjectionWrapper(rnn.GRUCell(D), D)),
+        ValueError, "one cell within input_projection_wrapper; expected all cells"),
+    "a gate beside it": (rnn.GRUCell(D), variables_of(rnn.HighwayWrapper(rnn.GRUCell(D))),
+        KeyError, "left over: rnn/carry_b, rnn/carry_w"),
+    "a learned state": (rnn.GRUCell(D), variables_of(rnn.LearnedInitialState(rnn.GRUCell(D))),
+        KeyError, "left over: rnn/initial_state/state"),
+    "one direction": (rnn.GRUCell(H), {f"both/{way}/{n}": x for way, cell in (
+        ("fw", rnn.GRUCell(H)), ("bw", rnn.LSTMCell(H))
+    ) for n, x in variables_of(cell, scope="").items()},
+        ValueError, "'both/fw' are of one cell within a bidirectional run"),
+    "shards side by side": (rnn.BasicRNNCell(H), {
+        "rnn/basic_rnn_cell/kernel/part_0": np.ones((7, 2)),
+        "rnn/basic_rnn_cell/kernel/part_1": np.ones((7, 2)), "rnn/basic_rnn_cell/bias": np.ones(H)},
+        ValueError, r"part_1 of shape \(\d+, 4\), got \(14, 2\) of its shards one below the other"),
+    "shards of other sizes": (rnn.BasicRNNCell(3), {
+        "rnn/basic_rnn_cell/kernel/part_0": np.ones((7, 2)),
+        "rnn/basic_rnn_cell/kernel/part_1": np.ones((7, 1)), "rnn/basic_rnn_cell/bias": np.ones(3)},
+        ValueError, r"fit one below the other, got shapes \(7, 2\), \(7, 1\)"),
     "a run of one direction": (rnn.GRUCell(H), STACKED, ValueError,
         "got 'stack_bidirectional_rnn/cell_0/bidirectional_rnn/fw', .*; pass scope="),
     "nothing": (rnn.GRUCell(H), {}, KeyError, "in 'rnn' missing: rnn/gru_cell/candidate/bias,"),
@@ -99,7 +146,7 @@ REFUSED = {
         "rnn/gru_cell/gates/kernel and rnn/gru_cell/gates/weights are names of the same variable"),
     "a forget bias": (rnn.LSTMCell(H), CUDNN, ValueError,
         r"is a CudnnLSTM's, which has no forget bias: expected cells with forget_bias=0.0, got"),
-    "three cells": ((rnn.GRUCell(H),) * 3, GRU, TypeError, r"expected one cell .*got \(GRUCell"),
+    "three cells": ((rnn.GRUCell(H),) * 3, GRU, TypeError, r"expected one cell .*got \(rnn.GRU"),
     "a cell and a list": ((rnn.GRUCell(H), [rnn.GRUCell(H)]), GRU, TypeError, "expected one cell"),
     "a class": (rnn.GRUCell, GRU, TypeError, "got the class GRUCell itself"),
     "cells that do not fit": (rnn.MultiRNNCell([rnn.GRUCell(H), rnn.IntersectionRNNCell(5)]), GRU,

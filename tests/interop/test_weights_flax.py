@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen, nnx
-from weights_agree import B, D, H, T, as_there, assert_agrees, differentiated, randomized
+from weights_agree import (
+    B,
+    D,
+    H,
+    T,
+    as_there,
+    assert_agrees,
+    assert_close,
+    differentiated,
+    random_inputs,
+    randomized,
+)
 
 import jax_dynrnn as rnn
 from jax_dynrnn import interop
@@ -82,6 +93,31 @@ def test_linen(name):
     module, cells = LINEN[name]
     options = {"activation": jax.nn.relu} if name == "relu" else {}
     assert_layers_agree(linen_layer(module), cells, **options)
+
+
+class Compact(linen.Module):
+    """Cells that are made where they are used lie beside each other, under their own names."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.RNN(linen.GRUCell(H, param_dtype=F64))(x)
+        fw, bw = (linen.RNN(linen.SimpleCell(H, param_dtype=F64)) for _ in range(2))
+        return linen.Bidirectional(fw, bw)(x)
+
+
+def test_linen_within_compact():
+    run, shapes = linen_layer(Compact())
+    weights, x = randomized(shapes), random_inputs()
+    assert sorted(weights) == ["GRUCell_0", "SimpleCell_0", "SimpleCell_1"]
+    below = interop.flax.import_params(GRU, weights["GRUCell_0"])
+    cells = weights["SimpleCell_0"], weights["SimpleCell_1"]
+    for pair in (cells, {"forward_rnn": cells[0], "backward_rnn": {"cell": cells[1]}}):
+        above = interop.flax.import_params((RNN, RNN), pair)
+        y, _ = rnn.dynamic_rnn(GRU, below, x)
+        outputs, _ = rnn.bidirectional_dynamic_rnn(RNN, RNN, above, y)
+        assert_close(rnn.concatenate(*outputs), as_there(run)(weights, x), 1e-12)
+    stacked = interop.flax.import_params(([GRU], [GRU]), [(weights["GRUCell_0"],) * 2])
+    assert_close(stacked["cell_0"], {"fw": below, "bw": below}, 0)
 
 
 def nnx_rnn(cell, features=D):

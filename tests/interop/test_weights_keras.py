@@ -105,6 +105,17 @@ def test_by_the_paths_of_variables(keras):
     assert_close(params, interop.keras.import_params(cells, weights), 0)
 
 
+def test_by_path_where_the_backward_layer_was_given(keras):
+    """It keeps its own name."""
+    backward = keras.layers.GRU(H, go_backwards=True)
+    layer = keras.layers.Bidirectional(keras.layers.LSTM(H), backward_layer=backward)
+    as_there(layer.build)((None, None, D))
+    weights = randomized([v.numpy() for v in layer.weights])
+    named = {v.path: x for v, x in zip(layer.weights, weights, strict=True)}
+    params = interop.keras.import_params((LSTM, GRU), dict(reversed(named.items())))
+    assert_close(params, interop.keras.import_params((LSTM, GRU), weights), 0)
+
+
 def test_variables_and_the_weights_of_a_model(keras):
     """Variables themselves; and all arrays of a stack in one list, as a model gives them."""
     layers, weights, cells = made(keras, "stack")
@@ -138,6 +149,7 @@ def test_no_bias(keras):
     layer = as_there(built)(keras, "LSTM", {"use_bias": False}, D)
     weights = layer.get_weights()
     params = interop.keras.import_params(LSTM, weights)
+    assert_close(interop.keras.export_params(LSTM, params, use_bias=False), weights, 0)
     assert len(weights) == 2 and not params["bias"].any()
     expected = as_there(layer)(random_inputs(np.float32))[0]
     assert_close(rnn.dynamic_rnn(LSTM, params, random_inputs(np.float32))[0], expected, 1e-5)

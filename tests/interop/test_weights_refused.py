@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from weights_agree import D, H, random_params
+from weights_agree import D, H, assert_close, random_params
 
 import jax_dynrnn as rnn
 from jax_dynrnn import interop
@@ -40,7 +40,7 @@ CELLS = {
     "tanh in haiku": ("haiku", RNN, "activation is tanh, and there it is relu"),
     "layer norm": ("torch", rnn.LayerNormBasicLSTMCell(H), "expected one of BasicLSTMCell"),
     "a wrapper with variables": ("keras", rnn.OutputProjectionWrapper(LSTM, 2), "the cell inside"),
-    "in a stack": ("torch", rnn.MultiRNNCell([LSTM, rnn.GRUCell(H)]), "cells, cell_1: GRUCell"),
+    "in a stack": ("torch", rnn.MultiRNNCell([LSTM, rnn.GRUCell(H)]), "cells, cell_1: rnn.GRUCell"),
     "unlike layers": ("torch", rnn.MultiRNNCell([LSTM, rnn.LSTMCell(2)]), "alike.*one by one"),
     "unlike directions": ("cudnn", (LSTM, rnn.LSTMCell(2)), "alike.*one by one"),
     "stacks apart": ("torch", (rnn.MultiRNNCell([LSTM] * 2),) * 2, "no pair of stacks.*'fw'"),
@@ -73,6 +73,35 @@ def test_a_subclass_may_compute_something_else():
 
     with pytest.raises(ValueError, match="no counterpart"):
         interop.torch.import_params(Other(H), {})
+
+
+def relu(x):
+    return jax.nn.relu(x)
+
+
+def test_a_function_of_the_same_name():
+    with pytest.raises(ValueError, match="is relu, and there it is another function, also relu"):
+        interop.keras.import_params(RELU, [], activation=relu)
+
+
+@pytest.mark.parametrize("module, option", [("torch", "bias"), ("keras", "use_bias"),
+                                            ("equinox", "use_bias")])  # fmt: skip
+def test_layers_without_biases(module, option):
+    """Hold a cell whose biases are 0, of which none adds to the forget gate."""
+    module, cell = getattr(interop, module), rnn.LSTMCell(H, forget_bias=0.0)
+    zero = random_params(cell) | {"bias": np.zeros(4 * H)}
+    weights = module.export_params(cell, zero, **{option: False})
+    assert len(weights) == 2
+    assert_close(module.import_params(cell, weights), zero, 0)
+    for other, params in ((cell, random_params(cell)), (LSTM, zero)):
+        with pytest.raises(ValueError, match="biases of 0, and forget_bias=0.0, .* got .*bias"):
+            module.export_params(other, params, **{option: False})
+
+
+@pytest.mark.parametrize("weights", [None, [np.ones(3)]], ids=["None", "list"])
+def test_no_state_dict(weights):
+    with pytest.raises(TypeError, match="the state_dict.. of a module, got (NoneType|list)"):
+        interop.torch.import_params(LSTM, weights)
 
 
 def test_two_biases_of_a_candidate():
@@ -112,7 +141,7 @@ ARRAYS = {
     "a GRU's": (
         {"weight_hh_l0": np.ones((3 * H, H)), "bias_ih_l0": np.ones(3 * H)},
         ValueError,
-        r"expected weight_hh_l0 of shape \(16, 4\), got \(12, 4\), bias_ih_l0 of .* for LSTMCell",
+        r"expected weight_hh_l0 of shape \(16, 4\), got \(12, 4\), bias_ih_l0 of .* for rnn.LSTM",
     ),
     "no matrix": ({"weight_ih_l0": np.ones(4)}, ValueError, r"weight_ih_l0 .* got \(4,\)"),
     "another module's": ({"head.bias": np.ones(1)}, KeyError, "head.bias; .*prefix="),

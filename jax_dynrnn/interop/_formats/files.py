@@ -56,9 +56,12 @@ def _why_not(file: str) -> str:
 
 
 def _newest(folder: str) -> str:
-    """What the folder's state file names, beside which it may have been moved."""
+    """What the folder's state file names, beside which it may have been moved; a SavedModel's."""
     state = os.path.join(folder, STATE)
     if not os.path.isfile(state):
+        inside = os.path.join(folder, "variables", "variables")  # of a SavedModel
+        if os.path.isfile(index_file(inside)):
+            return inside
         raise FileNotFoundError(f"{state}: no such file{_nearby(folder)}")
     with open(state, "rb") as opened:
         named = NAMED.search(opened.read())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._cell import Params
+from .._code import code
 from .blocks import Block, Pieces, Sizes, Table, read, settled, sizes_of, wanted, write
 from .framework import Framework, check, kind
 from .layers import Layer, flatten, hidden_size, nest, walk
@@ -34,10 +35,28 @@ def import_params(framework: Framework, cells: Any, weights: Mapping[str, Any]) 
     return nest(_convert(layers, weights, _theirs(framework), OURS))
 
 
-def export_params(framework: Framework, cells: Any, params: Params) -> dict[str, Any]:
+def export_params(
+    framework: Framework, cells: Any, params: Params, *, biases: bool = True
+) -> dict[str, Any]:
     """A framework's arrays by name, of the params of the run of `cells`."""
     layers = check(framework, walk(cells))
-    return _convert(layers, flatten(params), OURS, _theirs(framework))
+    arrays = _convert(layers, flatten(params), OURS, _theirs(framework))
+    return arrays if biases else _without_biases(framework, layers, arrays)
+
+
+def _without_biases(
+    framework: Framework, layers: list[Layer], arrays: dict[str, Any]
+) -> dict[str, Any]:
+    """What a layer has that was made without biases, if they are all 0."""
+    tables = [framework.table(layer) for layer in layers]
+    lacking = {name for table in tables for name, block in table.items() if block.optional}
+    wrong = [name for name in arrays if name in lacking and np.asarray(arrays[name]).any()]
+    if wrong:
+        raise ValueError(
+            "params: expected biases of 0, and forget_bias=0.0, for layers without biases, got "
+            f"other values in {', '.join(wrong)}"
+        )
+    return {name: array for name, array in arrays.items() if name not in lacking}
 
 
 def shapes(framework: Framework, layer: Layer, inputs: int) -> dict[str, tuple[int, ...]]:
@@ -186,5 +205,5 @@ def _wrong(layer: Layer, table: Table, size: Sizes, arrays: Mapping[str, Any]) -
         for name, block in table.items()
         if name in arrays and arrays[name].shape != size.shape(block)
     ]
-    where = f", for {layer.cell!r} on inputs of size {size.inputs}"
+    where = f", for {code(layer.cell)} on inputs of size {size.inputs}"
     return ", ".join(wrong) + where if wrong else ""

@@ -16,6 +16,7 @@ from ...cells import (
     LSTMBlockCell,
     LSTMCell,
 )
+from .._code import code
 from .blocks import Table
 from .layers import Layer
 
@@ -68,7 +69,7 @@ def check(framework: Framework, layers: list[Layer]) -> list[Layer]:
         if reason:
             where = f"cells, {layer.path}: " if layer.path else "cells: "
             raise ValueError(
-                f"{where}{layer.cell!r} has no counterpart in {framework.name}: {reason}"
+                f"{where}{code(layer.cell)} has no counterpart in {framework.name}: {reason}"
             )
     if layers[0].apart and not framework.apart:
         raise ValueError(
@@ -87,7 +88,7 @@ def _check_uniform(framework: Framework, layers: list[Layer]) -> None:
         if _size(layer.cell) != _size(first.cell):
             raise ValueError(
                 f"cells: the layers of one module of {framework.name} are alike; expected cells "
-                f"like {first.cell!r} at {first.path}, got {layer.cell!r} at {layer.path}; "
+                f"like {code(first.cell)} at {first.path}, got {code(layer.cell)} at {layer.path}; "
                 "convert them one by one"
             )
 
@@ -111,8 +112,8 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
             return reason
     there = framework.activations.get(kind(cell), jnp.tanh)
     if _activation(cell) != there:
-        got = getattr(_activation(cell), "__name__", _activation(cell))
-        expected = getattr(there, "__name__", there)
+        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), there))
+        expected = f"another function, also {expected}" if got == expected else expected
         hint = framework.activation_hint if kind(cell) in framework.activations else ""
         return f"its activation is {got}, and there it is {expected}{hint and f'; {hint}'}"
     return None

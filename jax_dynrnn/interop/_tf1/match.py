@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import collections
-import difflib
 import os.path
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..._check_cell import by_name
+from .misfits import biased, misnamed, misshapen, partial
 from .names import canonical
-from .scopes import Run, inside, is_memory
-from .shapes import fitted
+from .scopes import Run, is_memory
 from .table import Table
-
-SIBLINGS = {r"cell_\d+": "cell_0", r"(carry|transform)_[wb]": "carry_w"}
-"""What is beside each other in one scope, and must be all of it."""
 
 
 class Match(NamedTuple):
@@ -37,15 +30,20 @@ def find(
     Args:
         size: the smallest number of input features that the cells accept.
         names: canonical names in the scope of the run, by path in the params.
-        scope: that of the run, or one around it; `None`: anywhere.
+        scope: that of the run, or one around it; of one cell its own too; `None`: anywhere.
 
     Raises:
         KeyError, ValueError: there is no scope with variables that fit, or more than one.
     """
-    matches = [match(run, size, names, table, s) for s in scopes(run, names, table, scope)]
+    within = None if scope is None else canonical(f"{scope}/x")[0][: -len("/x")].strip("/")
+    table = _named_by_user(names, table, within) or table
+    matches = [match(run, size, names, table, s) for s in scopes(run, names, table, within)]
     named = [m for m in matches if not isinstance(m.error, KeyError)]  # shapes choose nothing
     fitting = [m for m in named if m.error is None]
     if len(named) == 1 and fitting:
+        error = partial(table, fitting[0].scope) if fitting[0].scope != within else None
+        if error:
+            raise error
         return fitting[0].arrays
     if len(matches) == 1:
         raise matches[0].error  # pyright: ignore[reportGeneralTypeIssues]
@@ -71,12 +69,27 @@ def scopes(run: Run, names: Mapping[str, str], table: Table, scope: str | None) 
         for key in table
         if f"/{key}".endswith(f"/{name}")
     )
-    within = canonical(f"{scope or ''}/x")[0][: -len("/x")].strip("/")
+    within = scope or ""
     near = {s: n for s, n in found.items() if f"{s}/".startswith(within and f"{within}/")}
     complete = [s for s, n in near.items() if n == len(own)]
     if within in complete and scope is not None:
         return [within]
     return complete or [max(near, key=near.__getitem__, default=within or run.scope)]
+
+
+def _named_by_user(names: Mapping[str, str], table: Table, scope: str | None) -> Table | None:
+    """The variables of a cell that has a name of its own, which is `scope`, under its usual one.
+
+    `None` if that is not what the scope is: of one cell, with most of its variables.
+    """
+    own = [name for name in names.values() if not is_memory(name)]
+    usual = {name.split("/")[0] for name in own if "/" in name}
+    if not scope or len(usual) != 1 or any("/" not in name for name in own):
+        return None
+    (cell,) = usual
+    there = [f"{scope}/{name.removeprefix(cell + '/')}" in table for name in own]
+    as_run = [f"{scope}/{name}" in table for name in own]
+    return table.nested(scope, cell) if sum(there) > sum(as_run) else None
 
 
 def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: str) -> Match:
@@ -93,11 +106,11 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
         return Match(scope, {}, ValueError(message))
     keys |= dict(zip(memories, nearest, strict=False))
     wrong = filter(None, map(table.wrong, keys.values()))
-    error = next(wrong, None) or _misnamed(keys, names, table, scope) or _biased(run, keys, table)
+    error = next(wrong, None) or misnamed(keys, names, table, scope) or biased(run, keys, table)
     if error:
         return Match(scope, {}, error)
     arrays = {path: table.array(key) for path, key in keys.items()}
-    return Match(scope, arrays, _misshapen(run, size, keys, arrays, table))
+    return Match(scope, arrays, misshapen(run, size, keys, arrays, table))
 
 
 def nearest_memories(table: Table, scope: str) -> list[str]:
@@ -114,74 +127,3 @@ def nearest_memories(table: Table, scope: str) -> list[str]:
     found = [key for key in table if is_memory(key)]
     most = max(map(nearness, found), default=(0, False))
     return sorted((key for key in found if nearness(key) == most), key=number)
-
-
-def _misnamed(
-    keys: Mapping[str, str], names: Mapping[str, str], table: Table, scope: str
-) -> KeyError | None:
-    """An error that lists what is missing and what is left over in the scopes of the cells."""
-    missing = [key for key in keys.values() if key not in table]
-    own = {_sibling(name) for name in names.values() if not is_memory(name)}
-    left_over = [
-        table.name(key)
-        for key in sorted(set(table) - set(keys.values()))
-        if f"/{key}".startswith(f"/{scope}/" if scope else "/")
-        and _sibling(key[len(scope) :].lstrip("/")) in own
-        and table.is_weight(key)
-    ]
-    if not missing and not left_over:
-        return None
-    listed = [f"{key}{_like(key, table)}" for key in missing]
-    return KeyError(
-        f"variables: for these cells in {table.scope(scope)!r} missing: "
-        f"{', '.join(listed) or 'none'}; left over: {', '.join(left_over) or 'none'}; check the "
-        "cells and their options, and rename what has other names"
-    )
-
-
-def _sibling(name: str) -> str:
-    """The scope of a cell, which is the same for those that a longer stack has."""
-    first = name.split("/")[0]
-    for pattern, one in SIBLINGS.items():
-        first = one if re.fullmatch(pattern, first) else first
-    return first
-
-
-def _like(key: str, table: Table) -> str:
-    close = difflib.get_close_matches(key, list(table))
-    return f" (there is {' or '.join(map(table.name, close))})" if close else ""
-
-
-def _biased(run: Run, keys: Mapping[str, str], table: Table) -> ValueError | None:
-    """An error that says that `CudnnLSTM` adds nothing to the forget gate."""
-    biased = [
-        cell for _, outer in run.cells for cell in inside(outer) if getattr(cell, "forget_bias", 0)
-    ]
-    cudnn = [key for key in keys.values() if "cudnn_compatible_lstm" in table.name(key)]
-    if not biased or not cudnn:
-        return None
-    return ValueError(
-        f"variables: {table.name(cudnn[0])} is a CudnnLSTM's, which has no forget bias: expected "
-        f"cells with forget_bias=0.0, got {biased[0]!r}"
-    )
-
-
-def _misshapen(
-    run: Run, size: int, keys: Mapping[str, str], arrays: Mapping[str, Any], table: Table
-) -> ValueError | None:
-    """An error that lists the variables of other shapes than the cells'."""
-    try:
-        size, params = fitted(run, size, {path: np.shape(x) for path, x in arrays.items()})
-    except ValueError as error:
-        return error
-    wrong = [
-        f"{table.name(keys[path])} of shape {x.shape}, got {np.shape(arrays[path])}"
-        for path, x in by_name(params).items()
-        if x.shape != np.shape(arrays[path])
-    ]
-    if not wrong:
-        return None
-    return ValueError(
-        f"variables: for these cells on inputs of {size} features expected {'; '.join(wrong)}; "
-        "check the sizes of the cells"
-    )

@@ -61,7 +61,16 @@ def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:
         if name in BY_SCOPE and name != "multi_rnn_cell":
             yield Found(place, BY_SCOPE[name])
         elif isinstance(inner, dict):
-            yield from _runs(table, inner, place)
+            again = _again(table, inner, name, place)
+            yield from [Found(place, again)] if again else _runs(table, inner, place)
+
+
+def _again(table: Table, node: Node, name: str, place: str) -> Any:
+    """A cell whose scope is `lstm_cell_1`: the second that was made in one scope."""
+    first = canonical(re.sub(r"_\d+$", "", name) + "/kernel")[0].split("/")[0]
+    if first == name or first not in BY_SCOPE:
+        return None
+    return _cell(table, {first: node}, place) or BY_SCOPE[first]
 
 
 def _stack(table: Table, node: Node, scope: str) -> Any:

@@ -12,6 +12,7 @@ from ..._bidirectional import init_bidirectional, init_stack_bidirectional
 from ..._cell import Params, as_cell
 from ..._check_cell import by_name
 from ...wrappers._wrapper import ParamsWrapper, Wrapper
+from .._code import code
 
 SCOPES: dict[type, str] = {
     c.BasicLSTMCell: "basic_lstm_cell",
@@ -83,7 +84,7 @@ def as_run(cells: Any) -> Run:
     if len(cells) != 2 or len(kinds) != 1:
         raise TypeError(
             "cells: expected one cell (a MultiRNNCell for a stack), a pair (cell_fw, cell_bw), or "
-            f"a pair of lists (cells_fw, cells_bw), got {cells!r}"
+            f"a pair of lists (cells_fw, cells_bw), got {code(cells)}"
         )
     directions = dict(zip(("fw", "bw"), cells, strict=True))
     if kinds == {False}:
@@ -163,7 +164,7 @@ def _scope(cell: Any) -> str:
             return f"{SCOPES[kind]}/" if SCOPES[kind] else ""
     raise TypeError(
         "cells: expected cells of jax_dynrnn, whose variables have known names in TF1, got "
-        f"{cell!r}; make its params from the variables by hand"
+        f"{code(cell)}; make its params from the variables by hand"
     )
 
 

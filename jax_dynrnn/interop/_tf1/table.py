@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ class Table:
         self._variables = variables
         self._names: dict[str, dict[int, str]] = {}
         self._twice: dict[str, tuple[str, str]] = {}
+        self._nested = "", ""
         for name in variables:
             if kind(name) == "weight" and not self._is_slot(name):
                 self._add(name, *canonical(name))
@@ -60,6 +62,23 @@ class Table:
             )
         return None
 
+    def nested(self, scope: str, cell: str) -> Table:
+        """The table with all that is in `scope` in the scope of a cell inside of it instead."""
+        table = copy.copy(self)
+        table._nested = f"{scope}/{cell}/", f"{scope}/"
+
+        def placed(key: str) -> str:
+            inside = key.startswith(f"{scope}/")
+            return f"{scope}/{cell}/{key.removeprefix(f'{scope}/')}" if inside else key
+
+        table._names = {placed(key): shards for key, shards in self._names.items()}
+        table._twice = {placed(key): names for key, names in self._twice.items()}
+        return table
+
+    def has(self, scope: str) -> bool:
+        """Whether anything is in a scope."""
+        return any(key.startswith(f"{scope}/") for key in self)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -68,7 +87,7 @@ class Table:
 
     def name(self, key: str) -> str:
         """The variable's own name, or those of its shards; what it would be, if it is missing."""
-        return ", ".join(self._names.get(key, {0: key}).values())
+        return ", ".join(self._names.get(key, {0: key.replace(*self._nested, 1)}).values())
 
     def scope(self, scope: str) -> str:
         """A scope as the variables have it: `RNN` for `rnn`."""
@@ -93,4 +112,13 @@ class Table:
         """The variable, of its shards one below the other."""
         shards = self._names[key]
         arrays = [self._variables[shards[i]] for i in sorted(shards)]
+        if len({np.shape(x)[1:] for x in arrays}) > 1:
+            raise ValueError(
+                f"variables: expected shards of {key} that fit one below the other, got shapes "
+                f"{', '.join(str(np.shape(x)) for x in arrays)}; join them under that name"
+            )
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def sharded(self, key: str) -> bool:
+        """Whether it is made of several."""
+        return len(self._names[key]) > 1

@@ -16,8 +16,8 @@ def code(cells: Any) -> str:
     if isinstance(cells, tuple | list):
         left, right = "()" if isinstance(cells, tuple) else "[]"
         return left + ", ".join(map(code, cells)) + right
-    if not dataclasses.is_dataclass(cells):
-        return repr(cells)
+    if isinstance(cells, type) or not type(cells).__module__.startswith("jax_dynrnn."):
+        return getattr(cells, "__name__", repr(cells))
     given = []
     for field in dataclasses.fields(cells):
         value = getattr(cells, field.name)
