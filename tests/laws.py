@@ -24,6 +24,8 @@ class Law:
     engine: str
     dtype: str
     x64: bool = True
+    gradients: bool = True
+    """Whether reversed and vmapped runs are differentiated too."""
 
     def __str__(self):
         return f"{self.case.name}-{self.engine}-{self.dtype}" + ("" if self.x64 else "-no_x64")
@@ -44,7 +46,7 @@ def every_law(full):
     """Everyday: every cell with `scan`, core cells with every engine; else the product."""
     if not full:
         return [
-            Law(case, engine, "float64")
+            Law(case, engine, "float64", gradients=case.core)
             for case in CASES
             for engine in (able(case) if case.core else ["scan"])
         ]
@@ -93,7 +95,7 @@ def weighted_sum(tree, xp=jnp):
 
 
 @functools.cache
-def compiled(law, reverse=False):
+def compiled(law, reverse=False, gradients=True):
     """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
 
     The gradients are of a weighted sum of all results, by params, inputs and state. One
@@ -102,22 +104,33 @@ def compiled(law, reverse=False):
 
     @jax.jit
     def jitted(params, inputs, state, lengths, mask, resets):
-        def loss(params, inputs, state):
-            results = rnn.dynamic_rnn(
+        def run(params, inputs, state):
+            return rnn.dynamic_rnn(
                 law.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
                 reverse=reverse, key=law.case.key(),
                 implementation=law.engine,
             )  # fmt: skip
-            return weighted_sum(results), results
 
-        gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
-        (_, results), gradients = gradient(params, inputs, state)
-        return results, gradients
+        return differentiated(run, params, inputs, state, gradients)
 
     def run(params, inputs, state, lengths=LENGTHS, mask=ALL, resets=~ALL):
         return jitted(params, inputs, state, lengths, mask, resets)
 
     return run
+
+
+def differentiated(run, params, inputs, state, gradients=True):
+    """`((outputs, state), gradients)` of a run; without them `None` in their place."""
+    if not gradients:
+        return run(params, inputs, state), None
+
+    def loss(*arguments):
+        results = run(*arguments)
+        return weighted_sum(results), results
+
+    gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
+    (_, results), found = gradient(params, inputs, state)
+    return results, found
 
 
 @functools.cache

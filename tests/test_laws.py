@@ -26,21 +26,23 @@ def sized(law):
 one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
 
 
-def by_rows(law, params, inputs, state, lengths=LENGTHS, **options):
+def by_rows(law, params, inputs, state, lengths=LENGTHS, gradients=True, **options):
     """Results and gradients of the reference, as `compiled` returns them."""
 
-    def loss(params, inputs, state):
-        results = row_by_row.run(
-            law.case.cell, params, inputs, state, lengths, key=law.case.key(), **options
-        )
-        return weighted_sum(results), results
+    def run(params, inputs, state):
+        cell, key = law.case.cell, law.case.key()
+        return row_by_row.run(cell, params, inputs, state, lengths, key=key, **options)
 
-    gradient = jax.value_and_grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
-    (_, results), gradients = gradient(params, inputs, state)
-    return results, gradients
+    return laws.differentiated(run, params, inputs, state, gradients)
 
 
-@one_setting
+def backward(law):
+    """The reversed run."""
+    return compiled(law, reverse=True, gradients=law.gradients)
+
+
+# Everyday of core cells: of all others the next law, whose rows are padded too, contains it.
+@pytest.mark.everyday(lambda law: law.case.core)
 def test_padded_is_truncated(law):
     """Outputs, state and gradients of a padded batch are those of the cut rows."""
     arguments = laws.arguments(law)
@@ -58,7 +60,7 @@ def test_what_is_not_given_is_all_of_it(law, lengths):
 
 
 def test_masks_and_resets(law):
-    """Gaps and walls, together with lengths, mean what the reference says."""
+    """Gaps and walls in padded rows mean what the reference says, in results and gradients."""
     arguments = laws.arguments(law)
     actual = compiled(law)(*arguments, LENGTHS, MASK, RESETS)
     close(actual, by_rows(law, *arguments, mask=MASK, resets=RESETS), law.tolerance)
@@ -68,9 +70,9 @@ def test_masks_and_resets(law):
 def test_masks_and_resets_in_reverse(law):
     """The same in descending order."""
     arguments = laws.arguments(law)
-    actual = compiled(law, reverse=True)(*arguments, LENGTHS, MASK, RESETS)
-    expected = by_rows(law, *arguments, mask=MASK, resets=RESETS, reverse=True)
-    close(actual, expected, law.tolerance)
+    options = {"mask": MASK, "resets": RESETS, "reverse": True, "gradients": law.gradients}
+    actual = backward(law)(*arguments, LENGTHS, MASK, RESETS)
+    close(actual, by_rows(law, *arguments, **options), law.tolerance)
 
 
 @one_setting
@@ -84,7 +86,7 @@ def test_reverse_is_flip_run_flip(law):
     flipped = jax.tree.map(lambda x: flip(np.asarray(x)), inputs)
     outputs, final = compiled(law)(params, flipped, state, LENGTHS)[0]
     expected = jax.tree.map(lambda y: flip(np.asarray(y)), outputs), final
-    actual = compiled(law, reverse=True)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
+    actual = backward(law)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
     close(actual, expected, law.tolerance)
 
 
@@ -178,12 +180,12 @@ def test_both_directions_are_two_runs(law):
     """Each with its own key, if it has one: not those that draw."""
     params, inputs, state = laws.arguments(law)
     both = {"fw": params, "bw": params}
-    forward, backward = (
-        compiled(law, reverse)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
-        for reverse in (False, True)
-    )
+    both_ways = [
+        run(params, inputs, state, LENGTHS, MASK, RESETS)[0]
+        for run in (compiled(law), backward(law))
+    ]
     actual = time_major(law, rnn.bidirectional_dynamic_rnn, both)
-    close(actual, tuple(zip(forward, backward, strict=True)), law.tolerance)
+    close(actual, tuple(zip(*both_ways, strict=True)), law.tolerance)
 
 
 @one_setting
@@ -200,10 +202,11 @@ def test_vmap_is_a_loop(law):
     )
     both = (params, inputs, state, LENGTHS, MASK, RESETS), others
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
-    actual = jax.vmap(compiled(law))(*stacked)
+    actual = jax.vmap(compiled(law, gradients=law.gradients))(*stacked)
     for i, arguments in enumerate(both):
         one = jax.tree.map(lambda x, i=i: x[i], actual)
-        close(one, compiled(law)(*arguments), law.tolerance)
+        results, gradients = compiled(law)(*arguments)
+        close(one, (results, gradients if law.gradients else None), law.tolerance)
 
 
 @pytest.mark.where(lambda law: law.dtype == "float64" and law.case.derivative)
