@@ -4,10 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-newest faults golden benchmarks lint clean
+EXAMPLES := japanese_vowels ocr_letters shakespeare pronounce memory_policy long_series own_cell \
+	port_tf1_g2p
+
+.PHONY: demo examples test test-newest faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
+
+# All of them, for half an hour; ARGS=--smoke shows only that the loss of each falls.
+examples: $(VENV)/demo
+	set -e; for each in $(EXAMPLES); do $(BIN)/python examples/$$each.py $(ARGS); done
 
 # ARGS=--full runs every engine, dtype and x64.
 test: $(VENV)/tests

@@ -1,0 +1,58 @@
+"""What every example does beside its task: `--smoke`, and a result that is kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from packages import REPOSITORY
+
+import jax_dynrnn as rnn
+
+RESULTS = REPOSITORY / "examples" / "results"
+PICTURES = REPOSITORY / "docs" / "pictures"
+
+
+def run(name: str, doc: str, main: Callable[[bool], tuple[Sequence[float], dict[str, Any]]]):
+    """Runs an example: a short run that checks that the loss falls, or one that keeps its result.
+
+    Args:
+        name: of the file in `examples/results/`.
+        doc: the example's docstring, of which the first line is the command's help.
+        main: of whether the run is a short one; returns the losses in order, and figures:
+            `measure`, `value` and `reference` (what to reach) for the README's table, and more.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a short run: does the loss fall?")
+    smoke, start = parser.parse_args().smoke, time.perf_counter()
+    losses, figures = main(smoke)
+    print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+    if smoke:
+        if not losses[-1] < losses[0]:
+            raise SystemExit("the loss did not fall")
+        return
+    kept = figures | {
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": {"jax": jax.__version__, "jax_dynrnn": rnn.__version__},
+    }
+    print(json.dumps(kept, indent=2))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def shuffled(rows: int, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices of the rows in batches of one size, in random order: those left over wait."""
+    order = random.permutation(rows)
+    for start in range(0, rows - batch + 1, batch):
+        yield order[start : start + batch]
+
+
+def draw(name: str, figure: Any) -> None:
+    """Writes a picture for the documentation."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURES / f"{name}.png", dpi=110, bbox_inches="tight")
