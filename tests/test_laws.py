@@ -1,6 +1,8 @@
 """Laws that hold for every cell and every engine. Cells and engines: see cases.py."""
 
 import contextlib
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +28,26 @@ def sized(law):
 one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
 
 
-def by_rows(law, params, inputs, state, lengths=LENGTHS, gradients=True, **options):
-    """Results and gradients of the reference, as `compiled` returns them."""
+STEPS = {
+    "padded": {},
+    "masked": {"mask": MASK, "resets": RESETS},
+    "reversed": {"mask": MASK, "resets": RESETS, "reverse": True},
+}
 
+
+def by_rows(law, steps):
+    """Results and gradients of the reference, as `compiled` returns them: no engine's."""
+    return _by_rows(dataclasses.replace(law, engine="scan"), steps)
+
+
+@functools.lru_cache(maxsize=64)
+def _by_rows(law, steps):
     def run(params, inputs, state):
-        cell, key = law.case.cell, law.case.key()
-        return row_by_row.run(cell, params, inputs, state, lengths, key=key, **options)
+        cell, options = law.case.cell, {"key": law.case.key(), **STEPS[steps]}
+        return row_by_row.run(cell, params, inputs, state, LENGTHS, **options)
 
-    return laws.differentiated(run, params, inputs, state, gradients)
+    gradients = law.gradients or steps != "reversed"
+    return laws.differentiated(run, *laws.arguments(law), gradients)
 
 
 def backward(law):
@@ -46,7 +60,7 @@ def backward(law):
 def test_padded_is_truncated(law):
     """Outputs, state and gradients of a padded batch are those of the cut rows."""
     arguments = laws.arguments(law)
-    close(compiled(law)(*arguments), by_rows(law, *arguments), law.tolerance)
+    close(compiled(law)(*arguments), by_rows(law, "padded"), law.tolerance)
 
 
 @pytest.mark.where(lambda law: law.case.core)
@@ -63,16 +77,15 @@ def test_masks_and_resets(law):
     """Gaps and walls in padded rows mean what the reference says, in results and gradients."""
     arguments = laws.arguments(law)
     actual = compiled(law)(*arguments, LENGTHS, MASK, RESETS)
-    close(actual, by_rows(law, *arguments, mask=MASK, resets=RESETS), law.tolerance)
+    close(actual, by_rows(law, "masked"), law.tolerance)
 
 
 @one_setting
 def test_masks_and_resets_in_reverse(law):
     """The same in descending order."""
     arguments = laws.arguments(law)
-    options = {"mask": MASK, "resets": RESETS, "reverse": True, "gradients": law.gradients}
     actual = backward(law)(*arguments, LENGTHS, MASK, RESETS)
-    close(actual, by_rows(law, *arguments, **options), law.tolerance)
+    close(actual, by_rows(law, "reversed"), law.tolerance)
 
 
 @one_setting
