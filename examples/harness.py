@@ -24,25 +24,35 @@ def run(name: str, doc: str, main: Callable[[bool], tuple[Sequence[float], dict[
     Args:
         name: of the file in `examples/results/`.
         doc: the example's docstring, of which the first line is the command's help.
-        main: of whether the run is a short one; returns the losses in order, and figures:
-            `measure`, `value` and `reference` (what to reach) for the README's table, and more.
+        main: of whether the run is a short one; returns the losses in order, none where nothing
+            is trained, and figures: those of `keep`.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a short run: does the loss fall?")
     smoke, start = parser.parse_args().smoke, time.perf_counter()
     losses, figures = main(smoke)
-    print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
-    if smoke:
+    if losses:
+        print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
         if not losses[-1] < losses[0]:
             raise SystemExit("the loss did not fall")
-        return
-    kept = figures | {
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": {"jax": jax.__version__, "jax_dynrnn": rnn.__version__},
-    }
-    print(json.dumps(kept, indent=2))
+    if not smoke:
+        keep(name, figures, time.perf_counter() - start)
+
+
+def keep(name: str, figures: dict[str, Any], seconds: float) -> None:
+    """Writes a result, with the time and the versions.
+
+    Args:
+        name: of the example.
+        figures: `task`, `measure`, `value` and `reference` (what to reach) for the README's table,
+            and more.
+        seconds: that it took.
+    """
+    versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
+    kept = json.dumps(figures | {"seconds": round(seconds, 1), "versions": versions}, indent=2)
+    print(kept)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(kept + "\n")
 
 
 def shuffled(rows: int, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:

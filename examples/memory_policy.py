@@ -51,9 +51,9 @@ def observed(world):
 
 
 def moved(world, actions, key):
-    """The world after a step, and its rewards: 1 for the right turn, -1 for the wrong one."""
+    """The world after a step, and its rewards: 1 for the right turn, else 0."""
     turned = (world.place == LENGTH) & (actions > 0)
-    rewards = jnp.where(turned, jnp.where(actions - 1 == world.sign, 1.0, -1.0), 0.0)
+    rewards = (turned & (actions - 1 == world.sign)).astype(jnp.float32)
     over = turned | (world.age + 1 == LIMIT)
     place = jnp.minimum(world.place + (actions == 0), LENGTH)
     on = World(world.sign, place, world.age + 1, over)

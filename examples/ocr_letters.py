@@ -90,8 +90,8 @@ def fit(train, epochs, seed=0):
 
 def draw(words, labels, rows):
     """Words as they were written, and how they were read: wrong letters are red."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 1.1 * len(rows)))
-    for ax, row in zip(axes, rows, strict=True):
+    figure, axes = plt.subplots(len(rows) // 2, 2, figsize=(11, 0.55 * len(rows)))
+    for ax, row in zip(axes.flat, rows, strict=True):
         length = words.lengths[row]
         picture = words.pixels[row, :length].reshape(length, 16, 8)
         ax.imshow(np.concatenate(np.pad(picture, ((0, 0), (1, 1), (2, 2))), 1), cmap="Greys")
@@ -113,7 +113,8 @@ def main(smoke):
     labels = np.asarray(read(params, test))
     there = np.arange(test.labels.shape[1]) < test.lengths[:, None]
     right = (labels == test.labels)[there]
-    draw(test, labels, np.flatnonzero(test.lengths >= 9)[:6])
+    long = np.flatnonzero(test.lengths >= 9)
+    draw(test, labels, long[np.linspace(0, len(long) - 1, 8).astype(int)])
     return losses, {
         "task": "handwritten letters: a label at every step",
         "measure": "accuracy, letters of nine folds of ten",

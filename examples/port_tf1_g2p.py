@@ -7,16 +7,14 @@ variables become their params by name. `python -m jax_dynrnn.interop` says which
     python examples/port_tf1_g2p.py --smoke   # on 100
 """
 
-import argparse
 import functools
-import json
-import time
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 from data import pronunciations
-from packages import REPOSITORY, package_file
+from packages import package_file
 from tqdm import tqdm
 
 import jax_dynrnn as rnn
@@ -28,7 +26,7 @@ PHONES = """(pad) (end) AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 
     D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1
     OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH""".split()
 PAD, END, UNKNOWN = 0, 1, 2
-MOST, BATCH, RESULT = 20, 100, REPOSITORY / "examples/results/port_tf1_g2p.json"
+MOST, BATCH = 20, 100
 
 ENCODER = rnn.GRUCell(128), rnn.GRUCell(128)
 ATTENTION = rnn.BahdanauAttention(128, memory_size=256)
@@ -93,9 +91,9 @@ def dictionary():
     }
 
 
-def main(number):
+def main(smoke):
     """Four words, then how many of those drawn get none of the dictionary's pronunciations."""
-    start, params, right, errors = time.perf_counter(), load(), dictionary(), 0
+    params, right, errors, number = load(), dictionary(), 0, 100 if smoke else 2000
     words = ["activationist", "recurrent", "sequence", "tensorflow"]
     for word, phones in zip(words, pronounced(params, words), strict=True):
         print(f"{word} -> {' '.join(phones)}")
@@ -104,16 +102,15 @@ def main(number):
         batch = words[i : i + BATCH]
         for word, phones in zip(batch, pronounced(params, batch), strict=True):
             errors += without_stress(phones) not in right[word]
-    rate, seconds = errors / number, round(time.perf_counter() - start, 1)
-    print(f"word error rate without stress, {number} words: {rate:.1%}, in {seconds} s")
-    versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
-    return {"words": number, "word_error_rate": rate, "seconds": seconds, "versions": versions}
+    print(f"word error rate without stress, {number} words: {errors / number:.1%}")
+    return [], {
+        "task": "a trained TF1 model, ported: pronunciations",
+        "measure": f"word error rate without stress, {number:,} words",
+        "value": errors / number,
+        "reference": "0.407, TensorFlow's own run",
+        "better": "lower",
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="fewer words; keeps no result")
-    smoke = parser.parse_args().smoke
-    result = main(100 if smoke else 2000)
-    if not smoke:
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    harness.run("port_tf1_g2p", __doc__, main)
