@@ -6,15 +6,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from packages import REPOSITORY
+from table import RESULTS
 
 import jax_dynrnn as rnn
 
-RESULTS = REPOSITORY / "examples" / "results"
 PICTURES = REPOSITORY / "docs" / "pictures"
 
 
@@ -39,7 +41,7 @@ def run(name: str, doc: str, main: Callable[[bool], tuple[Sequence[float], dict[
         keep(name, figures, time.perf_counter() - start)
 
 
-def keep(name: str, figures: dict[str, Any], seconds: float) -> None:
+def keep(name: str, figures: dict[str, Any], seconds: float, folder: Path = RESULTS) -> None:
     """Writes a result, with the time and the versions.
 
     Args:
@@ -47,12 +49,13 @@ def keep(name: str, figures: dict[str, Any], seconds: float) -> None:
         figures: `task`, `measure`, `value` and `reference` (what to reach) for the README's table,
             and more.
         seconds: that it took.
+        folder: where to; what is in the table is in `examples/results`.
     """
     versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
     kept = json.dumps(figures | {"seconds": round(seconds, 1), "versions": versions}, indent=2)
     print(kept)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(kept + "\n")
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(kept + "\n")
 
 
 def shuffled(rows: int, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -60,6 +63,23 @@ def shuffled(rows: int, batch: int, random: np.random.Generator) -> Iterator[np.
     order = random.permutation(rows)
     for start in range(0, rows - batch + 1, batch):
         yield order[start : start + batch]
+
+
+def step(loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
+    """One update, compiled: `(params, state, *data) -> (params, state, loss)`.
+
+    Args:
+        loss: of `(params, *data)`.
+        optimizer: what `state` is of.
+    """
+
+    @jax.jit
+    def update(params, state, *data):
+        value, gradients = jax.value_and_grad(loss)(params, *data)
+        changes, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, changes), state, value
+
+    return update
 
 
 def draw(name: str, figure: Any) -> None:

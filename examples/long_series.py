@@ -102,7 +102,6 @@ def main(smoke):
         "value": round(accuracy, 4),
         "megabytes": needed,
         "reference": f"{CHANCE:.3f}, chance",
-        "better": "higher",
     }
 
 

@@ -179,7 +179,6 @@ def main(smoke):
         "measure": f"episodes that end well, mean of {SEEDS} seeds",
         "value": round(with_memory, 4),
         "reference": f"{without:.3f}, the same without memory",
-        "better": "higher",
     }
 
 

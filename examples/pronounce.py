@@ -102,16 +102,9 @@ def fit(pairs, rows, params, epochs, seed=0):
     updates = epochs * (len(rows) // BATCH)
     schedule = optax.cosine_decay_schedule(RATE, updates)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-    @jax.jit
-    def update(params, state, batch):
-        value, gradients = jax.value_and_grad(loss)(params, batch)
-        steps, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, steps), state, value
-
     longest = np.maximum(pairs.letter_lengths, pairs.phone_lengths)
     bucket = np.digitize(longest, BUCKETS, right=True)
-    state, values = optimizer.init(params), []
+    update, state, values = harness.step(loss, optimizer), optimizer.init(params), []
     with tqdm(total=updates, desc="training", unit="update") as bar:
         for _ in range(epochs):
             order = rows[random.permutation(len(rows))]
@@ -169,7 +162,6 @@ def main(smoke):
         "greedy": greedy,
         "words": len(first),
         "reference": "0.39, LSTM 2 x 64 of g2p-seq2seq",
-        "better": "lower",
     }
 
 

@@ -126,7 +126,6 @@ def main(smoke):
         "measure": "bits per character, the last tenth",
         "value": round(float(value), 4),
         "reference": PREDICTED,
-        "better": "lower",
     }
 
 
