@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce memory_policy long_series \
-	own_cell port_tf1_g2p
+EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documents sunspots \
+	carbon_dioxide memory_policy long_series own_cell port_tf1_g2p
 
 .PHONY: demo examples test test-newest faults golden benchmarks lint clean
 

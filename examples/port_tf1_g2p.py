@@ -107,7 +107,7 @@ def main(smoke):
         "task": "a trained TF1 model, ported: pronunciations",
         "measure": f"word error rate without stress, {number:,} words",
         "value": errors / number,
-        "reference": "0.407, TensorFlow's own run",
+        "reference": "0.407 within 0.03, TensorFlow's own run",
     }
 
 

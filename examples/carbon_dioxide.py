@@ -1,0 +1,137 @@
+"""Carbon dioxide over Mauna Loa: a year is forecast from two, with weeks missing, by a mask.
+
+`mask` says which weeks were measured. In the others the state stands still, whatever the array
+holds there, and `state` is what is known after the last measured one; a dense layer on it
+forecasts. In training more weeks are hidden, so that it learns what gaps are. Linen layers, optax.
+
+    python examples/carbon_dioxide.py            # trains before 1985, tests on the years from then
+    python examples/carbon_dioxide.py --smoke    # a short run: does the loss fall?
+"""
+
+from typing import NamedTuple
+
+import harness
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from data import carbon_dioxide
+from flax import linen
+from tqdm import tqdm
+
+import jax_dynrnn as rnn
+from jax_dynrnn import linen as rnnl
+
+UNITS, PAST, AHEAD, YEAR, SCALE = 32, 104, 52, 52, 5.0  # weeks; ppm
+BATCH, EPOCHS, RATE, FROM = 64, 40, 5e-3, np.datetime64("1985-01-01")
+
+
+class Windows(NamedTuple):
+    """Two years, and the third."""
+
+    values: np.ndarray  # [rows, PAST], ppm; NaN in weeks that were not measured
+    season: np.ndarray  # [rows, PAST, 2]
+    mask: np.ndarray  # bool [rows, PAST]
+    future: np.ndarray  # [rows, AHEAD], ppm; NaN again
+
+
+class Forecaster(linen.Module):
+    @linen.compact
+    def __call__(self, windows):
+        values, mask = windows.values[..., None], windows.mask
+        last = rnn.last_output(values, mask=mask)
+        inputs = jnp.concatenate([(values - last[:, None]) / SCALE, windows.season], -1)
+        _, state = rnnl.RNN(rnn.GRUCell(UNITS))(inputs, mask=mask)
+        return last + SCALE * linen.Dense(AHEAD)(state)
+
+
+def cut(dates, values, starts):
+    """The windows that start at some weeks of the record."""
+    angle = 2 * np.pi * (dates - dates.astype("datetime64[Y]")).astype(int) / 365.25
+    season = np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+    past = starts[:, None] + np.arange(PAST)
+    future = values[starts[:, None] + PAST + np.arange(AHEAD)]
+    return Windows(values[past], season[past], ~np.isnan(values[past]), future)
+
+
+def loss(params, windows, key):
+    """The mean squared error of the weeks that were measured, in units of `SCALE`."""
+    key_share, key_hidden = jax.random.split(key)
+    share = jax.random.uniform(key_share, (len(windows.mask), 1), maxval=0.5)
+    seen = jax.random.uniform(key_hidden, windows.mask.shape) >= share
+    forecast = Forecaster().apply(params, windows._replace(mask=windows.mask & seen))
+    there = ~jnp.isnan(windows.future)
+    error = jnp.where(there, forecast - windows.future, 0.0) / SCALE
+    return jnp.square(error).mean(where=there)
+
+
+def fit(windows, epochs, seed=0):
+    """The params, and the loss of each epoch."""
+    key, random = jax.random.key(seed), np.random.default_rng(seed)
+    params = Forecaster().init(key, jax.tree.map(lambda x: x[:1], windows))
+    updates = epochs * (len(windows.mask) // BATCH)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, updates))
+    update, state, losses = harness.step(loss, optimizer), optimizer.init(params), []
+    for _ in tqdm(range(epochs), "training", unit="epoch"):
+        values = []
+        for rows in harness.shuffled(len(windows.mask), BATCH, random):
+            key, key_now = jax.random.split(key)
+            batch = jax.tree.map(lambda x, rows=rows: x[rows], windows)
+            params, state, value = update(params, state, batch, key_now)
+            values.append(value)
+        losses.append(float(jnp.mean(jnp.array(values))))
+    return params, losses
+
+
+def error(forecast, windows):
+    """Root mean square, ppm."""
+    return round(float(np.sqrt(np.nanmean(np.square(forecast - windows.future)))), 4)
+
+
+def as_last_year(values, starts, before):
+    """Each week as a year ago, and what a year added in the record `before`."""
+    known = ~np.isnan(values)
+    filled = np.interp(np.arange(len(values)), np.flatnonzero(known), values[known])
+    growth = np.mean(filled[YEAR:before] - filled[: before - YEAR])
+    return filled[starts[:, None] + PAST - YEAR + np.arange(AHEAD)] + growth
+
+
+def main(smoke):
+    dates, values = carbon_dioxide()
+    before = int(np.searchsorted(dates, FROM))
+    train = cut(dates, values, np.arange(before - PAST - AHEAD + 1))
+    params, losses = fit(train, 2 if smoke else EPOCHS)
+    if smoke:
+        return losses, {}
+    starts = np.arange(before - PAST, len(values) - PAST - AHEAD + 1)
+    test, forecast = cut(dates, values, starts), jax.jit(Forecaster().apply)
+    hidden = np.random.default_rng(0).random(test.mask.shape) < 1 / 3
+    gaps = test._replace(mask=test.mask & ~hidden)
+    draw(jax.tree.map(lambda x: x[400], gaps), forecast(params, gaps)[400])
+    naive = error(as_last_year(values, starts, before), test)
+    return losses, {
+        "task": "carbon dioxide, with weeks missing: the next year from two",
+        "measure": "error of the forecasts from 1985 on, ppm (root mean square)",
+        "value": error(forecast(params, test), test),
+        "a third of the weeks hidden": error(forecast(params, gaps), gaps),
+        "reference": f"{naive}, the year before and a year's growth",
+    }
+
+
+def draw(window, forecast):
+    """One forecast, from a past with gaps."""
+    figure, ax = plt.subplots(figsize=(8, 3))
+    past, ahead = np.arange(-PAST, 0), np.arange(AHEAD)
+    ax.plot(past, np.where(window.mask, window.values, np.nan), ".", color="C0", label="seen")
+    hidden = np.where(window.mask, np.nan, window.values)
+    ax.plot(past, hidden, "x", color="0.7", ms=4, label="hidden by the mask")
+    ax.plot(ahead, window.future, ".", color="C2", label="what came")
+    ax.plot(ahead, forecast, color="C3", label="forecast from the state")
+    ax.set(xlabel="week", ylabel="CO2, ppm")
+    ax.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    harness.draw("carbon_dioxide", figure)
+
+
+if __name__ == "__main__":
+    harness.run("carbon_dioxide", __doc__, main)
