@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documents sunspots \
 	carbon_dioxide memory_policy long_series own_cell port_tf1_g2p
 
-.PHONY: demo examples test test-newest faults golden benchmarks lint clean
+.PHONY: demo examples notebooks docs test test-newest faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
@@ -15,6 +15,14 @@ demo: $(VENV)/demo
 # All of them, for half an hour; ARGS=--smoke shows only that the loss of each falls.
 examples: $(VENV)/demo
 	set -e; for each in $(EXAMPLES); do $(BIN)/python examples/$$each.py $(ARGS); done
+
+# ARGS=--write keeps what they print and draw.
+notebooks: $(VENV)/tests
+	$(BIN)/python examples/notebooks.py $(ARGS)
+
+# The site, in .cache/site; `cd .cache/site && python -m http.server` shows it.
+docs: $(VENV)/tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # ARGS=--full runs every engine, dtype and x64.
 test: $(VENV)/tests
@@ -48,7 +56,7 @@ $(VENV)/demo: pyproject.toml
 	touch $@
 
 $(VENV)/tests: $(VENV)/demo
-	$(BIN)/python -m pip install --quiet --editable ".[examples,oracles]" --group tests --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[examples,oracles]" --group tests --group dev --group docs
 	touch $@
 
 clean:

@@ -131,3 +131,15 @@ def test_the_core_imports_no_framework(module):
 
 def test_version():
     assert rnn.__version__ == "0.1.0"
+
+
+def test_all_of_it_is_in_the_reference():
+    """A page of `docs/api` has a line for each public name."""
+    folder = pathlib.Path(__file__).parents[1] / "docs" / "api"
+    pages = "".join(page.read_text() for page in folder.glob("*.md"))
+    listed = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    names = {f"jax_dynrnn.{n}" for n, x in vars(rnn).items() if n[0] != "_" and callable(x)}
+    assert names <= listed
+    layers = {f"{thing.__module__}.{thing.__name__}" for thing in PUBLIC if thing.__module__ in
+              ("jax_dynrnn.linen", "jax_dynrnn.nnx")}  # fmt: skip
+    assert layers and layers <= listed
