@@ -12,10 +12,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from . import blocked, choice, scan
+from . import blocked, choice, cudnn, scan
 from .call import Call as Call
 
-ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked}
+ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked, "cudnn": cudnn}
 """Every engine by the name that `implementation=` gives it."""
 
 AUTOMATIC: dict[str, Callable[[Call], str | None]] = {

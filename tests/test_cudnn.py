@@ -1,0 +1,126 @@
+"""The engine `cudnn` on a machine without a GPU: what surrounds JAX's call, and what it refuses.
+
+In place of the GPU's kernel stands JAX's own reference of it, in plain JAX; on hardware
+`python -m benchmarks.gpu_check` compares the engine itself.
+"""
+
+import subprocess
+import sys
+
+import jax
+import jax.experimental.rnn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+from jax_dynrnn.engines import cudnn
+
+X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+LENGTHS = np.array([6, 3, 0, 1], np.int32)
+CELL = rnn.LSTMCell(5)
+PARAMS = CELL.init(jax.random.key(0), X.shape)
+
+
+def reference(x, h, c, weights, lengths, inputs, units, *_):
+    arrays = jax.experimental.rnn.unpack_lstm_weights(weights, inputs, units, 1, False)
+    return jax.experimental.rnn.lstm_ref(
+        x, h, c, *arrays, lengths, inputs, units, 1, 0.0, False
+    )  # fmt: skip
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A GPU with cuDNN, as the engine sees it; it insists on lengths above 0."""
+
+    def forward(x, h, c, weights, lengths, *sizes):
+        y, h_n, c_n = reference(x, h, c, weights, lengths, *sizes)
+        y = jnp.where((lengths > 0).all(), y, jnp.nan)
+        return (y, h_n, c_n), (x, h, c, weights, lengths, y, jnp.zeros(1))
+
+    def backward(*arguments):
+        *sizes, (x, h, c, weights, lengths, _, _), cotangents = arguments
+        run = lambda *args: reference(*args, lengths, *sizes)  # noqa: E731
+        return *jax.vjp(run, x, h, c, weights)[1](cotangents), None
+
+    monkeypatch.setattr(cudnn, "_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.experimental.rnn, "lstm_fwd", forward)
+    monkeypatch.setattr(jax.experimental.rnn, "lstm_bwd", backward)
+
+
+def results(cell, params, x, state, engine, **options):
+    """The results, and the gradients by all that has any."""
+
+    def run(params, x, state):
+        found = rnn.dynamic_rnn(
+            cell, params, x, initial_state=state, implementation=engine, **options
+        )
+        return weighted_sum(found), found
+
+    return jax.jit(jax.value_and_grad(run, (0, 1, 2), has_aux=True))(params, x, state)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize(
+    "cell",
+    [CELL, rnn.BasicLSTMCell(5, forget_bias=0.3), rnn.LSTMBlockCell(5)],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_is_scan(stand_in, cell, time_major, reverse, lengths):
+    """Results and gradients, with garbage in the padding, and rows without a step."""
+    random = np.random.default_rng(1)
+    state = rnn.LSTMStateTuple(*random.normal(size=(2, 4, 5)).astype(np.float32))
+    x = (
+        X
+        if lengths is None
+        else np.where(np.arange(6)[:, None] < lengths[:, None, None], X, np.nan)
+    )
+    x = np.asarray(x.swapaxes(0, 1) if time_major else x, np.float32)
+    params = cell.init(jax.random.key(0), X.shape)
+    params["bias"] = jnp.asarray(random.normal(size=20), jnp.float32)
+    options = {"sequence_length": lengths, "reverse": reverse, "time_major": time_major}
+    expected = results(cell, params, x, state, "scan", **options)
+    close(results(cell, params, x, state, "cudnn", **options), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "reason"),
+    [
+        (rnn.GRUCell(5), {}, "it is not GRUCell"),
+        (rnn.LSTMCell(5, use_peepholes=True), {}, "peepholes"),
+        (rnn.LSTMCell(5, cell_clip=1.0), {}, "clips"),
+        (rnn.LSTMCell(5, num_proj=2), {}, "projection"),
+        (rnn.LSTMCell(5, activation=jax.nn.relu), {}, "tanh"),
+        (CELL, {"dtype": jnp.bfloat16}, "float32 only, not bfloat16"),
+        (CELL, {"mask": np.ones((4, 6), bool)}, "no mask"),
+        (CELL, {"resets": np.zeros((4, 6), bool)}, "no resets"),
+        (CELL, {"remat": "sqrt"}, "no remat"),
+    ],
+)
+def test_refuses_with_the_reason(stand_in, cell, options, reason):
+    params = cell.init(jax.random.key(0), X.shape)
+    assert reason in rnn.explain(cell, params, X, **options).reasons["cudnn"]
+    with pytest.raises(NotImplementedError, match=reason):
+        rnn.dynamic_rnn(cell, params, X, implementation="cudnn", **options)
+
+
+def test_refuses_what_it_cannot_transform(stand_in):
+    """And is not chosen without its name."""
+    run = lambda x: rnn.dynamic_rnn(CELL, PARAMS, x, LENGTHS, implementation="cudnn")[0]  # noqa: E731
+    with pytest.raises(NotImplementedError, match="'cudnn' cannot run under vmap"):
+        jax.vmap(run)(np.stack([X, X]))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(run, (jnp.asarray(X),), (jnp.ones_like(X),))
+    assert rnn.explain(CELL, PARAMS, X, LENGTHS).chosen == "scan"
+
+
+def test_needs_a_gpu_and_imports_nothing_without_one():
+    with pytest.raises(NotImplementedError, match="needs an NVIDIA GPU, and JAX runs on cpu"):
+        rnn.dynamic_rnn(CELL, PARAMS, X, implementation="cudnn")
+    code = "import sys, jax, jax.numpy as jnp, jax_dynrnn as rnn; c = rnn.LSTMCell(2); " \
+        "p = c.init(jax.random.key(0), (1, 1, 1)); rnn.dynamic_rnn(c, p, jnp.ones((1, 1, 1))); " \
+        "assert 'jax.experimental.rnn' not in sys.modules"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
