@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import compare, grid, peers, report, scaling, timing
+from benchmarks import compare, gpu_check, grid, peers, report, scaling, timing
 from benchmarks.check import compare as compare_results
 
 HERE = Path(__file__).parent
@@ -205,3 +206,30 @@ def test_report(stored, tmp_path):
     assert report.tables(stored) in result.stdout and report.markdown(stored) in result.stdout
     assert "| best JAX peer | all T | 2.00 | 1.50 |" in result.stdout
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
+    """By a thousandth in float32, in the gradients alone; what is right passes."""
+    import jax
+
+    from jax_dynrnn import engines
+
+    @jax.custom_jvp
+    def off(x):
+        return x
+
+    off.defjvp(lambda x, dx: (x[0], 1.001 * dx[0]))
+    scan = engines.ENGINES["scan"]
+    wrong = types.SimpleNamespace(
+        unsupported=scan.unsupported, run=lambda call: jax.tree.map(off, scan.run(call))
+    )
+    monkeypatch.setitem(gpu_check.ENGINES, "wrong", wrong)
+    monkeypatch.setattr(gpu_check, "DTYPES", ("float32",))
+    monkeypatch.setattr(gpu_check, "OPTIONS", {"resets": gpu_check.OPTIONS["resets"]})
+    with ThreadPoolExecutor(1) as pool:
+        rows = gpu_check.random_rows(pool, ["vanilla"])
+    assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
+        "scan": True, "blocked": True, "wrong": False
+    }  # fmt: skip
+    assert gpu_check.table(rows).count("MISS") == 1
+    assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
