@@ -20,7 +20,7 @@ def rows(size: Size, count: int) -> Iterator[dict[str, Any]]:
     """Of an LSTM's training step without lengths: its time and memory, one run at a time."""
     params, cell = params_of("lstm", size), cells_of("lstm", size.units)
     runs = {
-        (f"ours: {engine}", remat): (ours.forward(cell, engine, remat), params)
+        (f"ours: {engine}", remat): (ours.forward(cell, engine, remat=remat), params)
         for engine in ENGINES
         for remat in REMAT
     }

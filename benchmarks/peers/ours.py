@@ -24,10 +24,10 @@ def build(kind, size, params):
     return built
 
 
-def forward(cell, engine, remat=None):
+def forward(cell, engine, **options):
     def run(params, inputs, lengths):
         outputs, state = rnn.dynamic_rnn(
-            cell, params, inputs, lengths, remat=remat, implementation=engine
+            cell, params, inputs, lengths, implementation=engine, **options
         )
         return outputs, jax.tree.leaves(state)
 
