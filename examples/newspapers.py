@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import harness
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -134,16 +135,16 @@ def entities(tags):
 
 
 def score(model, reader, pages):
-    """Precision, recall and F1 of whole entities, exact in extent and kind."""
-    right = said = there = 0
+    """Entities by kind, exact in extent and kind: how many are right, were said, and are there."""
+    right, said, there = (collections.Counter() for _ in range(3))
     tagged = nnx.jit(lambda model, batch: model(batch).argmax(-1))
     for page in tqdm(pages, "testing", unit="page"):
         batch = reader.batch([page], length=-(-len(page) // 512) * 512)
         chosen = [TAGS[i] for i in np.asarray(tagged(model, batch))[0, : len(page)]]
         given, found = entities([tag for _, tag in page]), entities(chosen)
-        right, said, there = right + len(given & found), said + len(found), there + len(given)
-    precision, recall = right / max(said, 1), right / there
-    return precision, recall, 2 * right / (said + there)
+        for counts, some in (right, given & found), (said, found), (there, given):
+            counts.update(kind for *_, kind in some)
+    return right, said, there
 
 
 def reloaded(model, make):
@@ -167,15 +168,29 @@ def main(smoke):
     losses = fit(model, reader, train, epochs=2 if smoke else EPOCHS)
     if smoke:
         return losses, {}
-    precision, recall, f1 = score(reloaded(model, make), reader, [p for p in test if p])
+    right, said, there = counts = score(reloaded(model, make), reader, [p for p in test if p])
+    draw(*counts)
     return losses, {
         "task": "names in newspapers: a tag for every word",
         "measure": "entity F1, every fifth page",
-        "value": round(f1, 4),
-        "precision": round(precision, 4),
-        "recall": round(recall, 4),
+        "value": round(2 * right.total() / (said.total() + there.total()), 4),
+        "precision": round(right.total() / max(said.total(), 1), 4),
+        "recall": round(right.total() / there.total(), 4),
         "reference": f"{LOOKUP}, each word's most frequent tag",
     }
+
+
+def draw(right, said, there):
+    """Precision and recall of each kind."""
+    figure, ax = plt.subplots(figsize=(5, 2.5))
+    kinds = sorted(there)
+    for name, of, shift in ("precision", said, -0.2), ("recall", there, 0.2):
+        shares = [right[kind] / max(of[kind], 1) for kind in kinds]
+        ax.bar(np.arange(len(kinds)) + shift, shares, 0.38, label=name)
+    ax.set_xticks(range(len(kinds)), [f"{kind}, {there[kind]}" for kind in kinds])
+    ax.set(ylim=(0, 1), ylabel="of the entities")
+    ax.legend(frameon=False)
+    harness.draw("newspapers", figure)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import harness
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from data import digits
@@ -130,6 +131,8 @@ def main(smoke):
         logits, losses[name] = fit(cell, pixels[train], labels[train], 2 if smoke else EPOCHS)
         accuracy[name] = round(float((logits(pixels[test]).argmax(-1) == labels[test]).mean()), 4)
         print(f"{name}: accuracy {accuracy[name]} on the rows held out")
+    if not smoke:
+        draw(losses, accuracy)
     return losses["SLSTMCell"], {
         "task": "your own cell, an sLSTM: digits, pixel by pixel",
         "measure": "accuracy, every fifth digit",
@@ -137,6 +140,15 @@ def main(smoke):
         "LSTMCell": accuracy.get("LSTMCell"),
         "reference": "0.900, LSTM(64)",
     }
+
+
+def draw(losses, accuracy):
+    figure, ax = plt.subplots(figsize=(6, 3))
+    for name, color in zip(losses, ("C3", "C0"), strict=True):
+        ax.semilogy(losses[name], color=color, label=f"{name}, accuracy {accuracy[name]:.3f}")
+    ax.set(xlabel="epoch", ylabel="training loss")
+    ax.legend(frameon=False)
+    harness.draw("own_cell", figure)
 
 
 if __name__ == "__main__":
