@@ -40,7 +40,8 @@ faults: $(VENV)/tests
 golden: $(VENV)/tests
 	$(BIN)/python tests/golden/make_golden.py
 
-# Ours and every peer, for about an hour; ARGS=--short shows only that all are alive.
+# Ours and every peer, for about an hour; ARGS=--short shows only that all are alive, and
+# ARGS=--resume goes on with a run that was cut off.
 benchmarks: $(VENV)/tests
 	$(BIN)/python -m benchmarks $(ARGS)
 

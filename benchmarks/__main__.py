@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import machine, peers
+from . import compare, machine, peers
 from .files import RESULTS, SHORT, write
-from .grid import SIZES, TINY, Size, lengths_of
+from .grid import SIZES, TINY, Problem, Size, lengths_of
 from .measure import Field, timed
 from .picture import draw
 from .report import markdown, tables
@@ -44,6 +44,7 @@ def parsed() -> argparse.Namespace:
     add("--sizes", nargs="+", type=size, metavar="BxTxIxH", help="instead of the grid's")
     add("--peers", nargs="*", choices=FAMILIES, metavar="PEER", help=", ".join(FAMILIES))
     add("--rounds", type=int, help="7, or 3 of a short run")
+    add("--resume", action="store_true", help="go on with a run of this machine that was cut off")
     add("--out", type=Path, help="the JSON file; the picture is put beside it")
     return parser.parse_args()
 
@@ -58,9 +59,9 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     machine.prepare(options.short)
     count = options.rounds or (3 if options.short else 7)
     measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
-    measured["rows"] = []
+    measured["rows"] = before(out, measured) if options.resume else []
     families = FAMILIES if options.peers is None else options.peers
-    plan = planned(options)
+    plan = left(planned(options), measured["rows"])
     total = sum(len(lengths) for _, _, lengths in plan)
     with Field(families, 2 if options.short else 1) as field, tqdm(total=total) as bar:
         for family in field.missing:
@@ -74,8 +75,30 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     return measured
 
 
-def planned(options: argparse.Namespace) -> list[tuple[str, Size, tuple[str, ...]]]:
-    """Every kind and size, with their lengths."""
+def before(out: Path, now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that was cut off, on the same machine with the same versions."""
+    kept = json.loads(out.read_text())
+    pairs = [(kept[name], now[name]) for name in ("versions", "rounds")]
+    pairs.append((kept["machine"]["processor"], now["machine"]["processor"]))
+    for then, here in pairs:
+        if then != here:
+            raise SystemExit(f"--resume: {out} is of another run, of {then}; this one has {here}")
+    return kept["rows"]
+
+
+Plan = list[tuple[str, Size, tuple[str, ...]]]
+"""Every kind and size, with their lengths."""
+
+
+def left(plan: Plan, rows: list[dict[str, Any]]) -> Plan:
+    """What has no rows yet."""
+    done = compare.by_problem(rows)
+    rest = [(k, s, tuple(n for n in each if Problem(k, s, n) not in done)) for k, s, each in plan]
+    return [(kind, of, lengths) for kind, of, lengths in rest if lengths]
+
+
+def planned(options: argparse.Namespace) -> Plan:
+    """What is asked for."""
     if options.short:
         lengths = {k: SHORT_LENGTHS.get(k, "lognormal") for k in options.cells or SHORT_LENGTHS}
         return [(k, s, (n,)) for k, n in lengths.items() for s in options.sizes or [TINY]]

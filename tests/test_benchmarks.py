@@ -233,3 +233,22 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     }  # fmt: skip
     assert gpu_check.table(rows).count("MISS") == 1
     assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path):
+    """With the problems that have no rows; not on another machine, or with other versions."""
+    from benchmarks import __main__ as command
+
+    size, tiny = grid.GRID[0], grid.TINY
+    row = {"kind": "lstm", "size": list(size), "lengths": "full", "implementation": "ours"}
+    plan = [("lstm", size, ("none", "full")), ("lstm", tiny, ("full",)), ("gru", size, ("full",))]
+    assert command.left(plan, [row]) == [("lstm", size, ("none",)), *plan[1:]]
+    assert command.left(plan, [row | {"lengths": n} for n in ("none", "full")]) == plan[1:]
+
+    now = {"machine": {"processor": "a"}, "versions": {"jax": "1"}, "rounds": 7}
+    out = tmp_path / "cpu.json"
+    out.write_text(json.dumps(now | {"rows": [row]}))
+    assert command.before(out, now) == [row]
+    for other in {"machine": {"processor": "b"}}, {"versions": {"jax": "2"}}, {"rounds": 3}:
+        with pytest.raises(SystemExit, match="another run"):
+            command.before(out, now | other)
