@@ -13,6 +13,8 @@ import jax_dynrnn as rnn
 
 ALL = np.ones((B, T), bool)
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
+MARGIN = 1.5
+"""In 16 bit a run may be this much further from the one in float64 than the reference is."""
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 
 
@@ -35,7 +37,8 @@ class Law:
         """Of `max|a - b| <= tolerance * (1 + max|b|)`, engines and references alike.
 
         In 16 bit set from first runs of all laws: mostly `scan` agreed with the reference to
-        the last bit; the largest difference seen was 2.7 roundings, in a gradient of `emit`.
+        the last bit; the largest difference seen was 2.7 roundings, in a gradient of `emit`. A
+        norm of few units magnifies roundings more, on some machines: there `MARGIN` decides.
         """
         return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4 * 2**-8, "float16": 4 * 2**-11}[
             self.dtype
@@ -64,11 +67,15 @@ def able(case):
     return [name for name, reason in reasons.items() if reason is None]
 
 
-def close(actual, expected, tolerance):
-    """Asserts `max|a - b| <= tolerance * (1 + max|b|)`, leaf by leaf."""
+def close(actual, expected, tolerance, exact=None):
+    """Asserts `max|a - b| <= tolerance * (1 + max|b|)`, leaf by leaf.
+
+    Where `exact`, a function, gives what both round, a leaf that is further from the expected one
+    is compared with that instead: it may be off by `MARGIN` times what the expected one is off.
+    """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     leaves = jax.tree_util.tree_flatten_with_path(expected)[0]
-    for a, (path, b) in zip(jax.tree.leaves(actual), leaves, strict=True):
+    for i, (a, (path, b)) in enumerate(zip(jax.tree.leaves(actual), leaves, strict=True)):
         if getattr(b, "dtype", None) == jax.dtypes.float0:
             continue
         a, b = np.asarray(a), np.asarray(b)
@@ -77,6 +84,9 @@ def close(actual, expected, tolerance):
             continue
         a, b = a.astype(np.float64), b.astype(np.float64)
         error, bound = np.abs(a - b).max(), tolerance * (1 + np.abs(b).max())
+        if error > bound and exact is not None:
+            true = np.asarray(jax.tree.leaves(exact())[i])
+            error, bound = np.abs(a - true).max(), MARGIN * np.abs(b - true).max()
         assert error <= bound, f"{jax.tree_util.keystr(path)}: {error} > {bound}"
 
 
