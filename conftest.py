@@ -6,6 +6,8 @@ import os
 import jax
 import pytest
 
+collect_ignore = ["docs/docstrings.py", "docs/hooks.py"]  # of the site's builder
+
 OPTIONAL = ("equinox", "haiku")
 """What the example of a docstring may import and an installation may lack."""
 
