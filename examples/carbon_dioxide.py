@@ -18,7 +18,6 @@ import numpy as np
 import optax
 from data import carbon_dioxide
 from flax import linen
-from tqdm import tqdm
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
@@ -66,22 +65,8 @@ def loss(params, windows, key):
     return jnp.square(error).mean(where=there)
 
 
-def fit(windows, epochs, seed=0):
-    """The params, and the loss of each epoch."""
-    key, random = jax.random.key(seed), np.random.default_rng(seed)
-    params = Forecaster().init(key, jax.tree.map(lambda x: x[:1], windows))
-    updates = epochs * (len(windows.mask) // BATCH)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, updates))
-    update, state, losses = harness.step(loss, optimizer), optimizer.init(params), []
-    for _ in tqdm(range(epochs), "training", unit="epoch"):
-        values = []
-        for rows in harness.shuffled(len(windows.mask), BATCH, random):
-            key, key_now = jax.random.split(key)
-            batch = jax.tree.map(lambda x, rows=rows: x[rows], windows)
-            params, state, value = update(params, state, batch, key_now)
-            values.append(value)
-        losses.append(float(jnp.mean(jnp.array(values))))
-    return params, losses
+def optimizer(updates):
+    return optax.adamw(optax.cosine_decay_schedule(RATE, updates))
 
 
 def error(forecast, windows):
@@ -101,7 +86,10 @@ def main(smoke):
     dates, values = carbon_dioxide()
     before = int(np.searchsorted(dates, FROM))
     train = cut(dates, values, np.arange(before - PAST - AHEAD + 1))
-    params, losses = fit(train, 2 if smoke else EPOCHS)
+    params = Forecaster().init(jax.random.key(0), jax.tree.map(lambda x: x[:1], train))
+    epochs = 2 if smoke else EPOCHS
+    params, losses = harness.fit(loss, optimizer, params, train, BATCH, epochs)
+    losses = losses.mean(1).tolist()
     if smoke:
         return losses, {}
     starts = np.arange(before - PAST, len(values) - PAST - AHEAD + 1)

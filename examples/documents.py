@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from data import speeches
-from tqdm import tqdm
 
 import jax_dynrnn as rnn
 
@@ -88,21 +87,8 @@ def loss(params, rows, key):
     return losses.mean(where=rows.verse >= 0)
 
 
-def fit(rows, params, epochs, seed=0):
-    """The params, and the loss of every update."""
-    key, random = jax.random.key(seed), np.random.default_rng(seed)
-    updates = epochs * (len(rows.lengths) // BATCH)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, updates), weight_decay=1e-2)
-    update, state, losses = harness.step(loss, optimizer), optimizer.init(params), []
-    with tqdm(total=updates, desc="training", unit="update") as bar:
-        for _ in range(epochs):
-            for chosen in harness.shuffled(len(rows.lengths), BATCH, random):
-                key, key_now = jax.random.split(key)
-                batch = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
-                params, state, value = update(params, state, batch, key_now)
-                losses.append(value)
-                bar.update()
-    return params, [float(value) for value in losses]
+def optimizer(updates):
+    return optax.adamw(optax.cosine_decay_schedule(RATE, updates), weight_decay=1e-2)
 
 
 def served(params, most):
@@ -170,9 +156,10 @@ def main(smoke):
     pack = lambda each: packed([x[1] for x in each], [x[2] for x in each], vocabulary)  # noqa: E731
     params = init(jax.random.key(0), len(vocabulary) + 1)
     if smoke:
-        return fit(pack(train[::8]), params, 1)[1], {}
+        _, losses = harness.fit(loss, optimizer, params, pack(train[::8]), BATCH, 1)
+        return losses.ravel().tolist(), {}
     rows, judged = pack(train), pack(test)
-    params, losses = fit(rows, params, EPOCHS)
+    params, losses = harness.fit(loss, optimizer, params, rows, BATCH, EPOCHS)
     verse = served(params, judged.verse.shape[1])(judged.words, judged.speech, judged.lengths) > 0
     right = (verse == judged.verse)[judged.verse >= 0]
     lengths = np.array([len(words) for _, words, _ in train])
@@ -182,7 +169,7 @@ def main(smoke):
         "words": lengths.sum(),
     }
     draw(steps)
-    return losses, {
+    return losses.ravel().tolist(), {
         "task": "verse or prose: speeches packed into rows, their outputs pooled",
         "measure": f"accuracy, {len(test)} speeches of {len(held_out)} plays not seen",
         "value": round(float(right.mean()), 4),

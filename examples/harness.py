@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 from packages import REPOSITORY
 from table import RESULTS
+from tqdm import tqdm
 
 import jax_dynrnn as rnn
 
@@ -80,6 +82,45 @@ def step(loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
         return optax.apply_updates(params, changes), state, value
 
     return update
+
+
+def fit(
+    loss: Callable,
+    optimizer: Callable,
+    params: Any,
+    rows: Any,
+    batch: int,
+    epochs: int,
+    seed: int = 0,
+) -> tuple[Any, np.ndarray]:
+    """Trains on batches of rows, in another order in each epoch.
+
+    Args:
+        loss: of `(params, rows of a batch, key)`.
+        optimizer: of the number of updates, over which its rate may change.
+        params: to begin with.
+        rows: a pytree of arrays, whose first axis is that of the rows.
+        batch: how many rows there are in one.
+        epochs: how often each row is seen; those left over in one may be seen in another.
+        seed: of the order, and of the keys.
+
+    Returns:
+        The params, and the losses `[epochs, updates in one]`.
+    """
+    key, random = jax.random.key(seed), np.random.default_rng(seed)
+    count = len(jax.tree.leaves(rows)[0])
+    updates = epochs * (count // batch)
+    chosen = optimizer(updates)
+    update, state, losses = step(loss, chosen), chosen.init(params), []
+    with tqdm(total=updates, desc="training", unit="update") as bar:
+        for _ in range(epochs):
+            for places in shuffled(count, batch, random):
+                key, now = jax.random.split(key)
+                of_batch = jax.tree.map(operator.itemgetter(places), rows)
+                params, state, value = update(params, state, of_batch, now)
+                losses.append(value)
+                bar.update()
+    return params, np.reshape(jax.device_get(losses), (epochs, -1))
 
 
 def draw(name: str, figure: Any) -> None:

@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 import harness
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from data import letters
 from flax import linen
-from tqdm import tqdm
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
@@ -63,22 +61,8 @@ def read(params, words):
     return Reader().apply({"params": params}, words.pixels, words.lengths).argmax(-1)
 
 
-def fit(train, epochs, seed=0):
-    """The params, and the mean loss of each epoch."""
-    key, random = jax.random.key(seed), np.random.default_rng(seed)
-    params = Reader().init(key, train.pixels[:1], train.lengths[:1])["params"]
-    updates = epochs * (len(train.lengths) // BATCH)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, updates), weight_decay=1e-2)
-    update, state, history = harness.step(loss, optimizer), optimizer.init(params), []
-    for _ in tqdm(range(epochs), "training", unit="epoch"):
-        values = []
-        for rows in harness.shuffled(len(train.lengths), BATCH, random):
-            key, key_dropout = jax.random.split(key)
-            batch = jax.tree.map(lambda x, rows=rows: x[rows], train)
-            params, state, value = update(params, state, batch, key_dropout)
-            values.append(value)
-        history.append(float(jnp.mean(jnp.array(values))))
-    return params, history
+def optimizer(updates):
+    return optax.adamw(optax.cosine_decay_schedule(RATE, updates), weight_decay=1e-2)
 
 
 def draw(words, labels, rows):
@@ -100,7 +84,10 @@ def draw(words, labels, rows):
 def main(smoke):
     words = letters()
     train, test = padded(words, words.folds == 1), padded(words, words.folds != 1)
-    params, losses = fit(train, epochs=2 if smoke else EPOCHS)
+    params = Reader().init(jax.random.key(0), train.pixels[:1], train.lengths[:1])["params"]
+    epochs = 2 if smoke else EPOCHS
+    params, losses = harness.fit(loss, optimizer, params, train, BATCH, epochs)
+    losses = losses.mean(1).tolist()
     if smoke:
         return losses, {}
     labels = np.asarray(read(params, test))

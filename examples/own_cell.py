@@ -18,7 +18,6 @@ import numpy as np
 import optax
 from data import digits
 from flax import linen
-from tqdm import tqdm
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
@@ -89,24 +88,21 @@ class Classifier(linen.Module):
 
 def fit(cell, pixels, labels, epochs, seed=0):
     """A function of pixels that gives logits, and the mean loss of each epoch."""
-    model, random = Classifier(cell), np.random.default_rng(seed)
+    model = Classifier(cell)
     params = model.init(jax.random.key(seed), pixels[:1])
-    updates = epochs * (len(labels) // BATCH)
-    schedule = optax.cosine_onecycle_schedule(updates, RATE)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 
-    def loss(params, pixels, labels):
+    def optimizer(updates):
+        schedule = optax.cosine_onecycle_schedule(updates, RATE)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+
+    def loss(params, rows, _):
+        pixels, labels = rows
         scores = model.apply(params, pixels)
         return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
 
-    update, state, losses = harness.step(loss, optimizer), optimizer.init(params), []
-    for _ in tqdm(range(epochs), type(cell).__name__, unit="epoch"):
-        values = []
-        for rows in harness.shuffled(len(labels), BATCH, random):
-            params, state, value = update(params, state, pixels[rows], labels[rows])
-            values.append(value)
-        losses.append(float(jnp.mean(jnp.array(values))))
-    return jax.jit(lambda pixels: model.apply(params, pixels)), losses
+    rows = pixels, labels
+    params, losses = harness.fit(loss, optimizer, params, rows, BATCH, epochs, seed)
+    return jax.jit(lambda pixels: model.apply(params, pixels)), losses.mean(1).tolist()
 
 
 def check_engines(cell, pixels):
