@@ -73,12 +73,10 @@ def test_is_scan(stand_in, cell, time_major, reverse, lengths):
     """Results and gradients, with garbage in the padding, and rows without a step."""
     random = np.random.default_rng(1)
     state = rnn.LSTMStateTuple(*random.normal(size=(2, 4, 5)).astype(np.float32))
-    x = (
-        X
-        if lengths is None
-        else np.where(np.arange(6)[:, None] < lengths[:, None, None], X, np.nan)
-    )
-    x = np.asarray(x.swapaxes(0, 1) if time_major else x, np.float32)
+    x = X.copy()
+    if lengths is not None:
+        x[np.arange(6) >= lengths[:, None]] = np.nan
+    x = x.swapaxes(0, 1) if time_major else x
     params = cell.init(jax.random.key(0), X.shape)
     params["bias"] = jnp.asarray(random.normal(size=20), jnp.float32)
     options = {"sequence_length": lengths, "reverse": reverse, "time_major": time_major}

@@ -11,7 +11,6 @@ Source: Chetlur et al., arXiv:1410.0759; NVIDIA's documentation of `cudnnRNNMode
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -66,18 +65,25 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0:
         return scan.run(call)
-    inputs = jnp.moveaxis(call.inputs, call.time_axis, 1)
     lengths = call.lengths
     if lengths is None:
         lengths = jnp.full(call.batch, call.time, jnp.int32)
-    valid = sequence_mask(lengths, call.time)[..., None]
-    inputs = jnp.where(valid, inputs, 0)  # NaN in the padding would reach the weights' gradients
-    turn = functools.partial(reverse_sequence, lengths=lengths) if call.reverse else lambda x: x
+
+    def real(x):
+        """0 in the padding: NaN there would reach the weights' gradients."""
+        if call.lengths is None:
+            return x
+        return jnp.where(sequence_mask(lengths, call.time)[..., None], x, 0)
+
+    def turned(x):
+        return reverse_sequence(x, lengths) if call.reverse else x
+
+    inputs = turned(real(jnp.moveaxis(call.inputs, call.time_axis, 1)))
     c, h = call.initial_state
     weights, longer = _weights(call.cell, call.params), jnp.maximum(lengths, 1)  # it takes no 0
-    outputs, h_new, c_new = _lstm(turn(inputs), h[None], c[None], weights, longer)
+    outputs, h_new, c_new = _lstm(inputs, h[None], c[None], weights, longer)
     state = select(lengths > 0, LSTMStateTuple(c_new[0], h_new[0]), call.initial_state)
-    return jnp.moveaxis(turn(jnp.where(valid, outputs, 0)), 1, call.time_axis), state
+    return jnp.moveaxis(turned(real(outputs)), 1, call.time_axis), state
 
 
 def _weights(cell: Any, params: Any) -> jax.Array:
