@@ -41,17 +41,12 @@ def parsed() -> argparse.Namespace:
     add("--short", action="store_true", help="one tiny size: is it all alive?")
     add("--report", type=Path, help="make tables and picture of this JSON file, and run nothing")
     add("--cells", nargs="+", choices=SIZES, metavar="KIND", help=", ".join(SIZES))
-    add("--sizes", nargs="+", type=size, metavar="BxTxIxH", help="instead of the grid's")
+    add("--sizes", nargs="+", type=Size.read, metavar="BxTxIxH", help="instead of the grid's")
     add("--peers", nargs="*", choices=FAMILIES, metavar="PEER", help=", ".join(FAMILIES))
     add("--rounds", type=int, help="7, or 3 of a short run")
     add("--resume", action="store_true", help="go on with a run of this machine that was cut off")
     add("--out", type=Path, help="the JSON file; the picture is put beside it")
     return parser.parse_args()
-
-
-def size(text: str) -> Size:
-    """Of `BxTxIxH`."""
-    return Size(*map(int, text.split("x")))
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:

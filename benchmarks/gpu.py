@@ -38,11 +38,9 @@ SIZES = (
     Size(16, 1024, 768, 768),
     Size(16, 4096, 64, 64),
 )
-KINDS, DTYPES, LENGTHS = (
-    ("lstm", "gru_after", "gru"),
-    ("float32", "bfloat16"),
-    ("full", "lognormal"),
-)
+KINDS = ("lstm", "gru_after", "gru")
+DTYPES = ("float32", "bfloat16")
+LENGTHS = ("full", "lognormal")
 UNROLL = (4, 16)
 GATES = {"lstm": 4, "gru": 3, "gru_after": 3}
 CHIP = ((200e3, 0.35), (8 * 200e3, 0.5), (float("inf"), 1.5))
@@ -119,7 +117,7 @@ def main() -> None:
     add("--short", action="store_true", help="one tiny size, on whatever there is")
     add("--report", type=Path, help="of this JSON file; nothing is run")
     add("--cells", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
-    add("--sizes", nargs="+", type=lambda text: Size(*map(int, text.split("x"))), default=SIZES)
+    add("--sizes", nargs="+", type=Size.read, default=SIZES)
     add("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     add("--rounds", type=int, default=7)
     add("--out", type=Path, help="the JSON file")

@@ -18,6 +18,11 @@ class Size(NamedTuple):
     def __str__(self) -> str:
         return "x".join(map(str, self))
 
+    @classmethod
+    def read(cls, text: str) -> Size:
+        """Of `BxTxIxH`, as it is printed."""
+        return cls(*map(int, text.split("x")))
+
 
 class Problem(NamedTuple):
     """One cell of the grid."""

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from packages import REPOSITORY
 from tqdm import tqdm
 
-NOTEBOOKS = sorted(REPOSITORY.glob("examples/*.ipynb"))
+NOTEBOOKS = sorted(REPOSITORY.glob("*/*.ipynb"))
 
 
 def run(path):

@@ -13,9 +13,9 @@ import jax_dynrnn as rnn
 
 ALL = np.ones((B, T), bool)
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
+RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 MARGIN = 1.5
 """In 16 bit a run may be this much further from the one in float64 than the reference is."""
-RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 
 
 @dataclasses.dataclass(frozen=True)
