@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from ._hoist import hoist
 from .call import Call, first_valid, resets, rows, spread, travelled, valid, varying
 
 CARRIED = "jax_dynrnn_state"
@@ -38,23 +39,41 @@ def run(call: Call) -> tuple[Any, Any]:
         "reset": resets(call, is_valid),
         "travelled": travelled(call, is_valid),
     }
-    step, state = _step(call, first_valid(call, is_valid)), _distributed(call)
+    state = _distributed(call)
+    step = _step(call, _cell_step(call, state, xs), first_valid(call, is_valid))
     if empty:
-        state, outputs = state, _no_outputs(step, state, xs)
+        outputs = _no_outputs(step, state, xs)
     else:
         state, outputs = _loop(call, step, state, xs)
     return jax.tree.map(lambda y: _from_time_major(y, call), outputs), state
 
 
-def _step(call: Call, padding: Any) -> Callable:
+def _cell_step(call: Call, state: Any, xs: Any) -> Callable:
+    """`(inputs, state, t) -> (output, new_state)`, all that needs the params alone being known.
+
+    XLA leaves slices of kernels in the loop: with few rows they cost more than the matmuls do.
+    """
+
+    def step(params, inputs, state, t):
+        projected = call.cell.project(params, inputs)
+        return call.cell.step(params, projected, state, key=call.step_key(t))
+
+    known_size = isinstance(call.time, int) and isinstance(call.batch, int)
+    if not known_size or call.time == 0 or jax.config.jax_disable_jit:  # pyright: ignore
+        return functools.partial(step, call.params)
+    first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), xs["inputs"])
+    once, rest = hoist(step, call.params, first, state, xs["t"][0])
+    return functools.partial(rest, once(call.params))
+
+
+def _step(call: Call, cell_step: Callable, padding: Any) -> Callable:
     """The body of the loop: one time step of the whole batch."""
 
     def step(state, x):
         valid, ticks = x["valid"], x["travelled"]
         inputs = _select(valid, x["inputs"], padding)
         state = _select(x["reset"], call.start_state, state) if x["reset"] is not None else state
-        projected = call.cell.project(call.params, inputs)
-        output, new = call.cell.step(call.params, projected, state, key=call.step_key(x["t"]))
+        output, new = cell_step(inputs, state, x["t"])
         output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)
         return _select(valid, new, state, ticks), output
 
