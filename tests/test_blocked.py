@@ -35,20 +35,27 @@ def runs(cell, batch, time, remat=None, lengths=True, **options):
     return run("blocked"), run("scan")
 
 
-@pytest.mark.parametrize("remat", [None, 1, 3, 4, 30, "sqrt", "offload"])
-def test_many_blocks(remat, monkeypatch):
-    """Of a time that no block divides, and of rows in many tiles."""
-    monkeypatch.setattr(_tiles, "ROWS", 2)
+@pytest.fixture(params=["cpu", "accelerator"])
+def cuts(request, monkeypatch):
+    """Small tiles and blocks, as a CPU and as an accelerator cuts them."""
+    monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
     monkeypatch.setattr(_tiles, "BLOCK", 64)
+    monkeypatch.setattr(_tiles, "STEPS", 4)
+    monkeypatch.setattr(_tiles, "on_cpu", lambda: request.param == "cpu")
+
+
+@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("remat", [None, 1, 3, 4, 30, "sqrt", "offload"])
+def test_many_blocks(remat):
+    """Of a time that no block divides, and of rows in many tiles."""
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
 
 
+@pytest.mark.usefixtures("cuts")
 @pytest.mark.parametrize("lengths", [True, False])
 @pytest.mark.parametrize("reverse", [True, False])
-def test_many_blocks_with_gaps_and_walls(lengths, reverse, monkeypatch):
+def test_many_blocks_with_gaps_and_walls(lengths, reverse):
     """In both orders, with a mask and resets, on the layout with time first too."""
-    monkeypatch.setattr(_tiles, "ROWS", 2)
-    monkeypatch.setattr(_tiles, "BLOCK", 64)
     mask, resets = (RANDOM.random((20, 6)) < p for p in (0.7, 0.2))
     for time_major in (False, True):
         flags = {"mask": mask, "resets": resets}
@@ -57,6 +64,21 @@ def test_many_blocks_with_gaps_and_walls(lengths, reverse, monkeypatch):
         else:
             both = runs(rnn.GRUCell(4), 20, 6, lengths=lengths, reverse=reverse, **flags)
         close(*both, 1e-12)
+
+
+@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("lengths", [[1, 0, 3, 9], [9, 8, 9, 9], None])
+def test_forward_alone(lengths):
+    """Of much padding, of little, and of none, where other programs run."""
+    cell, inputs = rnn.LSTMCell(4), RANDOM.normal(size=(4, 9, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+
+    def run(engine):
+        return jax.jit(lambda *x: rnn.dynamic_rnn(cell, *x, implementation=engine))(
+            params, inputs, lengths and jnp.asarray(lengths)
+        )
+
+    close(run("blocked"), run("scan"), 1e-12)
 
 
 def runs_time_major(flags, reverse, lengths):
@@ -84,13 +106,13 @@ def test_sizes():
 
 
 def test_no_gradient_keeps_nothing():
-    """A forward pass needs no more memory than its results."""
+    """A forward pass needs memory for its inputs and results, laid out with time first."""
     cell, x = rnn.LSTMCell(32), np.ones((32, 1024, 32), np.float32)
     params = cell.init(jax.random.key(0), x.shape)
     run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()  # noqa: E731
     memory = lambda f: jax.jit(f).lower(params, x).compile().memory_analysis()  # noqa: E731
-    outputs = 32 * 1024 * 32 * 4
-    assert memory(run).temp_size_in_bytes < 2 * outputs
+    outputs = inputs = 32 * 1024 * 32 * 4
+    assert memory(run).temp_size_in_bytes < inputs + outputs + 2**17
     assert memory(jax.grad(run)).temp_size_in_bytes > 5 * outputs
 
 

@@ -96,7 +96,8 @@ class Blocks:
 
         xs = projected, valid, self.reset(tile, block, valid)
         count = self.tiles.count_steps(tile, block)
-        ahead = not self._all_added(projected, state)
+        one = jax.tree.map(lambda p: p[0], projected)
+        ahead = not self.parts.all_added(one, state)
         state, (outputs, kept) = first_steps(count, step, state, xs, self.call.reverse, ahead)
         return state, outputs, kept
 
@@ -107,9 +108,3 @@ class Blocks:
         for i, j in added:
             leaves[j], recurred[i] = leaves[j] + recurred[i], None
         return Kept(state, structure.unflatten(leaves), recurred, added)
-
-    def _all_added(self, projected: Any, state: Any) -> bool:
-        """Whether all results of matmuls are only added to projected inputs."""
-        one = jax.tree.map(lambda p: p[0], projected)
-        recurred = self.parts.recurred(one, state)
-        return len(self.parts.added(one, state, recurred)) == len(recurred)

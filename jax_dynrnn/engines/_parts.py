@@ -16,6 +16,7 @@ from jax.extend import core
 
 from .._cell import Cell, run_stages
 from ._hoist import hoist
+from .call import Call, spread, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,11 @@ class Parts(Cell):
                 found.append((theirs[i.pop()], own[j.pop()]))
         return tuple(found)
 
+    def all_added(self, projected: Any, state: Any) -> bool:
+        """Whether all results of matmuls are only added to projected inputs."""
+        recurred = self.recurred(projected, state)
+        return len(self.added(projected, state, recurred)) == len(recurred)
+
     def _between(self, params: Any, projected: Any, state: Any, recurred: list) -> Any:
         multiplied: list[jax.Array] = []
 
@@ -138,3 +144,38 @@ class Parts(Cell):
 
         run_stages(self.cell.stages(params, *zeros), multiply)
         return kernels
+
+
+def in_parts(call: Call) -> tuple[Parts, Call]:
+    """The call with a cell of `Weights`, all arrays varying over the same mesh axes."""
+    axes = varying(call)
+    call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
+    parts = Parts(call.cell, call.params)
+    row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
+    state = jax.tree.map(lambda s: s[:1], call.initial_state)
+    weights = parts.weights(call.params, row, state)
+    return parts, dataclasses.replace(call, cell=parts, params=weights)
+
+
+def shapes(call: Call) -> tuple[Parts, Weights, Any, Any]:
+    """The parts, their weights, the inputs and the state of a row: all by shape and dtype.
+
+    The arrays of the call may be shapes, and its params and state may be missing.
+    """
+
+    def cast(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(x.shape, call.dtype if floating else x.dtype)
+
+    def row(x):
+        return jax.ShapeDtypeStruct((1, *x.shape[2:]), cast(x).dtype)
+
+    inputs, params = jax.tree.map(row, call.inputs), call.params
+    if params is None:
+        features = jax.tree.map(lambda x: x.shape, inputs)
+        params = jax.eval_shape(lambda: call.cell.init(jax.random.key(0), features))
+    params = jax.tree.map(cast, params)
+    state = jax.eval_shape(lambda p: call.cell.start(p, (1,), call.dtype), params)
+    params = jax.eval_shape(lambda p: call.cell.prepare(p, batch_shape=(1,)), params)
+    parts = Parts(call.cell, params)
+    return parts, jax.eval_shape(parts.weights, params, inputs, state), inputs, state

@@ -13,17 +13,22 @@ NONE, SUM = -1, -2
 """In place of the axis that the batch is: there is none; the rows' results are added."""
 
 
-def one_at_a_time(f: Callable) -> Callable:
+def one_at_a_time(f: Callable, together: Callable | None = None) -> Callable:
     """`f` of pytrees, which `vmap` runs in a loop.
 
     A loop of dynamic length under `vmap` goes on until the longest is done, and then each
-    iteration selects between whole buffers.
+    iteration selects between whole buffers. Where all problems share the params of a call, they
+    are like more rows: `together`, equal to `f`, which `vmap` may take apart, runs them at once.
     """
     function = jax.custom_batching.custom_vmap(f)
 
     @function.def_vmap
     def _(size, batched, *arguments):
         flags = jax.tree.leaves(batched)
+        if together is not None and not any(jax.tree.leaves(batched[0].params)):
+            axes = jax.tree.map(lambda mapped: 0 if mapped else None, batched)
+            out = jax.vmap(together, axes, axis_size=size)(*arguments)
+            return out, jax.tree.map(lambda _: True, out)
         leaves, structure = jax.tree.flatten(arguments)
 
         def one(mapped):

@@ -1,6 +1,7 @@
 """How a padded batch is cut: rows of like length into tiles, time into blocks.
 
-Rows are sorted by length, so that each tile of `b` rows ends at its own longest row; `K` steps
+On a CPU rows are sorted by length, so that each tile of `b` rows ends at its own longest row. An
+accelerator computes all rows at once: there the batch is one tile, in its own order. `K` steps
 of a tile are a block. Every array of a block is `[K, b, ...]`. `B` is the batch size, `T` the
 number of time steps.
 """
@@ -18,13 +19,17 @@ import numpy as np
 
 from .call import Call, spread, valid, varying
 
-ROWS = 16
-"""The rows of a tile aimed at, if rows may differ in length: on a CPU a matmul of 16 rows is as
-fast, row by row, as one of any number. Half of it for less than two such tiles."""
+ROWS = ((2**19, 16), (2**21, 32), (float("inf"), 64))
+"""Bytes of the greatest recurrent kernel, and the rows of a tile aimed at up to there, if rows may
+differ in length: with few, each reads the kernel again, out of the cache if it fits. Half of it for
+less than two such tiles."""
 
 BLOCK = 2**18
 """The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
 for fast matmuls with all steps of the block."""
+
+STEPS = 64
+"""The steps of a block aimed at on an accelerator: the host is asked once a block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +53,28 @@ class Tiles:
         if is_valid is not None:
             steps = jnp.arange(1, call.time + 1, dtype=jnp.int32)
             ends = jnp.where(is_valid, steps[:, None], 0).max(0)
+        if not on_cpu():
+            return cls(call, None, ends, is_valid)
         order = jnp.argsort(-ends).astype(jnp.int32)
         return cls(call, order, ends[order], is_valid)
 
     @property
     def rows(self) -> int:
+        if not on_cpu():
+            return self.call.batch
         if self.order is None:
-            return _divisor(self.call.batch, 4 * ROWS)
-        return _divisor(self.call.batch, ROWS if self.call.batch >= 2 * ROWS else ROWS // 2)
+            return _divisor(self.call.batch, ROWS[-1][1])
+        largest = max((k.size * k.dtype.itemsize for k in self.call.params.kernels), default=0)
+        aim = next(rows for most, rows in ROWS if largest <= most)
+        return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property
     def steps(self) -> int:
         remat, time = self.call.remat, self.call.time
         if self.remade:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
+        if not on_cpu():
+            return _divisor(time, min(STEPS, time))
         width = sum(kernel.shape[-1] for kernel in self.call.params.kernels)
         return _divisor(time, min(max(BLOCK // (self.rows * max(width, 1)), 8), 64))
 
@@ -84,8 +97,13 @@ class Tiles:
         """How many blocks a tile has."""
         return (self.longest(tile) + self.steps - 1) // self.steps
 
-    def count_steps(self, tile: Any, block: Any) -> jax.Array:
-        """How many steps of a block lead up to the tile's last valid one."""
+    def count_steps(self, tile: Any, block: Any) -> Any:
+        """How many steps of a block are run: on a CPU those up to the tile's last valid one.
+
+        A GPU asks the host after each turn of a loop whose end is computed: there it is all.
+        """
+        if not on_cpu():
+            return self.steps
         return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
 
     def longest(self, tile: Any) -> jax.Array:
@@ -156,6 +174,10 @@ class Tiles:
         return buffer.at[self.numbers(tile)].set(y, mode="promise_in_bounds", unique_indices=True)
 
 
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def repeat(count: Any, body: Callable, carry: Any) -> Any:
     """`body(i, carry)` for each int32 `i` below `count`."""
     count = np.int32(count) if isinstance(count, int) else count
@@ -164,7 +186,7 @@ def repeat(count: Any, body: Callable, carry: Any) -> Any:
 
 
 def first_steps(
-    count: jax.Array, step: Callable, carry: Any, xs: Any, reverse: bool, ahead: bool = False
+    count: Any, step: Callable, carry: Any, xs: Any, reverse: bool, ahead: bool = False
 ) -> tuple[Any, Any]:
     """`lax.scan` over the first `count` of `xs`; what is not computed is 0.
 

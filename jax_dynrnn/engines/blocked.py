@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .._cell import StagedCell
 from ..wrappers import MultiRNNCell
@@ -14,9 +13,12 @@ from . import scan
 from ._layers import inside, layers, run_inside, run_stack
 from ._parts import Parts
 from ._passes import backward, forward
-from ._rule import differentiable
-from ._spmd import NONE, SUM, by_rows, one_at_a_time
-from .call import Call, spread, varying
+from ._run import run_parts
+from ._tiles import on_cpu
+from .call import Call
+
+FULL = 0.55
+"""The part of a batch that is no padding, from which on a scan's forward pass is faster."""
 
 
 def unsupported(call: Call) -> str | None:
@@ -57,67 +59,15 @@ def run(call: Call) -> tuple[Any, Any]:
         return run_stack(call, run)
     if inside(call) is not None:
         return run_inside(call, run)
-    return _run_cell(call)
+    return run_parts(call, forward, backward, _plain)
 
 
-def _run_cell(call: Call) -> tuple[Any, Any]:
-    parts, call = _in_parts(call)
-    leaves, structure = jax.tree.flatten(call)
-    places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-    def whole(x, given):
-        both = [*given]
-        for i, leaf in zip(places, x, strict=True):
-            both.insert(i, leaf)
-        return structure.unflatten(both)
-
-    plain, keeping, transposed = _passes(parts, call)
-    f = differentiable(
-        reference=lambda x, given: scan.run(whole(x, given)),
-        plain=lambda x, given: plain(whole(x, given)),
-        forward=lambda x, given: keeping(whole(x, given)),
-        backward=lambda x, given, *more: jax.tree.leaves(transposed(whole(x, given), *more)),
-        offload=call.remat == "offload",
-    )
-    return f([leaves[i] for i in places], [x for i, x in enumerate(leaves) if i not in places])
-
-
-def _in_parts(call: Call) -> tuple[Parts, Call]:
-    """The call with a cell of `Weights`, all arrays varying over the same mesh axes."""
-    axes = varying(call)
-    call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
-    parts = Parts(call.cell, call.params)
-    row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
-    state = jax.tree.map(lambda s: s[:1], call.initial_state)
-    weights = parts.weights(call.params, row, state)
-    return parts, dataclasses.replace(call, cell=parts, params=weights)
-
-
-def _passes(parts: Parts, call: Call) -> tuple[Any, Any, Any]:
-    """Both passes, as `vmap` and a batch spread over devices should take them."""
-
-    def plain(call):
-        return forward(parts, call, keep=False)[0]
-
-    def keeping(call):
-        return forward(parts, call, keep=True)
-
-    def transposed(call, kept, cotangents):
-        return backward(parts, call, kept, cotangents)
-
-    if varying(call):  # inside of `jax.shard_map` each device has its rows already
-        return tuple(map(one_at_a_time, (plain, keeping, transposed)))
-    steps, every = 1 - call.time_axis, lambda axis, tree: jax.tree.map(lambda _: axis, tree)
-    own = dataclasses.replace(
-        every(0, call),
-        params=every(NONE, call.params),
-        **{name: every(steps, getattr(call, name)) for name in ("inputs", "mask", "resets")},
-    )
-    result = lambda y: (every(steps, y[0]), every(0, y[1]))  # noqa: E731
-    y, kept = jax.eval_shape(keeping, call)
-    gradients = lambda g: (every(SUM, g[0]), every(steps, g[1]), every(0, g[2:]))  # noqa: E731
-    return (
-        one_at_a_time(by_rows(plain, (own,), result)),
-        one_at_a_time(by_rows(keeping, (own,), lambda y: (result(y[0]), every(1, y[1])))),
-        one_at_a_time(by_rows(transposed, (own, every(1, kept), result(y)), gradients)),
-    )
+def _plain(parts: Parts, call: Call) -> tuple[Any, Any]:
+    """The forward pass alone, where tiles gain only by the padding that they leave out."""
+    if call.lengths is None and call.mask is None:
+        return scan.run(call)
+    tiles = lambda call: forward(parts, call, keep=False)[0]  # noqa: E731
+    if call.lengths is None or not on_cpu():
+        return tiles(call)
+    little = call.lengths.sum() > int(FULL * call.batch * call.time)
+    return jax.lax.cond(little, scan.run, tiles, call)

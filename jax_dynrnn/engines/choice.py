@@ -5,18 +5,51 @@ The measurements are in `benchmarks/results/`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 
+from .._cell import StagedCell
+from ._parts import shapes
 from .call import Call
 
-LEAST_WORK = 2_000
-"""Steps of rows, `B * T`: below it a loop's few microseconds and its compilation count more."""
+LEAST_WORK = 500
+"""Steps of rows, `B * T`: below it compilation counts more than all that a run takes."""
+
+
+class Rule(NamedTuple):
+    """Where `scan` is faster than `blocked`."""
+
+    holds: Callable[[Call], bool]
+    reason: str
+
+
+def _not_added(call: Call) -> bool:
+    """Whether there are no lengths, and a step does more with its products than to add them."""
+    if call.lengths is not None or call.mask is not None or not isinstance(call.cell, StagedCell):
+        return False
+    parts, weights, row, state = shapes(call)
+    return not parts.all_added(jax.eval_shape(parts.project, weights, row), state)
+
+
+RULES = (
+    Rule(
+        lambda call: jax.default_backend() != "cpu",
+        "scan is preferred on accelerators: blocked was measured on CPUs only",
+    ),
+    Rule(
+        lambda call: call.batch * call.time < LEAST_WORK,
+        f"scan compiles faster, and less than {LEAST_WORK} steps in all gain nothing",
+    ),
+    Rule(
+        _not_added,
+        "scan is faster without lengths where a step does more with its matmul than to add it",
+    ),
+)
+"""The first that holds says why."""
 
 
 def blocked(call: Call) -> str | None:
     """Why `scan` is faster than `blocked`, or `None`."""
-    if jax.default_backend() != "cpu":
-        return f"scan is preferred on {jax.default_backend()}: blocked was measured on CPUs only"
-    if call.batch * call.time < LEAST_WORK:
-        return f"scan compiles faster, and less than {LEAST_WORK} steps in all gain nothing"
-    return None
+    return next((rule.reason for rule in RULES if rule.holds(call)), None)
