@@ -80,7 +80,7 @@ def test_explained(loop):
     assert rnn.explain(CELL, PARAMS, X, reverse=True, implementation="loop").chosen is None
     lines = str(backward).splitlines()
     assert lines[0].split() == ["scan", "chosen"] and "forward only" in lines[-1]
-    with pytest.raises(ValueError, match="'scan', 'blocked', 'cudnn', 'loop'.*'fast'"):
+    with pytest.raises(ValueError, match="'scan', 'blocked', 'cudnn', 'pallas', 'loop'.*'fast'"):
         rnn.explain(CELL, PARAMS, X, implementation="fast")
 
 
@@ -97,8 +97,9 @@ def test_explained_without_arrays():
         key=jax.random.key(0),
     )
     assert explanation.chosen == "scan"
-    cudnn = explanation.reasons.pop("cudnn")
-    assert explanation.reasons == {"scan": None, "blocked": None} and "GPU" in cudnn
+    on_gpus = [explanation.reasons.pop(name) for name in ("cudnn", "pallas")]
+    assert explanation.reasons == {"scan": None, "blocked": None}
+    assert all("GPU" in reason for reason in on_gpus)
 
 
 def test_chosen_by_size():

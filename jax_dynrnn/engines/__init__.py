@@ -12,10 +12,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from . import blocked, choice, cudnn, scan
+from . import blocked, choice, cudnn, pallas, scan
 from .call import Call as Call
 
-ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked, "cudnn": cudnn}
+ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked, "cudnn": cudnn, "pallas": pallas}
 """Every engine by the name that `implementation=` gives it."""
 
 AUTOMATIC: dict[str, Callable[[Call], str | None]] = {

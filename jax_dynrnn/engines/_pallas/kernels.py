@@ -1,0 +1,255 @@
+"""The kernels: the recurrent matrix stays on the chip, and all steps are one program.
+
+Between the steps each warpgroup hands its part of the hidden state (backward: of the gates'
+cotangents) to the others in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._tiles import repeat
+from . import mosaic
+from .mosaic import ROWS, UNITS
+from .place import Place, Sizes, Steps, split
+from .step import Step
+
+
+def forward(sizes: Sizes, keep: bool) -> Callable:
+    """`(kernel, projected, vectors, state, start, flags, ends, counts) -> (outputs, final, kept)`.
+
+    All but the first and last two are lists of arrays: of each leaf. `kernel` is `blocks(R)`,
+    `vectors` are `[ROWS, ...]`, `flags` is empty or one int32 `[B, T, UNITS]`, `ends` is int32
+    `[B, H]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
+    """
+    step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
+    shapes = (
+        [sizes.over_time(n * step.units, sizes.dtype) for n in step.outputs],
+        [sizes.rows(step.units)] * len(step.states),
+        [sizes.over_time(step.units, jnp.float32)] * (len(step.states) if keep else 0),
+    )
+    scratch = {
+        "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
+        "hidden": mosaic.tiled(2, parts, ROWS, UNITS, dtype=sizes.dtype),
+    }
+
+    def body(
+        matrix_ref, projected, vectors, state, start, flags, ends, counts,
+        results, shared, barriers,
+    ):  # fmt: skip
+        place = Place(sizes)
+        steps = Steps(place, flags, ends, counts)
+        outputs, final, kept = results
+        constants, hidden = place.vectors(vectors), shared["hidden"]
+        begin = [x for ref in start for x in place.of_rows(ref)]
+
+        def begun(n, state):
+            anew = steps.anew(n)
+            if anew is None:
+                return state
+            return [jnp.where(anew, b, s) for b, s in zip(begin, state, strict=True)]
+
+        def hand_over(i, x):
+            hidden[i, place.part] = x.astype(sizes.dtype)
+            _meet(barriers["all"])
+
+        _bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
+        first = [x for ref in state for x in place.of_rows(ref)]
+        hand_over(0, begun(0, first)[step.hidden])
+
+        def run(n, state):
+            t, now, state = steps.time(n), jax.lax.rem(n, jnp.int32(2)), begun(n, state)
+            here = [place.at_step(ref, t) for ref in projected]
+            recurred = [
+                mosaic.matmul(
+                    [
+                        (hidden.at[now, j], shared["matrix"].at[place.part, g, j])
+                        for j in range(parts)
+                    ]
+                )
+                for g in range(gates)
+            ]
+            output, new = step.run(constants, here, state, recurred)
+            valid = steps.valid(n)
+            for ref, x in zip(kept, state, strict=True) if keep else ():
+                place.put(ref, t, [x])
+            for ref, x in zip(outputs, output, strict=True):
+                place.put(ref, t, x)
+            new = [jnp.where(valid, a, b) for a, b in zip(new, state, strict=True)]
+            hand_over(1 - now, begun(n + 1, new)[step.hidden])
+            return new
+
+        last = repeat(steps.count, run, first)
+        for ref, x in zip(final, last, strict=True):
+            place.put_rows(ref, [x])
+
+    return _launch(sizes, body, shapes, scratch)
+
+
+def backward(sizes: Sizes) -> Callable:
+    """`(kernel, projected, recurred, vectors, kept, d_outputs, d_final, flags, ends, counts) ->
+    (d_projected, d_recurred, d_vectors, d_initial, d_start)`.
+
+    `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[B, ...]`, sums over time. Past
+    `counts` nothing is written.
+    """
+    step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
+    shapes = (
+        [sizes.over_time(n * step.units, sizes.dtype) for n in step.projected],
+        [sizes.over_time(gates * step.units, sizes.dtype)] * (not step.added),
+        [sizes.rows(n * step.units) for n in step.vectors],
+        [sizes.rows(step.units)] * len(step.states),
+        [sizes.rows(step.units)] * len(step.states) * sizes.flagged,
+    )
+    scratch = {
+        "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
+        "cotangents": mosaic.tiled(gates, parts, ROWS, UNITS, dtype=sizes.dtype),
+    }
+
+    def body(
+        matrix_ref, projected, recurred, vectors, kept, d_outputs, d_final, flags, ends, counts,
+        results, shared, barriers,
+    ):  # fmt: skip
+        place = Place(sizes)
+        steps = Steps(place, flags, ends, counts)
+        d_projected, d_recurred, d_vectors, d_initial, d_start = results
+        constants, cotangents = place.vectors(vectors), shared["cotangents"]
+        _bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
+        nothing = mosaic.zeros()
+        for g in range(gates):
+            cotangents[g, place.part] = nothing.astype(sizes.dtype)
+        _meet(barriers["all"])
+
+        def before(n, d_state):
+            """The cotangent of what step n began with: of rows that began anew, and of others."""
+            pairs = [
+                (cotangents.at[g, j], shared["matrix"].at[place.part, g, j])
+                for g in range(gates)
+                for j in range(parts)
+            ]
+            d_state = list(d_state)
+            d_state[step.hidden] = d_state[step.hidden] + mosaic.matmul(pairs)
+            _meet(barriers["all"])  # all have read
+            return split(steps.anew(n), d_state)
+
+        def run(i, carry):
+            d_state, d_begin, sums = carry
+            n = steps.count - 1 - i
+            t, valid = steps.time(n), steps.valid(n)
+            only = lambda gates: [jnp.where(valid, x, nothing) for x in gates]  # noqa: E731
+            here = [place.at_step(ref, t) for ref in projected]
+            back = [x for ref in recurred for x in place.at_step(ref, t)] or [nothing] * gates
+            state = [x for ref in kept for x in place.at_step(ref, t)]
+            d_y = [only(place.at_step(ref, t)) for ref in d_outputs]
+            d_anew, d_new = before(n + 1, d_state)
+            d_v, d_here, d_old, d_back = step.transposed(
+                constants, here, state, back, d_y, only(d_new)
+            )
+            d_back = only(d_back)
+            for ref, x in zip(d_projected, d_here, strict=True):
+                place.put(ref, t, only(x))
+            for ref in d_recurred:
+                place.put(ref, t, d_back)
+            for g, x in enumerate(d_back):
+                cotangents[g, place.part] = x.astype(sizes.dtype)
+            _meet(barriers["all"])
+            d_state = [jnp.where(valid, a, b) for a, b in zip(d_old, d_new, strict=True)]
+            sums = [
+                [s + x for s, x in zip(a, only(b), strict=True)]
+                for a, b in zip(sums, d_v, strict=True)
+            ]
+            if sizes.flagged:
+                d_begin = [a + b for a, b in zip(d_begin, d_anew, strict=True)]
+            return d_state, d_begin, sums
+
+        begin = [x for ref in d_final for x in place.of_rows(ref)]
+        zeros = [nothing] * len(begin), [[nothing] * n for n in step.vectors]
+        d_state, d_begin, sums = repeat(steps.count, run, (begin, *zeros))
+        d_anew, d_state = before(0, d_state)
+        for ref, x in zip(d_initial, d_state, strict=True):
+            place.put_rows(ref, [x])
+        for ref, a, b in zip(d_start, d_begin, d_anew, strict=True) if sizes.flagged else ():
+            place.put_rows(ref, [a + b])
+        for ref, x in zip(d_vectors, sums, strict=True):
+            place.put_rows(ref, x)
+
+    return _launch(sizes, body, shapes, scratch)
+
+
+def _launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable:
+    """The kernel of `body(*arguments, results, shared, barriers)`, of pytrees of references."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    flat, structure = jax.tree.flatten(shapes)
+    barriers = {
+        "all": mosaic_gpu.Barrier(num_arrivals=sizes.parts),
+        "matrix": mosaic_gpu.Barrier(num_arrivals=sizes.step.gates * sizes.parts**2),
+    }
+
+    def call(*arguments):
+        leaves, arguments_structure = jax.tree.flatten(arguments)
+
+        def kernel(*refs):
+            given, rest = refs[: len(leaves)], refs[len(leaves) :]
+            results = structure.unflatten(rest[: len(flat)])
+            body(*arguments_structure.unflatten(given), results, *rest[len(flat) :])
+
+        run = mosaic_gpu.kernel(
+            kernel,
+            out_type=flat,
+            scratch_types=(scratch, barriers),
+            grid=(sizes.tiles,),
+            grid_names=("tile",),
+            num_threads=sizes.parts,
+            thread_name="part",
+            interpret=mosaic.INTERPRET,
+        )
+        return structure.unflatten(run(*leaves))
+
+    return call
+
+
+def shared_bytes(step: Step, dtype: Any) -> int:
+    """Of shared memory, which the greater of both kernels wants."""
+    size, parts = jnp.dtype(dtype).itemsize, step.units // UNITS
+    matrix = step.gates * step.units**2
+    handed = ROWS * step.units * max(2, step.gates)
+    return size * (matrix + handed) + 64 * (2 + parts)
+
+
+def blocks(matrix: jax.Array) -> jax.Array:
+    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, of what `forward` multiplies."""
+    units, width = matrix.shape
+    parts = units // UNITS
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 1, 4)
+
+
+def blocks_transposed(matrix: jax.Array) -> jax.Array:
+    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` multiplies."""
+    units, width = matrix.shape
+    parts = units // UNITS
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 4, 1)
+
+
+def _bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) -> None:
+    """Into shared memory, by each warpgroup its part `[gates, parts, UNITS, UNITS]`."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    for g in range(gates):
+        for j in range(place.sizes.parts):
+            source = ref.at[place.part, g, j]
+            mosaic_gpu.copy_gmem_to_smem(source, shared.at[place.part, g, j], barrier)
+    mosaic_gpu.barrier_wait(barrier)
+
+
+def _meet(barrier: Any) -> None:
+    """All warpgroups wait for each other; what they wrote to shared memory is seen by all."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    mosaic_gpu.commit_smem()
+    mosaic_gpu.barrier_arrive(barrier)
+    mosaic_gpu.barrier_wait(barrier)

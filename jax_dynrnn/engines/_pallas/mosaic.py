@@ -1,0 +1,88 @@
+"""What the kernels use of Pallas for Mosaic GPU, in one place: it moves between JAX's versions."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+
+ROWS = 64
+"""Of a tile: what one matrix instruction of a warpgroup takes."""
+UNITS = 32
+"""Of a warpgroup, at each step."""
+WARPGROUPS = 8
+"""At most, in a block of threads."""
+SHARED = 232_448
+"""Bytes of shared memory that a block may have."""
+INTERPRET: Any = None
+"""What `kernel` takes for `interpret`; tests set it."""
+
+
+def missing() -> str | None:
+    """What a kernel would lack here, or `None`."""
+    if jax.default_backend() != "gpu":
+        return f"it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()}"
+    capability = getattr(jax.devices()[0], "compute_capability", "none")
+    if not str(capability).startswith("9."):
+        return f"its kernels are for compute capability 9 (H100, H200), and this is {capability}"
+    try:
+        from jax.experimental.pallas import mosaic_gpu
+    except ImportError as error:
+        return f"this JAX has no Pallas for Mosaic GPU: {error}"
+    needed = ("kernel", "wgmma", "load", "WGMMAAccumulatorRef", "Barrier", "commit_smem", "Layout")
+    lacking = [name for name in needed if not hasattr(mosaic_gpu, name)]
+    return f"this JAX's Pallas for Mosaic GPU has no {lacking[0]}" if lacking else None
+
+
+def load(ref: Any, *index: Any) -> jax.Array:
+    """From global memory, laid out over the threads as matrix instructions have it."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    if INTERPRET is not None:  # knows no layouts
+        return ref[index]
+    options = {"layout": mosaic_gpu.Layout.WGMMA, "optimized": False}
+    if "idx" in inspect.signature(mosaic_gpu.load).parameters:  # of JAX 0.10
+        return mosaic_gpu.load(ref, index, **options)
+    return mosaic_gpu.load(ref.at[index], **options)
+
+
+def store(ref: Any, index: tuple, value: jax.Array) -> None:
+    """To global memory, in the dtype that is there."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    value = value.astype(ref.dtype)
+    if INTERPRET is None and hasattr(mosaic_gpu, "store"):  # since JAX 0.11 or 0.12
+        mosaic_gpu.store(ref.at[index], value, optimized=False)
+    else:
+        ref[index] = value
+
+
+def zeros() -> jax.Array:
+    """Of a warpgroup's units of a tile, laid out like what `load` gives."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    none = jax.numpy.zeros((ROWS, UNITS), jax.numpy.float32)
+    return none if INTERPRET is not None else mosaic_gpu.layout_cast(none, mosaic_gpu.Layout.WGMMA)
+
+
+def tiled(*shape: int, dtype: Any) -> Any:
+    """Shared memory for operands of matrix instructions, `[..., n, UNITS]` of 16 bits."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    transforms = mosaic_gpu.TilingTransform((8, UNITS)), mosaic_gpu.SwizzleTransform(2 * UNITS)
+    return mosaic_gpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def matmul(pairs: list[tuple[Any, Any]]) -> jax.Array:
+    """The sum of `a @ b` of references to shared memory, in float32."""
+    from jax.experimental import pallas
+    from jax.experimental.pallas import mosaic_gpu
+
+    def run(sum_of):
+        for a, b in pairs:
+            mosaic_gpu.wgmma(sum_of, a, b)
+        return sum_of[...]
+
+    shape = pairs[0][0].shape[-2], pairs[0][1].shape[-1]
+    return pallas.run_scoped(run, mosaic_gpu.WGMMAAccumulatorRef(shape, jax.numpy.float32))

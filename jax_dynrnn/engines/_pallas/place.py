@@ -1,0 +1,148 @@
+"""Where a warpgroup is, and which steps its rows take.
+
+A block of threads runs a tile of `ROWS` rows of the batch, up to its longest. Each warpgroup has
+`UNITS` of the units, with all their gates. Arrays in global memory are `[B, T, ...]` or
+`[T, B, ...]`, as the call has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import mosaic
+from .mosaic import ROWS, UNITS
+from .step import Step
+
+VALID, ANEW = 1, 2
+"""The flag of a step that is valid, and of one before which the row begins anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What kernels of one call are made for."""
+
+    step: Step
+    batch: int
+    """A multiple of `ROWS`."""
+    time: int
+    time_axis: int
+    reverse: bool
+    dtype: Any
+    """Of operands and outputs: 16 bits."""
+    flagged: bool
+    """Whether steps have flags: there is a mask, or resets."""
+
+    @property
+    def tiles(self) -> int:
+        return self.batch // ROWS
+
+    @property
+    def parts(self) -> int:
+        """Warpgroups."""
+        return self.step.units // UNITS
+
+    def over_time(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        sizes = [self.batch, self.batch]
+        sizes[self.time_axis] = self.time
+        return jax.ShapeDtypeStruct((*sizes, width), dtype)
+
+    def rows(self, width: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.batch, width), dtype)
+
+
+class Place:
+    """Where a warpgroup is: its rows and its units."""
+
+    def __init__(self, sizes: Sizes):
+        from jax.experimental import pallas
+
+        self.sizes, self.slice = sizes, pallas.ds
+        self.tile = jax.lax.axis_index("tile")
+        self.part = jax.lax.axis_index("part")
+
+    @property
+    def rows(self) -> Any:
+        return self.slice(self.tile * ROWS, ROWS)
+
+    def units(self, gate: int) -> Any:
+        """The columns of its units in an array of gates side by side."""
+        return self.slice(gate * self.sizes.step.units + self.part * UNITS, UNITS)
+
+    def step(self, t: Any, gate: int) -> tuple:
+        at = [self.rows, self.rows]
+        at[self.sizes.time_axis] = t
+        return (*at, self.units(gate))
+
+    def at_step(self, ref: Any, t: Any) -> list[jax.Array]:
+        """All gates of a step, float32."""
+        count = ref.shape[-1] // self.sizes.step.units
+        return [mosaic.load(ref, *self.step(t, g)).astype(jnp.float32) for g in range(count)]
+
+    def of_rows(self, ref: Any) -> list[jax.Array]:
+        """All gates of what has no time: a state."""
+        count = ref.shape[-1] // self.sizes.step.units
+        return [mosaic.load(ref, self.rows, self.units(g)) for g in range(count)]
+
+    def flags(self, ref: Any, t: Any) -> jax.Array:
+        """Of a step, each row's for all of its units."""
+        *at, _ = self.step(t, 0)
+        return mosaic.load(ref, *at, self.slice(0, UNITS))
+
+    def vectors(self, refs: list) -> list[list[jax.Array]]:
+        """What is the same for all rows: `[ROWS, k H]`."""
+        every, units = self.slice(0, ROWS), self.sizes.step.units
+        return [
+            [mosaic.load(ref, every, self.units(g)) for g in range(ref.shape[-1] // units)]
+            for ref in refs
+        ]
+
+    def put(self, ref: Any, t: Any, gates: list[jax.Array]) -> None:
+        for g, gate in enumerate(gates):
+            mosaic.store(ref, self.step(t, g), gate)
+
+    def put_rows(self, ref: Any, gates: list[jax.Array]) -> None:
+        for g, gate in enumerate(gates):
+            mosaic.store(ref, (self.rows, self.units(g)), gate)
+
+
+class Steps:
+    """Which steps of a tile are taken, of which rows, and before which a row begins anew."""
+
+    def __init__(self, place: Place, flags: list, ends: Any, counts: Any):
+        self.place, self.flags = place, flags
+        self.ends, self.count = place.of_rows(ends)[0], counts[place.tile]
+
+    def time(self, n: Any) -> Any:
+        """Where the step is that is taken after `n` others."""
+        return self.count - 1 - n if self.place.sizes.reverse else n
+
+    def valid(self, n: Any) -> jax.Array:
+        """bool `[ROWS, UNITS]`."""
+        t = self.time(n)
+        return self.place.flags(self.flags[0], t) >= VALID if self.flags else self.ends > t
+
+    def anew(self, n: Any) -> jax.Array | None:
+        """bool `[ROWS, UNITS]`, false past the last step; `None`: no row ever does."""
+        if not self.flags:
+            return None
+        inside = (n >= 0) & (n < self.count)
+        flags = self.place.flags(self.flags[0], jnp.where(inside, self.time(n), jnp.int32(0)))
+        return flags >= jnp.where(inside, jnp.int32(ANEW), jnp.int32(ANEW + 1))
+
+
+def split(flags: jax.Array | None, state: list) -> tuple[list, list]:
+    """A state of the rows with and of those without a flag, 0 in the others."""
+    none = mosaic.zeros()
+    if flags is None:
+        return [none] * len(state), state
+    return [jnp.where(flags, s, none) for s in state], [jnp.where(flags, none, s) for s in state]
+
+
+def whole_tiles(batch: int) -> int:
+    """The next multiple of `ROWS`."""
+    return math.ceil(batch / ROWS) * ROWS

@@ -1,0 +1,274 @@
+"""The engine `pallas` on a machine without a GPU: its kernels in Pallas' interpreter, and lowered.
+
+The interpreter runs what the kernels say, with their warpgroups as threads; lowering holds them to
+what a GPU of compute capability 9 has: layouts, matrix instructions, shared memory. On hardware
+`python -m benchmarks.gpu_check` compares the engine itself.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+from jax_dynrnn.engines._pallas import mosaic
+
+B, T, D, H = 5, 6, 3, 32
+RANDOM = np.random.default_rng(0)
+LENGTHS = np.array([6, 3, 0, 1, 5], np.int32)
+FLAGS = {"mask": RANDOM.random((B, T)) < 0.8, "resets": RANDOM.random((B, T)) < 0.3}
+
+
+@toys.config
+class Own(rnn.MatmulCell):
+    """Nobody's cell: two outputs, a state of two parts, the second multiplied; vectors; a slice."""
+
+    units: int = H
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        size, units = input_shape[-1], self.units
+        return {
+            "w": normal(0, size, 3 * units),
+            "r": normal(1, units, 2 * units) / 8,
+            "scale": normal(2, units),
+            "shift": normal(3, 2 * units),
+        }
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        shape = (*toys.batch_of(batch_shape), self.units)
+        return {"a": jnp.zeros(shape, dtype), "b": jnp.ones(shape, dtype)}
+
+    def project(self, params, inputs):
+        return inputs @ params["w"]
+
+    def hidden(self, state):
+        return state["b"]
+
+    def recurrent_kernel(self, params):
+        return params["r"]
+
+    def pointwise(self, params, projected, recurred, state):
+        moved = recurred + params["shift"][None]
+        x, y = moved[:, : self.units], moved[:, self.units :]
+        u, v, w = jnp.split(projected, 3, -1)
+        a = jnp.where(u > 0, jnp.sin(u + x), state["a"] / (2 + jnp.exp(y))) * params["scale"][None]
+        b = jnp.tanh(v * a + y) - w**2 / 9
+        return (jnp.concatenate([a, b], -1), -b), {"a": a, "b": b}
+
+
+CELLS = {
+    "lstm": rnn.LSTMCell(H),
+    "peepholes": rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.7, forget_bias=0.5),
+    "gru reset after": rnn.CudnnCompatibleGRUCell(H),
+    "vanilla": rnn.BasicRNNCell(H),
+    "ugrnn": rnn.UGRNNCell(H),
+    "own": Own(),
+}
+
+
+def interpreter(**options):
+    try:
+        from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams  # pyright: ignore
+    except ImportError:  # before JAX 0.11
+        from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+    return InterpretGPUParams(**options)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """One GPU of compute capability 9, as the engine sees it.
+
+    One: what is spread over devices is lowered at the end only, and not by the interpreter.
+    """
+    monkeypatch.setattr(mosaic, "missing", lambda: None)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture
+def interpreted(hopper, monkeypatch):
+    monkeypatch.setattr(mosaic, "INTERPRET", interpreter())
+
+
+def arguments(cell, dtype, batch=B):
+    """Params, inputs and a state, rounded to what 16 bits hold."""
+    random = np.random.default_rng(1)
+    params = cell.init(jax.random.key(0), (batch, T, D), jnp.float64)
+    inputs = jnp.asarray(random.normal(size=(batch, T, D)))
+    state = jax.tree.map(
+        lambda x: jnp.asarray(random.normal(size=x.shape)), cell.zero_state((batch,), jnp.float64)
+    )
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(dtype), (params, inputs, state))
+
+
+def results(cell, engine, given, time_major=False, **options):
+    """Outputs, the final state and all gradients."""
+
+    def run(params, inputs, state):
+        found = rnn.dynamic_rnn(
+            cell, params, inputs, initial_state=state, implementation=engine,
+            time_major=time_major, **options,
+        )  # fmt: skip
+        return weighted_sum(found), found
+
+    params, inputs, state = given
+    inputs = inputs.swapaxes(0, 1) if time_major else inputs
+    return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(params, inputs, state)
+
+
+def is_scan(cell, dtype="bfloat16", batch=B, **options):
+    given = arguments(cell, dtype, batch)
+    exact = lambda: results(cell, "scan", arguments(cell, "float64", batch), **options)  # noqa: E731
+    close(
+        results(cell, "pallas", given, **options),
+        results(cell, "scan", given, **options),
+        4 * float(jnp.finfo(dtype).eps),
+        exact,
+    )
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_is_scan(interpreted, name, reverse):
+    is_scan(CELLS[name], reverse=reverse, sequence_length=LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["peepholes", "gru reset after", "own"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_with_gaps_and_walls(interpreted, name, reverse):
+    """A mask and resets, on the layout with time first."""
+    flags = {flag: x.T for flag, x in FLAGS.items()}
+    options = {"reverse": reverse, "time_major": True, "sequence_length": LENGTHS}
+    is_scan(CELLS[name], **options, **flags)
+
+
+def test_without_lengths(interpreted):
+    is_scan(CELLS["lstm"], "float16")
+    is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
+
+
+def test_garbage_in_the_padding(interpreted):
+    cell = CELLS["gru reset after"]
+    params, inputs, state = arguments(cell, "bfloat16")
+    padding = (np.arange(T) >= LENGTHS[:, None])[..., None]
+    spoilt = jnp.where(padding, jnp.asarray(np.nan, "bfloat16"), inputs)
+    options = {"sequence_length": LENGTHS}
+    clean = results(cell, "pallas", (params, jnp.where(padding, 0, inputs), state), **options)
+    close(results(cell, "pallas", (params, spoilt, state), **options), clean, 0)
+
+
+def test_transforms(interpreted):
+    """`vmap`, also of lengths, `jvp` and second order."""
+    cell = CELLS["vanilla"]
+    params, inputs, state = arguments(cell, "bfloat16")
+    lengths = np.stack([LENGTHS, LENGTHS[::-1]])
+
+    def run(engine, lengths, inputs):
+        outputs, _ = rnn.dynamic_rnn(
+            cell, params, inputs, lengths, initial_state=state, implementation=engine
+        )
+        return weighted_sum(jnp.sin(outputs))
+
+    def both(of, *arguments):
+        found = [jax.jit(of, static_argnums=0)(engine, *arguments) for engine in ("pallas", "scan")]
+        close(*found, 4 * 2**-7)
+
+    mapped = jax.vmap(jax.value_and_grad(run, 2), (None, 0, None))
+    both(mapped, lengths, inputs)
+    direction = jnp.cos(inputs)
+    both(lambda e, x: jax.jvp(lambda x: run(e, LENGTHS, x), (x,), (direction,)), inputs)
+    both(lambda e, x: jax.jvp(jax.grad(lambda x: run(e, LENGTHS, x)), (x,), (direction,)), inputs)
+
+
+# Several warpgroups meet as threads of the host, of which there must be enough.
+MANY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import conftest, jax, numpy as np, test_pallas
+from jax_dynrnn.engines._pallas import mosaic
+import jax_dynrnn as rnn
+
+mosaic.missing, jax.device_count = lambda: None, lambda: 1
+mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
+for cell in (rnn.LSTMCell(64), rnn.CudnnCompatibleGRUCell(96)):
+    lengths = np.resize(test_pallas.LENGTHS, 70)
+    test_pallas.is_scan(cell, batch=70, sequence_length=lengths)
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+    assert not gpu_callbacks.get_races().races_found
+"""
+
+
+def test_many_warpgroups_and_tiles():
+    """They give each other what they have, and no one reads what another writes."""
+    here = Path(__file__).parent
+    environment = os.environ | {"NPROC": "16"}
+    command = [sys.executable, "-c", MANY, str(here)]
+    found = subprocess.run(
+        command, capture_output=True, text=True, cwd=here.parent, env=environment, timeout=300
+    )
+    assert not found.returncode, found.stderr
+
+
+LOWERED = {
+    "lstm": rnn.LSTMCell(128, use_peepholes=True, cell_clip=3.0),
+    "gru reset after": rnn.CudnnCompatibleGRUCell(160),
+    "vanilla": rnn.BasicRNNCell(256),
+    "own": Own(),
+}
+
+
+@pytest.mark.parametrize("flags", [False, True], ids=["lengths", "flags"])
+@pytest.mark.parametrize("name", LOWERED)
+def test_lowers_for_a_gpu(hopper, name, flags):
+    """Both kernels, for a batch and a time of real size."""
+    cell, dtype = LOWERED[name], jnp.bfloat16
+    batch, time = 80, 512
+    inputs = jax.ShapeDtypeStruct((batch, time, 128), dtype)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape, dtype))
+    lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    options = {"resets": np.zeros((batch, time), bool)} if flags else {}
+
+    def loss(params, inputs, lengths):
+        found = rnn.dynamic_rnn(cell, params, inputs, lengths, implementation="pallas", **options)
+        return weighted_sum(found)
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(params, inputs, lengths)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall(r"custom_call @mosaic_gpu", text)) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "reason"),
+    [
+        (rnn.LSTMCell(H), {"dtype": jnp.float32}, "take bfloat16 and float16, not float32"),
+        (rnn.LSTMCell(H), {"remat": 2}, "know of no remat"),
+        (rnn.GRUCell(H), {}, "the step of GRUCell is not known as arithmetic within each unit"),
+        (rnn.LayerNormLSTMCell(H, layer_norm=True), {}, "step of LayerNormLSTMCell is not known"),
+        (rnn.LSTMCell(48), {}, "it takes 32 units or a multiple of that up to 256, not 48"),
+        (rnn.BasicRNNCell(288), {}, "a multiple of that up to 256, not 288"),
+        (rnn.LSTMCell(256), {}, "wants 6.* bytes of shared memory .* and there are 232448"),
+        (rnn.LSTMCell(H, num_proj=H), {}, "its step has 2 matmuls, and the kernel has one"),
+        (rnn.BasicRNNCell(H, activation=jax.nn.relu), {}, "it uses custom_jvp_call, which is no"),
+    ],
+)
+def test_refuses_with_its_reason(hopper, cell, options, reason):
+    inputs = jnp.zeros((B, T, D), options.pop("dtype", jnp.bfloat16))
+    params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
+    with pytest.raises(NotImplementedError, match=f"'pallas' cannot run this call: .*{reason}"):
+        rnn.dynamic_rnn(cell, params, inputs, implementation="pallas", **options)
+
+
+def test_needs_a_gpu():
+    cell, inputs = rnn.LSTMCell(H), jnp.zeros((B, T, D), jnp.bfloat16)
+    params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
+    explained = rnn.explain(cell, params, inputs)
+    assert explained.reasons["pallas"] == "it needs an NVIDIA GPU, and JAX runs on cpu"
+    assert explained.chosen == "scan"
