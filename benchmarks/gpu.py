@@ -1,8 +1,8 @@
-"""Microseconds a time step on an accelerator: ours by engine, cuDNN through JAX, Flax.
+"""Microseconds a time step on an accelerator: ours by engine, Flax, cuDNN by JAX and PyTorch.
 
     python -m benchmarks.gpu                    # some minutes
     python -m benchmarks.gpu --short            # tiny: is it alive, on whatever there is?
-    python -m benchmarks.gpu --report FILE      # the table of what was measured before
+    python -m benchmarks.gpu --report FILE      # table and pictures of what was measured before
 
 XLA's flags are those of the environment, and are kept with the figures. The floor is arithmetic:
 what a step takes where the recurrent matrix never leaves the chip and latency alone is left.
@@ -14,37 +14,46 @@ import argparse
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from tqdm import tqdm
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some memory too
 
-from . import machine
-from .compiled import Compiled, warm_up
-from .files import RESULTS, SHORT, write
-from .grid import TINY, Problem, Size, draw_inputs, draw_lengths
-from .peers import flax, nnx, ours
-from .problems import cells_of, params_of
-from .report import aligned, heading
-from .timing import WHAT, rounds
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from . import gpu_report, machine, peers  # noqa: E402
+from .check import disagreeing  # noqa: E402
+from .compiled import Compiled, warm_up  # noqa: E402
+from .files import RESULTS, SHORT, write  # noqa: E402
+from .grid import TINY, Problem, Size, draw_inputs, draw_lengths  # noqa: E402
+from .peers import cudnn, flax, nnx, ours  # noqa: E402
+from .problems import cells_of, params_of  # noqa: E402
+from .remote import Process  # noqa: E402
+from .timing import WHAT, rounds  # noqa: E402
 
 SIZES = (
     Size(64, 512, 128, 128),
     Size(64, 512, 256, 256),
     Size(32, 1024, 512, 512),
     Size(16, 1024, 768, 768),
+    Size(128, 256, 1024, 1024),
     Size(16, 4096, 64, 64),
 )
 KINDS = ("lstm", "gru_after", "gru")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 LENGTHS = ("full", "lognormal")
 UNROLL = (4, 16)
 GATES = {"lstm": 4, "gru": 3, "gru_after": 3}
 CHIP = ((200e3, 0.35), (8 * 200e3, 0.5), (float("inf"), 1.5))
 """Bytes of one, of eight and of all multiprocessors, and microseconds to pass a state around."""
+BOUND = {"float32": 0.03, "bfloat16": 0.25, "float16": 0.03}
+"""Of an error, relative to the largest number: TF32's and 16 bits' over all steps, and less than
+that of any other weights. Whether ours is right is what `benchmarks.gpu_check` says."""
 
 
 def floor(kind: str, size: Size, dtype: str) -> float:
@@ -54,80 +63,51 @@ def floor(kind: str, size: Size, dtype: str) -> float:
 
 
 def implementations(kind: str, size: Size, dtype: str) -> dict[str, tuple[Any, Any]]:
-    """Ours by engine and by steps unrolled, and Flax, with weights of one dtype."""
+    """What runs in this process, with weights of one dtype."""
     params, cell = params_of(kind, size), cells_of(kind, size.units)
     runs = ours.build(kind, size, params)
-    if dtype != "float32":
-        runs.pop("ours: cudnn", None)
     for steps in UNROLL:
         runs[f"ours: scan, unroll {steps}"] = ours.forward(cell, "scan", unroll=steps), params
-    runs |= flax.build(kind, size, params) | nnx.build(kind, size, params)
+    for peer in (flax, nnx, cudnn):
+        runs |= peer.build(kind, size, params)
+    if dtype != "float32":  # which JAX's wrapper of cuDNN has not
+        runs = {name: r for name, r in runs.items() if name not in cudnn.FLOAT32}
     cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
     return {name: (run, cast(weights)) for name, (run, weights) in runs.items()}
 
 
-def measured_rows(kind: str, size: Size, dtype: str, count: int) -> list[dict[str, Any]]:
+def measured_rows(
+    kind: str, size: Size, dtype: str, count: int, pytorch: Process | None
+) -> list[dict[str, Any]]:
     """The rows of a cell and size, for all lengths, which one compilation serves."""
     problems = [Problem(kind, size, lengths) for lengths in LENGTHS]
     data = [(jnp.asarray(draw_inputs(p), dtype), draw_lengths(p)) for p in problems]
     runs, rows = implementations(kind, size, dtype), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = pool.map(lambda run: Compiled(*run, *data[0]), runs.values())
-        compiled = dict(zip(runs, built, strict=True))
-    for problem, given in zip(problems, data, strict=True):
-        for each in compiled.values():
-            each.feed(*given)
-        turns = {name: each.seconds for name, each in compiled.items()}
+        compiled = pool.map(lambda run: Compiled(*run, *data[0]), runs.values())
+        built: dict[str, Any] = dict(zip(runs, compiled, strict=True))
+    if pytorch is not None:
+        place = pytorch.call("device"), dtype
+        built |= pytorch.build(kind, size, params_of(kind, size), True, place)
+    for problem, (inputs, lengths) in zip(problems, data, strict=True):
+        for name, each in built.items():
+            each.feed(draw_inputs(problem) if name not in runs else inputs, lengths)
+        off = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
+        for said in off.values():
+            tqdm.write(f"no figure: {said}")
+        turns = {name: each.seconds for name, each in built.items() if name not in off}
         times = {what: rounds(turns, what, count) for what in WHAT}
         rows += [
             {"kind": kind, "size": list(size), "lengths": problem.lengths, "dtype": dtype}
             | {"implementation": name, "floor": floor(kind, size, dtype)}
-            | {what: times[what][name] | each.cost[what] for what in WHAT}
-            for name, each in compiled.items()
+            | {what: times[what][name] | _cost(built[name], what) for what in WHAT}
+            for name in turns
         ]
     return rows
 
 
-def table(measured: dict[str, Any]) -> str:
-    """Microseconds a step, their ratio to Flax's fastest, and how many times the floor."""
-    lines = [["cell", "size", "lengths", "dtype", "implementation"]]
-    lines[0] += ["forward, us", "Flax/it", "floors", "training, us", "Flax/it"]
-    rows = measured["rows"]
-    for row in rows:
-        same = [
-            r for r in rows if all(r[k] == row[k] for k in ("kind", "size", "lengths", "dtype"))
-        ]
-        line = [row["kind"], str(Size(*row["size"])), row["lengths"], row["dtype"]]
-        line.append(row["implementation"])
-        for what in WHAT:
-            theirs = [r[what]["median"] for r in same if r["implementation"].startswith("flax")]
-            step = 1e3 * row[what]["median"] / row["size"][1]
-            line += [f"{step:.2f}", f"{min(theirs) / row[what]['median']:.2f}" if theirs else "-"]
-            if what == "forward":
-                line.append(f"{step / row['floor']:.1f}")
-        lines.append(line)
-    kept = measured["machine"]
-    said = f"{kept['device']}, XLA_FLAGS={kept['flags']!r}, precision {kept['precision']}"
-    return f"{heading(measured)}\n{said}\n\n{aligned(lines, left=5)}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    add = parser.add_argument
-    add("--short", action="store_true", help="one tiny size, on whatever there is")
-    add("--report", type=Path, help="of this JSON file; nothing is run")
-    add("--cells", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
-    add("--sizes", nargs="+", type=Size.read, default=SIZES)
-    add("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    add("--rounds", type=int, default=7)
-    add("--out", type=Path, help="the JSON file")
-    options = parser.parse_args()
-    if options.report:
-        print(table(json.loads(options.report.read_text())))
-        return
-    if not options.short and jax.default_backend() == "cpu":
-        raise SystemExit("no accelerator: JAX runs on the CPU; --short shows that all are alive")
-    print(table(run(options, options.out or (SHORT if options.short else RESULTS) / "gpu.json")))
+def _cost(implementation: Any, what: str) -> dict[str, float]:
+    return getattr(implementation, "cost", {}).get(what, {})
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -137,12 +117,44 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     kept["precision"] = str(jax.config.jax_default_matmul_precision)
     measured = {"machine": machine.describe() | kept, "versions": machine.versions()}
     measured |= {"rounds": count, "rows": []}
-    warm_up()
     points = list(itertools.product(sizes, options.cells, options.dtypes))
-    for size, kind, dtype in tqdm(points, unit="cell"):
-        measured["rows"] += measured_rows(kind, size, dtype, count)
-        write(measured, out)
+    with ExitStack() as stack:
+        pytorch = None
+        if peers.installed("pytorch"):
+            pytorch = stack.enter_context(Process("pytorch"))
+        warm_up()
+        for size, kind, dtype in tqdm(points, unit="cell"):
+            measured["rows"] += measured_rows(kind, size, dtype, count, pytorch)
+            write(measured, out)
     return measured
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    add = parser.add_argument
+    add("--short", action="store_true", help="one tiny size, on whatever there is")
+    add("--report", type=Path, help="of this JSON file; nothing is run")
+    add("--cells", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
+    add("--sizes", nargs="+", type=Size.read, default=SIZES)
+    add("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    add("--rounds", type=int, default=7)
+    add("--out", type=Path, help="the JSON file; pictures are put beside it")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parsed()
+    if options.report:
+        out, measured = options.report, json.loads(options.report.read_text())
+    elif not options.short and jax.default_backend() == "cpu":
+        raise SystemExit("no accelerator: JAX runs on the CPU; --short shows that all are alive")
+    else:
+        out = options.out or (SHORT if options.short else RESULTS) / "gpu.json"
+        measured = run(options, out)
+    print(gpu_report.table(measured))
+    for what in WHAT:
+        gpu_report.draw(measured, what).savefig(out.with_name(f"{out.stem}_{what}.png"), dpi=120)
+    print(f"\nin {out}, and pictures beside it")
 
 
 if __name__ == "__main__":

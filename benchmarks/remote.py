@@ -53,15 +53,17 @@ class Process:
             raise RuntimeError(f"{self.family}: {name} failed in its process:\n{error}")
         return result
 
-    def build(self, kind: str, size: Size, params: Any, given: bool) -> dict[str, Remote]:
+    def build(
+        self, kind: str, size: Size, params: Any, given: bool, *place: Any
+    ) -> dict[str, Remote]:
         """All implementations of a kind of cell, with weights of these params.
 
-        `given`: whether they are to have lengths.
+        `given`: whether they are to have lengths. `place`: PyTorch's device and dtype.
         """
         built = {}
         for name in self.call("names", kind, given):
             weights = EXPORT[self.family](cells_of(kind, size.units), params)
-            self.call("build", name, kind, size, weights)
+            self.call("build", name, kind, size, weights, *place)
             built[name] = Remote(self, name)
         return built
 

@@ -32,6 +32,10 @@ class Host:
     def ready(self) -> None:
         """It is, if it answers."""
 
+    def device(self) -> str:
+        """Where the fastest runs are: `"cuda"` or `"cpu"`."""
+        return self.peer.device()
+
     def names(self, kind: str, given: bool) -> list[str]:
         return self.peer.names(kind, given)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, gpu_check, grid, peers, report, scaling, timing
+from benchmarks import compare, gpu_check, gpu_report, grid, peers, report, scaling, timing
 from benchmarks.check import compare as compare_results
 
 HERE = Path(__file__).parent
@@ -233,6 +233,50 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     }  # fmt: skip
     assert gpu_check.table(rows).count("MISS") == 1
     assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
+
+
+def test_the_table_of_an_accelerator():
+    """Microseconds a step, how many floors, and the fastest of theirs over it."""
+    times = {"ours": 2.0, "flax: A": 8.0, "flax: B": 6.0, "pytorch: padded": 1.0}
+    rows = [
+        {"kind": "lstm", "size": [4, 100, 3, 8], "lengths": "full", "dtype": "float32"}
+        | {"implementation": name, "floor": 0.5}
+        | {what: {"median": factor * ms} for what, factor in (("forward", 1), ("training", 3))}
+        for name, ms in times.items()
+    ]
+    machine = {"processor": "p", "cores": 2, "system": "s", "date": "d"}
+    machine |= {"device": "a GPU", "flags": "", "precision": "None"}
+    table = gpu_report.table({"machine": machine, "versions": {}, "rounds": 7, "rows": rows})
+    ours = next(line.split() for line in table.splitlines() if " ours " in line)
+    assert ours[5:] == ["20.00", "40.0", "3.00", "0.50", "60.00", "3.00", "0.50"]
+
+
+def test_cudnn_of_jax_is_given_our_weights(monkeypatch):
+    """Its own reference, in plain JAX, stands for the GPU's call."""
+    import jax
+    from jax.experimental import rnn as cudnn
+
+    from benchmarks.peers import cudnn as peer
+    from benchmarks.peers import ours
+    from benchmarks.problems import params_of
+
+    def lstm(x, h, c, weights, lengths, inputs, units, *rest):
+        arrays = cudnn.unpack_lstm_weights(weights, inputs, units, 1, False)
+        return cudnn.lstm_ref(x, h, c, *arrays, lengths, inputs, units, *rest)
+
+    monkeypatch.setattr(cudnn, "lstm", lstm)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    problem = grid.Problem("lstm", grid.TINY, "lognormal")
+    params = params_of("lstm", grid.TINY)
+    ((run, weights),) = peer.build("lstm", grid.TINY, params).values()
+    monkeypatch.undo()
+    monkeypatch.setattr(cudnn, "lstm", lstm)
+    expected, ours_params = ours.build("lstm", grid.TINY, params)["ours"]
+    data = grid.draw_inputs(problem), grid.draw_lengths(problem)
+    (y, states), (y_ours, states_ours) = run(weights, *data), expected(ours_params, *data)
+    valid = (np.arange(grid.TINY.time) < data[1][:, None])[..., None]
+    assert np.allclose(np.where(valid, y, 0), y_ours, atol=1e-6)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(states, states_ours, strict=True))
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path):

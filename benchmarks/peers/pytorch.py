@@ -21,43 +21,55 @@ def names(kind, given):
     return ["pytorch: packed"] if kind == "bidirectional" and given else list(RUNS)
 
 
-def build(name, kind, size, weights):
+def device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(name, kind, size, weights, place=("cpu", "float32")):
     both = kind == "bidirectional"
     module = MODULES[kind](size.inputs, size.units, batch_first=True, bidirectional=both)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    return Module(module, RUNS[name])
+    device, dtype = place
+    return Module(module.to(device, getattr(torch, dtype)), RUNS[name], device)
 
 
 class Module:
     """Takes and gives what `benchmarks.compiled.Compiled` does."""
 
-    def __init__(self, module, run):
-        self.module, self.run = module, run
+    def __init__(self, module, run, device):
+        self.module, self.run, self.device = module, run, device
 
     def feed(self, inputs, lengths):
-        self.inputs = torch.from_numpy(inputs).requires_grad_()
-        self.lengths = None if lengths is None else torch.from_numpy(lengths).long()
+        dtype = next(self.module.parameters()).dtype
+        self.inputs = torch.from_numpy(inputs).to(self.device, dtype).requires_grad_()
+        self.lengths = None
+        if lengths is not None:  # packing wants them on the host
+            host = torch.from_numpy(lengths).long()
+            self.lengths = host if self.run is _packed else host.to(self.device)
+            self.valid = (torch.arange(inputs.shape[1]) < host[:, None]).to(self.device)
 
     def forward(self):
         with torch.inference_mode():
-            return self.run(self.module, self.inputs, self.lengths)
+            return self._waited(self.run(self.module, self.inputs, self.lengths))
 
     def training(self):
         outputs, states = self.run(self.module, self.inputs, self.lengths)
-        value = loss(outputs, states, self.lengths)
-        return value, torch.autograd.grad(value, [*self.module.parameters(), self.inputs])
+        if self.lengths is not None:
+            outputs = torch.where(self.valid[..., None], outputs, 0)
+        value = sum((x.float() ** 2).sum() for x in (outputs, *states)) / 2
+        wanted = [*self.module.parameters(), self.inputs]
+        return self._waited((value, torch.autograd.grad(value, wanted)))
+
+    def _waited(self, results):
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return results
 
     def results(self):
         outputs, states = self.forward()
         gradient = self.training()[1][-1]
-        return Results(outputs.numpy(), [s.numpy() for s in states], gradient.numpy())
-
-
-def loss(outputs, states, lengths):
-    if lengths is not None:
-        valid = torch.arange(outputs.shape[1]) < lengths[:, None]
-        outputs = torch.where(valid[..., None], outputs, 0)
-    return sum((x**2).sum() for x in (outputs, *states)) / 2
+        found = [x.float().cpu().numpy() for x in (outputs, *states, gradient)]
+        return Results(found[0], found[1:-1], found[-1])
 
 
 def _padded(module, inputs, lengths):

@@ -52,8 +52,9 @@ def store(ref: Any, index: tuple, value: jax.Array) -> None:
     from jax.experimental.pallas import mosaic_gpu
 
     value = value.astype(ref.dtype)
-    if INTERPRET is None and hasattr(mosaic_gpu, "store"):  # since JAX 0.11 or 0.12
-        mosaic_gpu.store(ref.at[index], value, optimized=False)
+    put = getattr(mosaic_gpu, "store", None)  # which JAX 0.10 has not
+    if INTERPRET is None and put is not None:
+        put(ref.at[index], value, optimized=False)
     else:
         ref[index] = value
 

@@ -1,0 +1,90 @@
+"""Tables and pictures of what was measured on an accelerator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .grid import Size
+from .peers import family
+from .report import aligned, heading
+from .timing import WHAT
+
+RIVALS = {"Flax/it": ("flax", "nnx"), "PyTorch/it": ("pytorch",)}
+"""The families whose fastest is compared with."""
+PROBLEM = ("kind", "size", "lengths", "dtype")
+COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange", "float16": "tab:green"}
+FILLED = {"full": "full", "lognormal": "none"}
+
+
+def per_step(row: dict[str, Any], what: str) -> float:
+    """Microseconds."""
+    return 1e3 * row[what]["median"] / row["size"][1]
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Microseconds a step, how many times the floor, and the fastest rivals' over them."""
+    lines, problems = [["cell", "size", "lengths", "dtype", "implementation"]], {}
+    lines[0] += ["forward, us", "floors", *RIVALS, "training, us", *RIVALS]
+    for row in measured["rows"]:
+        problems.setdefault(str([row[k] for k in PROBLEM]), []).append(row)
+    for rows in problems.values():
+        for row in rows:
+            line = [row["kind"], str(Size(*row["size"])), row["lengths"], row["dtype"]]
+            line.append(row["implementation"])
+            for what in WHAT:
+                step = per_step(row, what)
+                line.append(f"{step:.2f}")
+                line += [f"{step / row['floor']:.1f}"] if what == "forward" else []
+                line += [_ratio(rows, families, what, step) for families in RIVALS.values()]
+            lines.append(line)
+    kept = measured["machine"]
+    said = f"{kept['device']}, XLA_FLAGS={kept['flags']!r}, precision {kept['precision']}"
+    return f"{heading(measured)}\n{said}\n\n{aligned(lines, left=5)}"
+
+
+def _ratio(rows: list, families: tuple[str, ...], what: str, step: float) -> str:
+    theirs = [per_step(r, what) for r in rows if family(r["implementation"]) in families]
+    return f"{min(theirs) / step:.2f}" if theirs else "-"
+
+
+def draw(measured: dict[str, Any], what: str) -> Figure:
+    """A panel for each kind of cell and size: a line for each implementation, the floor dashed."""
+    rows = measured["rows"]
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    sizes = list(dict.fromkeys(tuple(row["size"]) for row in rows))
+    shape = {"figsize": (1.5 + 3.5 * len(sizes), 1 + 2.5 * len(kinds)), "squeeze": False}
+    figure, axes = plt.subplots(len(kinds), len(sizes), sharex=True, layout="constrained", **shape)
+    for i, kind in enumerate(kinds):
+        for j, size in enumerate(sizes):
+            here = [r for r in rows if r["kind"] == kind and tuple(r["size"]) == size]
+            _panel(axes[i, j], here, what)
+            axes[i, j].set_title(f"{kind} {Size(*size)}", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"µs a step, {what}")
+    dtypes = [d for d in COLOURS if any(r["dtype"] == d for r in rows)]
+    marks = [Line2D([], [], color=COLOURS[d], marker="o", ls="", label=d) for d in dtypes]
+    marks += [
+        Line2D([], [], color="gray", marker="o", ls="", fillstyle=fill, label=lengths)
+        for lengths, fill in FILLED.items()
+    ]
+    marks.append(Line2D([], [], color="gray", ls="--", label="floor, forward"))
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), fontsize=8)
+    kept = measured["machine"]
+    figure.supxlabel(f"{kept['device']}, {kept['date']}, medians", fontsize=8)
+    return figure
+
+
+def _panel(axis: Any, rows: list[dict[str, Any]], what: str) -> None:
+    names = list(dict.fromkeys(row["implementation"] for row in rows))
+    for row in rows:
+        style = {"color": COLOURS[row["dtype"]], "fillstyle": FILLED[row["lengths"]]}
+        axis.plot(per_step(row, what), names.index(row["implementation"]), "o", **style)
+    axis.axvline(min(row["floor"] for row in rows), color="gray", ls="--")
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.grid(axis="x", alpha=0.3)
