@@ -17,6 +17,8 @@ ELSEWHERE = {
     "examples/outputs_vs_state.ipynb": "outputs-vs-state.md",
 }
 """Files of the repository, and the pages that they are."""
+SHOWN = [f"benchmarks/results/{name}" for name in ("cpu.png", "cpu.json", "scaling.png")]
+"""What those show, where it is."""
 
 
 def on_files(files, config):
@@ -28,6 +30,8 @@ def on_files(files, config):
         pages |= notebook(text, page) if file.endswith(".ipynb") else {page: text}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
+    for name in SHOWN:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
 
 
@@ -43,7 +47,7 @@ def on_page_markdown(markdown, page, **_):
         target = f"examples.md#{example[1]}" if example else ELSEWHERE.get(target, target)
         return f"{found[1]}({up}{target})"
 
-    local = r"(\])\(((?:\.\./)?(?:docs/|examples/|tests/|README|CONTRIBUTING)[^)\s]*)\)"
+    local = r"(\])\(((?:\.\./)?(?:docs/|examples/|tests/|benchmarks/|README|CONTRIBUTING)[^)\s]*)\)"
     return re.sub(local, link, markdown)
 
 

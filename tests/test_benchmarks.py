@@ -235,6 +235,25 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
 
 
+def test_the_readme_says_what_was_measured():
+    """Its table is the report's, and so is what it says of lost rows, memory and compilation."""
+    measured = json.loads((HERE.parent / "benchmarks" / "results" / "cpu.json").read_text())
+    said = report.markdown(measured)
+    readme = (HERE.parent / "README.md").read_text()
+    rows = [line.split("|") for line in readme.partition("## Speed")[2].splitlines()]
+    figures = [[x.strip() for x in row[3:5]] for row in rows if len(row) == 6][2:]
+    expected = [line.split("|") for line in said.splitlines() if line.startswith("| ")][1:]
+    of = {(row[1].strip(), row[2].strip()): [x.strip() for x in row[3:5]] for row in expected}
+    names = ("best JAX peer", "TensorFlow", "PyTorch")
+    assert figures == [of[name, lengths] for name in names for lengths in ("all T", "log-normal")]
+    words = " ".join(readme.split())
+    for what, lost in (("training step", "15 of 88 training"), ("forward", "12 of 88 forward")):
+        line = next(x for x in said.splitlines() if x.startswith(f"* {what}: least"))
+        assert lost.rpartition(" ")[0] in line and lost in words
+    assert "temporary memory 0.69 of Flax's" in said and "is 0.69 of Flax's" in words
+    assert "time to compile 2.60 of Flax's" in said and "at most 1.8 s" in said
+
+
 def test_the_table_of_an_accelerator():
     """Microseconds a step, how many floors, and the fastest of theirs over it."""
     times = {"ours": 2.0, "flax: A": 8.0, "flax: B": 6.0, "pytorch: padded": 1.0}

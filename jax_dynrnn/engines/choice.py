@@ -1,6 +1,7 @@
-"""When an engine that can run a call is the fastest: rules, and the measurements behind them.
+"""When an engine that can run a call is the fastest: rules, with the measurements behind them.
 
-The measurements are in `benchmarks/results/`.
+`blocked` is the default on CPUs: in `benchmarks/results/cpu.json` training steps have 1.19 times
+the speed of `scan` in the geometric mean of 88 rows, 1.50 times where lengths are log-normal.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ RULES = (
     ),
     Rule(
         _not_added,
-        "scan is faster without lengths where a step does more with its matmul than to add it",
+        "scan is faster without lengths where a step does more with its matmul than to add it: "
+        "blocked had 0.97 of its speed in the mean of six sizes, 0.77 at least",
     ),
 )
 """The first that holds says why."""
