@@ -106,13 +106,13 @@ def test_sizes():
 
 
 def test_no_gradient_keeps_nothing():
-    """A forward pass needs memory for its inputs and results, laid out with time first."""
+    """A forward pass needs its inputs with time first, and its results so and as asked for."""
     cell, x = rnn.LSTMCell(32), np.ones((32, 1024, 32), np.float32)
     params = cell.init(jax.random.key(0), x.shape)
     run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()  # noqa: E731
     memory = lambda f: jax.jit(f).lower(params, x).compile().memory_analysis()  # noqa: E731
     outputs = inputs = 32 * 1024 * 32 * 4
-    assert memory(run).temp_size_in_bytes < inputs + outputs + 2**17
+    assert memory(run).temp_size_in_bytes < inputs + 2 * outputs + 2**17
     assert memory(jax.grad(run)).temp_size_in_bytes > 5 * outputs
 
 

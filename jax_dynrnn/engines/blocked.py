@@ -15,7 +15,7 @@ from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
 from ._tiles import on_cpu
-from .call import Call
+from .call import Call, explicit
 
 FULL = 0.55
 """The part of a batch that is no padding, from which on a scan's forward pass is faster."""
@@ -25,7 +25,7 @@ def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""
     if not (isinstance(call.time, int) and isinstance(call.batch, int)):
         return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
-    if any(_explicit(x) for x in jax.tree.leaves(call)):
+    if explicit(call):
         return "it takes rows out of their order, which a mesh of explicit axes does not allow"
     return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
 
@@ -43,12 +43,6 @@ def _unknown(call: Call) -> str | None:
     if call.key is not None and type(cell).step is not StagedCell.step:
         return f"the step of {type(cell).__name__} draws random numbers"
     return None
-
-
-def _explicit(x: Any) -> bool:
-    """Whether an array lies on a mesh of explicit axes."""
-    mesh = jax.typeof(x).sharding.mesh if isinstance(x, jax.Array) else None
-    return mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types
 
 
 def run(call: Call) -> tuple[Any, Any]:

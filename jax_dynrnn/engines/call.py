@@ -175,3 +175,10 @@ def spread(x: jax.Array, axes: frozenset) -> jax.Array:
 def zeros(call: Call, shape: tuple, dtype: Any) -> jax.Array:
     """Zeros that vary over the mesh axes that the arrays of the call do."""
     return spread(jnp.zeros(shape, dtype), varying(call))
+
+
+def explicit(call: Call) -> bool:
+    """Whether an array lies on a mesh of explicit axes."""
+    arrays = [x for x in jax.tree.leaves(call) if isinstance(x, jax.Array)]
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)

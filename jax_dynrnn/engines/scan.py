@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ._hoist import hoist
-from .call import Call, first_valid, resets, rows, spread, travelled, valid, varying
+from .call import Call, explicit, first_valid, resets, rows, spread, travelled, valid, varying
 
 CARRIED = "jax_dynrnn_state"
 """The name under which `remat="offload"` finds the carried state."""
@@ -59,7 +59,8 @@ def _cell_step(call: Call, state: Any, xs: Any) -> Callable:
         return call.cell.step(params, projected, state, key=call.step_key(t))
 
     known_size = isinstance(call.time, int) and isinstance(call.batch, int)
-    if not known_size or call.time == 0 or jax.config.jax_disable_jit:  # pyright: ignore
+    as_written = jax.config.jax_disable_jit or explicit(call)  # pyright: ignore
+    if not known_size or call.time == 0 or as_written:
         return functools.partial(step, call.params)
     first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), xs["inputs"])
     once, rest = hoist(step, call.params, first, state, xs["t"][0])
