@@ -31,10 +31,11 @@ from .check import disagreeing  # noqa: E402
 from .compiled import Compiled, warm_up  # noqa: E402
 from .files import RESULTS, SHORT, write  # noqa: E402
 from .grid import TINY, Problem, Size, draw_inputs, draw_lengths  # noqa: E402
+from .measure import timed  # noqa: E402
 from .peers import cudnn, flax, nnx, ours  # noqa: E402
 from .problems import cells_of, params_of  # noqa: E402
 from .remote import Process  # noqa: E402
-from .timing import WHAT, rounds  # noqa: E402
+from .timing import WHAT  # noqa: E402
 
 SIZES = (
     Size(64, 512, 128, 128),
@@ -95,19 +96,10 @@ def measured_rows(
         off = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
         for said in off.values():
             tqdm.write(f"no figure: {said}")
-        turns = {name: each.seconds for name, each in built.items() if name not in off}
-        times = {what: rounds(turns, what, count) for what in WHAT}
-        rows += [
-            {"kind": kind, "size": list(size), "lengths": problem.lengths, "dtype": dtype}
-            | {"implementation": name, "floor": floor(kind, size, dtype)}
-            | {what: times[what][name] | _cost(built[name], what) for what in WHAT}
-            for name in turns
-        ]
+        agreeing = {name: each for name, each in built.items() if name not in off}
+        about = {"dtype": dtype, "floor": floor(kind, size, dtype)}
+        rows += [row | about for row in timed(problem, agreeing, count)]
     return rows
-
-
-def _cost(implementation: Any, what: str) -> dict[str, float]:
-    return getattr(implementation, "cost", {}).get(what, {})
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:

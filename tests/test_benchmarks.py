@@ -274,22 +274,18 @@ def test_cudnn_of_jax_is_given_our_weights(monkeypatch):
     """Its own reference, in plain JAX, stands for the GPU's call."""
     import jax
     from jax.experimental import rnn as cudnn
+    from test_cudnn import reference
 
     from benchmarks.peers import cudnn as peer
     from benchmarks.peers import ours
     from benchmarks.problems import params_of
 
-    def lstm(x, h, c, weights, lengths, inputs, units, *rest):
-        arrays = cudnn.unpack_lstm_weights(weights, inputs, units, 1, False)
-        return cudnn.lstm_ref(x, h, c, *arrays, lengths, inputs, units, *rest)
-
-    monkeypatch.setattr(cudnn, "lstm", lstm)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     problem = grid.Problem("lstm", grid.TINY, "lognormal")
     params = params_of("lstm", grid.TINY)
     ((run, weights),) = peer.build("lstm", grid.TINY, params).values()
     monkeypatch.undo()
-    monkeypatch.setattr(cudnn, "lstm", lstm)
+    monkeypatch.setattr(cudnn, "lstm", reference)
     expected, ours_params = ours.build("lstm", grid.TINY, params)["ours"]
     data = grid.draw_inputs(problem), grid.draw_lengths(problem)
     (y, states), (y_ours, states_ours) = run(weights, *data), expected(ours_params, *data)

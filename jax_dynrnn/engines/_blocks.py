@@ -70,18 +70,11 @@ class Blocks:
             return None
         return valid & self.tiles.take(self.resets, tile, block, time_axis=0)
 
-    def project(self, weights: list, inputs: Any) -> Any:
-        """The projection of all steps of a block, as one matmul."""
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-        projected = self.parts.project(dataclasses.replace(self.call.params, project=weights), flat)
-        return jax.tree.map(
-            lambda p: p.reshape(self.tiles.steps, self.tiles.rows, *p.shape[1:]), projected
-        )
-
     def run(self, tile: Any, block: Any, state: Any, keep: bool) -> tuple[Any, Any, Any]:
         """One block -> `(state, outputs, kept)`."""
         valid = self.tiles.mask(tile, block)
-        projected = self.project(self.call.params.project, self.inputs(tile, block, valid))
+        inputs = self.inputs(tile, block, valid)
+        projected = self.parts.project_steps(self.call.params, inputs)
         start = None
         if self.resets is not None:
             start = jax.tree.map(lambda s: self.tiles.take_rows(s, tile), self.call.start_state)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from .._cell import as_cell
 from ..wrappers import MultiRNNCell
 from ..wrappers._wrapper import AroundWrapper
-from .call import Call, first_valid, select, valid
+from .call import Call, seen, select, valid_inputs
 
 Run = Callable[[Call], tuple[Any, Any]]
 
@@ -60,19 +60,12 @@ def run_stack(call: Call, run: Run) -> tuple[Any, Any]:
 
 def run_inside(call: Call, run: Run) -> tuple[Any, Any]:
     """The cell inside of a wrapper by `run`, between what the wrapper does."""
-    cell, within, is_valid = call.cell, inside(call), valid(call)
+    cell, within, is_valid = call.cell, inside(call), valid_inputs(call)
     assert isinstance(cell, AroundWrapper) and within is not None
-    if call.time_axis == 1 and is_valid is not None:
-        is_valid = is_valid.T
-    inputs = call.inputs
-    if is_valid is not None:  # nothing of the padding reaches the wrapper's gradients
-        padding = jax.tree.map(
-            lambda x: jnp.expand_dims(x, call.time_axis), first_valid(call, valid(call))
-        )
-        inputs = select(is_valid, inputs, padding)
     every = functools.partial(_every_step, call)
-    seen, kept = every(lambda x, key: cell.before(call.params, x, key), inputs)
-    outputs, state = run(dataclasses.replace(within, inputs=seen))
+    # Nothing of the padding reaches the wrapper's gradients.
+    inputs, kept = every(lambda x, key: cell.before(call.params, x, key), seen(call))
+    outputs, state = run(dataclasses.replace(within, inputs=inputs))
     after = lambda x, key: cell.after(call.params, x[0], x[1], key)  # noqa: E731
     outputs = every(after, (kept, outputs))
     if is_valid is not None:

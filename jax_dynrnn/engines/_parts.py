@@ -54,6 +54,13 @@ class Parts(Cell):
         _, rest = hoist(self.cell.project, self.params, inputs)
         return rest(weights.project, inputs)
 
+    def project_steps(self, weights: Weights, inputs: Any) -> Any:
+        """`[n, m, D]` -> the projected inputs of all, as one matmul."""
+        shape = jax.tree.leaves(inputs)[0].shape[:2]
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
+        projected = self.project(weights, flat)
+        return jax.tree.map(lambda p: p.reshape(*shape, *p.shape[1:]), projected)
+
     def between(
         self, weights: list[jax.Array], projected: Any, state: Any, recurred: list[jax.Array]
     ) -> tuple[list[jax.Array], Any, Any]:

@@ -150,6 +150,21 @@ def first_valid(call: Call, valid: jax.Array | None) -> Any:
     return jax.tree.map(take, call.inputs)
 
 
+def valid_inputs(call: Call) -> jax.Array | None:
+    """What `valid` is, laid out like the inputs."""
+    flags = valid(call)
+    return flags.T if flags is not None and call.time_axis == 1 else flags
+
+
+def seen(call: Call) -> Any:
+    """The inputs with each row's first valid step in place of its padding."""
+    flags, padding = valid_inputs(call), first_valid(call, valid(call))
+    if flags is None:
+        return call.inputs
+    padding = jax.tree.map(lambda x: jnp.expand_dims(x, call.time_axis), padding)
+    return select(flags, call.inputs, padding)
+
+
 def rows(flags: jax.Array, like: jax.Array) -> jax.Array:
     """Flags, `[B]` say, with the rank of `like` `[B, ...]`."""
     return jnp.expand_dims(flags, tuple(range(flags.ndim, like.ndim)))

@@ -13,6 +13,7 @@ import jax
 
 from .._cell import StagedCell
 from ._parts import shapes
+from ._tiles import on_cpu
 from .call import Call
 
 LEAST_WORK = 500
@@ -36,7 +37,7 @@ def _not_added(call: Call) -> bool:
 
 RULES = (
     Rule(
-        lambda call: jax.default_backend() != "cpu",
+        lambda call: not on_cpu(),
         "scan is preferred on accelerators: blocked was measured on CPUs only",
     ),
     Rule(

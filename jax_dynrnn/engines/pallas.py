@@ -49,6 +49,7 @@ def _too_much(call: Call) -> str | None:
     name, units = type(call.cell).__name__, mosaic.UNITS
     try:
         step = Step(*shapes(call))
+        step.try_out()
     except Unknown as reason:
         return f"the arithmetic of {name} is not for a kernel: {reason}"
     if step.units % units or step.units > units * mosaic.WARPGROUPS:

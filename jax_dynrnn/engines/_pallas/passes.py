@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._parts import Parts, Weights
-from ..call import Call, first_valid, resets, rows, select, spread, valid, varying
+from ..call import Call, resets, rows, seen, spread, valid, valid_inputs, varying
 from . import kernels
 from .mosaic import ROWS, UNITS
 from .place import ANEW, VALID, Sizes, whole_tiles
@@ -34,27 +34,10 @@ class Fused:
         sizes = Sizes(step, batch, call.time, call.time_axis, call.reverse, dtype, flagged)
         return cls(parts, call, sizes)
 
-    @property
-    def valid(self) -> jax.Array | None:
-        """bool, laid out like the inputs."""
-        flags = valid(self.call)
-        return flags.T if flags is not None and self.call.time_axis == 1 else flags
-
-    def inputs(self) -> Any:
-        """What the cell sees, nothing of the padding."""
-        if self.valid is None:
-            return self.call.inputs
-        padding = first_valid(self.call, valid(self.call))
-        padding = jax.tree.map(lambda x: jnp.expand_dims(x, self.call.time_axis), padding)
-        return select(self.valid, self.call.inputs, padding)
-
     def project(self, weights: list, inputs: Any) -> Any:
         """Of all steps, as one matmul."""
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
         weights_ = dataclasses.replace(self.call.params, project=weights)
-        shape = jax.tree.leaves(inputs)[0].shape[:2]
-        projected = self.parts.project(weights_, flat)
-        return jax.tree.map(lambda p: p.reshape(*shape, *p.shape[1:]), projected)
+        return self.parts.project_steps(weights_, inputs)
 
     def steps(self, tree: Any) -> list[jax.Array]:
         """The leaves of what has time, with rows for whole tiles."""
@@ -77,9 +60,12 @@ class Fused:
     def fewer_steps(self, xs: list[jax.Array], like: Any) -> Any:
         """What has time, 0 in the padding, of the dtypes of `like`."""
         found = [self.fewer(x, 1 - self.call.time_axis) for x in xs]
-        if self.valid is not None:
-            found = [jnp.where(rows(self.valid, x), x, jnp.zeros_like(x)) for x in found]
-        return _as(found, like)
+        return _as([self.real(x) for x in found], like)
+
+    def real(self, x: jax.Array) -> jax.Array:
+        """What has time, 0 in the padding, where kernels write nothing."""
+        flags = valid_inputs(self.call)
+        return x if flags is None else jnp.where(rows(flags, x), x, jnp.zeros_like(x))
 
     def vectors(self) -> list[jax.Array]:
         """What the arithmetic wants of the params, for each row of a tile."""
@@ -111,7 +97,7 @@ class Fused:
 def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     """`((outputs, final_state), kept)`: of each leaf of the state, what each step began with."""
     fused = Fused.of(parts, call)
-    inputs = fused.inputs()
+    inputs = seen(call)
     projected = fused.project(call.params.project, inputs)
     matrix = kernels.blocks(call.params.kernels[0])
     run = kernels.forward(fused.sizes, keep)
@@ -131,11 +117,8 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
     """The cotangents of the params, inputs, initial and start state of `call`."""
     fused, (d_outputs, d_final) = Fused.of(parts, call), cotangents
     step, (kernel,) = fused.sizes.step, call.params.kernels
-    project = lambda weights, inputs: fused.project(weights, inputs)  # noqa: E731
-    projected, pull = jax.vjp(project, call.params.project, fused.inputs())
-    hidden = kept[step.hidden].astype(kernel.dtype)
-    if fused.valid is not None:  # past the end of a tile there is nothing written
-        hidden = jnp.where(rows(fused.valid, hidden), hidden, jnp.zeros_like(hidden))
+    projected, pull = jax.vjp(fused.project, call.params.project, seen(call))
+    hidden = fused.real(kept[step.hidden].astype(kernel.dtype))
     recurred = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
     before, again = jax.tree.leaves(projected), [recurred]
     if step.added:

@@ -61,7 +61,6 @@ class Step:
         self.added = parts.added(projected, state, recurred) == ((0, 0),) and self.projected == [
             self.gates
         ]
-        jax.eval_shape(self._trial)
 
     def _check(self, x: Any) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -71,11 +70,15 @@ class Step:
         if len(x.shape) > 2 or (len(x.shape) == 2 and x.shape[0] != 1):
             raise Unknown(f"it has an array {x.shape} that is not one vector")
 
-    def _trial(self) -> Any:
-        x = jnp.zeros((8, 8), jnp.float32)
-        every = lambda counts: [[x] * n for n in counts]  # noqa: E731
-        given = every(self.vectors), every(self.projected), [x] * len(self.states)
-        return self.transposed(*given, [x] * self.gates, every(self.outputs), given[2])
+    def try_out(self) -> None:
+        """Raises `Unknown` where the arithmetic or its derivative is not for some units alone."""
+
+        def trial(x):
+            every = lambda counts: [[x] * n for n in counts]  # noqa: E731
+            given = every(self.vectors), every(self.projected), [x] * len(self.states)
+            return self.transposed(*given, [x] * self.gates, every(self.outputs), given[2])
+
+        jax.eval_shape(trial, jax.ShapeDtypeStruct((8, 8), jnp.float32))
 
     def run(self, vectors: Every, projected: Every, state: Gates, recurred: Gates) -> Any:
         """`(outputs, new_state)` of arrays `[n, units]`."""
