@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -19,9 +20,11 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
+from jax_dynrnn import engines
+from jax_dynrnn.engines import choice, cudnn
 from jax_dynrnn.engines._pallas import mosaic
 
-B, T, D, H = 5, 6, 3, 32
+B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)
 LENGTHS = np.array([6, 3, 0, 1, 5], np.int32)
 FLAGS = {"mask": RANDOM.random((B, T)) < 0.8, "resets": RANDOM.random((B, T)) < 0.3}
@@ -198,9 +201,9 @@ import jax_dynrnn as rnn
 
 mosaic.missing, jax.device_count = lambda: None, lambda: 1
 mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
-for cell in (rnn.LSTMCell(64), rnn.CudnnCompatibleGRUCell(96)):
-    lengths = np.resize(test_pallas.LENGTHS, 70)
-    test_pallas.is_scan(cell, batch=70, sequence_length=lengths)
+for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(128)):
+    lengths = np.resize(test_pallas.LENGTHS, 20)
+    test_pallas.is_scan(cell, batch=20, sequence_length=lengths)
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
     assert not gpu_callbacks.get_races().races_found
 """
@@ -219,7 +222,7 @@ def test_many_warpgroups_and_tiles():
 
 LOWERED = {
     "lstm": rnn.LSTMCell(128, use_peepholes=True, cell_clip=3.0),
-    "gru reset after": rnn.CudnnCompatibleGRUCell(160),
+    "gru reset after": rnn.CudnnCompatibleGRUCell(128),
     "vanilla": rnn.BasicRNNCell(256),
     "own": Own(),
 }
@@ -252,9 +255,9 @@ def test_lowers_for_a_gpu(hopper, name, flags):
         (rnn.LSTMCell(H), {"remat": 2}, "know of no remat"),
         (rnn.GRUCell(H), {}, "the step of GRUCell is not known as arithmetic within each unit"),
         (rnn.LayerNormLSTMCell(H, layer_norm=True), {}, "step of LayerNormLSTMCell is not known"),
-        (rnn.LSTMCell(48), {}, "it takes 32 units or a multiple of that up to 256, not 48"),
-        (rnn.BasicRNNCell(288), {}, "a multiple of that up to 256, not 288"),
-        (rnn.LSTMCell(256), {}, "wants 6.* bytes of shared memory .* and there are 232448"),
+        (rnn.LSTMCell(48), {}, "it takes 64 units or a multiple of that up to 320, not 48"),
+        (rnn.BasicRNNCell(384), {}, "a multiple of that up to 320, not 384"),
+        (rnn.LSTMCell(256), {}, "wants 5.* bytes of shared memory .* and there are 232448"),
         (rnn.LSTMCell(H, num_proj=H), {}, "its step has 2 matmuls, and the kernel has one"),
         (rnn.BasicRNNCell(H, activation=jax.nn.relu), {}, "it uses custom_jvp_call, which is no"),
     ],
@@ -264,6 +267,35 @@ def test_refuses_with_its_reason(hopper, cell, options, reason):
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     with pytest.raises(NotImplementedError, match=f"'pallas' cannot run this call: .*{reason}"):
         rnn.dynamic_rnn(cell, params, inputs, implementation="pallas", **options)
+
+
+def test_chosen_where_it_was_measured(hopper, monkeypatch):
+    """In 16 bit, on one GPU, for so many rows; else `blocked` is, and never cuDNN."""
+    for module in (choice, engines, cudnn):
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
+
+    def explained(dtype="bfloat16", batch=64):
+        cell, inputs = rnn.LSTMCell(128), jax.ShapeDtypeStruct((batch, 512, 128), dtype)
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape, inputs.dtype))
+        return rnn.explain(cell, params, inputs)
+
+    assert explained().chosen == "pallas" and "chosen: 1.7 to 2.4 times" in str(explained())
+    in_float32 = explained("float32")
+    assert in_float32.chosen == "blocked" and in_float32.reasons["cudnn"] is None
+    assert "scan is over twice as fast" in in_float32.slower["cudnn"]
+    many = explained(batch=2048)
+    assert many.chosen == "blocked" and "with up to 1024 rows" in many.slower["pallas"]
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert explained().chosen == "blocked"
+
+
+def test_asks_for_the_device_that_is_set(monkeypatch):
+    """A program for the CPU of a GPU's machine gets no kernel."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
+    assert mosaic.missing() is None
+    with jax.default_device("cpu"):
+        assert mosaic.missing() == "it needs an NVIDIA GPU, and JAX runs on cpu"
 
 
 def test_needs_a_gpu():

@@ -1,9 +1,8 @@
 """One kernel for all steps, of any cell whose step is arithmetic within each unit.
 
-By its name, on GPUs of compute capability 9 (H100, H200), in 16 bit. It has run in Pallas'
-interpreter and been lowered for such GPUs, but has not run on one: so it is never chosen without
-its name. The recurrent matrix lies in the shared memory of each multiprocessor that runs a tile of
-rows, and must fit there: an LSTM may have 128 units, a reset-after GRU 160.
+On GPUs of compute capability 9 (measured: an H200), in 16 bit. The recurrent matrix lies in the
+shared memory of each multiprocessor that runs a tile of rows, and must fit there: an LSTM or a
+reset-after GRU may have 128 units, a vanilla RNN 320.
 
 The inputs' projection before, and the gradients of all weights after, are matmuls of XLA's.
 """
@@ -67,4 +66,4 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0:
         return scan.run(call)
-    return run_parts(call, forward, backward, kept_rows=1 - call.time_axis)
+    return run_parts(call, forward, backward, kept_rows=2)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from .._tiles import repeat
 from . import mosaic
 from .mosaic import ROWS, UNITS
-from .place import Place, Sizes, Steps, split
+from .place import Place, Sizes, Steps, split, wide
 from .step import Step
 
 
@@ -23,8 +23,8 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
     """`(kernel, projected, vectors, state, start, flags, ends, counts) -> (outputs, final, kept)`.
 
     All but the first and last two are lists of arrays: of each leaf. `kernel` is `blocks(R)`,
-    `vectors` are `[ROWS, ...]`, `flags` is empty or one int32 `[B, T, UNITS]`, `ends` is int32
-    `[B, H]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
+    `vectors` are `[..., ROWS]`, `flags` is empty or one int32 `[T, UNITS, B]`, `ends` is int32
+    `[H, B]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
     """
     step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
     shapes = (
@@ -34,7 +34,7 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
     )
     scratch = {
         "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
-        "hidden": mosaic.tiled(2, parts, ROWS, UNITS, dtype=sizes.dtype),
+        "hidden": mosaic.tiled(2, parts, UNITS, ROWS, dtype=sizes.dtype),
     }
 
     def body(
@@ -61,19 +61,23 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
         first = [x for ref in state for x in place.of_rows(ref)]
         hand_over(0, begun(0, first)[step.hidden])
 
-        def run(n, state):
+        def read(n):
+            return [place.at_step(ref, steps.time(n)) for ref in projected]
+
+        def run(n, carry):
+            state, here = carry
             t, now, state = steps.time(n), jax.lax.rem(n, jnp.int32(2)), begun(n, state)
-            here = [place.at_step(ref, t) for ref in projected]
+            after = read(steps.inside(n + 1))
             recurred = [
                 mosaic.matmul(
                     [
-                        (hidden.at[now, j], shared["matrix"].at[place.part, g, j])
+                        (shared["matrix"].at[place.part, g, j], hidden.at[now, j])
                         for j in range(parts)
                     ]
                 )
                 for g in range(gates)
             ]
-            output, new = step.run(constants, here, state, recurred)
+            output, new = step.run(constants, wide(here), state, recurred)
             valid = steps.valid(n)
             for ref, x in zip(kept, state, strict=True) if keep else ():
                 place.put(ref, t, [x])
@@ -81,9 +85,9 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
                 place.put(ref, t, x)
             new = [jnp.where(valid, a, b) for a, b in zip(new, state, strict=True)]
             hand_over(1 - now, begun(n + 1, new)[step.hidden])
-            return new
+            return new, after
 
-        last = repeat(steps.count, run, first)
+        last, _ = repeat(steps.count, run, (first, read(steps.inside(jnp.int32(0)))))
         for ref, x in zip(final, last, strict=True):
             place.put_rows(ref, [x])
 
@@ -94,7 +98,7 @@ def backward(sizes: Sizes) -> Callable:
     """`(kernel, projected, recurred, vectors, kept, d_outputs, d_final, flags, ends, counts) ->
     (d_projected, d_recurred, d_vectors, d_initial, d_start)`.
 
-    `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[B, ...]`, sums over time. Past
+    `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[..., B]`, sums over time. Past
     `counts` nothing is written.
     """
     step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
@@ -107,7 +111,7 @@ def backward(sizes: Sizes) -> Callable:
     )
     scratch = {
         "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
-        "cotangents": mosaic.tiled(gates, parts, ROWS, UNITS, dtype=sizes.dtype),
+        "cotangents": mosaic.tiled(gates, parts, UNITS, ROWS, dtype=sizes.dtype),
     }
 
     def body(
@@ -127,7 +131,7 @@ def backward(sizes: Sizes) -> Callable:
         def before(n, d_state):
             """The cotangent of what step n began with: of rows that began anew, and of others."""
             pairs = [
-                (cotangents.at[g, j], shared["matrix"].at[place.part, g, j])
+                (shared["matrix"].at[place.part, g, j], cotangents.at[g, j])
                 for g in range(gates)
                 for j in range(parts)
             ]
@@ -136,15 +140,23 @@ def backward(sizes: Sizes) -> Callable:
             _meet(barriers["all"])  # all have read
             return split(steps.anew(n), d_state)
 
+        def read(n):
+            t = steps.time(n)
+            return [
+                [place.at_step(ref, t) for ref in refs]
+                for refs in (projected, recurred, kept, d_outputs)
+            ]
+
         def run(i, carry):
-            d_state, d_begin, sums = carry
+            d_state, d_begin, sums, read_before = carry
             n = steps.count - 1 - i
             t, valid = steps.time(n), steps.valid(n)
+            after = read(steps.inside(n - 1))
+            here, back, state, d_y = wide(read_before)
             only = lambda gates: [jnp.where(valid, x, nothing) for x in gates]  # noqa: E731
-            here = [place.at_step(ref, t) for ref in projected]
-            back = [x for ref in recurred for x in place.at_step(ref, t)] or [nothing] * gates
-            state = [x for ref in kept for x in place.at_step(ref, t)]
-            d_y = [only(place.at_step(ref, t)) for ref in d_outputs]
+            back = [x for gates in back for x in gates] or [nothing] * gates
+            state = [x for gates in state for x in gates]
+            d_y = [only(x) for x in d_y]
             d_anew, d_new = before(n + 1, d_state)
             d_v, d_here, d_old, d_back = step.transposed(
                 constants, here, state, back, d_y, only(d_new)
@@ -164,11 +176,12 @@ def backward(sizes: Sizes) -> Callable:
             ]
             if sizes.flagged:
                 d_begin = [a + b for a, b in zip(d_begin, d_anew, strict=True)]
-            return d_state, d_begin, sums
+            return d_state, d_begin, sums, after
 
         begin = [x for ref in d_final for x in place.of_rows(ref)]
         zeros = [nothing] * len(begin), [[nothing] * n for n in step.vectors]
-        d_state, d_begin, sums = repeat(steps.count, run, (begin, *zeros))
+        last = read(steps.inside(steps.count - 1))
+        d_state, d_begin, sums, _ = repeat(steps.count, run, (begin, *zeros, last))
         d_anew, d_state = before(0, d_state)
         for ref, x in zip(d_initial, d_state, strict=True):
             place.put_rows(ref, [x])
@@ -206,7 +219,7 @@ def _launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callabl
             grid_names=("tile",),
             num_threads=sizes.parts,
             thread_name="part",
-            interpret=mosaic.INTERPRET,
+            **mosaic.options(sizes.dtype),
         )
         return structure.unflatten(run(*leaves))
 
@@ -222,17 +235,17 @@ def shared_bytes(step: Step, dtype: Any) -> int:
 
 
 def blocks(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, of what `forward` multiplies."""
+    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, transposed: what `forward` takes."""
     units, width = matrix.shape
     parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 1, 4)
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 4, 1)
 
 
 def blocks_transposed(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` multiplies."""
+    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` takes."""
     units, width = matrix.shape
     parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 4, 1)
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 1, 4)
 
 
 def _bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 
-ROWS = 64
-"""Of a tile: what one matrix instruction of a warpgroup takes."""
-UNITS = 32
-"""Of a warpgroup, at each step."""
-WARPGROUPS = 8
-"""At most, in a block of threads."""
+from ..call import platform
+
+ROWS = 16
+"""Of a tile: few, so that many multiprocessors work on a batch."""
+UNITS = 64
+"""Of a warpgroup, at each step: what one matrix instruction takes."""
+WARPGROUPS = 5
+"""At most, in a block of threads: a thread then has the registers for a cell of four gates."""
 SHARED = 232_448
 """Bytes of shared memory that a block may have."""
 INTERPRET: Any = None
@@ -21,8 +23,8 @@ INTERPRET: Any = None
 
 def missing() -> str | None:
     """What a kernel would lack here, or `None`."""
-    if jax.default_backend() != "gpu":
-        return f"it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()}"
+    if (here := platform()) != "gpu":
+        return f"it needs an NVIDIA GPU, and JAX runs on {here}"
     capability = getattr(jax.devices()[0], "compute_capability", "none")
     if not str(capability).startswith("9."):
         return f"its kernels are for compute capability 9 (H100, H200), and this is {capability}"
@@ -35,6 +37,15 @@ def missing() -> str | None:
     return f"this JAX's Pallas for Mosaic GPU has no {lacking[0]}" if lacking else None
 
 
+def options(dtype: Any) -> dict[str, Any]:
+    """How a kernel is compiled: the GPU has a `tanh` that is as exact as bfloat16."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    approximate = dtype == jax.numpy.bfloat16
+    compiled = mosaic_gpu.CompilerParams(approx_math=approximate)
+    return {"interpret": INTERPRET, "compiler_params": compiled}
+
+
 def load(ref: Any, *index: Any) -> jax.Array:
     """From global memory, laid out over the threads as matrix instructions have it."""
     from jax.experimental.pallas import mosaic_gpu
@@ -42,7 +53,8 @@ def load(ref: Any, *index: Any) -> jax.Array:
     if INTERPRET is not None:  # knows no layouts
         return ref[index]
     options = {"layout": mosaic_gpu.Layout.WGMMA, "optimized": False}
-    if "idx" in inspect.signature(mosaic_gpu.load).parameters:  # of JAX 0.10
+    given = inspect.signature(mosaic_gpu.load).parameters.get("idx")
+    if given is not None and given.default is given.empty:  # as JAX 0.10 wants it
         return mosaic_gpu.load(ref, index, **options)
     return mosaic_gpu.load(ref.at[index], **options)
 
@@ -63,15 +75,15 @@ def zeros() -> jax.Array:
     """Of a warpgroup's units of a tile, laid out like what `load` gives."""
     from jax.experimental.pallas import mosaic_gpu
 
-    none = jax.numpy.zeros((ROWS, UNITS), jax.numpy.float32)
+    none = jax.numpy.zeros((UNITS, ROWS), jax.numpy.float32)
     return none if INTERPRET is not None else mosaic_gpu.layout_cast(none, mosaic_gpu.Layout.WGMMA)
 
 
 def tiled(*shape: int, dtype: Any) -> Any:
-    """Shared memory for operands of matrix instructions, `[..., n, UNITS]` of 16 bits."""
+    """Shared memory for operands of matrix instructions, `[..., n, k ROWS]` of 16 bits."""
     from jax.experimental.pallas import mosaic_gpu
 
-    transforms = mosaic_gpu.TilingTransform((8, UNITS)), mosaic_gpu.SwizzleTransform(2 * UNITS)
+    transforms = mosaic_gpu.TilingTransform((8, ROWS)), mosaic_gpu.SwizzleTransform(2 * ROWS)
     return mosaic_gpu.SMEM(shape, dtype, transforms=transforms)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._parts import Parts, Weights
-from ..call import Call, resets, rows, seen, spread, valid, valid_inputs, varying
+from ..call import Call, resets, seen, spread, valid, varying
 from . import kernels
 from .mosaic import ROWS, UNITS
 from .place import ANEW, VALID, Sizes, whole_tiles
@@ -31,7 +31,7 @@ class Fused:
         dtype = call.params.kernels[0].dtype
         batch = whole_tiles(call.batch)
         flagged = call.mask is not None or call.resets is not None
-        sizes = Sizes(step, batch, call.time, call.time_axis, call.reverse, dtype, flagged)
+        sizes = Sizes(step, batch, call.time, call.reverse, dtype, flagged)
         return cls(parts, call, sizes)
 
     def project(self, weights: list, inputs: Any) -> Any:
@@ -40,46 +40,49 @@ class Fused:
         return self.parts.project_steps(weights_, inputs)
 
     def steps(self, tree: Any) -> list[jax.Array]:
-        """The leaves of what has time, with rows for whole tiles."""
-        return [self._more(x, 1 - self.call.time_axis) for x in jax.tree.leaves(tree)]
+        """The leaves of what has time, `[T, ..., B]`, with rows for whole tiles."""
+        order = (1, 2, 0) if self.call.time_axis == 1 else (0, 2, 1)
+        return [self.more(x.transpose(order)) for x in jax.tree.leaves(tree)]
 
     def rows(self, tree: Any) -> list[jax.Array]:
-        """The leaves of a state, with rows for whole tiles, in float32."""
-        leaves = [self._more(x, 0) for x in jax.tree.leaves(tree)]
-        return [x.astype(jnp.float32) for x in leaves]
+        """The leaves of a state, `[..., B]`, with rows for whole tiles, in float32."""
+        return [self.more(x.T).astype(jnp.float32) for x in jax.tree.leaves(tree)]
 
-    def _more(self, x: jax.Array, axis: int) -> jax.Array:
-        width = [(0, 0)] * x.ndim
-        width[axis] = (0, self.sizes.batch - self.call.batch)
-        return jnp.pad(x, width)
+    def more(self, x: jax.Array) -> jax.Array:
+        """With the rows that fill the last tile."""
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.sizes.batch - self.call.batch)])
 
-    def fewer(self, x: jax.Array, axis: int) -> jax.Array:
-        """Without the rows that only fill a tile."""
-        return jax.lax.slice_in_dim(x, 0, self.call.batch, axis=axis)
+    def fewer(self, x: jax.Array) -> jax.Array:
+        """Without them."""
+        return x[..., : self.call.batch]
 
     def fewer_steps(self, xs: list[jax.Array], like: Any) -> Any:
-        """What has time, 0 in the padding, of the dtypes of `like`."""
-        found = [self.fewer(x, 1 - self.call.time_axis) for x in xs]
-        return _as([self.real(x) for x in found], like)
+        """What has time, 0 in the padding, as the call has it and of the dtypes of `like`."""
+        order = (2, 0, 1) if self.call.time_axis == 1 else (0, 2, 1)
+        return _as([self.real(self.fewer(x)).transpose(order) for x in xs], like)
+
+    def fewer_rows(self, xs: list[jax.Array], like: Any) -> Any:
+        """A state, as the call has it and of the dtypes of `like`."""
+        return _as([self.fewer(x).T for x in xs], like)
 
     def real(self, x: jax.Array) -> jax.Array:
-        """What has time, 0 in the padding, where kernels write nothing."""
-        flags = valid_inputs(self.call)
-        return x if flags is None else jnp.where(rows(flags, x), x, jnp.zeros_like(x))
+        """`[T, ..., B]`, 0 in the padding, where kernels write nothing."""
+        flags = valid(self.call)
+        return x if flags is None else jnp.where(flags[:, None], x, jnp.zeros_like(x))
 
     def vectors(self) -> list[jax.Array]:
         """What the arithmetic wants of the params, for each row of a tile."""
         between = [x.reshape(1, -1).astype(jnp.float32) for x in self.call.params.between]
-        return [jnp.broadcast_to(x, (ROWS, x.shape[1])) for x in between]
+        return [jnp.broadcast_to(x.T, (x.shape[1], ROWS)) for x in between]
 
     def which(self) -> tuple[list[jax.Array], jax.Array, jax.Array]:
         """The flags of all steps, if any, int32; each row's length, and of a tile the longest."""
         lengths = self.call.lengths
         if lengths is None:
             lengths = jnp.full(self.call.batch, self.call.time, jnp.int32)
-        lengths = self._more(spread(lengths, varying(self.call)), 0)
+        lengths = self.more(spread(lengths, varying(self.call)))
         counts = lengths.reshape(self.sizes.tiles, ROWS).max(1)
-        every = jnp.broadcast_to(lengths[:, None], (self.sizes.batch, self.sizes.step.units))
+        every = jnp.broadcast_to(lengths, (self.sizes.step.units, self.sizes.batch))
         return self._flags(), every, counts
 
     def _flags(self) -> list[jax.Array]:
@@ -90,8 +93,7 @@ class Fused:
         flags = jnp.where(flags, VALID, 0).astype(jnp.int32)
         if (anew := resets(call, is_valid)) is not None:
             flags = jnp.where(anew, ANEW, flags)
-        flags = (flags.T if call.time_axis == 1 else flags)[..., None]
-        return self.steps(jnp.broadcast_to(flags, (*flags.shape[:2], UNITS)))
+        return [self.more(jnp.broadcast_to(flags[:, None], (call.time, UNITS, call.batch)))]
 
 
 def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
@@ -109,8 +111,8 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     one = jax.tree.map(lambda s: s[:1], call.initial_state)
     like, _ = jax.eval_shape(parts.step, call.params, row[1], one)
     outputs = fused.fewer_steps(outputs, like)
-    final = _as([fused.fewer(x, 0) for x in final], call.initial_state)
-    return (outputs, final), [fused.fewer(x, 1 - call.time_axis) for x in kept]
+    final = fused.fewer_rows(final, call.initial_state)
+    return (outputs, final), [fused.fewer(x) for x in kept]
 
 
 def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
@@ -118,16 +120,15 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
     fused, (d_outputs, d_final) = Fused.of(parts, call), cotangents
     step, (kernel,) = fused.sizes.step, call.params.kernels
     projected, pull = jax.vjp(fused.project, call.params.project, seen(call))
-    hidden = fused.real(kept[step.hidden].astype(kernel.dtype))
+    (hidden,) = fused.fewer_steps([kept[step.hidden]], [kernel])
     recurred = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-    before, again = jax.tree.leaves(projected), [recurred]
+    before, again = fused.steps(projected), fused.steps([recurred])
     if step.added:
-        before, again = [before[0].astype(jnp.float32) + recurred], []
+        before, again = [before[0].astype(jnp.float32) + again[0]], []
     run = kernels.backward(fused.sizes)
     d_projected, d_recurred, d_vectors, d_initial, d_start = run(
-        kernels.blocks_transposed(kernel), fused.steps(before), fused.steps(again),
-        fused.vectors(), fused.steps(kept), fused.steps(d_outputs), fused.rows(d_final),
-        *fused.which(),
+        kernels.blocks_transposed(kernel), before, again, fused.vectors(),
+        [fused.more(x) for x in kept], fused.steps(d_outputs), fused.rows(d_final), *fused.which(),
     )  # fmt: skip
     d_projected = fused.fewer_steps(d_projected, projected)
     (d_recurred,) = (
@@ -136,12 +137,12 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     d_kernel = jnp.matmul(flat(hidden).T, flat(d_recurred), preferred_element_type=jnp.float32)
     between = call.params.between
-    d_between = [d.sum(0).reshape(x.shape) for d, x in zip(d_vectors, between, strict=True)]
+    d_between = [d.sum(-1).reshape(x.shape) for d, x in zip(d_vectors, between, strict=True)]
     d_project, d_inputs = pull(d_projected)
     d_weights = Weights(d_project, _as([d_kernel], [kernel]), _as(d_between, between))
-    d_initial = _as([fused.fewer(x, 0) for x in d_initial], call.initial_state)
+    d_initial = fused.fewer_rows(d_initial, call.initial_state)
     if fused.sizes.flagged:
-        d_start = _as([fused.fewer(x, 0) for x in d_start], call.start_state)
+        d_start = fused.fewer_rows(d_start, call.start_state)
     else:
         d_start = jax.tree.map(jnp.zeros_like, call.start_state)
     return d_weights, d_inputs, d_initial, d_start

@@ -1,8 +1,8 @@
 """Where a warpgroup is, and which steps its rows take.
 
 A block of threads runs a tile of `ROWS` rows of the batch, up to its longest. Each warpgroup has
-`UNITS` of the units, with all their gates. Arrays in global memory are `[B, T, ...]` or
-`[T, B, ...]`, as the call has them.
+`UNITS` of the units, with all their gates. Arrays in global memory are `[T, ..., B]`, rows last:
+matrix instructions want many units, and take few rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class Sizes:
     batch: int
     """A multiple of `ROWS`."""
     time: int
-    time_axis: int
     reverse: bool
     dtype: Any
     """Of operands and outputs: 16 bits."""
@@ -47,12 +46,10 @@ class Sizes:
         return self.step.units // UNITS
 
     def over_time(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        sizes = [self.batch, self.batch]
-        sizes[self.time_axis] = self.time
-        return jax.ShapeDtypeStruct((*sizes, width), dtype)
+        return jax.ShapeDtypeStruct((self.time, width, self.batch), dtype)
 
     def rows(self, width: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.batch, width), dtype)
+        return jax.ShapeDtypeStruct((width, self.batch), dtype)
 
 
 class Place:
@@ -70,44 +67,39 @@ class Place:
         return self.slice(self.tile * ROWS, ROWS)
 
     def units(self, gate: int) -> Any:
-        """The columns of its units in an array of gates side by side."""
+        """Its units in an array of gates one after the other."""
         return self.slice(gate * self.sizes.step.units + self.part * UNITS, UNITS)
 
-    def step(self, t: Any, gate: int) -> tuple:
-        at = [self.rows, self.rows]
-        at[self.sizes.time_axis] = t
-        return (*at, self.units(gate))
-
     def at_step(self, ref: Any, t: Any) -> list[jax.Array]:
-        """All gates of a step, float32."""
-        count = ref.shape[-1] // self.sizes.step.units
-        return [mosaic.load(ref, *self.step(t, g)).astype(jnp.float32) for g in range(count)]
+        """All gates of a step."""
+        return [mosaic.load(ref, t, self.units(g), self.rows) for g in range(self.gates(ref, 1))]
 
     def of_rows(self, ref: Any) -> list[jax.Array]:
         """All gates of what has no time: a state."""
-        count = ref.shape[-1] // self.sizes.step.units
-        return [mosaic.load(ref, self.rows, self.units(g)) for g in range(count)]
+        return [mosaic.load(ref, self.units(g), self.rows) for g in range(self.gates(ref, 0))]
 
     def flags(self, ref: Any, t: Any) -> jax.Array:
         """Of a step, each row's for all of its units."""
-        *at, _ = self.step(t, 0)
-        return mosaic.load(ref, *at, self.slice(0, UNITS))
+        return mosaic.load(ref, t, self.slice(0, UNITS), self.rows)
 
     def vectors(self, refs: list) -> list[list[jax.Array]]:
-        """What is the same for all rows: `[ROWS, k H]`."""
-        every, units = self.slice(0, ROWS), self.sizes.step.units
+        """What is the same for all rows: `[k H, ROWS]`."""
+        every = self.slice(0, ROWS)
         return [
-            [mosaic.load(ref, every, self.units(g)) for g in range(ref.shape[-1] // units)]
+            [mosaic.load(ref, self.units(g), every) for g in range(self.gates(ref, 0))]
             for ref in refs
         ]
 
+    def gates(self, ref: Any, axis: int) -> int:
+        return ref.shape[axis] // self.sizes.step.units
+
     def put(self, ref: Any, t: Any, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
-            mosaic.store(ref, self.step(t, g), gate)
+            mosaic.store(ref, (t, self.units(g), self.rows), gate)
 
     def put_rows(self, ref: Any, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
-            mosaic.store(ref, (self.rows, self.units(g)), gate)
+            mosaic.store(ref, (self.units(g), self.rows), gate)
 
 
 class Steps:
@@ -119,20 +111,29 @@ class Steps:
 
     def time(self, n: Any) -> Any:
         """Where the step is that is taken after `n` others."""
-        return self.count - 1 - n if self.place.sizes.reverse else n
+        return jnp.maximum(self.count - 1 - n, 0) if self.place.sizes.reverse else n
+
+    def inside(self, n: Any) -> Any:
+        """The step nearest to `n` that there is: what is read ahead of it is not used."""
+        return jnp.clip(n, 0, jnp.maximum(self.count, 1) - 1)
 
     def valid(self, n: Any) -> jax.Array:
-        """bool `[ROWS, UNITS]`."""
+        """bool `[UNITS, ROWS]`."""
         t = self.time(n)
         return self.place.flags(self.flags[0], t) >= VALID if self.flags else self.ends > t
 
     def anew(self, n: Any) -> jax.Array | None:
-        """bool `[ROWS, UNITS]`, false past the last step; `None`: no row ever does."""
+        """bool `[UNITS, ROWS]`, false past the last step; `None`: no row ever does."""
         if not self.flags:
             return None
         inside = (n >= 0) & (n < self.count)
         flags = self.place.flags(self.flags[0], jnp.where(inside, self.time(n), jnp.int32(0)))
         return flags >= jnp.where(inside, jnp.int32(ANEW), jnp.int32(ANEW + 1))
+
+
+def wide(tree: Any) -> Any:
+    """What was read, to compute with."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def split(flags: jax.Array | None, state: list) -> tuple[list, list]:
