@@ -62,7 +62,8 @@ def dynamic_rnn(
         time_major: inputs, mask, resets and outputs are `[T, B, ...]`.
         dtype: floating inputs and params are cast to it; default: their promoted dtype.
         key: for cells that draw. Step t gets `fold_in(key, t)`; `None` is evaluation.
-        unroll: steps in one iteration of the loop.
+        unroll: steps in one iteration of the loop, at least: on accelerators an engine that
+            was not asked for by its name takes 16.
         remat: what the backward pass keeps: `None` leaves it to the engine, an int k keeps
             the state every k steps and recomputes the rest, `"sqrt"` is k = ceil(sqrt(T)),
             `"offload"` keeps it in host memory.
@@ -104,7 +105,8 @@ def dynamic_rnn(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
         time_major, dtype, key, unroll, remat,
     )  # fmt: skip
-    return _run(call, engines.choose(call, implementation).run)
+    call, engine = engines.choose(call, implementation)
+    return _run(call, engine.run)
 
 
 def explain(

@@ -11,7 +11,7 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn.engines import _hoist, _tiles
+from jax_dynrnn.engines import _hoist, _tiles, blocked
 
 RANDOM = np.random.default_rng(0)
 
@@ -41,7 +41,8 @@ def cuts(request, monkeypatch):
     monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)
-    monkeypatch.setattr(_tiles, "on_cpu", lambda: request.param == "cpu")
+    for module in (_tiles, blocked):
+        monkeypatch.setattr(module, "on_cpu", lambda: request.param == "cpu")
 
 
 @pytest.mark.usefixtures("cuts")
@@ -49,6 +50,13 @@ def cuts(request, monkeypatch):
 def test_many_blocks(remat):
     """Of a time that no block divides, and of rows in many tiles."""
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
+
+
+@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("unroll", [3, 16])
+def test_many_steps_in_one_iteration(unroll):
+    """Fewer than a block has, which they do not divide, and more."""
+    close(*runs(rnn.GRUCell(4), 10, 23, unroll=unroll, reverse=True), 1e-12)
 
 
 @pytest.mark.usefixtures("cuts")

@@ -10,6 +10,7 @@ from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import engines
+from jax_dynrnn.engines import choice
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
 CELL = rnn.GRUCell(4)
@@ -109,3 +110,23 @@ def test_chosen_by_size():
     small = rnn.explain(CELL, params, abstract(3, 5, 2))
     assert small.chosen == "scan" and "compiles faster" in str(small).splitlines()[1]
     assert rnn.explain(CELL, params, abstract(64, 500, 2)).chosen == "blocked"
+
+
+def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
+    """Of an engine that was not asked for by its name, and more where more was asked for."""
+    ran = []
+
+    def run(call):
+        ran.append(call.unroll)
+        return engines.scan.run(call)
+
+    engine = types.SimpleNamespace(unsupported=lambda call: None, run=run)
+    monkeypatch.setitem(engines.ENGINES, "fast", engine)
+    monkeypatch.setattr(engines, "AUTOMATIC", {"fast": lambda call: None})
+    monkeypatch.setattr(choice, "on_cpu", lambda: False)
+    x = np.random.default_rng(1).normal(size=(3, 40, 2))
+    expected = rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], implementation="scan")
+    by_name = {"implementation": "fast"}
+    for options in (by_name, by_name | {"unroll": 2}, {"unroll": 2}, {"unroll": 32}):
+        close(rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], **options), expected, 1e-12)
+    assert ran == [1, 2, 8, 32]

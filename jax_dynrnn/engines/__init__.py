@@ -9,23 +9,24 @@ An engine is a module (or any object) with two functions:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from . import blocked, choice, cudnn, pallas, scan
 from .call import Call as Call
+from .call import platform
 
 ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked, "cudnn": cudnn, "pallas": pallas}
 """Every engine by the name that `implementation=` gives it."""
 
 AUTOMATIC: dict[str, Callable[[Call], str | None]] = {
-    "blocked": choice.blocked,
-    "scan": lambda call: None,
+    name: functools.partial(choice.against, name) for name in choice.RULES
 }
 """Those that `implementation=None` may choose: the first that can, and that nothing is said
 against. Each says of a call why another engine is faster, or `None`.
 
-Only an engine that passes `grad`, `jvp`, second order and `vmap` belongs here.
+Only an engine that passes `grad`, `jvp`, second order and `vmap` may have nothing against it.
 """
 
 
@@ -37,18 +38,21 @@ class Explanation:
         chosen: the name of the engine; `None` where the one asked for by name refuses.
         reasons: for each engine why it cannot run the call, or `None` if it can.
         slower: for an engine that can, why another one is faster.
+        why: the figures that speak for the one that was chosen, where there are any.
     """
 
     chosen: str | None
     reasons: dict[str, str | None]
     slower: dict[str, str] = dataclasses.field(default_factory=dict)
+    why: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
         lines = []
         for name, reason in self.reasons.items():
             can = "can run it" + (f"; {self.slower[name]}" if name in self.slower else "")
-            verdict = "chosen" if name == self.chosen else (reason or can)
+            chosen = f"chosen: {self.why}" if self.why else "chosen"
+            verdict = chosen if name == self.chosen else (reason or can)
             lines.append(f"{name:<{width}}  {verdict}")
         return "\n".join(lines)
 
@@ -66,11 +70,14 @@ def explain(call: Call, implementation: str | None = None) -> Explanation:
     able = [name for name in AUTOMATIC if reasons[name] is None]
     against = {name: AUTOMATIC[name](call) for name in able}
     chosen = next((name for name in able if against[name] is None), None)
-    return Explanation(chosen, reasons, {name: why for name, why in against.items() if why})
+    slower = {name: why for name, why in against.items() if why}
+    return Explanation(chosen, reasons, slower, choice.CHOSEN.get((chosen, platform())))
 
 
-def choose(call: Call, implementation: str | None = None) -> Any:
-    """The engine that runs `call`.
+def choose(call: Call, implementation: str | None = None) -> tuple[Call, Any]:
+    """`call` as it should run, and the engine that runs it.
+
+    An engine asked for by its name gets the call as it is: what is measured is what was asked.
 
     Raises:
         ValueError: no engine has the name `implementation`.
@@ -83,4 +90,4 @@ def choose(call: Call, implementation: str | None = None) -> Any:
             f"{explanation.reasons[implementation or '']}; implementation=None chooses an "
             "engine that can"
         )
-    return ENGINES[explanation.chosen]
+    return choice.unrolled(call) if implementation is None else call, ENGINES[explanation.chosen]

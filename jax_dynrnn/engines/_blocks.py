@@ -88,10 +88,12 @@ class Blocks:
             return select(valid, new, state), (output, kept)
 
         xs = projected, valid, self.reset(tile, block, valid)
-        count = self.tiles.count_steps(tile, block)
+        count, call = self.tiles.count_steps(tile, block), self.call
         one = jax.tree.map(lambda p: p[0], projected)
         ahead = not self.parts.all_added(one, state)
-        state, (outputs, kept) = first_steps(count, step, state, xs, self.call.reverse, ahead)
+        state, (outputs, kept) = first_steps(
+            count, step, state, xs, call.reverse, call.unroll, ahead
+        )
         return state, outputs, kept
 
     def kept(self, projected: Any, state: Any, recurred: list) -> Kept:

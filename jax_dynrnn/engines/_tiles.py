@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .call import Call, spread, valid, varying
+from .call import Call, platform, spread, valid, varying
 
 ROWS = ((2**19, 16), (2**21, 32), (float("inf"), 64))
 """Bytes of the greatest recurrent kernel, and the rows of a tile aimed at up to there, if rows may
@@ -175,7 +175,7 @@ class Tiles:
 
 
 def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"
 
 
 def repeat(count: Any, body: Callable, carry: Any) -> Any:
@@ -186,14 +186,23 @@ def repeat(count: Any, body: Callable, carry: Any) -> Any:
 
 
 def first_steps(
-    count: Any, step: Callable, carry: Any, xs: Any, reverse: bool, ahead: bool = False
+    count: Any,
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    reverse: bool,
+    unroll: int,
+    ahead: bool = False,
 ) -> tuple[Any, Any]:
     """`lax.scan` over the first `count` of `xs`; what is not computed is 0.
 
-    `ahead` copies the next `x` into the carry. XLA's CPU compiler fuses a read at a changing
-    place into the arithmetic, and then gives up vector instructions for much of it.
+    A `count` that is known is all of them, with `unroll` steps in one iteration. Else `ahead`
+    copies the next `x` into the carry: XLA's CPU compiler fuses a read at a changing place into
+    the arithmetic, and then gives up vector instructions for much of it.
     """
     length = jax.tree.leaves(xs)[0].shape[0]
+    if isinstance(count, int):
+        return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=min(unroll, length))
     take = lambda k: jax.tree.map(  # noqa: E731
         lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), xs
     )

@@ -44,7 +44,7 @@ class Transposed:
         count = tiles.count_steps(self.tile, self.block)
         step = lambda carry, x: self._step(known, multiplied, carry, x)  # noqa: E731
         (d_state, d_start, d_between), (d_projected, d_recurred) = first_steps(
-            count, step, carry, xs, not self.blocks.call.reverse
+            count, step, carry, xs, not self.blocks.call.reverse, self.blocks.call.unroll
         )
         for i, j in known.added:
             d_recurred[i] = jax.tree.leaves(d_projected)[j]

@@ -57,11 +57,14 @@ def run(call: Call) -> tuple[Any, Any]:
 
 
 def _plain(parts: Parts, call: Call) -> tuple[Any, Any]:
-    """The forward pass alone, where tiles gain only by the padding that they leave out."""
-    if call.lengths is None and call.mask is None:
+    """The forward pass alone, where tiles gain only by the padding that they leave out.
+
+    On accelerators they leave out none: a scan took half their time.
+    """
+    if not on_cpu() or (call.lengths is None and call.mask is None):
         return scan.run(call)
     tiles = lambda call: forward(parts, call, keep=False)[0]  # noqa: E731
-    if call.lengths is None or not on_cpu():
+    if call.lengths is None:
         return tiles(call)
     little = call.lengths.sum() > int(FULL * call.batch * call.time)
     return jax.lax.cond(little, scan.run, tiles, call)

@@ -197,3 +197,9 @@ def explicit(call: Call) -> bool:
     arrays = [x for x in jax.tree.leaves(call) if isinstance(x, jax.Array)]
     meshes = [jax.typeof(x).sharding.mesh for x in arrays]
     return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
+
+
+def platform() -> str:
+    """Of the device that what is traced now runs on, if nothing else is said later."""
+    device = jax.config.jax_default_device  # pyright: ignore
+    return getattr(device, "platform", device) or jax.default_backend()

@@ -20,7 +20,7 @@ from .._cell import LSTMStateTuple
 from ..cells import BasicLSTMCell, LSTMBlockCell, LSTMCell
 from ..sequence import reverse_sequence, sequence_mask
 from . import scan
-from .call import Call, select
+from .call import Call, platform, select
 
 CELLS = (LSTMCell, BasicLSTMCell, LSTMBlockCell)
 
@@ -43,7 +43,7 @@ def unsupported(call: Call) -> str | None:
 
 
 def _backend() -> str:
-    return jax.default_backend()
+    return platform()
 
 
 def _other_cell(cell: Any) -> str | None:
