@@ -26,6 +26,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from jax_dynrnn.engines.choice import UNROLL  # noqa: E402
+
 from . import gpu_report, machine, peers  # noqa: E402
 from .check import disagreeing  # noqa: E402
 from .compiled import Compiled, warm_up  # noqa: E402
@@ -48,7 +50,8 @@ SIZES = (
 KINDS = ("lstm", "gru_after", "gru")
 DTYPES = ("float32", "bfloat16", "float16")
 LENGTHS = ("full", "lognormal")
-UNROLL = (4, 16)
+UNROLLED = {f"ours: {engine}, unroll {UNROLL}": engine for engine in ("scan", "blocked")}
+"""What `implementation=None` may choose, as it would run it."""
 GATES = {"lstm": 4, "gru": 3, "gru_after": 3}
 CHIP = ((200e3, 0.35), (8 * 200e3, 0.5), (float("inf"), 1.5))
 """Bytes of one, of eight and of all multiprocessors, and microseconds to pass a state around."""
@@ -65,15 +68,16 @@ def floor(kind: str, size: Size, dtype: str) -> float:
 
 def implementations(kind: str, size: Size, dtype: str) -> dict[str, tuple[Any, Any]]:
     """What runs in this process, with weights of one dtype."""
+    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
     params, cell = params_of(kind, size), cells_of(kind, size.units)
-    runs = ours.build(kind, size, params)
-    for steps in UNROLL:
-        runs[f"ours: scan, unroll {steps}"] = ours.forward(cell, "scan", unroll=steps), params
+    runs = ours.build(kind, size, cast(params))  # some engines take 16 bit only
+    for name, engine in UNROLLED.items():
+        if f"ours: {engine}" in runs:
+            runs[name] = ours.forward(cell, engine, unroll=UNROLL), params
     for peer in (flax, nnx, cudnn):
         runs |= peer.build(kind, size, params)
     if dtype != "float32":  # which JAX's wrapper of cuDNN has not
         runs = {name: r for name, r in runs.items() if name not in cudnn.FLOAT32}
-    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
     return {name: (run, cast(weights)) for name, (run, weights) in runs.items()}
 
 
@@ -85,8 +89,8 @@ def measured_rows(
     data = [(jnp.asarray(draw_inputs(p), dtype), draw_lengths(p)) for p in problems]
     runs, rows = implementations(kind, size, dtype), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = pool.map(lambda run: Compiled(*run, *data[0]), runs.values())
-        built: dict[str, Any] = dict(zip(runs, compiled, strict=True))
+        compiled = pool.map(lambda name: _compiled(name, *runs[name], *data[0]), runs)
+        built = {name: each for name, each in zip(runs, compiled, strict=True) if each}
     if pytorch is not None:
         place = pytorch.call("device"), dtype
         built |= pytorch.build(kind, size, params_of(kind, size), True, place)
@@ -95,11 +99,20 @@ def measured_rows(
             each.feed(draw_inputs(problem) if name not in runs else inputs, lengths)
         off = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
         for said in off.values():
-            tqdm.write(f"no figure: {said}")
+            tqdm.write(f"no figure: {said[:1000]}")
         agreeing = {name: each for name, each in built.items() if name not in off}
         about = {"dtype": dtype, "floor": floor(kind, size, dtype)}
         rows += [row | about for row in timed(problem, agreeing, count)]
     return rows
+
+
+def _compiled(name: str, *run: Any) -> Any:
+    """`None`, and a word of why, where a compiler fails: the others go on."""
+    try:
+        return Compiled(*run)
+    except Exception as error:
+        tqdm.write(f"no figure: {name}: {type(error).__name__}: {str(error)[:1000]}")
+        return None
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:

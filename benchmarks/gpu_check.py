@@ -6,28 +6,37 @@
 TensorFlow's stored results first, in float32. Then random runs, forward and gradients, against
 `scan` in float64 on the CPU of the same process. In 16 bit the bound is 1.5 times what `scan` is
 off there in the same dtype, and one rounding; in float32, multiplied as `"highest"` says, 1e-5.
+Several processes share the accelerator: most of the time goes into tracing and compiling, and XLA
+does not search for the fastest of equal matmuls.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
+import multiprocessing
+import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from tqdm import tqdm
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all processes want memory
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
 
-import jax_dynrnn as rnn
-from jax_dynrnn.engines import ENGINES
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
-from . import machine
-from .files import RESULTS, SHORT, write
-from .report import aligned, heading
+import jax_dynrnn as rnn  # noqa: E402
+from jax_dynrnn.engines import ENGINES  # noqa: E402
+
+from . import machine  # noqa: E402
+from .files import RESULTS, SHORT, write  # noqa: E402
+from .report import aligned, heading  # noqa: E402
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.append(str(TESTS))
@@ -37,6 +46,10 @@ B, T, D = 8, 40, 16
 LENGTHS = np.array([40, 0, 17, 1, 33, 40, 2, 25], np.int32)
 DTYPES = ("float32", "bfloat16", "float16")
 FLOAT32 = 1e-5
+UNROLL = 4
+"""Steps of one iteration of a loop: what runs on accelerators has several."""
+REFUSAL = "cannot run this call"
+"""What an engine that was asked for by its name says of what it does not run."""
 
 CELLS = {
     "lstm": rnn.LSTMCell(128),
@@ -86,16 +99,29 @@ def arguments(cell: Any, dtype: str) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, "bfloat16").astype(dtype), (params, inputs, state))
 
 
-def results(cell: Any, engine: str, options: dict[str, Any], given: Any) -> list[np.ndarray]:
-    """Outputs, final state, and the gradients of a scalar that depends on all of them."""
+def results(
+    cell: Any, engine: str, options: dict[str, Any], given: Any, as_written: bool = False
+) -> list[np.ndarray]:
+    """Outputs, final state, and the gradients of a scalar that depends on all of them.
+
+    `as_written` rounds wherever the program does: compilers keep more bits in what they fuse.
+    """
 
     def run(params, inputs, state):
         found = rnn.dynamic_rnn(
-            cell, params, inputs, initial_state=state, implementation=engine, **options
+            cell,
+            params,
+            inputs,
+            initial_state=state,
+            implementation=engine,
+            unroll=UNROLL,
+            **options,
         )
         return weighted_sum(found), found
 
-    gradients, found = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(*given)
+    compiled = {"xla_allow_excess_precision": False} if as_written else None
+    gradient = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True), compiler_options=compiled)
+    gradients, found = gradient(*given)
     return [np.asarray(x, np.float64) for x in jax.tree.leaves((found, gradients))]
 
 
@@ -106,67 +132,94 @@ def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
     return float(np.nan_to_num(max(worst), nan=np.inf))
 
 
-def points(cells: list[str]) -> list[Point]:
+def points(cell: str, options: str) -> list[Point]:
     """All that some engine can run."""
     found = []
-    for cell, options, dtype in itertools.product(cells, OPTIONS, DTYPES):
-        shapes = jax.eval_shape(lambda c=cell, d=dtype: arguments(CELLS[c], d)[:2])
+    for dtype in DTYPES:
+        shapes = jax.eval_shape(lambda d=dtype: arguments(CELLS[cell], d)[:2])
         reasons = rnn.explain(CELLS[cell], *shapes, **OPTIONS[options]).reasons
         found += [Point(cell, options, dtype, e) for e in ENGINES if reasons[e] is None]
     return found
 
 
-def random_rows(pool: ThreadPoolExecutor, cells: list[str]) -> list[dict[str, Any]]:
-    """The error of each point beside its bound."""
-    cpu = jax.devices("cpu")[0]
-
-    def on_cpu(of):
-        cell, options, dtype = of
+def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
+    """The error of each point of a cell and options beside its bound."""
+    cpu, reference, rows = jax.devices("cpu")[0], {}, []
+    run = functools.partial(results, CELLS[cell], options=OPTIONS[options])
+    for dtype in ("float64", *DTYPES):
         given = jax.device_put(arguments(CELLS[cell], dtype), cpu)
         with jax.default_device(cpu):
-            return results(CELLS[cell], "scan", OPTIONS[options], given)
-
-    def here(point):
-        given = arguments(CELLS[point.cell], point.dtype)
-        return results(CELLS[point.cell], point.engine, OPTIONS[point.options], given)
-
-    kinds = list(itertools.product(cells, OPTIONS, ("float64", *DTYPES)))
-    there = tqdm(pool.map(on_cpu, kinds), "on the CPU", len(kinds))
-    reference = dict(zip(kinds, there, strict=True))
-    checked, rows = points(cells), []
-    done = tqdm(pool.map(here, checked), "here", len(checked))
-    for point, found in zip(checked, done, strict=True):
-        exact = reference[point.cell, point.options, "float64"]
-        base = error(reference[point[:3]], exact)
+            reference[dtype] = run("scan", given=given, as_written=True)
+    for point in points(cell, options):
+        base = error(reference[point.dtype], reference["float64"])
         bound = MARGIN * base + float(jnp.finfo(point.dtype).eps)
         bound = FLOAT32 if point.dtype == "float32" else bound
-        rows.append(point._asdict() | {"error": error(found, exact), "bound": bound})
+        here = functools.partial(run, point.engine, given=arguments(CELLS[cell], point.dtype))
+        rows.append(point._asdict() | compared(here, reference["float64"]) | {"bound": bound})
     return rows
 
 
-def golden_rows(pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
+def golden_rows(name: str) -> list[dict[str, Any]]:
     """TensorFlow's stored outputs, states and gradients, by every engine that can run them."""
     import tensorflow_oracle as oracle
     from golden.make_golden import RUNS, problem
 
-    def row(of):
-        name, run, engine = of
-        config, stored = oracle.CONFIGS[name], np.load(TESTS / "golden" / f"{name}.npz")
+    config, stored = oracle.CONFIGS[name], np.load(TESTS / "golden" / f"{name}.npz")
+    rows = []
+    for run, engine in itertools.product(RUNS, ENGINES):
         given = problem(config, run)
-        try:
-            ours = oracle.ours(config, given, "float32", implementation=engine)
-        except NotImplementedError:  # it cannot run this, and says why
-            return None
-        found = oracle.flat(ours)
-        exact = [stored[f"{run}:expected:{path}"] for path in found]
-        return {
-            "cell": f"TensorFlow's {name}", "options": run, "dtype": "float32", "engine": engine,
-            "error": error(list(found.values()), exact), "bound": FLOAT32,
-        }  # fmt: skip
 
-    names = [name for name, config in oracle.CONFIGS.items() if not oracle.options(config)]
-    all_of = list(itertools.product(names, RUNS, ENGINES))
-    return [found for found in tqdm(pool.map(row, all_of), "stored", len(all_of)) if found]
+        def flat(given=given, engine=engine):
+            return oracle.flat(oracle.ours(config, given, "float32", implementation=engine))
+
+        exact = {k.split(":", 2)[2]: v for k, v in stored.items() if f"{run}:expected:" in k}
+        found = compared(flat, exact)
+        if REFUSAL in found.get("failure", ""):
+            continue
+        about = {"cell": f"TensorFlow's {name}", "options": run, "dtype": "float32"}
+        rows.append(about | {"engine": engine} | found | {"bound": FLOAT32})
+    return rows
+
+
+def compared(run: Callable[[], Any], exact: Any) -> dict[str, Any]:
+    """The error of what `run` gives; what fails is as wrong as can be, and the rest goes on."""
+    try:
+        found = run()
+        if isinstance(exact, dict):
+            exact = {path: exact[path] for path in found}
+        return {"error": error(jax.tree.leaves(found), jax.tree.leaves(exact))}
+    except Exception as failure:  # of a compiler or a driver
+        return {"error": float("inf"), "failure": f"{type(failure).__name__}: {failure}"}
+
+
+def golden_names() -> list[str]:
+    import tensorflow_oracle as oracle
+
+    return [name for name, config in oracle.CONFIGS.items() if not oracle.options(config)]
+
+
+def checked(cells: list[str], processes: int, measured: dict[str, Any], out: Path) -> None:
+    """Adds all rows, and writes what there is after each unit of work.
+
+    What most engines run is begun with, so that no process is left with it alone.
+    """
+    context, begin = multiprocessing.get_context("spawn"), configure
+    units = list(itertools.product(cells, OPTIONS))
+    units.sort(key=lambda unit: len(points(*unit)), reverse=True)
+    work = [(random_rows, *unit) for unit in units] + [(golden_rows, n) for n in golden_names()]
+    with ProcessPoolExecutor(processes, context, begin) as pool:
+        futures = [pool.submit(*each) for each in work]
+        for future in tqdm(as_completed(futures), "runs of cells", len(futures)):
+            future.result()
+            done = [f.result() for f in futures if f.done()]
+            measured["rows"] = [row for rows in done for row in rows]
+            write(measured, out)
+
+
+def configure() -> None:
+    """What every process computes with."""
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -190,17 +243,17 @@ def main() -> None:
     on_cpu = options.cpu
     if not on_cpu and jax.default_backend() == "cpu":
         raise SystemExit("no accelerator: JAX runs on the CPU, and nothing was checked; see --cpu")
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_default_matmul_precision", "highest")
     device = jax.devices()[0]
     measured = {"machine": machine.describe() | {"device": device.device_kind}, "rounds": 1}
     measured["versions"] = machine.versions()
-    with ThreadPoolExecutor(2 if on_cpu else 8) as pool:
-        measured["rows"] = golden_rows(pool) + random_rows(pool, options.cells)
+    processes = (os.cpu_count() or 1) - (0 if on_cpu else 2)  # of which this one, and the driver's
     out = (SHORT if on_cpu else RESULTS) / "gpu_check.json"
-    write(measured, out)
+    checked(options.cells, max(1, processes), measured, out)
     missed = sum(row["error"] > row["bound"] for row in measured["rows"])
     print(f"{heading(measured)}\n{device.device_kind}\n\n{table(measured['rows'])}\n\nin {out}")
+    for row in measured["rows"]:
+        if "failure" in row:
+            print(*(row[k] for k in Point._fields), row["failure"][:500], sep=", ")
     if missed:
         raise SystemExit(f"{missed} of {len(measured['rows'])} runs are off")
     print(f"all {len(measured['rows'])} runs are right")

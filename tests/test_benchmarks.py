@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import types
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +208,7 @@ def test_report(stored, tmp_path):
 
 
 def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
-    """By a thousandth in float32, in the gradients alone; what is right passes."""
+    """By a thousandth in float32, in the gradients alone, or altogether; what is right passes."""
     import jax
 
     from jax_dynrnn import engines
@@ -223,15 +222,21 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     wrong = types.SimpleNamespace(
         unsupported=scan.unsupported, run=lambda call: jax.tree.map(off, scan.run(call))
     )
+
+    def fail(call):
+        raise NotImplementedError("no such instruction")
+
+    fails = types.SimpleNamespace(unsupported=scan.unsupported, run=fail)
     monkeypatch.setitem(gpu_check.ENGINES, "wrong", wrong)
+    monkeypatch.setitem(gpu_check.ENGINES, "fails", fails)
     monkeypatch.setattr(gpu_check, "DTYPES", ("float32",))
-    monkeypatch.setattr(gpu_check, "OPTIONS", {"resets": gpu_check.OPTIONS["resets"]})
-    with ThreadPoolExecutor(1) as pool:
-        rows = gpu_check.random_rows(pool, ["vanilla"])
+    rows = gpu_check.random_rows("vanilla", "resets")
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
-        "scan": True, "blocked": True, "wrong": False
+        "scan": True, "blocked": True, "wrong": False, "fails": False
     }  # fmt: skip
-    assert gpu_check.table(rows).count("MISS") == 1
+    assert gpu_check.table(rows).count("MISS") == 2
+    failed = {row["engine"]: (row["error"], row["failure"]) for row in rows if "failure" in row}
+    assert failed == {"fails": (np.inf, "NotImplementedError: no such instruction")}
     assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
 
 

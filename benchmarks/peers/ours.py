@@ -1,6 +1,7 @@
 """Ours: what `implementation=None` chooses, and every engine by its name."""
 
 import jax
+import jax.numpy as jnp
 
 import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
@@ -12,6 +13,7 @@ AXES = {"params": (0, None, None), "inputs": (None, 0, None), "lengths": (None, 
 
 
 def build(kind, size, params):
+    """Every engine that can run inputs of the dtype of `params`."""
     cells, built = cells_of(kind, size.units), {}
     engines = {"ours": None} | {f"ours: {name}": name for name in ENGINES}
     for name, engine in engines.items():
@@ -45,7 +47,7 @@ def both_directions(cells, engine):
 
 
 def _supports(cells, params, size, engine):
-    inputs = jax.ShapeDtypeStruct(size[:3], "float32")
+    inputs = jax.ShapeDtypeStruct(size[:3], jnp.result_type(*jax.tree.leaves(params)))
     lengths = jax.ShapeDtypeStruct(size[:1], "int32")
     directions = [(cells, params, False)]
     if isinstance(cells, tuple):
