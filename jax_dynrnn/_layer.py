@@ -17,8 +17,8 @@ from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data
 from ._cell import Memory, Params, as_cell
-from ._rnn import cast, dynamic_rnn, is_configuration, promoted
-from ._tools import batch_tuple
+from ._rnn import cast, dynamic_rnn, promoted
+from ._tools import batch_tuple, is_configuration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data, engines
 from ._cell import PREPARE, Params, State, as_cell
+from ._tools import is_configuration
 from .engines import Call
 from .sequence import as_lengths
 
@@ -195,26 +196,6 @@ def promoted(tree: Any) -> Any:
     floating = [canonical(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
     with jax.numpy_dtype_promotion("standard"):  # found explicitly: strict mode works
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
-
-
-def is_configuration(cell: Any) -> bool:
-    """Whether a cell, and every cell inside it, says that it may be compared.
-
-    Those are registered as static: equal ones are compiled once. Any other object is
-    closed over; it is not even hashed.
-    """
-    if jax.tree.leaves(cell):
-        return False
-    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
-    values = [getattr(cell, field.name) for field in fields]
-    parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
-    if not all(is_configuration(x) for x in parts if hasattr(x, "zero_state")):
-        return False
-    try:
-        hash(cell)
-    except TypeError:
-        return False
-    return True
 
 
 def _run(call: Call, engine_run: Any) -> tuple[Any, State]:

@@ -147,3 +147,23 @@ def input_size(cell: Any, input_shape: Any) -> int:
             f"shape: expected an int, got {size!r}"
         )
     return size.__index__()
+
+
+def is_configuration(cell: Any) -> bool:
+    """Whether a cell, and every cell inside it, says that it may be compared.
+
+    Those are registered as static: equal ones are compiled once. Any other object is
+    closed over; it is not even hashed.
+    """
+    if jax.tree.leaves(cell):
+        return False
+    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
+    values = [getattr(cell, field.name) for field in fields]
+    parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+    if not all(is_configuration(x) for x in parts if hasattr(x, "zero_state")):
+        return False
+    try:
+        hash(cell)
+    except TypeError:
+        return False
+    return True

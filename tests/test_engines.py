@@ -112,6 +112,14 @@ def test_chosen_by_size():
     assert rnn.explain(CELL, params, abstract(64, 500, 2)).chosen == "blocked"
 
 
+@pytest.mark.parametrize("lengths", [None, [100] * 64])
+def test_asked_before_params_are_checked(lengths):
+    """What is wrong with them is said as ever, and not by a rule of choice that stumbles."""
+    cell, inputs = rnn.CudnnCompatibleGRUCell(4), jnp.ones((64, 100, 3))
+    with pytest.raises(KeyError, match="params: expected those of CudnnCompatibleGRUCell"):
+        rnn.dynamic_rnn(cell, {"kernel": jnp.ones((7, 4))}, inputs, lengths)
+
+
 def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
     """Of an engine that was not asked for by its name, and more where more was asked for."""
     ran = []

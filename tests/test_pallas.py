@@ -153,6 +153,13 @@ def test_with_gaps_and_walls(interpreted, name, reverse):
     is_scan(CELLS[name], **options, **flags)
 
 
+def test_layer_by_layer(interpreted):
+    """Of a stack, and of what is in a wrapper."""
+    residual = rnn.ResidualWrapper(CELLS["vanilla"])
+    stack = rnn.MultiRNNCell([CELLS["vanilla"], residual])
+    is_scan(stack, sequence_length=LENGTHS)
+
+
 def test_without_lengths(interpreted):
     is_scan(CELLS["lstm"], "float16")
     is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
@@ -258,6 +265,11 @@ def test_lowers_for_a_gpu(hopper, name, flags):
         (rnn.LSTMCell(48), {}, "it takes 64 units or a multiple of that up to 320, not 48"),
         (rnn.BasicRNNCell(384), {}, "a multiple of that up to 320, not 384"),
         (rnn.LSTMCell(256), {}, "wants 5.* bytes of shared memory .* and there are 232448"),
+        (
+            rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(H)]),
+            {},
+            "layer.*: the step of GRUCell",
+        ),
         (rnn.LSTMCell(H, num_proj=H), {}, "its step has 2 matmuls, and the kernel has one"),
         (rnn.BasicRNNCell(H, activation=jax.nn.relu), {}, "it uses custom_jvp_call, which is no"),
     ],

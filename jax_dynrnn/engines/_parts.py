@@ -162,27 +162,3 @@ def in_parts(call: Call) -> tuple[Parts, Call]:
     state = jax.tree.map(lambda s: s[:1], call.initial_state)
     weights = parts.weights(call.params, row, state)
     return parts, dataclasses.replace(call, cell=parts, params=weights)
-
-
-def shapes(call: Call) -> tuple[Parts, Weights, Any, Any]:
-    """The parts, their weights, the inputs and the state of a row: all by shape and dtype.
-
-    The arrays of the call may be shapes, and its params and state may be missing.
-    """
-
-    def cast(x):
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(x.shape, call.dtype if floating else x.dtype)
-
-    def row(x):
-        return jax.ShapeDtypeStruct((1, *x.shape[2:]), cast(x).dtype)
-
-    inputs, params = jax.tree.map(row, call.inputs), call.params
-    if params is None:
-        features = jax.tree.map(lambda x: x.shape, inputs)
-        params = jax.eval_shape(lambda: call.cell.init(jax.random.key(0), features))
-    params = jax.tree.map(cast, params)
-    state = jax.eval_shape(lambda p: call.cell.start(p, (1,), call.dtype), params)
-    params = jax.eval_shape(lambda p: call.cell.prepare(p, batch_shape=(1,)), params)
-    parts = Parts(call.cell, params)
-    return parts, jax.eval_shape(parts.weights, params, inputs, state), inputs, state

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from .._cell import StagedCell
-from ._parts import shapes
+from ._shapes import of_shapes
 from ._tiles import on_cpu
 from .call import Call, platform
 
@@ -43,8 +43,12 @@ def _not_added(call: Call) -> bool:
     """Whether there are no lengths, and a step does more with its products than to add them."""
     if call.lengths is not None or call.mask is not None or not isinstance(call.cell, StagedCell):
         return False
-    parts, weights, row, state = shapes(call)
-    return not parts.all_added(jax.eval_shape(parts.project, weights, row), state)
+    return not _all_added(call)
+
+
+@of_shapes
+def _all_added(parts: Any, weights: Any, row: Any, state: Any) -> bool:
+    return parts.all_added(jax.eval_shape(parts.project, weights, row), state)
 
 
 LITTLE = Rule(

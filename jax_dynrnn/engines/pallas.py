@@ -9,19 +9,22 @@ The inputs' projection before, and the gradients of all weights after, are matmu
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
 from .._cell import MatmulCell
+from ..wrappers import MultiRNNCell
 from . import scan
+from ._layers import inside, layers, run_inside, run_stack
 from ._pallas import mosaic
 from ._pallas.kernels import shared_bytes
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._pallas.units import Unknown
-from ._parts import shapes
 from ._run import run_parts
+from ._shapes import of_shapes
 from .call import Call
 
 
@@ -35,7 +38,17 @@ def unsupported(call: Call) -> str | None:
         return f"its matrix instructions take bfloat16 and float16, not {jnp.dtype(call.dtype)}"
     if call.remat is not None:
         return "its kernels know of no remat"
-    cell = call.cell
+    return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
+
+
+def _unknown(call: Call) -> str | None:
+    """Why the step of the cell, or of any in a stack or a wrapper, is not for a kernel."""
+    cell, within = call.cell, inside(call)
+    if isinstance(cell, MultiRNNCell):
+        found = [reason for layer in layers(call) if (reason := _unknown(layer)) is not None]
+        return f"a layer of the stack cannot be run by it: {found[0]}" if found else None
+    if within is not None:
+        return _unknown(within)
     if not isinstance(cell, MatmulCell) or not cell.unitwise:
         return f"the step of {type(cell).__name__} is not known as arithmetic within each unit"
     if call.key is not None and type(cell).step is not MatmulCell.step:
@@ -43,18 +56,19 @@ def unsupported(call: Call) -> str | None:
     return _too_much(call)
 
 
-def _too_much(call: Call) -> str | None:
+@of_shapes
+def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     """What a kernel cannot compute of the cell, or has no room for."""
-    name, units = type(call.cell).__name__, mosaic.UNITS
+    name, units = type(parts.cell).__name__, mosaic.UNITS
     try:
-        step = Step(*shapes(call))
+        step = Step(parts, weights, row, state)
         step.try_out()
     except Unknown as reason:
         return f"the arithmetic of {name} is not for a kernel: {reason}"
     if step.units % units or step.units > units * mosaic.WARPGROUPS:
         most = units * mosaic.WARPGROUPS
         return f"it takes {units} units or a multiple of that up to {most}, not {step.units}"
-    if (wanted := shared_bytes(step, call.dtype)) > mosaic.SHARED:
+    if (wanted := shared_bytes(step, weights.kernels[0].dtype)) > mosaic.SHARED:
         return (
             f"{name} with {step.units} units wants {wanted} bytes of shared memory for its "
             f"recurrent matrix, and there are {mosaic.SHARED}"
@@ -66,4 +80,8 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0:
         return scan.run(call)
+    if isinstance(call.cell, MultiRNNCell):
+        return run_stack(call, run)
+    if inside(call) is not None:
+        return run_inside(call, run)
     return run_parts(call, forward, backward, kept_rows=2)
