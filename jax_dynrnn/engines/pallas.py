@@ -19,7 +19,7 @@ from ..wrappers import MultiRNNCell
 from . import scan
 from ._layers import inside, layers, run_inside, run_stack
 from ._pallas import mosaic
-from ._pallas.kernels import shared_bytes
+from ._pallas.launch import shared_bytes
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._pallas.units import Unknown

@@ -3,6 +3,6 @@
 * `mosaic`: what is used of Pallas for Mosaic GPU, which moves between versions of JAX;
 * `units`, `step`: a cell's arithmetic, of some of its units with all their gates;
 * `place`: where a warpgroup is, and which steps its rows take;
-* `kernels`: the forward and the backward one;
+* `kernels`, `launch`: the forward and the backward one, and what both have;
 * `passes`: what is done around them for all steps at once.
 """

@@ -7,16 +7,15 @@ cotangents) to the others in shared memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._tiles import repeat
 from . import mosaic
+from .launch import bring_matrix, launch, meet
 from .mosaic import ROWS, UNITS
 from .place import Place, Sizes, Steps, split, wide
-from .step import Step
 
 
 def forward(sizes: Sizes, keep: bool) -> Callable:
@@ -55,9 +54,9 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
 
         def hand_over(i, x):
             hidden[i, place.part] = x.astype(sizes.dtype)
-            _meet(barriers["all"])
+            meet(barriers["all"])
 
-        _bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
+        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
         first = [x for ref in state for x in place.of_rows(ref)]
         hand_over(0, begun(0, first)[step.hidden])
 
@@ -91,7 +90,7 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
         for ref, x in zip(final, last, strict=True):
             place.put_rows(ref, [x])
 
-    return _launch(sizes, body, shapes, scratch)
+    return launch(sizes, body, shapes, scratch)
 
 
 def backward(sizes: Sizes) -> Callable:
@@ -122,11 +121,11 @@ def backward(sizes: Sizes) -> Callable:
         steps = Steps(place, flags, ends, counts)
         d_projected, d_recurred, d_vectors, d_initial, d_start = results
         constants, cotangents = place.vectors(vectors), shared["cotangents"]
-        _bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
+        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
         nothing = mosaic.zeros()
         for g in range(gates):
             cotangents[g, place.part] = nothing.astype(sizes.dtype)
-        _meet(barriers["all"])
+        meet(barriers["all"])
 
         def before(n, d_state):
             """The cotangent of what step n began with: of rows that began anew, and of others."""
@@ -137,7 +136,7 @@ def backward(sizes: Sizes) -> Callable:
             ]
             d_state = list(d_state)
             d_state[step.hidden] = d_state[step.hidden] + mosaic.matmul(pairs)
-            _meet(barriers["all"])  # all have read
+            meet(barriers["all"])  # all have read
             return split(steps.anew(n), d_state)
 
         def read(n):
@@ -168,7 +167,7 @@ def backward(sizes: Sizes) -> Callable:
                 place.put(ref, t, d_back)
             for g, x in enumerate(d_back):
                 cotangents[g, place.part] = x.astype(sizes.dtype)
-            _meet(barriers["all"])
+            meet(barriers["all"])
             d_state = [jnp.where(valid, a, b) for a, b in zip(d_old, d_new, strict=True)]
             sums = [
                 [s + x for s, x in zip(a, only(b), strict=True)]
@@ -190,79 +189,4 @@ def backward(sizes: Sizes) -> Callable:
         for ref, x in zip(d_vectors, sums, strict=True):
             place.put_rows(ref, x)
 
-    return _launch(sizes, body, shapes, scratch)
-
-
-def _launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable:
-    """The kernel of `body(*arguments, results, shared, barriers)`, of pytrees of references."""
-    from jax.experimental.pallas import mosaic_gpu
-
-    flat, structure = jax.tree.flatten(shapes)
-    barriers = {
-        "all": mosaic_gpu.Barrier(num_arrivals=sizes.parts),
-        "matrix": mosaic_gpu.Barrier(num_arrivals=sizes.step.gates * sizes.parts**2),
-    }
-
-    def call(*arguments):
-        leaves, arguments_structure = jax.tree.flatten(arguments)
-
-        def kernel(*refs):
-            given, rest = refs[: len(leaves)], refs[len(leaves) :]
-            results = structure.unflatten(rest[: len(flat)])
-            body(*arguments_structure.unflatten(given), results, *rest[len(flat) :])
-
-        run = mosaic_gpu.kernel(
-            kernel,
-            out_type=flat,
-            scratch_types=(scratch, barriers),
-            grid=(sizes.tiles,),
-            grid_names=("tile",),
-            num_threads=sizes.parts,
-            thread_name="part",
-            **mosaic.options(sizes.dtype),
-        )
-        return structure.unflatten(run(*leaves))
-
-    return call
-
-
-def shared_bytes(step: Step, dtype: Any) -> int:
-    """Of shared memory, which the greater of both kernels wants."""
-    size, parts = jnp.dtype(dtype).itemsize, step.units // UNITS
-    matrix = step.gates * step.units**2
-    handed = ROWS * step.units * max(2, step.gates)
-    return size * (matrix + handed) + 64 * (2 + parts)
-
-
-def blocks(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, transposed: what `forward` takes."""
-    units, width = matrix.shape
-    parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 4, 1)
-
-
-def blocks_transposed(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` takes."""
-    units, width = matrix.shape
-    parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 1, 4)
-
-
-def _bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) -> None:
-    """Into shared memory, by each warpgroup its part `[gates, parts, UNITS, UNITS]`."""
-    from jax.experimental.pallas import mosaic_gpu
-
-    for g in range(gates):
-        for j in range(place.sizes.parts):
-            source = ref.at[place.part, g, j]
-            mosaic_gpu.copy_gmem_to_smem(source, shared.at[place.part, g, j], barrier)
-    mosaic_gpu.barrier_wait(barrier)
-
-
-def _meet(barrier: Any) -> None:
-    """All warpgroups wait for each other; what they wrote to shared memory is seen by all."""
-    from jax.experimental.pallas import mosaic_gpu
-
-    mosaic_gpu.commit_smem()
-    mosaic_gpu.barrier_arrive(barrier)
-    mosaic_gpu.barrier_wait(barrier)
+    return launch(sizes, body, shapes, scratch)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .._parts import Parts, Weights
 from ..call import Call, resets, seen, spread, valid, varying
 from . import kernels
+from .launch import blocks, blocks_transposed
 from .mosaic import ROWS, UNITS
 from .place import ANEW, VALID, Sizes, whole_tiles
 from .step import Step
@@ -101,7 +102,7 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     fused = Fused.of(parts, call)
     inputs = seen(call)
     projected = fused.project(call.params.project, inputs)
-    matrix = kernels.blocks(call.params.kernels[0])
+    matrix = blocks(call.params.kernels[0])
     run = kernels.forward(fused.sizes, keep)
     states = fused.rows(call.initial_state), fused.rows(call.start_state)
     outputs, final, kept = run(
@@ -127,7 +128,7 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
         before, again = [before[0].astype(jnp.float32) + again[0]], []
     run = kernels.backward(fused.sizes)
     d_projected, d_recurred, d_vectors, d_initial, d_start = run(
-        kernels.blocks_transposed(kernel), before, again, fused.vectors(),
+        blocks_transposed(kernel), before, again, fused.vectors(),
         [fused.more(x) for x in kept], fused.steps(d_outputs), fused.rows(d_final), *fused.which(),
     )  # fmt: skip
     d_projected = fused.fewer_steps(d_projected, projected)

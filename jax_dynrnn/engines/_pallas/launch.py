@@ -1,0 +1,91 @@
+"""What both kernels have: how they start, how the recurrent matrix comes onto the chip, how
+warpgroups meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import mosaic
+from .mosaic import ROWS, UNITS
+from .place import Place, Sizes
+from .step import Step
+
+
+def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable:
+    """The kernel of `body(*arguments, results, shared, barriers)`, of pytrees of references."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    flat, structure = jax.tree.flatten(shapes)
+    barriers = {
+        "all": mosaic_gpu.Barrier(num_arrivals=sizes.parts),
+        "matrix": mosaic_gpu.Barrier(num_arrivals=sizes.step.gates * sizes.parts**2),
+    }
+
+    def call(*arguments):
+        leaves, arguments_structure = jax.tree.flatten(arguments)
+
+        def kernel(*refs):
+            given, rest = refs[: len(leaves)], refs[len(leaves) :]
+            results = structure.unflatten(rest[: len(flat)])
+            body(*arguments_structure.unflatten(given), results, *rest[len(flat) :])
+
+        run = mosaic_gpu.kernel(
+            kernel,
+            out_type=flat,
+            scratch_types=(scratch, barriers),
+            grid=(sizes.tiles,),
+            grid_names=("tile",),
+            num_threads=sizes.parts,
+            thread_name="part",
+            **mosaic.options(sizes.dtype),
+        )
+        return structure.unflatten(run(*leaves))
+
+    return call
+
+
+def shared_bytes(step: Step, dtype: Any) -> int:
+    """Of shared memory, which the greater of both kernels wants."""
+    size, parts = jnp.dtype(dtype).itemsize, step.units // UNITS
+    matrix = step.gates * step.units**2
+    handed = ROWS * step.units * max(2, step.gates)
+    return size * (matrix + handed) + 64 * (2 + parts)
+
+
+def blocks(matrix: jax.Array) -> jax.Array:
+    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, transposed: what `forward` takes."""
+    units, width = matrix.shape
+    parts = units // UNITS
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 4, 1)
+
+
+def blocks_transposed(matrix: jax.Array) -> jax.Array:
+    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` takes."""
+    units, width = matrix.shape
+    parts = units // UNITS
+    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 1, 4)
+
+
+def bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) -> None:
+    """Into shared memory, by each warpgroup its part `[gates, parts, UNITS, UNITS]`."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    for g in range(gates):
+        for j in range(place.sizes.parts):
+            source = ref.at[place.part, g, j]
+            mosaic_gpu.copy_gmem_to_smem(source, shared.at[place.part, g, j], barrier)
+    mosaic_gpu.barrier_wait(barrier)
+
+
+def meet(barrier: Any) -> None:
+    """All warpgroups wait for each other; what they wrote to shared memory is seen by all."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    mosaic_gpu.commit_smem()
+    mosaic_gpu.barrier_arrive(barrier)
+    mosaic_gpu.barrier_wait(barrier)
