@@ -52,9 +52,9 @@ def test_many_blocks(remat):
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("cuts", ["accelerator"], indirect=True)
 @pytest.mark.parametrize("unroll", [3, 16])
-def test_many_steps_in_one_iteration(unroll):
+def test_many_steps_in_one_iteration(cuts, unroll):
     """Fewer than a block has, which they do not divide, and more."""
     close(*runs(rnn.GRUCell(4), 10, 23, unroll=unroll, reverse=True), 1e-12)
 
