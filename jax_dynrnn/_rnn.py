@@ -64,7 +64,7 @@ def dynamic_rnn(
         dtype: floating inputs and params are cast to it; default: their promoted dtype.
         key: for cells that draw. Step t gets `fold_in(key, t)`; `None` is evaluation.
         unroll: steps in one iteration of the loop, at least: on accelerators an engine that
-            was not asked for by its name takes 16.
+            was not asked for by its name takes 8.
         remat: what the backward pass keeps: `None` leaves it to the engine, an int k keeps
             the state every k steps and recomputes the rest, `"sqrt"` is k = ceil(sqrt(T)),
             `"offload"` keeps it in host memory.

@@ -20,8 +20,6 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn import engines
-from jax_dynrnn.engines import choice, cudnn
 from jax_dynrnn.engines._pallas import mosaic
 
 B, T, D, H = 5, 6, 3, 64
@@ -283,8 +281,7 @@ def test_refuses_with_its_reason(hopper, cell, options, reason):
 
 def test_chosen_where_it_was_measured(hopper, monkeypatch):
     """In 16 bit, on one GPU, for so many rows; else `blocked` is, and never cuDNN."""
-    for module in (choice, engines, cudnn):
-        monkeypatch.setattr(module, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def explained(dtype="bfloat16", batch=64):
         cell, inputs = rnn.LSTMCell(128), jax.ShapeDtypeStruct((batch, 512, 128), dtype)

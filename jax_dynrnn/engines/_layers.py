@@ -42,7 +42,16 @@ def inside(call: Call) -> Call | None:
     return dataclasses.replace(call, cell=cell.inner, params=params, derive=derive)
 
 
-def run_stack(call: Call, run: Run) -> tuple[Any, Any]:
+def run_apart(call: Call, run: Run, alone: Run) -> tuple[Any, Any]:
+    """A stack layer by layer, or the cell inside of a wrapper, by `run`; another one by `alone`."""
+    if isinstance(call.cell, MultiRNNCell):
+        return _run_stack(call, run)
+    if inside(call) is not None:
+        return _run_inside(call, run)
+    return alone(call)
+
+
+def _run_stack(call: Call, run: Run) -> tuple[Any, Any]:
     """A `MultiRNNCell`, each layer by `run`."""
     outputs, states = call.inputs, []
     for i, layer in enumerate(layers(call)):
@@ -58,7 +67,7 @@ def run_stack(call: Call, run: Run) -> tuple[Any, Any]:
     return outputs, tuple(states)
 
 
-def run_inside(call: Call, run: Run) -> tuple[Any, Any]:
+def _run_inside(call: Call, run: Run) -> tuple[Any, Any]:
     """The cell inside of a wrapper by `run`, between what the wrapper does."""
     cell, within, is_valid = call.cell, inside(call), valid_inputs(call)
     assert isinstance(cell, AroundWrapper) and within is not None

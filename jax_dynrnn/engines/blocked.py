@@ -10,7 +10,7 @@ import jax
 from .._cell import StagedCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import inside, layers, run_inside, run_stack
+from ._layers import inside, layers, run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
@@ -49,11 +49,7 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0 or _unknown(call) is not None:
         return scan.run(call)
-    if isinstance(call.cell, MultiRNNCell):
-        return run_stack(call, run)
-    if inside(call) is not None:
-        return run_inside(call, run)
-    return run_parts(call, forward, backward, _plain)
+    return run_apart(call, run, lambda call: run_parts(call, forward, backward, _plain))
 
 
 def _plain(parts: Parts, call: Call) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ LEAST_WORK = 500
 
 UNROLL = 8
 """The steps of one iteration of a loop on accelerators, at least: 8 in a row took half the time of
-one on a GPU, and 16 hardly less but twice the time to compile."""
+one on a GPU; 16 took no less in training steps, and up to 1.6 times as long to compile."""
 
 MOST_ROWS = 1024
 """Of a batch, for `pallas`."""

@@ -27,8 +27,8 @@ CELLS = (LSTMCell, BasicLSTMCell, LSTMBlockCell)
 
 def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""
-    if (backend := _backend()) != "gpu":
-        return f"it needs an NVIDIA GPU, and JAX runs on {backend}"
+    if (here := platform()) != "gpu":
+        return f"it needs an NVIDIA GPU, and JAX runs on {here}"
     if not (isinstance(call.time, int) and isinstance(call.batch, int)):
         return "cuDNN plans for sizes that are known, not symbolic"
     if (difference := _other_cell(call.cell)) is not None:
@@ -40,10 +40,6 @@ def unsupported(call: Call) -> str | None:
         if getattr(call, name) is not None:
             return f"cuDNN knows of no {name}"
     return None
-
-
-def _backend() -> str:
-    return platform()
 
 
 def _other_cell(cell: Any) -> str | None:

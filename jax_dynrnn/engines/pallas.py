@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import inside, layers, run_inside, run_stack
+from ._layers import inside, layers, run_apart
 from ._pallas import mosaic
 from ._pallas.launch import shared_bytes
 from ._pallas.passes import backward, forward
@@ -80,8 +80,4 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0:
         return scan.run(call)
-    if isinstance(call.cell, MultiRNNCell):
-        return run_stack(call, run)
-    if inside(call) is not None:
-        return run_inside(call, run)
-    return run_parts(call, forward, backward, kept_rows=2)
+    return run_apart(call, run, lambda call: run_parts(call, forward, backward, kept_rows=2))
