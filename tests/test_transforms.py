@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from laws import able, close, weighted_sum
 
 import jax_dynrnn as rnn
+from jax_dynrnn.engines import _blocks
 
 CORE = [case for case in CASES if case.core]
 FEW = [case for case in CORE if case.name in ("gru", "lstm", "multi")]
@@ -165,12 +166,19 @@ def test_shard_map(engine):
         close(gradient, jax.jit(jax.grad(by_rows, (0, 1)))(params, inputs), 1e-12)
 
 
-MESHES = [("scan", AxisType.Auto), ("scan", AxisType.Explicit), ("blocked", AxisType.Auto)]
+MESHES = [
+    ("scan", AxisType.Auto, _blocks.MANY),
+    ("scan", AxisType.Explicit, _blocks.MANY),
+    ("blocked", AxisType.Auto, _blocks.MANY),
+    ("blocked", AxisType.Auto, 16 * 5 * 16 * 4),  # all bytes: a device has fewer
+]
 
 
-@pytest.mark.parametrize("engine, axis", MESHES)
-def test_a_sharded_batch_needs_no_communication(engine, axis):
+@pytest.mark.parametrize("engine, axis, many", MESHES)
+def test_a_sharded_batch_needs_no_communication(engine, axis, many, monkeypatch):
     """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
+    monkeypatch.setattr(_blocks, "MANY", many)
+    jax.clear_caches()
     mesh = jax.make_mesh((8,), ("rows",), (axis,))
     cell = rnn.LSTMCell(4)
     inputs = np.random.default_rng(0).normal(size=(16, 5, 3)).astype(np.float32)

@@ -1,6 +1,6 @@
 """One block of one tile: what the forward pass runs, and with `remat` the backward pass again.
 
-Arrays of a block are `[K, b, ...]`: K steps of b rows.
+Arrays of a block are `[K, b, ...]`: K steps of b rows. Buffers for what is kept have more of both.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._parts import Parts
-from ._tiles import Tiles, first_steps
-from .call import Call, first_valid, resets, rows, select, valid
+from ._tiles import Tiles, first_steps, on_cpu
+from .call import Call, first_valid, resets, rows, select, valid, zeros
+
+MANY = 2**24
+"""Bytes of results of matmuls, from which on they are computed again rather than kept: memory of
+that size comes from the system page by page, in each run again."""
+
+CHEAP = 256
+"""Multiplications for a number that is computed again, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class Known:
     """What the backward pass wants to know of each step."""
 
     state: Any
@@ -30,7 +38,7 @@ class Kept:
     leaf j of `projected`: there is their sum."""
 
 
-jax.tree_util.register_dataclass(Kept, ["state", "projected", "recurred"], ["added"])
+jax.tree_util.register_dataclass(Known, ["state", "projected", "recurred"], ["added"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +52,15 @@ class Blocks:
     """What the cell sees in place of a step that is not valid, `[B, ...]`, or `None`."""
     resets: jax.Array | None
     """bool `[T, B]`."""
+    row: tuple[Any, Known]
+    """What comes of one step of one row, by shape and dtype: the output, and what is known."""
 
     @classmethod
     def of(cls, parts: Parts, call: Call) -> Blocks:
         is_valid = valid(call)
-        return cls(parts, call, Tiles.of(call), first_valid(call, is_valid), resets(call, is_valid))
+        padding, walls = first_valid(call, is_valid), resets(call, is_valid)
+        row = jax.eval_shape(lambda call: _one_row(parts, call), call)
+        return cls(parts, call, Tiles.of(call), padding, walls, row)
 
     def number(self, tile: Any, i: Any, backward: bool = False) -> Any:
         """Which block of a tile is the `i`th to be run."""
@@ -70,36 +82,96 @@ class Blocks:
             return None
         return valid & self.tiles.take(self.resets, tile, block, time_axis=0)
 
-    def run(self, tile: Any, block: Any, state: Any, keep: bool) -> tuple[Any, Any, Any]:
-        """One block -> `(state, outputs, kept)`."""
+    def run(
+        self, tile: Any, block: Any, state: Any, kept: Any = None, at: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """One block -> `(state, outputs, kept)`.
+
+        What is to be kept of step k of the block is written into the buffers `kept`, at
+        `(at[0] + k, at[1])`.
+        """
         valid = self.tiles.mask(tile, block)
-        inputs = self.inputs(tile, block, valid)
-        projected = self.parts.project_steps(self.call.params, inputs)
+        projected = self.parts.project_steps(self.call.params, self.inputs(tile, block, valid))
         start = None
         if self.resets is not None:
             start = jax.tree.map(lambda s: self.tiles.take_rows(s, tile), self.call.start_state)
 
-        def step(state, x):
+        def step(carry, x, k):
+            state, kept = carry
             projected, valid, reset = x
             state = state if reset is None else select(reset, start, state)
             output, new, recurred = self.parts.steps(self.call.params, projected, state)
-            kept = self.kept(projected, state, recurred) if keep else None
+            if kept is not None:
+                step = self.keep(projected, state, recurred)
+                put = lambda buffer, x: write(buffer, x[None], at[0] + k, at[1])  # noqa: E731
+                kept = jax.tree.map(put, kept, step)
             output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
-            return select(valid, new, state), (output, kept)
+            return (select(valid, new, state), kept), output
 
         xs = projected, valid, self.reset(tile, block, valid)
         count, call = self.tiles.count_steps(tile, block), self.call
-        one = jax.tree.map(lambda p: p[0], projected)
-        ahead = not self.parts.all_added(one, state)
-        state, (outputs, kept) = first_steps(
-            count, step, state, xs, call.reverse, call.unroll, ahead
+        ahead = len(self.row[1].added) < len(call.params.kernels)
+        (state, kept), outputs = first_steps(
+            count, step, (state, kept), xs, call.reverse, call.unroll, ahead
         )
         return state, outputs, kept
 
-    def kept(self, projected: Any, state: Any, recurred: list) -> Kept:
-        """What to keep of a step."""
-        leaves, structure = jax.tree.flatten(projected)
-        recurred, added = list(recurred), self.parts.added(projected, state, recurred)
-        for i, j in added:
-            leaves[j], recurred[i] = leaves[j] + recurred[i], None
-        return Kept(state, structure.unflatten(leaves), recurred, added)
+    def keep(self, projected: Any, state: Any, recurred: list) -> Any:
+        """What of a step is kept for the backward pass."""
+        return state if self.again else _known(self.parts, projected, state, recurred)
+
+    def known(self, kept: Any, inputs: Any) -> Known:
+        """What is known of the steps of a block of which `kept` is read."""
+        if not self.again:
+            return kept
+        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        state, inputs = jax.tree.map(flat, (kept, inputs))
+        projected = self.parts.project(self.call.params, inputs)
+        recurred = self.parts.steps(self.call.params, projected, state)[2]
+        shape = self.tiles.steps, self.tiles.rows
+        return jax.tree.map(
+            lambda x: x.reshape(*shape, *x.shape[1:]),
+            _known(self.parts, projected, state, recurred),
+        )
+
+    def room(self, steps: int, rows: int) -> Any:
+        """Room for what is kept of so many steps and rows."""
+        known = self.row[1]
+        kept = known.state if self.again else known
+        return jax.tree.map(lambda x: zeros(self.call, (steps, rows, *x.shape[1:]), x.dtype), kept)
+
+    @property
+    def again(self) -> bool:
+        """Whether the backward pass computes all matmuls of a block again, at once.
+
+        It does where that takes less time than to keep their results: they are more numbers
+        than a state has.
+        """
+        weights, known = self.call.params, self.row[1]
+        results = jax.tree.leaves((known.projected, known.recurred))
+        size = self.parts.batch * self.call.time * sum(x.size * x.dtype.itemsize for x in results)
+        work = sum(w.size for w in (*weights.project, *weights.kernels))
+        return on_cpu() and size >= MANY and work <= CHEAP * sum(x.size for x in results)
+
+
+def _one_row(parts: Parts, call: Call) -> tuple[Any, Known]:
+    """The output of one step of one row, and what is known of it."""
+    inputs = jax.tree.map(lambda x: x[:1, 0], call.inputs)
+    projected = parts.project(call.params, inputs)
+    state = jax.tree.map(lambda s: s[:1], call.initial_state)
+    output, _, recurred = parts.steps(call.params, projected, state)
+    return output, _known(parts, projected, state, recurred)
+
+
+def _known(parts: Parts, projected: Any, state: Any, recurred: list) -> Known:
+    leaves, structure = jax.tree.flatten(projected)
+    recurred, added = list(recurred), parts.added(projected, state, recurred)
+    for i, j in added:
+        leaves[j], recurred[i] = leaves[j] + recurred[i], None
+    return Known(state, structure.unflatten(leaves), recurred, added)
+
+
+def write(buffer: jax.Array, x: jax.Array, step: Any, row: Any) -> jax.Array:
+    """`x` `[K, b, ...]` into a buffer, from that step and row on."""
+    at = (step, row, *(np.int32(0),) * (x.ndim - 2))
+    return jax.lax.dynamic_update_slice(buffer, x, at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,11 +36,16 @@ jax.tree_util.register_dataclass(Weights, ["project", "kernels", "between"], [])
 
 
 class Parts(Cell):
-    """A cell whose params are `Weights`; made for one structure of params."""
+    """A cell whose params are `Weights`; made for one structure of params.
 
-    def __init__(self, cell: Any, params: Any):
+    `batch` is the size of the whole batch: each of many devices runs a part of it.
+    """
+
+    def __init__(self, cell: Any, params: Any, batch: int = 1):
         self.cell = cell
+        self.batch = batch
         self.params = jax.tree.map(jax.typeof, params)
+        self._hoisted: dict[Any, Any] = {}
 
     def weights(self, params: Any, inputs: Any, state: Any) -> Weights:
         """The invariants; `inputs` and `state` are examples of any number of rows."""
@@ -51,8 +57,7 @@ class Parts(Cell):
 
     def project(self, weights: Weights, inputs: Any) -> Any:
         """`[n, D]` -> the projected inputs."""
-        _, rest = hoist(self.cell.project, self.params, inputs)
-        return rest(weights.project, inputs)
+        return self._rest(self.cell.project, inputs)(weights.project, inputs)
 
     def project_steps(self, weights: Weights, inputs: Any) -> Any:
         """`[n, m, D]` -> the projected inputs of all, as one matmul."""
@@ -68,8 +73,16 @@ class Parts(Cell):
 
         Of `multiplied`, what the kernels multiply, number i depends on the results before i.
         """
-        _, rest = hoist(self._between, self.params, projected, state, recurred)
-        return rest(weights, projected, state, recurred)
+        given = projected, state, recurred
+        return self._rest(self._between, *given)(weights, *given)
+
+    def _rest(self, f: Callable, *arguments: Any) -> Callable:
+        """What `hoist` leaves of `f`, which is traced once."""
+        leaves, structure = jax.tree.flatten(arguments)
+        key = f, structure, tuple(map(_type, leaves))
+        if key not in self._hoisted:
+            self._hoisted[key] = hoist(f, self.params, *arguments)[1]
+        return self._hoisted[key]
 
     def step(self, weights: Weights, projected: Any, state: Any, *, key: Any = None) -> Any:
         """One step, for an engine that knows nothing of parts."""
@@ -111,11 +124,6 @@ class Parts(Cell):
                 found.append((theirs[i.pop()], own[j.pop()]))
         return tuple(found)
 
-    def all_added(self, projected: Any, state: Any) -> bool:
-        """Whether all results of matmuls are only added to projected inputs."""
-        recurred = self.recurred(projected, state)
-        return len(self.added(projected, state, recurred)) == len(recurred)
-
     def _between(self, params: Any, projected: Any, state: Any, recurred: list) -> Any:
         multiplied: list[jax.Array] = []
 
@@ -153,11 +161,15 @@ class Parts(Cell):
         return kernels
 
 
+def _type(x: Any) -> Any:
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+
+
 def in_parts(call: Call) -> tuple[Parts, Call]:
     """The call with a cell of `Weights`, all arrays varying over the same mesh axes."""
     axes = varying(call)
     call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
-    parts = Parts(call.cell, call.params)
+    parts = Parts(call.cell, call.params, call.batch)
     row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
     state = jax.tree.map(lambda s: s[:1], call.initial_state)
     weights = parts.weights(call.params, row, state)

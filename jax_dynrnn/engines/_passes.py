@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ._blocks import Blocks
+from ._blocks import Blocks, write
 from ._parts import Parts
 from ._tiles import repeat
 from ._transposed import Transposed, wide
@@ -29,10 +28,13 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
         def run_block(i, carry):
             state, outputs, kept = carry
             block = blocks.number(tile, i)
-            begin = jax.tree.map(lambda s: s[None], state)
-            state, y, new = blocks.run(tile, block, state, keep and not tiles.remade)
-            new = begin if keep and tiles.remade else new
-            kept = jax.tree.map(lambda k, x: _write(k, x, tile, block), kept, new)
+            row = tile * tiles.rows
+            if keep and tiles.remade:
+                begin = jax.tree.map(lambda s: s[None], state)
+                kept = jax.tree.map(lambda k, x: write(k, x, block, row), kept, begin)
+                state, y, _ = blocks.run(tile, block, state)
+            else:
+                state, y, kept = blocks.run(tile, block, state, kept, (block * tiles.steps, row))
             outputs = jax.tree.map(lambda o, y: tiles.put(o, y, tile, block), outputs, y)
             return state, outputs, kept
 
@@ -47,29 +49,18 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
 def _buffers(blocks: Blocks, keep: bool) -> tuple[Any, Any]:
     """Room for the outputs, and for what is kept: `[steps, B, ...]` or `[blocks, B, ...]`."""
     call, tiles = blocks.call, blocks.tiles
-    state = jax.tree.map(lambda s: s[: tiles.rows], call.initial_state)
-    _, outputs, kept = jax.eval_shape(
-        lambda s: blocks.run(np.int32(0), np.int32(0), s, keep), state
-    )
 
     def output(y):
         axes = (call.time, call.batch) if call.time_axis == 0 else (call.batch, call.time)
-        return zeros(call, (*axes, *y.shape[2:]), y.dtype)
+        return zeros(call, (*axes, *y.shape[1:]), y.dtype)
 
-    def every(x):
-        return zeros(call, (tiles.whole * tiles.steps, call.batch, *x.shape[2:]), x.dtype)
-
-    if keep and tiles.remade:
-        kept = jax.tree.map(
-            lambda s: zeros(call, (tiles.whole, *s.shape), s.dtype), call.initial_state
-        )
-        return jax.tree.map(output, outputs), kept
-    return jax.tree.map(output, outputs), jax.tree.map(every, kept)
-
-
-def _write(buffer: jax.Array, x: jax.Array, tile: Any, block: Any) -> jax.Array:
-    at = (block * x.shape[0], tile * x.shape[1], *(np.int32(0),) * (x.ndim - 2))
-    return jax.lax.dynamic_update_slice(buffer, x, at)
+    outputs = jax.tree.map(output, blocks.row[0])
+    if not keep:
+        return outputs, None
+    if not tiles.remade:
+        return outputs, blocks.room(tiles.whole * tiles.steps, call.batch)
+    every = lambda s: zeros(call, (tiles.whole, *s.shape), s.dtype)  # noqa: E731
+    return outputs, jax.tree.map(every, call.initial_state)
 
 
 def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:

@@ -75,10 +75,11 @@ def _passes(
         **{name: every(steps, getattr(call, name)) for name in ("inputs", "mask", "resets")},
     )
     result = lambda y: (every(steps, y[0]), every(0, y[1]))  # noqa: E731
-    y, kept = jax.eval_shape(keeping, call)
+    both = lambda y_kept: (result(y_kept[0]), every(kept_rows, y_kept[1]))  # noqa: E731
+    given = lambda _, kept, y: (own, every(kept_rows, kept), result(y))  # noqa: E731
     gradients = lambda g: (every(SUM, g[0]), every(steps, g[1]), every(0, g[2:]))  # noqa: E731
     return (
-        one_at_a_time(by_rows(alone, (own,), result), scan.run),
-        one_at_a_time(by_rows(keeping, (own,), lambda y: (result(y[0]), every(kept_rows, y[1])))),
-        one_at_a_time(by_rows(transposed, (own, every(kept_rows, kept), result(y)), gradients)),
+        one_at_a_time(by_rows(alone, lambda _: (own,), result), scan.run),
+        one_at_a_time(by_rows(keeping, lambda _: (own,), both)),
+        one_at_a_time(by_rows(transposed, given, gradients)),
     )

@@ -42,13 +42,12 @@ def one_at_a_time(f: Callable, together: Callable | None = None) -> Callable:
     return function
 
 
-def by_rows(f: Callable, in_axes: Any, out_axes: Callable) -> Callable:
+def by_rows(f: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
     """`f` of pytrees, of which every device computes the rows that it has.
 
-    `in_axes` and `out_axes(result)` say which axis of each array the batch is, or `NONE`, or
-    of a result `SUM`.
+    `in_axes(*arguments)` and `out_axes(result)` say which axis of each array the batch is, or
+    `NONE`, or of a result `SUM`.
     """
-    axes = jax.tree.leaves(in_axes)
 
     def flat(structure, *leaves):
         return jax.tree.leaves(f(*structure.unflatten(leaves)))
@@ -57,6 +56,7 @@ def by_rows(f: Callable, in_axes: Any, out_axes: Callable) -> Callable:
         if jax.device_count() == 1:
             return f(*arguments)
         leaves, structure = jax.tree.flatten(arguments)
+        axes = jax.tree.leaves(in_axes(*arguments))
         result = jax.eval_shape(f, *arguments)
         own = jax.tree.leaves(out_axes(result))
         call = custom_partitioning(lambda *leaves: flat(structure, *leaves))

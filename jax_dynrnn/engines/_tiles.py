@@ -19,10 +19,10 @@ import numpy as np
 
 from .call import Call, platform, spread, valid, varying
 
-ROWS = ((2**19, 16), (2**21, 32), (float("inf"), 64))
-"""Bytes of the greatest recurrent kernel, and the rows of a tile aimed at up to there, if rows may
-differ in length: with few, each reads the kernel again, out of the cache if it fits. Half of it for
-less than two such tiles."""
+ROWS = ((2**19, 16), (2**20, 32), (float("inf"), 64))
+"""Bytes of all recurrent kernels, and the rows of a tile aimed at below that, if rows may differ in
+length: with few, each reads the kernels again, out of the cache if they fit. Half of it for less
+than two such tiles."""
 
 BLOCK = 2**18
 """The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
@@ -64,8 +64,8 @@ class Tiles:
             return self.call.batch
         if self.order is None:
             return _divisor(self.call.batch, ROWS[-1][1])
-        largest = max((k.size * k.dtype.itemsize for k in self.call.params.kernels), default=0)
-        aim = next(rows for most, rows in ROWS if largest <= most)
+        size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
+        aim = next(rows for most, rows in ROWS if size < most)
         return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property
@@ -194,7 +194,7 @@ def first_steps(
     unroll: int,
     ahead: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan` over the first `count` of `xs`; what is not computed is 0.
+    """`lax.scan` of `step(carry, x, k)` over the first `count` of `xs`; other results are 0.
 
     A `count` that is known is all of them, with `unroll` steps in one iteration. Else `ahead`
     copies the next `x` into the carry: XLA's CPU compiler fuses a read at a changing place into
@@ -202,11 +202,14 @@ def first_steps(
     """
     length = jax.tree.leaves(xs)[0].shape[0]
     if isinstance(count, int):
-        return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=min(unroll, length))
+        numbered = lambda carry, k_x: step(carry, k_x[1], k_x[0])  # noqa: E731
+        every = jnp.arange(length, dtype=jnp.int32), xs
+        return jax.lax.scan(numbered, carry, every, reverse=reverse, unroll=min(unroll, length))
     take = lambda k: jax.tree.map(  # noqa: E731
         lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), xs
     )
-    _, one = jax.eval_shape(lambda carry: step(carry, take(np.int32(0))), carry)
+    step = jax.jit(step, inline=True)  # traced once
+    _, one = jax.eval_shape(step, carry, take(np.int32(0)), np.int32(0))
     axes = varying((carry, xs))
     ys = jax.tree.map(lambda y: spread(jnp.zeros((length, *y.shape), y.dtype), axes), one)
 
@@ -215,7 +218,7 @@ def first_steps(
 
     def body(i, loop):
         carry, x, ys = loop
-        carry, y = step(carry, x if ahead else take(place(i)))
+        carry, y = step(carry, x if ahead else take(place(i)), place(i))
         put = lambda ys, y: jax.lax.dynamic_update_index_in_dim(ys, y, place(i), 0)  # noqa: E731
         return carry, take(place(i + 1)) if ahead else None, jax.tree.map(put, ys, y)
 

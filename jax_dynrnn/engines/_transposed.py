@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._blocks import Blocks, Kept
+from ._blocks import Blocks, Known
 from ._parts import Weights
 from ._tiles import first_steps
 from .call import rows, select, zeros
@@ -32,7 +32,9 @@ class Transposed:
     def run(self, kept: Any, d_outputs: Any, d_state: Any) -> tuple[Any, Any, Weights, Any]:
         """`(d_state, d_start, d_weights, d_inputs)` of the block."""
         tiles = self.blocks.tiles
-        valid, known = tiles.mask(self.tile, self.block), self._known(kept)
+        valid = tiles.mask(self.tile, self.block)
+        inputs = self.blocks.inputs(self.tile, self.block, valid)
+        known = self._known(kept, inputs)
         multiplied, pull = self._linearized(known)
         d_y = jax.tree.map(lambda d: tiles.take(d, self.tile, self.block), d_outputs)
         d_y = select(valid, d_y, jax.tree.map(jnp.zeros_like, d_y))
@@ -42,18 +44,18 @@ class Transposed:
         d_between = [zeros(self.blocks.call, w.shape, wide(w.dtype)) for w in between]
         carry = d_state, jax.tree.map(none, d_state), d_between
         count = tiles.count_steps(self.tile, self.block)
-        step = lambda carry, x: self._step(known, multiplied, carry, x)  # noqa: E731
+        step = lambda carry, x, k: self._step(known, multiplied, carry, x)  # noqa: E731
         (d_state, d_start, d_between), (d_projected, d_recurred) = first_steps(
             count, step, carry, xs, not self.blocks.call.reverse, self.blocks.call.unroll
         )
         for i, j in known.added:
             d_recurred[i] = jax.tree.leaves(d_projected)[j]
         d_kernels = [_product(valid, m, d) for m, d in zip(multiplied, d_recurred, strict=True)]
-        d_project, d_inputs = self._project(valid, d_projected)
+        d_project, d_inputs = self._project(valid, inputs, d_projected)
         return d_state, d_start, Weights(d_project, d_kernels, d_between), d_inputs
 
-    def _known(self, kept: Any) -> Kept:
-        """What is known of the block's steps: read, or with `remat` computed again."""
+    def _known(self, kept: Any, inputs: Any) -> Known:
+        """What is known of the block's steps: read, or computed again."""
         tiles = self.blocks.tiles
 
         def read(buffer, steps):
@@ -61,11 +63,14 @@ class Transposed:
             return jax.lax.dynamic_slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]))
 
         if not tiles.remade:
-            return jax.tree.map(lambda buffer: read(buffer, tiles.steps), kept)
-        state = jax.tree.map(lambda buffer: read(buffer, 1)[0], kept)
-        return self.blocks.run(self.tile, self.block, state, keep=True)[2]
+            kept = jax.tree.map(lambda buffer: read(buffer, tiles.steps), kept)
+        else:
+            state = jax.tree.map(lambda buffer: read(buffer, 1)[0], kept)
+            room, start = self.blocks.room(tiles.steps, tiles.rows), (np.int32(0), np.int32(0))
+            kept = self.blocks.run(self.tile, self.block, state, room, start)[2]
+        return self.blocks.known(kept, inputs)
 
-    def _linearized(self, known: Kept) -> tuple[list[jax.Array], Any]:
+    def _linearized(self, known: Known) -> tuple[list[jax.Array], Any]:
         """What the kernels multiply, and the transposed derivative of each step's arithmetic."""
         tiles, parts, weights = self.blocks.tiles, self.blocks.parts, self.blocks.call.params
         shape = tiles.steps, tiles.rows
@@ -81,7 +86,7 @@ class Transposed:
 
         return jax.vmap(linear)(known.projected, known.state, recurred)
 
-    def _step(self, known: Kept, multiplied: list, carry: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, known: Known, multiplied: list, carry: Any, x: Any) -> tuple[Any, Any]:
         d_state, d_start, d_between = carry
         pull, d_y, valid, reset = x
         nothing = jax.tree.map(jnp.zeros_like, d_state)
@@ -100,10 +105,9 @@ class Transposed:
         d_recurred = [None if i in sums else d for i, d in enumerate(d_recurred)]
         return (d_state, d_start, d_between), (d_projected, d_recurred)
 
-    def _project(self, valid: jax.Array, d_projected: Any) -> tuple[list, Any]:
+    def _project(self, valid: jax.Array, inputs: Any, d_projected: Any) -> tuple[list, Any]:
         """The cotangents of the projection's weights, and of the inputs."""
         blocks, weights = self.blocks, self.blocks.call.params
-        inputs = blocks.inputs(self.tile, self.block, valid)
         leaves, structure = jax.tree.flatten(inputs)
         floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
 

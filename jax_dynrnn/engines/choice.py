@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from .._cell import StagedCell
-from ._shapes import of_shapes
 from ._tiles import on_cpu
 from .call import Call, platform
 
@@ -37,18 +35,6 @@ class Rule(NamedTuple):
 
     holds: Callable[[Call], bool]
     reason: str
-
-
-def _not_added(call: Call) -> bool:
-    """Whether there are no lengths, and a step does more with its products than to add them."""
-    if call.lengths is not None or call.mask is not None or not isinstance(call.cell, StagedCell):
-        return False
-    return not _all_added(call)
-
-
-@of_shapes
-def _all_added(parts: Any, weights: Any, row: Any, state: Any) -> bool:
-    return parts.all_added(jax.eval_shape(parts.project, weights, row), state)
 
 
 LITTLE = Rule(
@@ -79,11 +65,6 @@ RULES = {
             "scan is preferred where blocked was not measured: on TPUs",
         ),
         LITTLE,
-        Rule(
-            lambda call: on_cpu() and _not_added(call),
-            "scan is faster without lengths where a step does more with its matmul than to add it: "
-            "blocked had 0.97 of its speed in the mean of six sizes, 0.77 at least",
-        ),
     ),
     "scan": (),
 }
