@@ -143,6 +143,40 @@ def test_no_gradient_keeps_nothing():
 
 
 @toys.config
+class Root(rnn.MatmulCell):
+    """Without a derivative where all is 0, as it is in a buffer that nothing was written into."""
+
+    units: int = 4
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        normal = lambda i, n: jax.random.normal(jax.random.fold_in(key, i), (n, self.units), dtype)  # noqa: E731
+        return {"w": normal(0, input_shape[-1]), "r": normal(1, self.units)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.ones((*toys.batch_of(batch_shape), self.units), dtype)
+
+    def project(self, params, inputs):
+        return inputs @ params["w"]
+
+    def recurrent_kernel(self, params):
+        return params["r"]
+
+    def hidden(self, state):
+        return state
+
+    def pointwise(self, params, projected, recurred, state):
+        new = jnp.sqrt(0.1 * state + (projected + recurred) ** 2)
+        return new, new
+
+
+@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("unread", [False, True])
+def test_steps_that_are_not_run(unread):
+    """What was not kept of them reaches no gradient."""
+    close(*runs(Root(), 10, 23, 4 if unread else None), 1e-12)
+
+
+@toys.config
 class Odd(rnn.MatmulCell):
     """A user's cell: inputs of two leaves, one of them integers; a vector; no plain sum."""
 

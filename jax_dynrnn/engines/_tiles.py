@@ -24,6 +24,10 @@ ROWS = ((2**19, 16), (2**20, 32), (float("inf"), 64))
 length: with few, each reads the kernels again, out of the cache if they fit. Half of it for less
 than two such tiles."""
 
+NARROW = 2**12
+"""The numbers in a tile's gates, at least, if the batch then has two tiles: with fewer, starting
+the operations takes the time."""
+
 BLOCK = 2**18
 """The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
 for fast matmuls with all steps of the block."""
@@ -66,6 +70,7 @@ class Tiles:
             return _divisor(self.call.batch, ROWS[-1][1])
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
+        aim = max(aim, min(NARROW // max(self.width, 1), self.call.batch // 2))
         return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property
@@ -75,8 +80,12 @@ class Tiles:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
         if not on_cpu():
             return _divisor(time, min(STEPS, time))
-        width = sum(kernel.shape[-1] for kernel in self.call.params.kernels)
-        return _divisor(time, min(max(BLOCK // (self.rows * max(width, 1)), 8), 64))
+        return _divisor(time, min(max(BLOCK // (self.rows * max(self.width, 1)), 8), 64))
+
+    @property
+    def width(self) -> int:
+        """How many numbers the matmuls of a step give, for each row."""
+        return sum(kernel.shape[-1] for kernel in self.call.params.kernels)
 
     @property
     def remade(self) -> bool:

@@ -40,14 +40,18 @@ class Transposed:
         d_y = select(valid, d_y, jax.tree.map(jnp.zeros_like, d_y))
         xs = pull, d_y, valid, self.blocks.reset(self.tile, self.block, valid)
         none = lambda x: zeros(self.blocks.call, x.shape, x.dtype)  # noqa: E731
-        between = self.blocks.call.params.between
-        d_between = [zeros(self.blocks.call, w.shape, wide(w.dtype)) for w in between]
-        carry = d_state, jax.tree.map(none, d_state), d_between
+        carry = d_state, jax.tree.map(none, d_state)
         count = tiles.count_steps(self.tile, self.block)
-        step = lambda carry, x, k: self._step(known, multiplied, carry, x)  # noqa: E731
-        (d_state, d_start, d_between), (d_projected, d_recurred) = first_steps(
+        step = lambda carry, x, k: self._step(multiplied, carry, x)  # noqa: E731
+        (d_state, d_start), (d_multiplied, d_new) = first_steps(
             count, step, carry, xs, not self.blocks.call.reverse, self.blocks.call.unroll
         )
+        every = jax.vmap(lambda pull, d: pull(d))(pull, (d_multiplied, d_y, d_new))
+        # Of steps that were not run nothing was kept: 0 times what it gives may be NaN.
+        ran = jnp.arange(tiles.steps, dtype=jnp.int32) < count
+        every = select(ran, every, jax.tree.map(jnp.zeros_like, every))
+        d_between, d_projected, _, d_recurred = every
+        d_between = [d.astype(wide(d.dtype)).sum(0) for d in d_between]
         for i, j in known.added:
             d_recurred[i] = jax.tree.leaves(d_projected)[j]
         d_kernels = [_product(valid, m, d) for m, d in zip(multiplied, d_recurred, strict=True)]
@@ -86,8 +90,8 @@ class Transposed:
 
         return jax.vmap(linear)(known.projected, known.state, recurred)
 
-    def _step(self, known: Known, multiplied: list, carry: Any, x: Any) -> tuple[Any, Any]:
-        d_state, d_start, d_between = carry
+    def _step(self, multiplied: list, carry: Any, x: Any) -> tuple[Any, Any]:
+        d_state, d_start = carry
         pull, d_y, valid, reset = x
         nothing = jax.tree.map(jnp.zeros_like, d_state)
         d_new = select(valid, d_state, nothing)
@@ -95,15 +99,12 @@ class Transposed:
         for i in reversed(range(len(self.kernels))):  # each depends on those before it
             d_recurred = pull((d_multiplied, d_y, d_new))[3]
             d_multiplied[i] = d_recurred[i] @ self.kernels[i]
-        d_weights, d_projected, d_old, d_recurred = pull((d_multiplied, d_y, d_new))
-        d_between = [d + w.astype(d.dtype) for d, w in zip(d_between, d_weights, strict=True)]
+        d_old = pull((d_multiplied, d_y, d_new))[2]
         d_state = jax.tree.map(jnp.add, d_old, select(valid, nothing, d_state))
         if reset is not None:
             d_start = jax.tree.map(jnp.add, d_start, select(reset, d_state, nothing))
             d_state = select(reset, nothing, d_state)
-        sums = dict(known.added)
-        d_recurred = [None if i in sums else d for i, d in enumerate(d_recurred)]
-        return (d_state, d_start, d_between), (d_projected, d_recurred)
+        return (d_state, d_start), (d_multiplied, d_new)
 
     def _project(self, valid: jax.Array, inputs: Any, d_projected: Any) -> tuple[list, Any]:
         """The cotangents of the projection's weights, and of the inputs."""
