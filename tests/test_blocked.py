@@ -77,8 +77,7 @@ def test_many_steps_in_one_iteration(cuts, unroll):
 
 
 @pytest.mark.usefixtures("cuts")
-@pytest.mark.parametrize("lengths", [True, False])
-@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("lengths, reverse", [(True, True), (False, False)])
 def test_many_blocks_with_gaps_and_walls(lengths, reverse):
     """In both orders, with a mask and resets, on the layout with time first too."""
     mask, resets = (RANDOM.random((20, 6)) < p for p in (0.7, 0.2))
