@@ -174,11 +174,19 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize("engine, axis, many", MESHES)
-def test_a_sharded_batch_needs_no_communication(engine, axis, many, monkeypatch):
-    """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
-    monkeypatch.setattr(_blocks, "MANY", many)
+@pytest.fixture
+def many(request, monkeypatch):
+    """Bytes from which on `blocked` computes matmuls again; what was traced does not know."""
+    monkeypatch.setattr(_blocks, "MANY", request.param)
     jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("engine, axis, many", MESHES, indirect=["many"])
+def test_a_sharded_batch_needs_no_communication(engine, axis):
+    """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
     mesh = jax.make_mesh((8,), ("rows",), (axis,))
     cell = rnn.LSTMCell(4)
     inputs = np.random.default_rng(0).normal(size=(16, 5, 3)).astype(np.float32)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._parts import Parts
+from ._parts import Parts, flat
 from ._tiles import Tiles, first_steps, on_cpu
 from .call import Call, first_valid, resets, rows, select, valid, zeros
 
@@ -102,9 +102,8 @@ class Blocks:
             state = state if reset is None else select(reset, start, state)
             output, new, recurred = self.parts.steps(self.call.params, projected, state)
             if kept is not None:
-                step = self.keep(projected, state, recurred)
                 put = lambda buffer, x: write(buffer, x[None], at[0] + k, at[1])  # noqa: E731
-                kept = jax.tree.map(put, kept, step)
+                kept = jax.tree.map(put, kept, self.keep(projected, state, recurred))
             output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
             return (select(valid, new, state), kept), output
 
@@ -124,7 +123,6 @@ class Blocks:
         """What is known of the steps of a block of which `kept` is read."""
         if not self.again:
             return kept
-        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
         state, inputs = jax.tree.map(flat, (kept, inputs))
         projected = self.parts.project(self.call.params, inputs)
         recurred = self.parts.steps(self.call.params, projected, state)[2]

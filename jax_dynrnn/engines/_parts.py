@@ -62,8 +62,7 @@ class Parts(Cell):
     def project_steps(self, weights: Weights, inputs: Any) -> Any:
         """`[n, m, D]` -> the projected inputs of all, as one matmul."""
         shape = jax.tree.leaves(inputs)[0].shape[:2]
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-        projected = self.project(weights, flat)
+        projected = self.project(weights, jax.tree.map(flat, inputs))
         return jax.tree.map(lambda p: p.reshape(*shape, *p.shape[1:]), projected)
 
     def between(
@@ -159,6 +158,11 @@ class Parts(Cell):
 
         run_stages(self.cell.stages(params, *zeros), multiply)
         return kernels
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """`[n, m, ...]` -> `[n * m, ...]`."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _type(x: Any) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._blocks import Blocks, Known
-from ._parts import Weights
+from ._parts import Weights, flat
 from ._tiles import first_steps
 from .call import rows, select, zeros
 
@@ -113,14 +113,14 @@ class Transposed:
         floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
 
         def project(project, floating):
-            given = [_flat(x) for x in leaves]
+            given = [flat(x) for x in leaves]
             for i, x in zip(floats, floating, strict=True):
                 given[i] = x
             weights_ = dataclasses.replace(weights, project=project)
             return blocks.parts.project(weights_, structure.unflatten(given))
 
-        _, pull = jax.vjp(project, weights.project, [_flat(leaves[i]) for i in floats])
-        d_weights, d_seen = pull(jax.tree.map(_flat, d_projected))
+        _, pull = jax.vjp(project, weights.project, [flat(leaves[i]) for i in floats])
+        d_weights, d_seen = pull(jax.tree.map(flat, d_projected))
         d_leaves: list[Any] = [None] * len(leaves)
         for i, d in zip(floats, d_seen, strict=True):
             d = d.reshape(leaves[i].shape)
@@ -133,11 +133,7 @@ def wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 
 
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, *x.shape[2:])
-
-
 def _product(valid: jax.Array, x: jax.Array, d: jax.Array) -> jax.Array:
     """The sum over all valid steps of `x` times `d`: the cotangent of a kernel."""
     x = jnp.where(rows(valid, x), x, jnp.zeros_like(x))
-    return jnp.matmul(_flat(x).T, _flat(d), preferred_element_type=wide(d.dtype))
+    return jnp.matmul(flat(x).T, flat(d), preferred_element_type=wide(d.dtype))
