@@ -41,6 +41,7 @@ def cuts(request, monkeypatch):
     """Small tiles and blocks, as a CPU and as an accelerator cuts them; with `again` the backward
     pass computes the matmuls of a block again."""
     monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
+    monkeypatch.setattr(_tiles, "UNSORTED", 0)
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)
     monkeypatch.setattr(_blocks, "MANY", 0 if request.param == "again" else float("inf"))
@@ -94,15 +95,26 @@ def test_many_blocks_with_gaps_and_walls(lengths, reverse):
 @pytest.mark.parametrize("lengths", [[1, 0, 3, 9], [9, 8, 9, 9], None])
 def test_forward_alone(lengths):
     """Of much padding, of little, and of none, where other programs run."""
-    cell, inputs = rnn.LSTMCell(4), RANDOM.normal(size=(4, 9, 3))
+    close(forward("blocked", 4, lengths), forward("scan", 4, lengths), 1e-12)
+
+
+@pytest.mark.parametrize("cuts", ["cpu"], indirect=True)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [[0], [5], [9], None])
+def test_one_row_forward_alone(cuts, monkeypatch, lengths, reverse):
+    """Of which the inputs' kernel is read once a block, and not at every step."""
+    monkeypatch.setattr(blocked, "READ", 0)
+    expected = forward("scan", 1, lengths, reverse=reverse)
+    monkeypatch.setattr(blocked, "scan", None)  # which then has no part in it
+    close(forward("blocked", 1, lengths, reverse=reverse), expected, 1e-12)
+
+
+def forward(engine, batch, lengths, **options):
+    """The results of one engine alone."""
+    cell, inputs = rnn.LSTMCell(4), np.random.default_rng(1).normal(size=(batch, 9, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
-
-    def run(engine):
-        return jax.jit(lambda *x: rnn.dynamic_rnn(cell, *x, implementation=engine))(
-            params, inputs, lengths and jnp.asarray(lengths)
-        )
-
-    close(run("blocked"), run("scan"), 1e-12)
+    run = lambda *x: rnn.dynamic_rnn(cell, *x, implementation=engine, **options)  # noqa: E731
+    return jax.jit(run)(params, inputs, lengths and jnp.asarray(lengths))
 
 
 def runs_time_major(flags, reverse, lengths):

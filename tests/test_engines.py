@@ -104,12 +104,19 @@ def test_explained_without_arrays():
 
 
 def test_chosen_by_size():
-    """Little work is not worth the longer compilation; the table says so."""
-    abstract = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-    params = jax.eval_shape(lambda: CELL.init(jax.random.key(0), X.shape))
-    small = rnn.explain(CELL, params, abstract(3, 5, 2))
-    assert small.chosen == "scan" and "compiles faster" in str(small).splitlines()[1]
-    assert rnn.explain(CELL, params, abstract(64, 500, 2)).chosen == "blocked"
+    """Little work is not worth the longer compilation, nor many rows of a narrow cell tiles."""
+
+    def explained(units, batch, time):
+        cell, inputs = rnn.GRUCell(units), jax.ShapeDtypeStruct((batch, time, 2), jnp.float32)
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape))
+        explanation = rnn.explain(cell, params, inputs)
+        return explanation.chosen, str(explanation).splitlines()[1]
+
+    for sizes, reason in (((4, 3, 5), "compiles faster"), ((32, 128, 500), "fewer operations")):
+        chosen, line = explained(*sizes)
+        assert chosen == "scan" and reason in line
+    for units, batch in ((64, 64), (32, 129), (32, 31)):
+        assert explained(units, batch, 500)[0] == "blocked"
 
 
 @pytest.mark.parametrize("lengths", [None, [100] * 64])

@@ -28,6 +28,9 @@ NARROW = 2**12
 """The numbers in a tile's gates, at least, if the batch then has two tiles: with fewer, starting
 the operations takes the time."""
 
+UNSORTED = 2**15
+"""The numbers in a tile's gates aimed at, if no row ends early: large tiles lose nothing then."""
+
 BLOCK = 2**18
 """The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
 for fast matmuls with all steps of the block."""
@@ -67,7 +70,7 @@ class Tiles:
         if not on_cpu():
             return self.call.batch
         if self.order is None:
-            return _divisor(self.call.batch, ROWS[-1][1])
+            return _divisor(self.call.batch, max(ROWS[-1][1], UNSORTED // max(self.width, 1)))
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
         aim = max(aim, min(NARROW // max(self.width, 1), self.call.batch // 2))
