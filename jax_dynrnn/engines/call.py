@@ -135,7 +135,7 @@ def first_valid(call: Call, valid: jax.Array | None) -> Any:
     """
     if valid is None:
         return None
-    found = valid.any(0)
+    found = valid.any(0) if call.mask is not None else call.lengths > 0
     index = jnp.expand_dims(jnp.argmax(valid, 0), call.time_axis)
 
     def take(x):
