@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._loops import first_steps
 from ._parts import Parts, flat
-from ._tiles import Tiles, first_steps, on_cpu
+from ._tiles import Tiles, on_cpu
 from .call import Call, first_valid, resets, rows, select, valid, zeros
 
 MANY = 2**24

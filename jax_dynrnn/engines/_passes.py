@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ._blocks import Blocks, write
+from ._loops import repeat
 from ._parts import Parts
-from ._tiles import repeat
 from ._transposed import Transposed, wide
 from .call import Call, zeros
 

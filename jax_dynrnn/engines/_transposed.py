@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._blocks import Blocks, Known
+from ._loops import first_steps
 from ._parts import Weights, flat
-from ._tiles import first_steps
 from .call import rows, select, zeros
 
 
