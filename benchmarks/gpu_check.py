@@ -59,7 +59,7 @@ CELLS = {
     "gru": rnn.GRUCell(128),
     "gru reset after": rnn.CudnnCompatibleGRUCell(128),
     "vanilla": rnn.BasicRNNCell(128),
-    "ugrnn": rnn.UGRNNCell(64),
+    "ugrnn": rnn.UGRNNCell(100),
     "coupled": rnn.CoupledInputForgetGateLSTMCell(64),
     "minimal": rnn.MinimalRNNCell(64),
     "nas": rnn.NASCell(32),

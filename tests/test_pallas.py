@@ -163,6 +163,21 @@ def test_without_lengths(interpreted):
     is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
 
 
+@toys.config
+class Divided(Own):
+    """One that a param of zeros would make NaN."""
+
+    def pointwise(self, params, projected, recurred, state):
+        output, new = super().pointwise(params, projected, recurred, state)
+        return output, new | {"a": new["a"] / params["scale"][None]}
+
+
+@pytest.mark.parametrize("cell", [rnn.LSTMCell(48, use_peepholes=True), Own(40), Divided(1)])
+@pytest.mark.parametrize("flags", [{}, FLAGS], ids=["lengths", "flags"])
+def test_units_that_fill_no_warpgroup(interpreted, cell, flags):
+    is_scan(cell, sequence_length=LENGTHS, **flags)
+
+
 def test_garbage_in_the_padding(interpreted):
     cell = CELLS["gru reset after"]
     params, inputs, state = arguments(cell, "bfloat16")
@@ -206,7 +221,7 @@ import jax_dynrnn as rnn
 
 mosaic.missing, jax.device_count = lambda: None, lambda: 1
 mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
-for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(128)):
+for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
     lengths = np.resize(test_pallas.LENGTHS, 20)
     test_pallas.is_scan(cell, batch=20, sequence_length=lengths)
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
@@ -229,7 +244,7 @@ LOWERED = {
     "lstm": rnn.LSTMCell(128, use_peepholes=True, cell_clip=3.0),
     "gru reset after": rnn.CudnnCompatibleGRUCell(128),
     "vanilla": rnn.BasicRNNCell(256),
-    "own": Own(),
+    "own": Own(100),
 }
 
 
@@ -260,8 +275,7 @@ def test_lowers_for_a_gpu(hopper, name, flags):
         (rnn.LSTMCell(H), {"remat": 2}, "know of no remat"),
         (rnn.GRUCell(H), {}, "the step of GRUCell is not known as arithmetic within each unit"),
         (rnn.LayerNormLSTMCell(H, layer_norm=True), {}, "step of LayerNormLSTMCell is not known"),
-        (rnn.LSTMCell(48), {}, "it takes 64 units or a multiple of that up to 320, not 48"),
-        (rnn.BasicRNNCell(384), {}, "a multiple of that up to 320, not 384"),
+        (rnn.BasicRNNCell(384), {}, "it takes up to 320 units, not 384"),
         (rnn.LSTMCell(256), {}, "wants 5.* bytes of shared memory .* and there are 232448"),
         (
             rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(H)]),
@@ -283,8 +297,8 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     """In 16 bit, on one GPU, for so many rows; else `blocked` is, and never cuDNN."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
-    def explained(dtype="bfloat16", batch=64):
-        cell, inputs = rnn.LSTMCell(128), jax.ShapeDtypeStruct((batch, 512, 128), dtype)
+    def explained(dtype="bfloat16", batch=64, units=128):
+        cell, inputs = rnn.LSTMCell(units), jax.ShapeDtypeStruct((batch, 512, 128), dtype)
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape, inputs.dtype))
         return rnn.explain(cell, params, inputs)
 
@@ -292,6 +306,8 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     in_float32 = explained("float32")
     assert in_float32.chosen == "blocked" and in_float32.reasons["cudnn"] is None
     assert "scan is over twice as fast" in in_float32.slower["cudnn"]
+    filled = explained(units=100)
+    assert filled.chosen == "blocked" and "multiples of 64 units" in filled.slower["pallas"]
     many = explained(batch=2048)
     assert many.chosen == "blocked" and "with up to 1024 rows" in many.slower["pallas"]
     monkeypatch.setattr(jax, "device_count", lambda: 8)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 
+from ._pallas.mosaic import UNITS
 from ._tiles import on_cpu
 from .call import Call, platform
 
@@ -44,9 +45,14 @@ class Rule(NamedTuple):
     reason: str
 
 
-def _is_narrow(call: Call) -> bool:
+def _units(call: Call) -> list[int]:
+    """Of each leaf of the state."""
     state = jax.eval_shape(lambda: call.cell.zero_state((), call.dtype))
-    units = max(s.size for s in jax.tree.leaves(state))
+    return [s.size for s in jax.tree.leaves(state)]
+
+
+def _is_narrow(call: Call) -> bool:
+    units = max(_units(call))
     return units <= NARROW and call.batch * units <= SMALL
 
 
@@ -63,6 +69,10 @@ RULES = {
         Rule(
             lambda call: call.batch > MOST_ROWS,
             f"it was measured with up to {MOST_ROWS} rows, and there are more",
+        ),
+        Rule(
+            lambda call: any(units % UNITS for units in _units(call)),
+            f"it was measured with multiples of {UNITS} units only",
         ),
         LITTLE,
     ),

@@ -59,15 +59,14 @@ def _unknown(call: Call) -> str | None:
 @of_shapes
 def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     """What a kernel cannot compute of the cell, or has no room for."""
-    name, units = type(parts.cell).__name__, mosaic.UNITS
+    name = type(parts.cell).__name__
     try:
         step = Step(parts, weights, row, state)
         step.try_out()
     except Unknown as reason:
         return f"the arithmetic of {name} is not for a kernel: {reason}"
-    if step.units % units or step.units > units * mosaic.WARPGROUPS:
-        most = units * mosaic.WARPGROUPS
-        return f"it takes {units} units or a multiple of that up to {most}, not {step.units}"
+    if step.units > (most := mosaic.UNITS * mosaic.WARPGROUPS):
+        return f"it takes up to {most} units, not {step.units}"
     if (wanted := shared_bytes(step, weights.kernels[0].dtype)) > mosaic.SHARED:
         return (
             f"{name} with {step.units} units wants {wanted} bytes of shared memory for its "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._tiles import repeat
+from .._loops import repeat
 from . import mosaic
 from .launch import bring_matrix, launch, meet
 from .mosaic import ROWS, UNITS
@@ -25,11 +25,11 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
     `vectors` are `[..., ROWS]`, `flags` is empty or one int32 `[T, UNITS, B]`, `ends` is int32
     `[H, B]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
     """
-    step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
+    step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
     shapes = (
-        [sizes.over_time(n * step.units, sizes.dtype) for n in step.outputs],
-        [sizes.rows(step.units)] * len(step.states),
-        [sizes.over_time(step.units, jnp.float32)] * (len(step.states) if keep else 0),
+        [sizes.over_time(n * units, sizes.dtype) for n in step.outputs],
+        [sizes.rows(units)] * len(step.states),
+        [sizes.over_time(units, jnp.float32)] * (len(step.states) if keep else 0),
     )
     scratch = {
         "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
@@ -100,13 +100,13 @@ def backward(sizes: Sizes) -> Callable:
     `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[..., B]`, sums over time. Past
     `counts` nothing is written.
     """
-    step, parts, gates = sizes.step, sizes.parts, sizes.step.gates
+    step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
     shapes = (
-        [sizes.over_time(n * step.units, sizes.dtype) for n in step.projected],
-        [sizes.over_time(gates * step.units, sizes.dtype)] * (not step.added),
-        [sizes.rows(n * step.units) for n in step.vectors],
-        [sizes.rows(step.units)] * len(step.states),
-        [sizes.rows(step.units)] * len(step.states) * sizes.flagged,
+        [sizes.over_time(n * units, sizes.dtype) for n in step.projected],
+        [sizes.over_time(gates * units, sizes.dtype)] * (not step.added),
+        [sizes.rows(n * units) for n in step.vectors],
+        [sizes.rows(units)] * len(step.states),
+        [sizes.rows(units)] * len(step.states) * sizes.flagged,
     )
     scratch = {
         "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from . import mosaic
 from .mosaic import ROWS, UNITS
-from .place import Place, Sizes
+from .place import Place, Sizes, whole
 from .step import Step
 
 
@@ -51,10 +51,10 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
 
 def shared_bytes(step: Step, dtype: Any) -> int:
     """Of shared memory, which the greater of both kernels wants."""
-    size, parts = jnp.dtype(dtype).itemsize, step.units // UNITS
-    matrix = step.gates * step.units**2
-    handed = ROWS * step.units * max(2, step.gates)
-    return size * (matrix + handed) + 64 * (2 + parts)
+    size, units = jnp.dtype(dtype).itemsize, whole(step.units, UNITS)
+    matrix = step.gates * units**2
+    handed = ROWS * units * max(2, step.gates)
+    return size * (matrix + handed) + 64 * (2 + units // UNITS)
 
 
 def blocks(matrix: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from ..call import Call, resets, seen, spread, valid, varying
 from . import kernels
 from .launch import blocks, blocks_transposed
 from .mosaic import ROWS, UNITS
-from .place import ANEW, VALID, Sizes, whole_tiles
+from .place import ANEW, VALID, Sizes, whole
 from .step import Step
 
 
@@ -30,7 +30,7 @@ class Fused:
         row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
         step = Step(parts, call.params, row, jax.tree.map(lambda s: s[:1], call.initial_state))
         dtype = call.params.kernels[0].dtype
-        batch = whole_tiles(call.batch)
+        batch = whole(call.batch, ROWS)
         flagged = call.mask is not None or call.resets is not None
         sizes = Sizes(step, batch, call.time, call.reverse, dtype, flagged)
         return cls(parts, call, sizes)
@@ -40,14 +40,37 @@ class Fused:
         weights_ = dataclasses.replace(self.call.params, project=weights)
         return self.parts.project_steps(weights_, inputs)
 
-    def steps(self, tree: Any) -> list[jax.Array]:
-        """The leaves of what has time, `[T, ..., B]`, with rows for whole tiles."""
+    def steps(self, tree: Any, fill: str = "edge") -> list[jax.Array]:
+        """The leaves of what has time, `[T, ..., B]`, for whole warpgroups and tiles."""
         order = (1, 2, 0) if self.call.time_axis == 1 else (0, 2, 1)
-        return [self.more(x.transpose(order)) for x in jax.tree.leaves(tree)]
+        wider = [self.wider(x, fill) for x in jax.tree.leaves(tree)]
+        return [self.more(x.transpose(order)) for x in wider]
 
-    def rows(self, tree: Any) -> list[jax.Array]:
-        """The leaves of a state, `[..., B]`, with rows for whole tiles, in float32."""
-        return [self.more(x.T).astype(jnp.float32) for x in jax.tree.leaves(tree)]
+    def rows(self, tree: Any, fill: str = "edge") -> list[jax.Array]:
+        """The leaves of a state, `[..., B]`, for whole warpgroups and tiles, in float32."""
+        wider = [self.wider(x, fill) for x in jax.tree.leaves(tree)]
+        return [self.more(x.T).astype(jnp.float32) for x in wider]
+
+    def wider(self, x: jax.Array, fill: str = "edge") -> jax.Array:
+        """`[..., k H]` with the units that fill the last warpgroup.
+
+        They are copies of each gate's last unit, which does not take part in the others' sums: its
+        arithmetic is as finite as that unit's. Cotangents are filled with 0, of `fill="constant"`.
+        """
+        units, more = self.sizes.step.units, self.sizes.units - self.sizes.step.units
+        gates = x.reshape(*x.shape[:-1], x.shape[-1] // units, units)
+        gates = jnp.pad(gates, [(0, 0)] * x.ndim + [(0, more)], mode=fill)  # pyright: ignore
+        return gates.reshape(*x.shape[:-1], -1)
+
+    def narrower(self, x: jax.Array) -> jax.Array:
+        """Without them."""
+        gates = x.reshape(*x.shape[:-1], x.shape[-1] // self.sizes.units, self.sizes.units)
+        return gates[..., : self.sizes.step.units].reshape(*x.shape[:-1], -1)
+
+    def kernel(self) -> jax.Array:
+        """The recurrent matrix, 0 in the rows of the units that are filled in."""
+        more = self.sizes.units - self.sizes.step.units
+        return jnp.pad(self.wider(self.call.params.kernels[0]), [(0, more), (0, 0)])
 
     def more(self, x: jax.Array) -> jax.Array:
         """With the rows that fill the last tile."""
@@ -60,11 +83,12 @@ class Fused:
     def fewer_steps(self, xs: list[jax.Array], like: Any) -> Any:
         """What has time, 0 in the padding, as the call has it and of the dtypes of `like`."""
         order = (2, 0, 1) if self.call.time_axis == 1 else (0, 2, 1)
-        return _as([self.real(self.fewer(x)).transpose(order) for x in xs], like)
+        real = [self.real(self.fewer(x)).transpose(order) for x in xs]
+        return _as([self.narrower(x) for x in real], like)
 
     def fewer_rows(self, xs: list[jax.Array], like: Any) -> Any:
         """A state, as the call has it and of the dtypes of `like`."""
-        return _as([self.fewer(x).T for x in xs], like)
+        return _as([self.narrower(self.fewer(x).T) for x in xs], like)
 
     def real(self, x: jax.Array) -> jax.Array:
         """`[T, ..., B]`, 0 in the padding, where kernels write nothing."""
@@ -73,7 +97,8 @@ class Fused:
 
     def vectors(self) -> list[jax.Array]:
         """What the arithmetic wants of the params, for each row of a tile."""
-        between = [x.reshape(1, -1).astype(jnp.float32) for x in self.call.params.between]
+        between = [self.wider(x.reshape(1, -1)) for x in self.call.params.between]
+        between = [x.astype(jnp.float32) for x in between]
         return [jnp.broadcast_to(x.T, (x.shape[1], ROWS)) for x in between]
 
     def which(self) -> tuple[list[jax.Array], jax.Array, jax.Array]:
@@ -83,7 +108,7 @@ class Fused:
             lengths = jnp.full(self.call.batch, self.call.time, jnp.int32)
         lengths = self.more(spread(lengths, varying(self.call)))
         counts = lengths.reshape(self.sizes.tiles, ROWS).max(1)
-        every = jnp.broadcast_to(lengths, (self.sizes.step.units, self.sizes.batch))
+        every = jnp.broadcast_to(lengths, (self.sizes.units, self.sizes.batch))
         return self._flags(), every, counts
 
     def _flags(self) -> list[jax.Array]:
@@ -102,7 +127,7 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     fused = Fused.of(parts, call)
     inputs = seen(call)
     projected = fused.project(call.params.project, inputs)
-    matrix = blocks(call.params.kernels[0])
+    matrix = blocks(fused.kernel())
     run = kernels.forward(fused.sizes, keep)
     states = fused.rows(call.initial_state), fused.rows(call.start_state)
     outputs, final, kept = run(
@@ -128,8 +153,9 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
         before, again = [before[0].astype(jnp.float32) + again[0]], []
     run = kernels.backward(fused.sizes)
     d_projected, d_recurred, d_vectors, d_initial, d_start = run(
-        blocks_transposed(kernel), before, again, fused.vectors(),
-        [fused.more(x) for x in kept], fused.steps(d_outputs), fused.rows(d_final), *fused.which(),
+        blocks_transposed(fused.kernel()), before, again, fused.vectors(),
+        [fused.more(x) for x in kept], fused.steps(d_outputs, "constant"),
+        fused.rows(d_final, "constant"), *fused.which(),
     )  # fmt: skip
     d_projected = fused.fewer_steps(d_projected, projected)
     (d_recurred,) = (
@@ -138,7 +164,8 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     d_kernel = jnp.matmul(flat(hidden).T, flat(d_recurred), preferred_element_type=jnp.float32)
     between = call.params.between
-    d_between = [d.sum(-1).reshape(x.shape) for d, x in zip(d_vectors, between, strict=True)]
+    sums = [fused.narrower(d.sum(-1)) for d in d_vectors]
+    d_between = [d.reshape(x.shape) for d, x in zip(sums, between, strict=True)]
     d_project, d_inputs = pull(d_projected)
     d_weights = Weights(d_project, _as([d_kernel], [kernel]), _as(d_between, between))
     d_initial = fused.fewer_rows(d_initial, call.initial_state)

@@ -41,9 +41,14 @@ class Sizes:
         return self.batch // ROWS
 
     @property
+    def units(self) -> int:
+        """Those of the cell, and what fills the last warpgroup."""
+        return whole(self.step.units, UNITS)
+
+    @property
     def parts(self) -> int:
         """Warpgroups."""
-        return self.step.units // UNITS
+        return self.units // UNITS
 
     def over_time(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.time, width, self.batch), dtype)
@@ -68,7 +73,7 @@ class Place:
 
     def units(self, gate: int) -> Any:
         """Its units in an array of gates one after the other."""
-        return self.slice(gate * self.sizes.step.units + self.part * UNITS, UNITS)
+        return self.slice(gate * self.sizes.units + self.part * UNITS, UNITS)
 
     def at_step(self, ref: Any, t: Any) -> list[jax.Array]:
         """All gates of a step."""
@@ -91,7 +96,7 @@ class Place:
         ]
 
     def gates(self, ref: Any, axis: int) -> int:
-        return ref.shape[axis] // self.sizes.step.units
+        return ref.shape[axis] // self.sizes.units
 
     def put(self, ref: Any, t: Any, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
@@ -144,6 +149,6 @@ def split(flags: jax.Array | None, state: list) -> tuple[list, list]:
     return [jnp.where(flags, s, none) for s in state], [jnp.where(flags, none, s) for s in state]
 
 
-def whole_tiles(batch: int) -> int:
-    """The next multiple of `ROWS`."""
-    return math.ceil(batch / ROWS) * ROWS
+def whole(size: int, of: int) -> int:
+    """The next multiple of `of`."""
+    return math.ceil(size / of) * of
