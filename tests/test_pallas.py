@@ -211,6 +211,44 @@ def test_transforms(interpreted):
     both(lambda e, x: jax.jvp(jax.grad(lambda x: run(e, LENGTHS, x)), (x,), (direction,)), inputs)
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
+def test_mapped_over_all(interpreted, lengths):
+    """Params and states of each, flags and lengths of each, and twice so: in one launch."""
+    cell = Own(40)
+    flags = {name: jnp.stack([x, x[::-1]]) for name, x in FLAGS.items()}
+    ends = None if lengths is None else jnp.stack([lengths, lengths[::-1]])
+
+    def run(engine, dtype):
+        given = jax.tree.map(lambda x: jnp.stack([x, x / 2]), arguments(cell, dtype))
+        one = lambda g, n, f: results(cell, engine, g, sequence_length=n, **f)  # noqa: E731
+        in_both_orders = jax.vmap(one, (None, None, 0))  # of flags
+        return jax.vmap(in_both_orders, (0, None if ends is None else 0, None))(given, ends, flags)
+
+    exact = lambda: run("scan", "float64")  # noqa: E731
+    close(run("pallas", "bfloat16"), run("scan", "bfloat16"), 4 * 2**-7, exact)
+
+
+def test_one_launch_for_all(hopper):
+    """Of params and of rows that are mapped over, for a GPU: with no loop more than one run has."""
+    cell, inputs = rnn.LSTMCell(128), jnp.zeros((3, 20, 50, 8), jnp.bfloat16)
+    init = lambda key: cell.init(key, inputs.shape[1:], inputs.dtype)  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), 3)
+    one, every = jax.eval_shape(lambda: (init(keys[0]), jax.vmap(init)(keys)))
+
+    def loops(params, inputs, *axes):
+        def loss(params, inputs):
+            run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="pallas")  # noqa: E731
+            return weighted_sum((jax.vmap(run, axes) if axes else run)(params, inputs))
+
+        traced = jax.jit(jax.grad(loss)).trace(params, inputs)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("custom_call @mosaic_gpu") == 2
+        return text.count("stablehlo.while")
+
+    alone = loops(one, inputs[0])
+    assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
+
+
 # Several warpgroups meet as threads of the host, of which there must be enough.
 MANY = """
 import sys

@@ -22,13 +22,15 @@ def run_parts(
     backward: Callable,
     plain: Callable | None = None,
     kept_rows: int = 1,
+    loops: bool = True,
 ) -> tuple[Any, Any]:
     """Runs the cell of a call -> `(outputs, final_state)`.
 
     `forward(parts, call, keep) -> ((outputs, final_state), kept)` and `backward(parts, call, kept,
     cotangents) -> cotangents of params, inputs, initial and start state` get the cell as `Parts`,
     and its `Weights` as the call's params. `plain(parts, call) -> (outputs, final_state)` runs
-    where no gradient is asked for. `kept_rows`: which axis of what is kept the batch is.
+    where no gradient is asked for. `kept_rows`: which axis of what is kept the batch is. `loops`:
+    whether the passes have loops of a length that depends on the arrays.
     """
     parts, call = in_parts(call)
     leaves, structure = jax.tree.flatten(call)
@@ -41,7 +43,7 @@ def run_parts(
         return structure.unflatten(both)
 
     plain = plain or (lambda parts, call: forward(parts, call, keep=False)[0])
-    alone, keeping, transposed = _passes(parts, call, plain, forward, backward, kept_rows)
+    alone, keeping, transposed = _passes(parts, call, plain, forward, backward, kept_rows, loops)
     f = differentiable(
         reference=lambda x, given: scan.run(whole(x, given)),
         plain=lambda x, given: alone(whole(x, given)),
@@ -53,7 +55,13 @@ def run_parts(
 
 
 def _passes(
-    parts: Parts, call: Call, plain: Callable, forward: Callable, backward: Callable, kept_rows: int
+    parts: Parts,
+    call: Call,
+    plain: Callable,
+    forward: Callable,
+    backward: Callable,
+    kept_rows: int,
+    loops: bool,
 ) -> tuple[Any, Any, Any]:
     """All passes, as `vmap` and a batch spread over devices should take them."""
 
@@ -66,6 +74,8 @@ def _passes(
     def transposed(call, kept, cotangents):
         return backward(parts, call, kept, cotangents)
 
+    if not loops and jax.device_count() == 1:  # `vmap` takes them as they are
+        return alone, keeping, transposed
     if varying(call):  # inside of `jax.shard_map` each device has its rows already
         return one_at_a_time(alone, scan.run), *map(one_at_a_time, (keeping, transposed))
     steps, every = 1 - call.time_axis, lambda axis, tree: jax.tree.map(lambda _: axis, tree)

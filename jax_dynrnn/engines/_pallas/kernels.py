@@ -6,6 +6,7 @@ cotangents) to the others in shared memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from .._loops import repeat
 from . import mosaic
-from .launch import bring_matrix, launch, meet
+from .launch import bring_matrix, launch, meet, together
 from .mosaic import ROWS, UNITS
 from .place import Place, Sizes, Steps, split, wide
 
@@ -21,10 +22,14 @@ from .place import Place, Sizes, Steps, split, wide
 def forward(sizes: Sizes, keep: bool) -> Callable:
     """`(kernel, projected, vectors, state, start, flags, ends, counts) -> (outputs, final, kept)`.
 
-    All but the first and last two are lists of arrays: of each leaf. `kernel` is `blocks(R)`,
-    `vectors` are `[..., ROWS]`, `flags` is empty or one int32 `[T, UNITS, B]`, `ends` is int32
-    `[H, B]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
+    All but the first and last two are lists of arrays: of each leaf. `kernel` is `blocks(R)` of
+    each group, `vectors` are `[..., groups ROWS]`, `flags` is empty or one int32 `[T, UNITS, B]`,
+    `ends` is int32 `[H, B]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
     """
+    return together(functools.partial(_forward, keep), sizes)
+
+
+def _forward(keep: bool, sizes: Sizes) -> Callable:
     step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
     shapes = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.outputs],
@@ -94,12 +99,16 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
 
 
 def backward(sizes: Sizes) -> Callable:
-    """`(kernel, projected, recurred, vectors, kept, d_outputs, d_final, flags, ends, counts) ->
+    """`(kernel, projected, vectors, recurred, kept, d_outputs, d_final, flags, ends, counts) ->
     (d_projected, d_recurred, d_vectors, d_initial, d_start)`.
 
     `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[..., B]`, sums over time. Past
     `counts` nothing is written.
     """
+    return together(_backward, sizes)
+
+
+def _backward(sizes: Sizes) -> Callable:
     step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
     shapes = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.projected],
@@ -114,7 +123,7 @@ def backward(sizes: Sizes) -> Callable:
     }
 
     def body(
-        matrix_ref, projected, recurred, vectors, kept, d_outputs, d_final, flags, ends, counts,
+        matrix_ref, projected, vectors, recurred, kept, d_outputs, d_final, flags, ends, counts,
         results, shared, barriers,
     ):  # fmt: skip
         place = Place(sizes)

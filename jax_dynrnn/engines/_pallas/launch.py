@@ -4,6 +4,7 @@ warpgroups meet.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,42 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
     return call
 
 
+def together(make: Callable[[Sizes], Callable], sizes: Sizes) -> Callable:
+    """The kernel that `make` makes, of which `vmap` launches one for all problems.
+
+    Its arguments are the recurrent matrix, `[groups, ...]`, then `projected` and `vectors`, where
+    groups may share theirs, and others; the last axis of all but the first has the rows.
+    """
+    run = jax.custom_batching.custom_vmap(lambda *arguments: make(sizes)(*arguments))
+
+    @run.def_vmap
+    def _(size, batched, *arguments):
+        shared = sizes.groups == 1 and not any(jax.tree.leaves((batched[0], batched[2])))
+        every = jax.tree.map(
+            lambda x, mapped: x if mapped else jnp.broadcast_to(x, (size, *x.shape)),
+            arguments, tuple(batched),
+        )  # fmt: skip
+        matrix, projected, vectors, *rest = every
+        if shared:
+            matrix, vectors = arguments[0], arguments[2]
+        else:
+            matrix = matrix.reshape(-1, *matrix.shape[2:])
+            vectors = jax.tree.map(_side_by_side, vectors)
+        projected, *rest = jax.tree.map(_side_by_side, (projected, *rest))
+        groups = 1 if shared else size * sizes.groups
+        wider = dataclasses.replace(sizes, batch=size * sizes.batch, groups=groups)
+        results = together(make, wider)(matrix, projected, vectors, *rest)
+        apart = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], size, -1), -2, 0)  # noqa: E731
+        return jax.tree.map(apart, results), jax.tree.map(lambda _: True, results)
+
+    return run
+
+
+def _side_by_side(x: jax.Array) -> jax.Array:
+    """`[n, ..., B]` -> `[..., n B]`."""
+    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+
+
 def shared_bytes(step: Step, dtype: Any) -> int:
     """Of shared memory, which the greater of both kernels wants."""
     size, units = jnp.dtype(dtype).itemsize, whole(step.units, UNITS)
@@ -77,7 +114,7 @@ def bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) 
 
     for g in range(gates):
         for j in range(place.sizes.parts):
-            source = ref.at[place.part, g, j]
+            source = ref.at[place.group, place.part, g, j]
             mosaic_gpu.copy_gmem_to_smem(source, shared.at[place.part, g, j], barrier)
     mosaic_gpu.barrier_wait(barrier)
 

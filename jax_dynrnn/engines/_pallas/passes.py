@@ -127,7 +127,7 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     fused = Fused.of(parts, call)
     inputs = seen(call)
     projected = fused.project(call.params.project, inputs)
-    matrix = blocks(fused.kernel())
+    matrix = blocks(fused.kernel())[None]
     run = kernels.forward(fused.sizes, keep)
     states = fused.rows(call.initial_state), fused.rows(call.start_state)
     outputs, final, kept = run(
@@ -153,7 +153,7 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
         before, again = [before[0].astype(jnp.float32) + again[0]], []
     run = kernels.backward(fused.sizes)
     d_projected, d_recurred, d_vectors, d_initial, d_start = run(
-        blocks_transposed(fused.kernel()), before, again, fused.vectors(),
+        blocks_transposed(fused.kernel())[None], before, fused.vectors(), again,
         [fused.more(x) for x in kept], fused.steps(d_outputs, "constant"),
         fused.rows(d_final, "constant"), *fused.which(),
     )  # fmt: skip

@@ -28,13 +28,15 @@ class Sizes:
 
     step: Step
     batch: int
-    """A multiple of `ROWS`."""
+    """Whole tiles for each group."""
     time: int
     reverse: bool
     dtype: Any
     """Of operands and outputs: 16 bits."""
     flagged: bool
     """Whether steps have flags: there is a mask, or resets."""
+    groups: int = 1
+    """Of rows one after the other, each with params of its own."""
 
     @property
     def tiles(self) -> int:
@@ -66,6 +68,9 @@ class Place:
         self.sizes, self.slice = sizes, pallas.ds
         self.tile = jax.lax.axis_index("tile")
         self.part = jax.lax.axis_index("part")
+        self.group: Any = 0
+        if sizes.groups > 1:
+            self.group = jax.lax.div(self.tile, jnp.int32(sizes.tiles // sizes.groups))
 
     @property
     def rows(self) -> Any:
@@ -88,8 +93,8 @@ class Place:
         return mosaic.load(ref, t, self.slice(0, UNITS), self.rows)
 
     def vectors(self, refs: list) -> list[list[jax.Array]]:
-        """What is the same for all rows: `[k H, ROWS]`."""
-        every = self.slice(0, ROWS)
+        """What is the same for all rows of a group: `[k H, groups ROWS]`."""
+        every = self.slice(self.group * ROWS, ROWS)
         return [
             [mosaic.load(ref, self.units(g), every) for g in range(self.gates(ref, 0))]
             for ref in refs
