@@ -68,11 +68,13 @@ CELLS = {
     "layer norm": rnn.LayerNormLSTMCell(32, layer_norm=True),
     "stack": rnn.MultiRNNCell([rnn.LSTMCell(64), rnn.GRUCell(32)]),
 }
+BOTH = "both ways"
 OPTIONS = {
     "ragged": {"sequence_length": LENGTHS},
-    "reverse": {"sequence_length": LENGTHS, "reverse": True},
-    "resets": {
+    BOTH: {"sequence_length": LENGTHS},
+    "resets, reverse": {
         "sequence_length": LENGTHS,
+        "reverse": True,
         "resets": np.arange(T) % (7 + np.arange(B)[:, None]) == 3,
     },
 }
@@ -100,23 +102,27 @@ def arguments(cell: Any, dtype: str) -> Any:
 
 
 def results(
-    cell: Any, engine: str, options: dict[str, Any], given: Any, as_written: bool = False
+    cell: Any,
+    engine: str,
+    options: dict[str, Any],
+    given: Any,
+    as_written: bool = False,
+    both: bool = False,
 ) -> list[np.ndarray]:
     """Outputs, final state, and the gradients of a scalar that depends on all of them.
 
     `as_written` rounds wherever the program does: compilers keep more bits in what they fuse.
+    `both`: of both directions, with half of each param on the way back.
     """
 
     def run(params, inputs, state):
-        found = rnn.dynamic_rnn(
-            cell,
-            params,
-            inputs,
-            initial_state=state,
-            implementation=engine,
-            unroll=UNROLL,
-            **options,
-        )
+        how = {"implementation": engine, "unroll": UNROLL, **options}
+        if both:
+            params = {"fw": params, "bw": jax.tree.map(lambda x: x / 2, params)}
+            states = {"initial_state_fw": state, "initial_state_bw": state}
+            found = rnn.bidirectional_dynamic_rnn(cell, cell, params, inputs, **states, **how)
+        else:
+            found = rnn.dynamic_rnn(cell, params, inputs, initial_state=state, **how)
         return weighted_sum(found), found
 
     compiled = {"xla_allow_excess_precision": False} if as_written else None
@@ -145,7 +151,8 @@ def points(cell: str, options: str) -> list[Point]:
 def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
     """The error of each point of a cell and options beside its bound."""
     cpu, reference, rows = jax.devices("cpu")[0], {}, []
-    run = functools.partial(results, CELLS[cell], options=OPTIONS[options])
+    given_options = {"options": OPTIONS[options], "both": options == BOTH}
+    run = functools.partial(results, CELLS[cell], **given_options)
     for dtype in ("float64", *DTYPES):
         given = jax.device_put(arguments(CELLS[cell], dtype), cpu)
         with jax.default_device(cpu):

@@ -19,14 +19,14 @@ returns two results: `outputs`, at every step, and `state`, after each row's las
 from ._bidirectional import bidirectional_dynamic_rnn as bidirectional_dynamic_rnn
 from ._bidirectional import concatenate as concatenate
 from ._bidirectional import init_bidirectional as init_bidirectional
-from ._bidirectional import init_stack_bidirectional as init_stack_bidirectional
-from ._bidirectional import stack_bidirectional_dynamic_rnn as stack_bidirectional_dynamic_rnn
 from ._cell import Cell as Cell
 from ._cell import LSTMStateTuple as LSTMStateTuple
 from ._cell import MatmulCell as MatmulCell
 from ._raw import raw_rnn as raw_rnn
 from ._rnn import dynamic_rnn as dynamic_rnn
 from ._rnn import explain as explain
+from ._stack_bidirectional import init_stack_bidirectional as init_stack_bidirectional
+from ._stack_bidirectional import stack_bidirectional_dynamic_rnn as stack_bidirectional_dynamic_rnn
 from ._static import stack_bidirectional_rnn as stack_bidirectional_rnn
 from ._static import static_bidirectional_rnn as static_bidirectional_rnn
 from ._static import static_rnn as static_rnn

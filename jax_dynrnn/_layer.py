@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from . import _bidirectional, _check_cell, _check_data
+from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
 from ._cell import Memory, Params, as_cell
 from ._rnn import cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, is_configuration
@@ -86,10 +86,10 @@ class Stack:
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
         cells = (self.cells_fw, self.cells_bw)
-        return _bidirectional.init_stack_bidirectional(key, *cells, input_shape, dtype)
+        return _stack_bidirectional.init_stack_bidirectional(key, *cells, input_shape, dtype)
 
     def run(self, *arguments: Any, **options: Any) -> Any:
-        outputs, fw, bw = _bidirectional.stack_bidirectional_dynamic_rnn(
+        outputs, fw, bw = _stack_bidirectional.stack_bidirectional_dynamic_rnn(
             self.cells_fw, self.cells_bw, *arguments, **options
         )
         return outputs, (fw, bw)

@@ -14,13 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_cell
-from ._bidirectional import (
-    bidirectional_dynamic_rnn,
-    check_features,
-    stack_bidirectional_dynamic_rnn,
-)
+from ._bidirectional import bidirectional_dynamic_rnn, check_features
 from ._cell import Params, State, as_cell
 from ._rnn import dynamic_rnn
+from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
 
 
 def static_rnn(

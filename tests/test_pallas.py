@@ -20,7 +20,7 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn.engines._pallas import mosaic
+from jax_dynrnn.engines._pallas import kernels, launch, mosaic
 
 B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)
@@ -247,6 +247,33 @@ def test_one_launch_for_all(hopper):
 
     alone = loops(one, inputs[0])
     assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
+@pytest.mark.parametrize("time_major", [False, True])
+def test_both_directions_at_once(interpreted, monkeypatch, lengths, time_major):
+    """Of one cell: from states of their own, on either layout, in one launch."""
+    cell, launches = rnn.LSTMCell(40), []
+    monkeypatch.setattr(kernels, "launch", lambda *a: launches.append(a) or launch.launch(*a))
+
+    def run(engine, dtype):
+        params, inputs, state = arguments(cell, dtype)
+        both = {"fw": params, "bw": jax.tree.map(lambda x: x / 2, params)}
+        states = state, jax.tree.map(jnp.flip, state)
+
+        def loss(both, inputs, states):
+            found = rnn.bidirectional_dynamic_rnn(
+                cell, rnn.LSTMCell(40), both, inputs, lengths, *states, time_major=time_major,
+                implementation=engine,
+            )  # fmt: skip
+            return weighted_sum(found), found
+
+        inputs = inputs.swapaxes(0, 1) if time_major else inputs
+        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(both, inputs, states)
+
+    exact = lambda: run("scan", "float64")  # noqa: E731
+    close(run("pallas", "bfloat16"), run("scan", "bfloat16"), 4 * 2**-7, exact)
+    assert 2 in {sizes.groups for sizes, *_ in launches}
 
 
 # Several warpgroups meet as threads of the host, of which there must be enough.

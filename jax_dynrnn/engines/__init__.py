@@ -3,7 +3,9 @@
 An engine is a module (or any object) with two functions:
 
 * `unsupported(call) -> str | None`: why it cannot run this `Call`, or `None`;
-* `run(call) -> (outputs, final_state)`: equal to what `scan` returns.
+* `run(call) -> (outputs, final_state)`: equal to what `scan` returns;
+
+and, if it makes one launch of all that `vmap` maps over, `one_launch = True`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from ._run import run_parts
 from ._shapes import of_shapes
 from .call import Call
 
+one_launch = True
+
 
 def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""

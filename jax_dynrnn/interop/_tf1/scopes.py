@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from ... import cells as c
 from ... import wrappers as w
-from ..._bidirectional import init_bidirectional, init_stack_bidirectional
+from ..._bidirectional import init_bidirectional
 from ..._cell import Params, as_cell
 from ..._check_cell import by_name
+from ..._stack_bidirectional import init_stack_bidirectional
 from ...wrappers._wrapper import ParamsWrapper, Wrapper
 from .._code import code
 
