@@ -230,7 +230,7 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     monkeypatch.setitem(gpu_check.ENGINES, "wrong", wrong)
     monkeypatch.setitem(gpu_check.ENGINES, "fails", fails)
     monkeypatch.setattr(gpu_check, "DTYPES", ("float32",))
-    rows = gpu_check.random_rows("vanilla", "resets")
+    rows = gpu_check.random_rows("vanilla", "resets, reverse")
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
         "scan": True, "blocked": True, "wrong": False, "fails": False
     }  # fmt: skip
