@@ -52,7 +52,7 @@ def _units(call: Call) -> list[int]:
 
 
 def _is_narrow(call: Call) -> bool:
-    units = max(_units(call))
+    units = max(_units(call), default=0)
     return units <= NARROW and call.batch * units <= SMALL
 
 
