@@ -151,8 +151,8 @@ def points(cell: str, options: str) -> list[Point]:
 def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
     """The error of each point of a cell and options beside its bound."""
     cpu, reference, rows = jax.devices("cpu")[0], {}, []
-    given_options = {"options": OPTIONS[options], "both": options == BOTH}
-    run = functools.partial(results, CELLS[cell], **given_options)
+    both = options == BOTH
+    run = functools.partial(results, CELLS[cell], options=OPTIONS[options], both=both)
     for dtype in ("float64", *DTYPES):
         given = jax.device_put(arguments(CELLS[cell], dtype), cpu)
         with jax.default_device(cpu):

@@ -25,15 +25,20 @@ def of_shapes(f: Callable) -> Callable[[Call], Any]:
         row = structure.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
         return f(*_shapes(cell, row, dtype))
 
-    remembered = functools.lru_cache(1024)(ask)
+    ask = remembering(ask)
 
     def asked(call: Call) -> Any:
         leaves, structure = jax.tree.flatten(call.inputs)
         row = tuple(((1, *x.shape[2:]), _cast(x.dtype, call.dtype)) for x in leaves)
-        once = remembered if is_configuration(call.cell) else ask
-        return once(call.cell, structure, row, call.dtype)
+        return ask(call.cell, structure, row, call.dtype)
 
     return asked
+
+
+def remembering(ask: Callable) -> Callable:
+    """`ask(cell, ...)`, which is asked once of cells that are equal."""
+    remembered = functools.lru_cache(1024)(ask)
+    return lambda cell, *more: (remembered if is_configuration(cell) else ask)(cell, *more)
 
 
 def _shapes(cell: Any, row: Any, dtype: Any) -> tuple[Parts, Any, Any, Any]:

@@ -70,10 +70,10 @@ class Tiles:
         if not on_cpu():
             return self.call.batch
         if self.order is None:
-            return _divisor(self.call.batch, max(ROWS[-1][1], UNSORTED // max(self.width, 1)))
+            return _divisor(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width))
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
-        aim = max(aim, min(NARROW // max(self.width, 1), self.call.batch // 2))
+        aim = max(aim, min(NARROW // self.width, self.call.batch // 2))
         return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property
@@ -83,12 +83,12 @@ class Tiles:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
         if not on_cpu():
             return _divisor(time, min(STEPS, time))
-        return _divisor(time, min(max(BLOCK // (self.rows * max(self.width, 1)), 8), 64))
+        return _divisor(time, min(max(BLOCK // (self.rows * self.width), 8), 64))
 
     @property
     def width(self) -> int:
-        """How many numbers the matmuls of a step give, for each row."""
-        return sum(kernel.shape[-1] for kernel in self.call.params.kernels)
+        """How many numbers the matmuls of a step give, for each row; 1 if there are none."""
+        return sum(kernel.shape[-1] for kernel in self.call.params.kernels) or 1
 
     @property
     def remade(self) -> bool:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from ._pallas.mosaic import UNITS
+from ._shapes import remembering
 from ._tiles import on_cpu
 from .call import Call, platform
 
@@ -45,14 +46,15 @@ class Rule(NamedTuple):
     reason: str
 
 
-def _units(call: Call) -> list[int]:
+@remembering
+def _units(cell: Any, dtype: Any) -> list[int]:
     """Of each leaf of the state."""
-    state = jax.eval_shape(lambda: call.cell.zero_state((), call.dtype))
+    state = jax.eval_shape(lambda: cell.zero_state((), dtype))
     return [s.size for s in jax.tree.leaves(state)]
 
 
 def _is_narrow(call: Call) -> bool:
-    units = max(_units(call), default=0)
+    units = max(_units(call.cell, call.dtype), default=0)
     return units <= NARROW and call.batch * units <= SMALL
 
 
@@ -71,7 +73,7 @@ RULES = {
             f"it was measured with up to {MOST_ROWS} rows, and there are more",
         ),
         Rule(
-            lambda call: any(units % UNITS for units in _units(call)),
+            lambda call: any(units % UNITS for units in _units(call.cell, call.dtype)),
             f"it was measured with multiples of {UNITS} units only",
         ),
         LITTLE,

@@ -81,5 +81,8 @@ def run(call: Call) -> tuple[Any, Any]:
     """Runs the cell -> `(outputs, final_state)`."""
     if call.time == 0 or call.batch == 0:
         return scan.run(call)
-    passes = {"forward": forward, "backward": backward, "kept_rows": 2, "loops": False}
-    return run_apart(call, run, lambda call: run_parts(call, **passes))
+    return run_apart(call, run, _run_alone)
+
+
+def _run_alone(call: Call) -> tuple[Any, Any]:
+    return run_parts(call, forward, backward, kept_rows=2, loops=False)
