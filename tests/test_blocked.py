@@ -41,6 +41,7 @@ def cuts(request, monkeypatch):
     """Small tiles and blocks, as a CPU and as an accelerator cuts them; with `again` the backward
     pass computes the matmuls of a block again."""
     monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
+    monkeypatch.setattr(_tiles, "FEW", (0, 0))
     monkeypatch.setattr(_tiles, "UNSORTED", 0)
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)
@@ -153,6 +154,25 @@ def test_no_gradient_keeps_nothing():
     assert 4 * outputs < memory(jax.grad(run)).temp_size_in_bytes < 5 * outputs
 
 
+def kept(cell, *shape):
+    """How many numbers leave a compiled forward pass for a backward pass that is run later."""
+    params, x = cell.init(jax.random.key(0), shape), np.ones(shape, np.float32)
+    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]  # noqa: E731
+    _, pull = jax.eval_shape(lambda p, x: jax.vjp(run, p, x), params, x)
+    return sum(r.size for r in jax.tree.leaves(pull))
+
+
+@pytest.mark.parametrize(
+    ("cell", "numbers"),
+    [(rnn.LSTMCell(8), 4 + 2), (rnn.GRUCell(8), 3 + 1), (rnn.CudnnCompatibleGRUCell(8), 3 + 1 + 1)],
+    ids=["lstm", "gru", "gru_after"],
+)
+def test_what_is_kept(cell, numbers):
+    """Of each step its state, the sums of its gates, and what is more than added; the inputs."""
+    more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
+    assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
+
+
 @toys.config
 class Root(rnn.MatmulCell):
     """Without a derivative where all is 0, as it is in a buffer that nothing was written into."""
@@ -235,6 +255,26 @@ def test_a_cell_of_the_users():
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs["x"])
 
     close(run("blocked"), run("scan"), 1e-12)
+
+
+@toys.config
+class Between(Root):
+    """A cell that multiplies with the first and third part of its product, and adds the others."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        wide = Root(4 * self.units).init(key, input_shape, dtype)
+        return {"w": wide["w"], "r": wide["r"][: self.units]}
+
+    def pointwise(self, params, projected, recurred, state):
+        x, h = jnp.split(projected, 4, -1), jnp.split(recurred, 4, -1)
+        new = jnp.tanh(x[0] * h[0] + x[2] * h[2] + jax.nn.sigmoid(x[1] + h[1]) + (x[3] + h[3]))
+        return new, new
+
+
+@pytest.mark.usefixtures("cuts")
+def test_some_columns_are_only_added():
+    """Their sums are kept, wherever they stand, and of the others both."""
+    close(*runs(Between(4), 10, 23), 1e-12)
 
 
 def test_hoist():

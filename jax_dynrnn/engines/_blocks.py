@@ -14,6 +14,7 @@ import numpy as np
 
 from ._loops import first_steps
 from ._parts import Parts, flat
+from ._sums import Sum
 from ._tiles import Tiles, on_cpu
 from .call import Call, first_valid, resets, rows, select, valid, zeros
 
@@ -32,14 +33,20 @@ class Known:
     state: Any
     """The state that the step began with."""
     projected: Any
+    """The projected inputs, and in the columns of a `Sum` that."""
     recurred: list[jax.Array]
-    """The results of its matmuls, or `None`."""
-    added: tuple[tuple[int, int], ...]
-    """The `(i, j)` where result i is `None`, since all that a step does with it is to add it to
-    leaf j of `projected`: there is their sum."""
+    """The results of its matmuls: all columns that are in no `Sum`, or `None`."""
+    sums: tuple[Sum, ...]
+
+    def results(self) -> list[jax.Array]:
+        """The results that go with `projected`: where that is a sum, there is nothing to add."""
+        leaves, results = jax.tree.leaves(self.projected), [*self.recurred]
+        for s in self.sums:
+            results[s.result] = s.result_of(results[s.result], leaves[s.leaf])
+        return results
 
 
-jax.tree_util.register_dataclass(Known, ["state", "projected", "recurred"], ["added"])
+jax.tree_util.register_dataclass(Known, ["state", "projected", "recurred"], ["sums"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Blocks:
 
         xs = projected, valid, self.reset(tile, block, valid)
         count, call = self.tiles.count_steps(tile, block), self.call
-        ahead = len(self.row[1].added) < len(call.params.kernels)
+        ahead = any(r is not None for r in self.row[1].recurred)
         (state, kept), outputs = first_steps(
             count, step, (state, kept), xs, call.reverse, call.unroll, ahead
         )
@@ -164,10 +171,11 @@ def _one_row(parts: Parts, call: Call) -> tuple[Any, Known]:
 
 def _known(parts: Parts, projected: Any, state: Any, recurred: list) -> Known:
     leaves, structure = jax.tree.flatten(projected)
-    recurred, added = list(recurred), parts.added(projected, state, recurred)
-    for i, j in added:
-        leaves[j], recurred[i] = leaves[j] + recurred[i], None
-    return Known(state, structure.unflatten(leaves), recurred, added)
+    rest, sums = [*recurred], parts.sums(projected, state, recurred)
+    for s in sums:
+        leaves[s.leaf] = s.total(leaves[s.leaf], recurred[s.result])
+        rest[s.result] = s.rest(recurred[s.result])
+    return Known(state, structure.unflatten(leaves), rest, sums)
 
 
 def write(buffer: jax.Array, x: jax.Array, step: Any, row: Any) -> jax.Array:

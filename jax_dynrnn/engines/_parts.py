@@ -6,17 +6,17 @@ of kernels that are multiplied, and vectors. `n` is a number of rows in the shap
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from .._cell import Cell, run_stages
 from ._hoist import hoist
+from ._sums import Sum, sums
 from .call import Call, spread, varying
 
 
@@ -101,27 +101,15 @@ class Parts(Cell):
         _, output, new = self.between(weights.between, projected, state, given)
         return output, new, recurred
 
-    def added(self, projected: Any, state: Any, recurred: list) -> tuple[tuple[int, int], ...]:
-        """The `(i, j)` where all that is done with `recurred[i]` and leaf j of `projected` is to
-        add them."""
+    def sums(self, projected: Any, state: Any, recurred: list) -> tuple[Sum, ...]:
+        """Where a step adds a matmul's result to the projected inputs, and does no more."""
         given = (self.params, projected, state, recurred)
         jaxpr = jax.make_jaxpr(self._between)(*given).jaxpr
-        counts = [len(jax.tree.leaves(part)) for part in given]
-        own = dict(zip(jaxpr.invars[counts[0] :], range(counts[1]), strict=False))
-        theirs = dict(zip(jaxpr.invars[sum(counts[:3]) :], range(counts[3]), strict=True))
-        used = collections.Counter(
-            v
-            for inputs in [*(e.invars for e in jaxpr.eqns), jaxpr.outvars]
-            for v in inputs
-            if not isinstance(v, core.Literal)
-        )
-        found = []
-        for equation in jaxpr.eqns:
-            once = {v for v in equation.invars if not isinstance(v, core.Literal) and used[v] == 1}
-            i, j = once & theirs.keys(), once & own.keys()
-            if equation.primitive.name == "add" and len(i) == len(j) == 1:
-                found.append((theirs[i.pop()], own[j.pop()]))
-        return tuple(found)
+        variables = iter(jaxpr.invars)
+        _, own, _, theirs = [
+            list(itertools.islice(variables, len(jax.tree.leaves(part)))) for part in given
+        ]
+        return sums(jaxpr, own, theirs)
 
     def _between(self, params: Any, projected: Any, state: Any, recurred: list) -> Any:
         multiplied: list[jax.Array] = []

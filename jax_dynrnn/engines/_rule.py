@@ -30,7 +30,9 @@ def differentiable(
 
     def derivative(x, given, kept, dx, y):
         kept = jax.device_put(kept, jax.memory.Space.Host) if offload else kept
-        linear = lambda v: jax.jvp(lambda x: reference(x, given), (x,), (v,))[1]  # noqa: E731
+        # Else what the reference keeps for a gradient is computed beside `kept`, and never used.
+        lean = jax.checkpoint(lambda x: reference(x, given), prevent_cse=False)
+        linear = lambda v: jax.jvp(lean, (x,), (v,))[1]  # noqa: E731
         minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)  # noqa: E731
 
         def system(v_y):

@@ -52,8 +52,9 @@ class Transposed:
         every = select(ran, every, jax.tree.map(jnp.zeros_like, every))
         d_between, d_projected, _, d_recurred = every
         d_between = [d.astype(wide(d.dtype)).sum(0) for d in d_between]
-        for i, j in known.added:
-            d_recurred[i] = jax.tree.leaves(d_projected)[j]
+        for s in known.sums:
+            if s.whole:
+                d_recurred[s.result] = jax.tree.leaves(d_projected)[s.leaf]
         d_kernels = [_product(valid, m, d) for m, d in zip(multiplied, d_recurred, strict=True)]
         d_project, d_inputs = self._project(valid, inputs, d_projected)
         return d_state, d_start, Weights(d_project, d_kernels, d_between), d_inputs
@@ -76,19 +77,14 @@ class Transposed:
 
     def _linearized(self, known: Known) -> tuple[list[jax.Array], Any]:
         """What the kernels multiply, and the transposed derivative of each step's arithmetic."""
-        tiles, parts, weights = self.blocks.tiles, self.blocks.parts, self.blocks.call.params
-        shape = tiles.steps, tiles.rows
-        recurred = [  # where there is a sum, there is nothing to add to it
-            zeros(self.blocks.call, (*shape, k.shape[1]), k.dtype) if r is None else r
-            for r, k in zip(known.recurred, weights.kernels, strict=True)
-        ]
+        parts, weights = self.blocks.parts, self.blocks.call.params
 
         def linear(projected, state, recurred):
             given = weights.between, projected, state, recurred
             (multiplied, _, _), pull = jax.vjp(parts.between, *given)
             return multiplied, pull
 
-        return jax.vmap(linear)(known.projected, known.state, recurred)
+        return jax.vmap(linear)(known.projected, known.state, known.results())
 
     def _step(self, multiplied: list, carry: Any, x: Any) -> tuple[Any, Any]:
         d_state, d_start = carry

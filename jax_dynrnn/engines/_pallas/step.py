@@ -58,9 +58,8 @@ class Step:
         if multiplied is None or not 0 <= multiplied - before < len(self.states):
             raise Unknown("what it multiplies is not a part of its state as it is")
         self.hidden = multiplied - before
-        self.added = parts.added(projected, state, recurred) == ((0, 0),) and self.projected == [
-            self.gates
-        ]
+        sums = parts.sums(projected, state, recurred)
+        self.added = [s.whole for s in sums] == [True] and self.projected == [self.gates]
 
     def _check(self, x: Any) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
