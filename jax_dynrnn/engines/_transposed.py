@@ -65,7 +65,7 @@ class Transposed:
 
         def read(buffer, steps):
             at = (self.block * steps, self.tile * tiles.rows, *(np.int32(0),) * (buffer.ndim - 2))
-            return jax.lax.dynamic_slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]))
+            return jax.lax.dynamic_slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]), allow_negative_indices=False)
 
         if not tiles.remade:
             kept = jax.tree.map(lambda buffer: read(buffer, tiles.steps), kept)
