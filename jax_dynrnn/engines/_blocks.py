@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _places as places
 from ._loops import first_steps
 from ._parts import Parts, flat
 from ._sums import Sum
@@ -181,4 +182,4 @@ def _known(parts: Parts, projected: Any, state: Any, recurred: list) -> Known:
 def write(buffer: jax.Array, x: jax.Array, step: Any, row: Any) -> jax.Array:
     """`x` `[K, b, ...]` into a buffer, from that step and row on."""
     at = (step, row, *(np.int32(0),) * (x.ndim - 2))
-    return jax.lax.dynamic_update_slice(buffer, x, at, allow_negative_indices=False)
+    return places.update_slice(buffer, x, at)

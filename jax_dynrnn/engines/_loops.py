@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _places as places
 from .call import spread, varying
 
 
@@ -40,7 +41,7 @@ def first_steps(
         every = jnp.arange(length, dtype=jnp.int32), xs
         return jax.lax.scan(numbered, carry, every, reverse=reverse, unroll=min(unroll, length))
     take = lambda k: jax.tree.map(  # noqa: E731
-        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False, allow_negative_indices=False), xs
+        lambda x: places.index_in_dim(x, k, keepdims=False), xs
     )
     step = jax.jit(step, inline=True)  # traced once
     _, one = jax.eval_shape(step, carry, take(np.int32(0)), np.int32(0))
@@ -53,7 +54,7 @@ def first_steps(
     def body(i, loop):
         carry, x, ys = loop
         carry, y = step(carry, x if ahead else take(place(i)), place(i))
-        put = lambda ys, y: jax.lax.dynamic_update_index_in_dim(ys, y, place(i), 0, allow_negative_indices=False)  # noqa: E731
+        put = lambda ys, y: places.update_index_in_dim(ys, y, place(i), 0)  # noqa: E731
         return carry, take(place(i + 1)) if ahead else None, jax.tree.map(put, ys, y)
 
     carry, _, ys = repeat(count, body, (carry, take(place(0)) if ahead else None, ys))

@@ -88,7 +88,7 @@ def sums(jaxpr: Any, projected: list, recurred: list) -> tuple[Sum, ...]:
         own, theirs = ([columns[v] for v in once & columns.keys()] for columns in known)
         if len(own) == len(theirs) == 1 and own[0][1:] == theirs[0][1:]:
             found[theirs[0].number, own[0].number, own[0].width].append(own[0][1:3])
-    return tuple(Sum(*key, tuple(sorted(spans))) for key, spans in found.items())
+    return tuple(Sum(i, j, width, tuple(sorted(spans))) for (i, j, width), spans in found.items())
 
 
 def _columns(jaxpr: Any, variables: list, used: Any) -> dict[Any, Columns]:

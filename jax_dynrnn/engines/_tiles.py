@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _places as places
 from ._loops import repeat
 from .call import Call, platform, valid
 
@@ -126,7 +127,7 @@ class Tiles:
         return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
 
     def longest(self, tile: Any) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows, allow_negative_indices=False).max()
+        return places.slice_in_dim(self.ends, tile * self.rows, self.rows).max()
 
     def start(self, block: Any) -> jax.Array:
         """The step a block begins with: the last one may reach back into the one before."""
@@ -135,7 +136,7 @@ class Tiles:
     def mask(self, tile: Any, block: Any) -> jax.Array:
         """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
         t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
-        ends = jax.lax.dynamic_slice_in_dim(self.ends, tile * self.rows, self.rows, allow_negative_indices=False)
+        ends = places.slice_in_dim(self.ends, tile * self.rows, self.rows)
         inside = t[:, None] < ends[None]
         if self.overlap:
             inside = inside & (t >= block * self.steps)[:, None]
@@ -144,23 +145,28 @@ class Tiles:
         return inside
 
     @property
+    def all(self) -> bool:
+        """Whether all steps of all blocks are known to be valid, and of no block before."""
+        return self.call.lengths is None and self.call.mask is None and not self.overlap
+
+    @property
     def overlap(self) -> bool:
         return self.call.time % self.steps != 0
 
     def numbers(self, tile: Any) -> Any:
         """The rows of a tile."""
-        return jax.lax.dynamic_slice_in_dim(self.order, tile * self.rows, self.rows, allow_negative_indices=False)
+        return places.slice_in_dim(self.order, tile * self.rows, self.rows)
 
     def take(self, x: jax.Array, tile: Any, block: Any, time_axis: int | None = None) -> jax.Array:
         """A block of `[B, T, ...]`, or `[T, B, ...]`."""
         axis = self.call.time_axis if time_axis is None else time_axis
-        x = jax.lax.dynamic_slice_in_dim(x, self.start(block), self.steps, axis, allow_negative_indices=False)
+        x = places.slice_in_dim(x, self.start(block), self.steps, axis)
         x = self.take_rows(x, tile, 1 - axis)
         return x if axis == 0 else jnp.swapaxes(x, 0, 1)
 
     def take_rows(self, x: jax.Array, tile: Any, axis: int = 0) -> jax.Array:
         if self.order is None:
-            return jax.lax.dynamic_slice_in_dim(x, tile * self.rows, self.rows, axis, allow_negative_indices=False)
+            return places.slice_in_dim(x, tile * self.rows, self.rows, axis)
         return jnp.take(x, self.numbers(tile), axis, mode="clip")
 
     def put(self, buffer: jax.Array, y: jax.Array, tile: Any, block: Any) -> jax.Array:
@@ -175,21 +181,21 @@ class Tiles:
             if self.overlap:
                 own = start + jnp.arange(self.steps, dtype=jnp.int32) >= block * self.steps
                 own = own.reshape([self.steps if i == axis else 1 for i in range(y.ndim)])
-                y = jnp.where(own, y, jax.lax.dynamic_slice(buffer, at, y.shape, allow_negative_indices=False))
-            return jax.lax.dynamic_update_slice(buffer, y, at, allow_negative_indices=False)
+                y = jnp.where(own, y, places.slice(buffer, at, y.shape))
+            return places.update_slice(buffer, y, at)
 
         if self.order is None:
             return write(buffer, y, tile * self.rows)
         numbers = self.numbers(tile)
 
         def write_row(i, buffer):
-            return write(buffer, jax.lax.dynamic_slice_in_dim(y, i, 1, 1 - axis, allow_negative_indices=False), numbers[i])
+            return write(buffer, places.slice_in_dim(y, i, 1, 1 - axis), numbers[i])
 
         return repeat(self.rows, write_row, buffer)
 
     def put_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
         if self.order is None:
-            return jax.lax.dynamic_update_slice_in_dim(buffer, y, tile * self.rows, 0, allow_negative_indices=False)
+            return places.update_slice_in_dim(buffer, y, tile * self.rows, 0)
         return buffer.at[self.numbers(tile)].set(y, mode="promise_in_bounds", unique_indices=True)
 
 

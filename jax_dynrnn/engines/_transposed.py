@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _places as places
 from ._blocks import Blocks, Known
 from ._loops import first_steps
 from ._parts import Weights, flat
@@ -33,6 +34,8 @@ class Transposed:
         """`(d_state, d_start, d_weights, d_inputs)` of the block."""
         tiles = self.blocks.tiles
         valid = tiles.mask(self.tile, self.block)
+        if tiles.all:  # not in the forward pass: without selects XLA fuses its gates, and is slower
+            valid = jnp.ones_like(valid)
         inputs = self.blocks.inputs(self.tile, self.block, valid)
         known = self._known(kept, inputs)
         multiplied, pull = self._linearized(known)
@@ -48,8 +51,9 @@ class Transposed:
         )
         every = jax.vmap(lambda pull, d: pull(d))(pull, (d_multiplied, d_y, d_new))
         # Of steps that were not run nothing was kept: 0 times what it gives may be NaN.
-        ran = jnp.arange(tiles.steps, dtype=jnp.int32) < count
-        every = select(ran, every, jax.tree.map(jnp.zeros_like, every))
+        if not tiles.all:
+            ran = jnp.arange(tiles.steps, dtype=jnp.int32) < count
+            every = select(ran, every, jax.tree.map(jnp.zeros_like, every))
         d_between, d_projected, _, d_recurred = every
         d_between = [d.astype(wide(d.dtype)).sum(0) for d in d_between]
         for s in known.sums:
@@ -65,7 +69,7 @@ class Transposed:
 
         def read(buffer, steps):
             at = (self.block * steps, self.tile * tiles.rows, *(np.int32(0),) * (buffer.ndim - 2))
-            return jax.lax.dynamic_slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]), allow_negative_indices=False)
+            return places.slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]))
 
         if not tiles.remade:
             kept = jax.tree.map(lambda buffer: read(buffer, tiles.steps), kept)
