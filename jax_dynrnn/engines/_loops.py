@@ -13,11 +13,11 @@ from . import _places as places
 from .call import spread, varying
 
 
-def repeat(count: Any, body: Callable, carry: Any) -> Any:
-    """`body(i, carry)` for each int32 `i` below `count`."""
+def repeat(count: Any, body: Callable, carry: Any, unroll: int | None = None) -> Any:
+    """`body(i, carry)` for each int32 `i` below `count`; `unroll` in a turn, if that is known."""
     count = np.int32(count) if isinstance(count, int) else count
     run = lambda i, carry: body(jax.lax.convert_element_type(i, jnp.int32), carry)  # noqa: E731
-    return jax.lax.fori_loop(np.int32(0), count, run, carry)
+    return jax.lax.fori_loop(np.int32(0), count, run, carry, unroll=unroll)
 
 
 def first_steps(

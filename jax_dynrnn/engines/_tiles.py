@@ -191,7 +191,7 @@ class Tiles:
         def write_row(i, buffer):
             return write(buffer, places.slice_in_dim(y, i, 1, 1 - axis), numbers[i])
 
-        return repeat(self.rows, write_row, buffer)
+        return repeat(self.rows, write_row, buffer, unroll=2)
 
     def put_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
         if self.order is None:
