@@ -16,7 +16,7 @@ from .call import Call, zeros
 
 def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     """`((outputs, final_state), residuals)`; the residuals are `None` unless `keep`."""
-    blocks = Blocks.of(parts, call)
+    blocks = Blocks.of(parts, call, trains=keep)
     tiles = blocks.tiles
     outputs, kept = _buffers(blocks, keep)
     final = jax.tree.map(lambda s: zeros(call, s.shape, s.dtype), call.initial_state)
