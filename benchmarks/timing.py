@@ -28,16 +28,17 @@ class Results(NamedTuple):
 
 def seconds(implementation: Any, what: str) -> float:
     """Of one call, the mean of a turn: as many in a row as take `SHORTEST`, at least one."""
-    call, calls = getattr(implementation, what), 0
+    call = getattr(implementation, what)
     start = time.perf_counter()
     call()
-    first = elapsed = time.perf_counter() - start
-    if first >= SHORTEST:
-        return first
-    while elapsed - first < SHORTEST:
+    elapsed = time.perf_counter() - start
+    if elapsed >= SHORTEST:
+        return elapsed
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < SHORTEST:
         call()
-        calls, elapsed = calls + 1, time.perf_counter() - start
-    return (elapsed - first) / calls
+        calls += 1
+    return elapsed / calls
 
 
 def rounds(

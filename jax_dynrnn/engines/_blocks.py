@@ -65,7 +65,7 @@ class Blocks:
     """What comes of one step of one row, by shape and dtype: the output, and what is known."""
 
     @classmethod
-    def of(cls, parts: Parts, call: Call, trains: bool = True) -> Blocks:
+    def of(cls, parts: Parts, call: Call, trains: bool) -> Blocks:
         is_valid = valid(call)
         padding, walls = first_valid(call, is_valid), resets(call, is_valid)
         row = jax.eval_shape(lambda call: _one_row(parts, call), call)
@@ -126,7 +126,7 @@ class Blocks:
 
     def keep(self, projected: Any, state: Any, recurred: list) -> Any:
         """What of a step is kept for the backward pass."""
-        return state if self.again else _known(self.parts, projected, state, recurred)
+        return state if self.again else _known(self.row[1].sums, projected, state, recurred)
 
     def known(self, kept: Any, inputs: Any) -> Known:
         """What is known of the steps of a block of which `kept` is read."""
@@ -138,7 +138,7 @@ class Blocks:
         shape = self.tiles.steps, self.tiles.rows
         return jax.tree.map(
             lambda x: x.reshape(*shape, *x.shape[1:]),
-            _known(self.parts, projected, state, recurred),
+            _known(self.row[1].sums, projected, state, recurred),
         )
 
     def room(self, steps: int, rows: int) -> Any:
@@ -167,12 +167,13 @@ def _one_row(parts: Parts, call: Call) -> tuple[Any, Known]:
     projected = parts.project(call.params, inputs)
     state = jax.tree.map(lambda s: s[:1], call.initial_state)
     output, _, recurred = parts.steps(call.params, projected, state)
-    return output, _known(parts, projected, state, recurred)
+    sums = parts.sums(projected, state, recurred)
+    return output, _known(sums, projected, state, recurred)
 
 
-def _known(parts: Parts, projected: Any, state: Any, recurred: list) -> Known:
+def _known(sums: tuple[Sum, ...], projected: Any, state: Any, recurred: list) -> Known:
     leaves, structure = jax.tree.flatten(projected)
-    rest, sums = [*recurred], parts.sums(projected, state, recurred)
+    rest = [*recurred]
     for s in sums:
         leaves[s.leaf] = s.total(leaves[s.leaf], recurred[s.result])
         rest[s.result] = s.rest(recurred[s.result])

@@ -65,7 +65,7 @@ def _buffers(blocks: Blocks, keep: bool) -> tuple[Any, Any]:
 
 def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
     """The cotangents of the params, inputs, initial and start state of `call`."""
-    blocks = Blocks.of(parts, call)
+    blocks = Blocks.of(parts, call, trains=True)
     tiles = blocks.tiles
     d_outputs, d_final = cotangents
     floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731

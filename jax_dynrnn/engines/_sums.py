@@ -21,10 +21,10 @@ class Columns(NamedTuple):
 
     number: int
     """Which array."""
-    start: int
-    stop: int
     width: int
     """All columns that the array has."""
+    span: tuple[int, int]
+    """From where to where."""
 
 
 class Sum(NamedTuple):
@@ -86,23 +86,26 @@ def sums(jaxpr: Any, projected: list, recurred: list) -> tuple[Sum, ...]:
             continue
         once = {v for v in _variables(equation.invars) if used[v] == 1}
         own, theirs = ([columns[v] for v in once & columns.keys()] for columns in known)
-        if len(own) == len(theirs) == 1 and own[0][1:] == theirs[0][1:]:
-            found[theirs[0].number, own[0].number, own[0].width].append(own[0][1:3])
+        if len(own) == len(theirs) == 1:
+            (p,), (r,) = own, theirs
+            if (p.width, p.span) == (r.width, r.span):
+                found[r.number, p.number, p.width].append(p.span)
     return tuple(Sum(i, j, width, tuple(sorted(spans))) for (i, j, width), spans in found.items())
 
 
 def _columns(jaxpr: Any, variables: list, used: Any) -> dict[Any, Columns]:
     """Of the variables, and of what they are split into."""
     widths = [v.aval.shape[-1] if v.aval.shape else 1 for v in variables]
-    found = {v: Columns(i, 0, w, w) for i, (v, w) in enumerate(zip(variables, widths, strict=True))}
+    whole = [Columns(i, width, (0, width)) for i, width in enumerate(widths)]
+    found = dict(zip(variables, whole, strict=True))
     for equation in jaxpr.eqns:
         if equation.primitive.name != "split":
             continue
         (x,) = equation.invars
         if x in found and used[x] == 1 and equation.params["axis"] == x.aval.ndim - 1:
             ends = [0, *itertools.accumulate(int(size) for size in equation.params["sizes"])]
-            for v, start, stop in zip(equation.outvars, ends, ends[1:], strict=False):
-                found[v] = found[x]._replace(start=start, stop=stop)
+            for v, span in zip(equation.outvars, itertools.pairwise(ends), strict=True):
+                found[v] = found[x]._replace(span=span)
     return found
 
 
