@@ -35,8 +35,8 @@ UNROLL = 8
 """The steps of one iteration of a loop on accelerators, at least: 8 in a row took half the time of
 one on a GPU; 16 took no less in training steps, and up to 1.6 times as long to compile."""
 
-MOST_ROWS = 1024
-"""Of a batch, for `pallas`."""
+MOST = 1024 * 128
+"""Numbers in a state, for `pallas`: so many keep all multiprocessors of a GPU busy."""
 
 
 class Rule(NamedTuple):
@@ -69,8 +69,8 @@ RULES = {
             "it was measured with one device only, and there are more",
         ),
         Rule(
-            lambda call: call.batch > MOST_ROWS,
-            f"it was measured with up to {MOST_ROWS} rows, and there are more",
+            lambda call: call.batch * max(_units(call.cell, call.dtype)) > MOST,
+            "it was measured with up to 1024 rows of 128 units, and a state has more numbers",
         ),
         Rule(
             lambda call: any(units % UNITS for units in _units(call.cell, call.dtype)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .._cell import MatmulCell
@@ -19,7 +20,7 @@ from ..wrappers import MultiRNNCell
 from . import scan
 from ._layers import inside, layers, run_apart
 from ._pallas import mosaic
-from ._pallas.launch import shared_bytes
+from ._pallas.launch import blocks_for, shared_bytes
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._pallas.units import Unknown
@@ -29,6 +30,10 @@ from .call import Call
 
 one_launch = True
 
+DTYPES = [jnp.dtype(name) for name in ("bfloat16", "float16", "float32")]
+PRECISIONS = (None, "default", "fastest", "high", "bfloat16", "bfloat16_3x", "tensorfloat32")
+"""Of JAX's matmuls, for float32: those that ask for no more than it has."""
+
 
 def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""
@@ -36,8 +41,13 @@ def unsupported(call: Call) -> str | None:
         return lacking
     if not (isinstance(call.time, int) and isinstance(call.batch, int)):
         return "its kernels are made for sizes that are known, not symbolic"
-    if jnp.dtype(call.dtype).itemsize != 2:
-        return f"its matrix instructions take bfloat16 and float16, not {jnp.dtype(call.dtype)}"
+    if (dtype := jnp.dtype(call.dtype)) not in DTYPES:
+        return f"its matrix instructions take bfloat16, float16 and float32, not {dtype}"
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore
+    if dtype == jnp.float32 and precision not in PRECISIONS:
+        return (
+            f"it multiplies float32 as three products of bfloat16, and {precision!r} is asked for"
+        )
     if call.remat is not None:
         return "its kernels know of no remat"
     return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
@@ -67,12 +77,11 @@ def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
         step.try_out()
     except Unknown as reason:
         return f"the arithmetic of {name} is not for a kernel: {reason}"
-    if step.units > (most := mosaic.UNITS * mosaic.WARPGROUPS):
-        return f"it takes up to {most} units, not {step.units}"
-    if (wanted := shared_bytes(step, weights.kernels[0].dtype)) > mosaic.SHARED:
+    if blocks_for(step, dtype := weights.kernels[0].dtype, tiles=1) is None:
+        wanted = shared_bytes(step, dtype, mosaic.BLOCKS) * mosaic.BLOCKS
         return (
             f"{name} with {step.units} units wants {wanted} bytes of shared memory for its "
-            f"recurrent matrix, and there are {mosaic.SHARED}"
+            f"recurrent matrix, more than a cluster of multiprocessors has to share evenly"
         )
     return None
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._loops import repeat
 from . import mosaic
-from .launch import bring_matrix, launch, meet, together
+from .launch import bring_matrix, hand_over, launch, together
 from .mosaic import ROWS, UNITS
 from .place import Place, Sizes, Steps, split, wide
 
@@ -22,7 +23,7 @@ from .place import Place, Sizes, Steps, split, wide
 def forward(sizes: Sizes, keep: bool) -> Callable:
     """`(kernel, projected, vectors, state, start, flags, ends, counts) -> (outputs, final, kept)`.
 
-    All but the first and last two are lists of arrays: of each leaf. `kernel` is `blocks(R)` of
+    All but the first and last two are lists of arrays: of each leaf. `kernel` is `cut(R)` of
     each group, `vectors` are `[..., groups ROWS]`, `flags` is empty or one int32 `[T, UNITS, B]`,
     `ends` is int32 `[H, B]`, `counts` int32 `[tiles]`. Past `counts` nothing is written.
     """
@@ -37,8 +38,8 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
         [sizes.over_time(units, jnp.float32)] * (len(step.states) if keep else 0),
     )
     scratch = {
-        "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
-        "hidden": mosaic.tiled(2, parts, UNITS, ROWS, dtype=sizes.dtype),
+        "matrix": matrix_of(sizes),
+        "hidden": mosaic.tiled(2, parts, UNITS, sizes.pieces * ROWS, dtype=sizes.operands),
     }
 
     def body(
@@ -57,13 +58,21 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
                 return state
             return [jnp.where(anew, b, s) for b, s in zip(begin, state, strict=True)]
 
-        def hand_over(i, x):
-            hidden[i, place.part] = x.astype(sizes.dtype)
-            meet(barriers["all"])
+        def give(turn, state):
+            buffer = jax.lax.rem(turn, jnp.int32(2))
+            into = lambda _: hidden.at[buffer, place.part]  # noqa: E731
+            hand_over(place, turn, into, [state[step.hidden]], shared, barriers)
 
-        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
+        def product(g, now):
+            return [
+                (shared["matrix"].at[place.here, piece, g, j], hidden.at[now, j])
+                for j in range(parts)
+                for piece in range(sizes.pieces)
+            ]
+
+        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"])
         first = [x for ref in state for x in place.of_rows(ref)]
-        hand_over(0, begun(0, first)[step.hidden])
+        give(jnp.int32(0), begun(0, first))
 
         def read(n):
             return [place.at_step(ref, steps.time(n)) for ref in projected]
@@ -72,15 +81,7 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
             state, here = carry
             t, now, state = steps.time(n), jax.lax.rem(n, jnp.int32(2)), begun(n, state)
             after = read(steps.inside(n + 1))
-            recurred = [
-                mosaic.matmul(
-                    [
-                        (shared["matrix"].at[place.part, g, j], hidden.at[now, j])
-                        for j in range(parts)
-                    ]
-                )
-                for g in range(gates)
-            ]
+            recurred = mosaic.matmuls([product(g, now) for g in range(gates)])
             output, new = step.run(constants, wide(here), state, recurred)
             valid = steps.valid(n)
             for ref, x in zip(kept, state, strict=True) if keep else ():
@@ -88,7 +89,7 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
             for ref, x in zip(outputs, output, strict=True):
                 place.put(ref, t, x)
             new = [jnp.where(valid, a, b) for a, b in zip(new, state, strict=True)]
-            hand_over(1 - now, begun(n + 1, new)[step.hidden])
+            give(n + 1, begun(n + 1, new))
             return new, after
 
         last, _ = repeat(steps.count, run, (first, read(steps.inside(jnp.int32(0)))))
@@ -102,7 +103,7 @@ def backward(sizes: Sizes) -> Callable:
     """`(kernel, projected, vectors, recurred, kept, d_outputs, d_final, flags, ends, counts) ->
     (d_projected, d_recurred, d_vectors, d_initial, d_start)`.
 
-    `kernel` is `blocks_transposed(R)`; `d_vectors` are float32 `[..., B]`, sums over time. Past
+    `kernel` is `cut(R)`; `d_vectors` are float32 `[..., B]`, sums over time. Past
     `counts` nothing is written.
     """
     return together(_backward, sizes)
@@ -118,8 +119,10 @@ def _backward(sizes: Sizes) -> Callable:
         [sizes.rows(units)] * len(step.states) * sizes.flagged,
     )
     scratch = {
-        "matrix": mosaic.tiled(parts, gates, parts, UNITS, UNITS, dtype=sizes.dtype),
-        "cotangents": mosaic.tiled(gates, parts, UNITS, ROWS, dtype=sizes.dtype),
+        "matrix": matrix_of(sizes),
+        "cotangents": mosaic.tiled(
+            2, gates, parts, UNITS, sizes.pieces * ROWS, dtype=sizes.operands
+        ),
     }
 
     def body(
@@ -130,22 +133,26 @@ def _backward(sizes: Sizes) -> Callable:
         steps = Steps(place, flags, ends, counts)
         d_projected, d_recurred, d_vectors, d_initial, d_start = results
         constants, cotangents = place.vectors(vectors), shared["cotangents"]
-        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"], gates)
-        nothing = mosaic.zeros()
-        for g in range(gates):
-            cotangents[g, place.part] = nothing.astype(sizes.dtype)
-        meet(barriers["all"])
 
-        def before(n, d_state):
+        def give(turn, d_gates):
+            buffer = jax.lax.rem(turn, jnp.int32(2))
+            into = lambda g: cotangents.at[buffer, g, place.part]  # noqa: E731
+            hand_over(place, turn, into, d_gates, shared, barriers)
+
+        bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"])
+        nothing = mosaic.zeros()
+        give(jnp.int32(0), [nothing] * gates)
+
+        def before(n, now, d_state):
             """The cotangent of what step n began with: of rows that began anew, and of others."""
             pairs = [
-                (shared["matrix"].at[place.part, g, j], cotangents.at[g, j])
+                (shared["matrix"].at[place.here, piece, g, j], cotangents.at[now, g, j])
                 for g in range(gates)
                 for j in range(parts)
+                for piece in range(sizes.pieces)
             ]
             d_state = list(d_state)
-            d_state[step.hidden] = d_state[step.hidden] + mosaic.matmul(pairs)
-            meet(barriers["all"])  # all have read
+            d_state[step.hidden] = d_state[step.hidden] + mosaic.matmuls([pairs])[0]
             return split(steps.anew(n), d_state)
 
         def read(n):
@@ -165,7 +172,8 @@ def _backward(sizes: Sizes) -> Callable:
             back = [x for gates in back for x in gates] or [nothing] * gates
             state = [x for gates in state for x in gates]
             d_y = [only(x) for x in d_y]
-            d_anew, d_new = before(n + 1, d_state)
+            now = jax.lax.rem(i, jnp.int32(2))
+            d_anew, d_new = before(n + 1, now, d_state)
             d_v, d_here, d_old, d_back = step.transposed(
                 constants, here, state, back, d_y, only(d_new)
             )
@@ -174,9 +182,7 @@ def _backward(sizes: Sizes) -> Callable:
                 place.put(ref, t, only(x))
             for ref in d_recurred:
                 place.put(ref, t, d_back)
-            for g, x in enumerate(d_back):
-                cotangents[g, place.part] = x.astype(sizes.dtype)
-            meet(barriers["all"])
+            give(i + 1, d_back)
             d_state = [jnp.where(valid, a, b) for a, b in zip(d_old, d_new, strict=True)]
             sums = [
                 [s + x for s, x in zip(a, only(b), strict=True)]
@@ -190,7 +196,7 @@ def _backward(sizes: Sizes) -> Callable:
         zeros = [nothing] * len(begin), [[nothing] * n for n in step.vectors]
         last = read(steps.inside(steps.count - 1))
         d_state, d_begin, sums, _ = repeat(steps.count, run, (begin, *zeros, last))
-        d_anew, d_state = before(0, d_state)
+        d_anew, d_state = before(0, jax.lax.rem(steps.count, jnp.int32(2)), d_state)
         for ref, x in zip(d_initial, d_state, strict=True):
             place.put_rows(ref, [x])
         for ref, a, b in zip(d_start, d_begin, d_anew, strict=True) if sizes.flagged else ():
@@ -199,3 +205,9 @@ def _backward(sizes: Sizes) -> Callable:
             place.put_rows(ref, x)
 
     return launch(sizes, body, shapes, scratch)
+
+
+def matrix_of(sizes: Sizes) -> Any:
+    """A block's share of the recurrent matrix, in shared memory."""
+    shape = sizes.local, sizes.pieces, sizes.step.gates, sizes.parts, UNITS, UNITS
+    return mosaic.tiled(*shape, dtype=sizes.operands)

@@ -5,15 +5,16 @@ warpgroups meet.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from . import mosaic
+from . import cluster, mosaic
 from .mosaic import ROWS, UNITS
-from .place import Place, Sizes, whole
+from .place import Place, Sizes, operands, pieces, whole
 from .step import Step
 
 
@@ -22,10 +23,12 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
     from jax.experimental.pallas import mosaic_gpu
 
     flat, structure = jax.tree.flatten(shapes)
-    barriers = {
-        "all": mosaic_gpu.Barrier(num_arrivals=sizes.parts),
-        "matrix": mosaic_gpu.Barrier(num_arrivals=sizes.step.gates * sizes.parts**2),
-    }
+    copies = sizes.local * sizes.pieces * sizes.step.gates * sizes.parts
+    arrivals = {"all": sizes.local, "matrix": copies}
+    barriers = {name: mosaic_gpu.Barrier(num_arrivals=n) for name, n in arrivals.items()}
+    several = sizes.blocks > 1
+    grid = {"cluster": (sizes.blocks,), "cluster_names": ("block",)} if several else {}
+    scratch = scratch | ({"turns": mosaic_gpu.SMEM(**cluster.BARRIERS)} if several else {})
 
     def call(*arguments):
         leaves, arguments_structure = jax.tree.flatten(arguments)
@@ -33,7 +36,12 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
         def kernel(*refs):
             given, rest = refs[: len(leaves)], refs[len(leaves) :]
             results = structure.unflatten(rest[: len(flat)])
-            body(*arguments_structure.unflatten(given), results, *rest[len(flat) :])
+            shared, met = rest[len(flat) :]
+            if several:
+                cluster.begin(shared["turns"], sizes.local)
+            body(*arguments_structure.unflatten(given), results, shared, met)
+            if several:
+                cluster.end(shared["turns"])
 
         run = mosaic_gpu.kernel(
             kernel,
@@ -41,8 +49,9 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
             scratch_types=(scratch, barriers),
             grid=(sizes.tiles,),
             grid_names=("tile",),
-            num_threads=sizes.parts,
+            num_threads=sizes.local,
             thread_name="part",
+            **grid,
             **mosaic.options(sizes.dtype),
         )
         return structure.unflatten(run(*leaves))
@@ -86,43 +95,76 @@ def _side_by_side(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
 
 
-def shared_bytes(step: Step, dtype: Any) -> int:
-    """Of shared memory, which the greater of both kernels wants."""
-    size, units = jnp.dtype(dtype).itemsize, whole(step.units, UNITS)
-    matrix = step.gates * units**2
-    handed = ROWS * units * max(2, step.gates)
-    return size * (matrix + handed) + 64 * (2 + units // UNITS)
+def shared_bytes(step: Step, dtype: Any, blocks: int) -> int:
+    """Of shared memory, which a block of the greater of both kernels wants."""
+    units = whole(step.units, UNITS)
+    matrix = step.gates * units**2 // blocks
+    handed = 2 * ROWS * units * step.gates
+    return 2 * pieces(dtype) * (matrix + handed) + 64 * (2 + units // UNITS)
 
 
-def blocks(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part, gate, part before, UNITS, UNITS]`, transposed: what `forward` takes."""
+def blocks_for(step: Step, dtype: Any, tiles: int) -> int | None:
+    """Of a cluster that has room for the recurrent matrix; `None`: none has.
+
+    Most of those for which there are multiprocessors: warpgroups of one share its matrix unit.
+    """
+    parts = whole(step.units, UNITS) // UNITS
+    found = [
+        blocks
+        for blocks in range(1, mosaic.BLOCKS + 1)
+        if parts % blocks == 0
+        and parts // blocks <= mosaic.WARPGROUPS
+        and shared_bytes(step, dtype, blocks) <= mosaic.SHARED
+    ]
+    at_once = [blocks for blocks in found if tiles * blocks <= mosaic.MULTIPROCESSORS]
+    return max(at_once, default=min(found, default=None))
+
+
+def cut(matrix: jax.Array, transposed: bool) -> jax.Array:
+    """`[H, Z]` -> `[part, piece, gate, other part, UNITS, UNITS]`.
+
+    `forward` takes it transposed: of each part the units that its products are of. `backward` does
+    not: of each part the units that are multiplied.
+    """
     units, width = matrix.shape
     parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(3, 2, 0, 4, 1)
+    apart = matrix.reshape(parts, UNITS, width // units, parts, UNITS)
+    apart = apart.transpose((3, 2, 0, 4, 1) if transposed else (0, 2, 3, 1, 4))
+    if pieces(matrix.dtype) == 1:
+        return apart[:, None]
+    high = jax.lax.reduce_precision(apart, 8, 7)  # XLA drops conversions there and back
+    return jnp.stack([high, apart - high], 1).astype(operands(matrix.dtype))
 
 
-def blocks_transposed(matrix: jax.Array) -> jax.Array:
-    """`[H, Z]` -> `[part before, gate, part, UNITS, UNITS]`, of what `backward` takes."""
-    units, width = matrix.shape
-    parts = units // UNITS
-    return matrix.reshape(parts, UNITS, width // units, parts, UNITS).transpose(0, 2, 3, 1, 4)
-
-
-def bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any, gates: int) -> None:
-    """Into shared memory, by each warpgroup its part `[gates, parts, UNITS, UNITS]`."""
+def bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any) -> None:
+    """Into shared memory, by each warpgroup its part."""
     from jax.experimental.pallas import mosaic_gpu
 
-    for g in range(gates):
-        for j in range(place.sizes.parts):
-            source = ref.at[place.group, place.part, g, j]
-            mosaic_gpu.copy_gmem_to_smem(source, shared.at[place.part, g, j], barrier)
+    sizes = place.sizes
+    for where in itertools.product(*map(range, (sizes.pieces, sizes.step.gates, sizes.parts))):
+        source = ref.at[(place.group, place.part, *where)]
+        mosaic_gpu.copy_gmem_to_smem(source, shared.at[(place.here, *where)], barrier)
     mosaic_gpu.barrier_wait(barrier)
 
 
-def meet(barrier: Any) -> None:
-    """All warpgroups wait for each other; what they wrote to shared memory is seen by all."""
+def hand_over(place: Place, turn: Any, ref_of: Callable, xs: list, shared: Any, met: Any) -> None:
+    """The arrays `xs`, to all warpgroups: `ref_of(i)` of the one of two buffers.
+
+    Each array's pieces lie side by side. Where all have the arrays of a turn, all have read those
+    of the turn before.
+    """
     from jax.experimental.pallas import mosaic_gpu
 
-    mosaic_gpu.commit_smem()
-    mosaic_gpu.barrier_arrive(barrier)
-    mosaic_gpu.barrier_wait(barrier)
+    refs, sizes = [], place.sizes
+    for i, rest in enumerate(xs):
+        refs.append(ref_of(i))
+        for piece in range(sizes.pieces):
+            value = rest.astype(sizes.operands)
+            refs[-1][:, place.slice(piece * ROWS, ROWS)] = value
+            rest = rest - value.astype(jnp.float32)
+    mosaic_gpu.commit_smem()  # seen by matrix instructions, and by copies
+    if sizes.blocks == 1:
+        mosaic_gpu.barrier_arrive(met["all"])
+        mosaic_gpu.barrier_wait(met["all"])
+    else:
+        cluster.send(refs, shared["turns"], turn, sizes.blocks)

@@ -17,6 +17,10 @@ WARPGROUPS = 5
 """At most, in a block of threads: a thread then has the registers for a cell of four gates."""
 SHARED = 232_448
 """Bytes of shared memory that a block may have."""
+BLOCKS = 8
+"""Of a cluster, at most."""
+MULTIPROCESSORS = 132
+"""Of an H100 or H200; each runs one block."""
 INTERPRET: Any = None
 """What `kernel` takes for `interpret`; tests set it."""
 
@@ -33,6 +37,7 @@ def missing() -> str | None:
     except ImportError as error:
         return f"this JAX has no Pallas for Mosaic GPU: {error}"
     needed = ("kernel", "wgmma", "load", "WGMMAAccumulatorRef", "Barrier", "commit_smem", "Layout")
+    needed += ("inline_mgpu",)
     lacking = [name for name in needed if not hasattr(mosaic_gpu, name)]
     return f"this JAX's Pallas for Mosaic GPU has no {lacking[0]}" if lacking else None
 
@@ -83,19 +88,60 @@ def tiled(*shape: int, dtype: Any) -> Any:
     """Shared memory for operands of matrix instructions, `[..., n, k ROWS]` of 16 bits."""
     from jax.experimental.pallas import mosaic_gpu
 
-    transforms = mosaic_gpu.TilingTransform((8, ROWS)), mosaic_gpu.SwizzleTransform(2 * ROWS)
-    return mosaic_gpu.SMEM(shape, dtype, transforms=transforms)
+    return mosaic_gpu.SMEM(shape, dtype, transforms=transforms())
 
 
-def matmul(pairs: list[tuple[Any, Any]]) -> jax.Array:
-    """The sum of `a @ b` of references to shared memory, in float32."""
+def transforms() -> tuple:
+    """How shared memory is laid out for matrix instructions."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    return mosaic_gpu.TilingTransform((8, ROWS)), mosaic_gpu.SwizzleTransform(2 * ROWS)
+
+
+def matmuls(sums: list[list[tuple[Any, Any]]]) -> list[jax.Array]:
+    """Of each list the sum of `a @ b` of references to shared memory, in float32.
+
+    `b` has its pieces side by side: few columns cost as much as one. All are begun before the
+    first is waited for.
+    """
     from jax.experimental import pallas
     from jax.experimental.pallas import mosaic_gpu
 
-    def run(sum_of):
-        for a, b in pairs:
-            mosaic_gpu.wgmma(sum_of, a, b)
-        return sum_of[...]
+    def run(*accumulators):
+        for sum_of, pairs in zip(accumulators, sums, strict=True):
+            for a, b in pairs:
+                mosaic_gpu.wgmma(sum_of, a, b)
+        return [_of_pieces(sum_of[...]) for sum_of in accumulators]
 
-    shape = pairs[0][0].shape[-2], pairs[0][1].shape[-1]
-    return pallas.run_scoped(run, mosaic_gpu.WGMMAAccumulatorRef(shape, jax.numpy.float32))
+    columns = sums[0][0][1].shape[-1]
+    accumulator = mosaic_gpu.WGMMAAccumulatorRef((UNITS, columns), jax.numpy.float32)
+    return pallas.run_scoped(run, *[accumulator] * len(sums))
+
+
+def _of_pieces(x: jax.Array) -> jax.Array:
+    """`[UNITS, pieces ROWS]`, the sum over pieces."""
+    first, *rest = (x[:, i : i + ROWS] for i in range(0, x.shape[1], ROWS))
+    return sum(rest, first)
+
+
+def functions(dtype: Any) -> dict[str, Any]:
+    """What kernels compute in the place of a primitive.
+
+    Their division, and so `logistic`, is many instructions, and their exact `tanh` has branches.
+    """
+    if dtype == jax.numpy.bfloat16:
+        return {"logistic": lambda x: 0.5 * jax.numpy.tanh(0.5 * x) + 0.5}
+    return {"logistic": _logistic, "tanh": _tanh}
+
+
+def _logistic(x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x)), to 2^-21."""
+    root = jax.lax.rsqrt(1 + jax.numpy.exp(-x))
+    return root * root
+
+
+def _tanh(x: jax.Array) -> jax.Array:
+    """Of small numbers the series, which keeps their digits."""
+    y = x * x
+    series = x * (1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315))))
+    return jax.numpy.where(y < 0.06, series, 2 * _logistic(2 * x) - 1)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._parts import Parts, Weights
 from ..call import Call, resets, seen, spread, valid, varying
 from . import kernels
-from .launch import blocks, blocks_transposed
+from .launch import blocks_for, cut
 from .mosaic import ROWS, UNITS
 from .place import ANEW, VALID, Sizes, whole
 from .step import Step
@@ -32,7 +32,9 @@ class Fused:
         dtype = call.params.kernels[0].dtype
         batch = whole(call.batch, ROWS)
         flagged = call.mask is not None or call.resets is not None
-        sizes = Sizes(step, batch, call.time, call.reverse, dtype, flagged)
+        blocks = blocks_for(step, dtype, batch // ROWS)
+        assert blocks is not None  # `unsupported` says so
+        sizes = Sizes(step, batch, call.time, call.reverse, dtype, flagged, blocks)
         return cls(parts, call, sizes)
 
     def project(self, weights: list, inputs: Any) -> Any:
@@ -127,7 +129,7 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     fused = Fused.of(parts, call)
     inputs = seen(call)
     projected = fused.project(call.params.project, inputs)
-    matrix = blocks(fused.kernel())[None]
+    matrix = cut(fused.kernel(), transposed=True)[None]
     run = kernels.forward(fused.sizes, keep)
     states = fused.rows(call.initial_state), fused.rows(call.start_state)
     outputs, final, kept = run(
@@ -153,7 +155,7 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
         before, again = [before[0].astype(jnp.float32) + again[0]], []
     run = kernels.backward(fused.sizes)
     d_projected, d_recurred, d_vectors, d_initial, d_start = run(
-        blocks_transposed(fused.kernel())[None], before, fused.vectors(), again,
+        cut(fused.kernel(), transposed=False)[None], before, fused.vectors(), again,
         [fused.more(x) for x in kept], fused.steps(d_outputs, "constant"),
         fused.rows(d_final, "constant"), *fused.which(),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Where a warpgroup is, and which steps its rows take.
 
-A block of threads runs a tile of `ROWS` rows of the batch, up to its longest. Each warpgroup has
-`UNITS` of the units, with all their gates. Arrays in global memory are `[T, ..., B]`, rows last:
-matrix instructions want many units, and take few rows.
+A block of threads, or a cluster of blocks, runs a tile of `ROWS` rows of the batch, up to its
+longest. Each warpgroup has `UNITS` of the units, with all their gates. Arrays in global memory are
+`[T, ..., B]`, rows last: matrix instructions want many units, and take few rows.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ class Sizes:
     time: int
     reverse: bool
     dtype: Any
-    """Of operands and outputs: 16 bits."""
+    """Of params and outputs."""
     flagged: bool
     """Whether steps have flags: there is a mask, or resets."""
+    blocks: int
+    """Of a cluster: as many as have room for the recurrent matrix, each some warpgroups."""
     groups: int = 1
     """Of rows one after the other, each with params of its own."""
 
@@ -49,8 +51,23 @@ class Sizes:
 
     @property
     def parts(self) -> int:
-        """Warpgroups."""
+        """Warpgroups of all blocks."""
         return self.units // UNITS
+
+    @property
+    def local(self) -> int:
+        """Warpgroups of a block."""
+        return self.parts // self.blocks
+
+    @property
+    def operands(self) -> Any:
+        """Of matrix instructions: 16 bits."""
+        return operands(self.dtype)
+
+    @property
+    def pieces(self) -> int:
+        """As how many such numbers each number is multiplied."""
+        return pieces(self.dtype)
 
     def over_time(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.time, width, self.batch), dtype)
@@ -67,7 +84,11 @@ class Place:
 
         self.sizes, self.slice = sizes, pallas.ds
         self.tile = jax.lax.axis_index("tile")
-        self.part = jax.lax.axis_index("part")
+        self.here = jax.lax.axis_index("part")
+        """Of the warpgroups of its block."""
+        self.part = self.here
+        if sizes.blocks > 1:
+            self.part = jax.lax.axis_index("block") * jnp.int32(sizes.local) + self.here
         self.group: Any = 0
         if sizes.groups > 1:
             self.group = jax.lax.div(self.tile, jnp.int32(sizes.tiles // sizes.groups))
@@ -152,6 +173,16 @@ def split(flags: jax.Array | None, state: list) -> tuple[list, list]:
     if flags is None:
         return [none] * len(state), state
     return [jnp.where(flags, s, none) for s in state], [jnp.where(flags, none, s) for s in state]
+
+
+def operands(dtype: Any) -> Any:
+    """What matrix instructions take of arrays of `dtype`."""
+    return jnp.bfloat16 if jnp.dtype(dtype) == jnp.float32 else dtype
+
+
+def pieces(dtype: Any) -> int:
+    """A float32 number is the sum of two of bfloat16, but for its last 8 of 24 bits."""
+    return 2 if jnp.dtype(dtype) == jnp.float32 else 1
 
 
 def whole(size: int, of: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._parts import Parts
+from . import mosaic
 from .units import Arithmetic, Gates, Leaf, Unknown, inlined
 
 Every = list[Gates]
@@ -41,6 +43,7 @@ class Step:
         given = weights.between, projected, state, recurred
         leaves = [jax.tree.leaves(x) for x in given]
         self.units = weights.kernels[0].shape[0]
+        self.instead = mosaic.functions(weights.kernels[0].dtype)
         for x in jax.tree.leaves(given):
             self._check(x)
         self.vectors, self.projected, self.states, (self.gates,) = (
@@ -81,8 +84,11 @@ class Step:
 
     def run(self, vectors: Every, projected: Every, state: Gates, recurred: Gates) -> Any:
         """`(outputs, new_state)` of arrays `[n, units]`."""
+        return self._run(self.instead, vectors, projected, state, recurred)
+
+    def _run(self, instead: Any, vectors: Every, projected: Every, state: Gates, recurred: Gates):
         given = [*vectors, *projected, *([s] for s in state), recurred]
-        _, output, new = self.arithmetic(given)
+        _, output, new = self.arithmetic(given, instead)
         leaves = lambda tree: jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Leaf))  # noqa: E731
         return [list(x) for x in leaves(output)], [x[0] for x in leaves(new)]
 
@@ -98,6 +104,7 @@ class Step:
         """The cotangents of the four arguments of `run`, of those of its results."""
 
         def pull(given, cotangents):
-            return jax.vjp(self.run, *given)[1](cotangents)
+            return jax.vjp(functools.partial(self._run, {}), *given)[1](cotangents)
 
-        return inlined(pull, (vectors, projected, state, recurred), (d_outputs, d_state))
+        given = vectors, projected, state, recurred
+        return inlined(pull, (given, (d_outputs, d_state)), self.instead)

@@ -7,7 +7,7 @@ concatenation is left. Floating numbers are float32 in it, whatever they were wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,9 @@ ELEMENTWISE = frozenset(
 )
 INNER = ("jit", "pjit", "closed_call")
 """Calls of functions, which are looked into."""
+
+Instead = Mapping[str, Callable]
+NOTHING: Instead = {}
 
 Gates = list[Any]
 """Of an array `[n, k H]`: `k` arrays, or one number that has no units."""
@@ -50,16 +53,20 @@ class Arithmetic:
         found = [i for i, v in enumerate(self.jaxpr.jaxpr.invars) if v is variable]
         return found[0] if found else None
 
-    def __call__(self, arguments: Sequence[Gates]) -> Any:
+    def __call__(self, arguments: Sequence[Gates], instead: Instead = NOTHING) -> Any:
         """The results, each a list of gates, of the gates of all leaves of the arguments.
+
+        `instead` has functions that are computed in the place of some primitives.
 
         Raises:
             Unknown: it cannot be done for some units alone.
         """
-        results = self._run(self.jaxpr.jaxpr, self.jaxpr.consts, arguments)
+        results = self._run(self.jaxpr.jaxpr, self.jaxpr.consts, arguments, instead)
         return self.structure.unflatten([Leaf(gates) for gates in results])
 
-    def _run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Gates]) -> list[Gates]:
+    def _run(
+        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Gates], instead: Instead
+    ) -> list[Gates]:
         known = dict(zip(jaxpr.invars, arguments, strict=True))
         known |= {v: self._constant(c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -68,7 +75,9 @@ class Arithmetic:
 
         for equation in jaxpr.eqns:
             inputs = [read(v) for v in equation.invars]
-            known.update(zip(equation.outvars, self._equation(equation, inputs), strict=True))
+            known.update(
+                zip(equation.outvars, self._equation(equation, inputs, instead), strict=True)
+            )
         return [read(v) for v in jaxpr.outvars]
 
     def _constant(self, value: Any) -> Gates:
@@ -76,13 +85,13 @@ class Arithmetic:
             raise Unknown(f"it has a constant of shape {jnp.shape(value)}")
         return [np.asarray(value).item()]
 
-    def _equation(self, equation: Any, inputs: list[Gates]) -> list[Gates]:
+    def _equation(self, equation: Any, inputs: list[Gates], instead: Instead) -> list[Gates]:
         name, parameters = equation.primitive.name, equation.params
         if name in INNER:
             inner = parameters["jaxpr"]
-            return self._run(inner.jaxpr, inner.consts, inputs)
+            return self._run(inner.jaxpr, inner.consts, inputs, instead)
         if name in ELEMENTWISE:
-            return [_elementwise(equation, inputs)]
+            return [_elementwise(equation, inputs, instead)]
         if name == "convert_element_type":
             return [[_converted(x, parameters["new_dtype"]) for x in inputs[0]]]
         if name in ("broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient"):
@@ -136,7 +145,7 @@ def _sized(x: Gates) -> bool:
     return not isinstance(x[0], (bool, int, float))
 
 
-def _elementwise(equation: Any, inputs: list[Gates]) -> Gates:
+def _elementwise(equation: Any, inputs: list[Gates], instead: Instead) -> Gates:
     count = max(len(x) for x in inputs)
     if any(_sized(x) and len(x) != count for x in inputs):
         raise Unknown("it computes one gate with several")
@@ -149,13 +158,15 @@ def _elementwise(equation: Any, inputs: list[Gates]) -> Gates:
             x[i] if _sized(x) else jnp.full(shape, x[0], _wide(v.aval.dtype))
             for x, v in zip(inputs, equation.invars, strict=True)
         ]
-        results.append(_bound(equation, row))
+        results.append(_bound(equation, row, instead))
     return results
 
 
-def _bound(equation: Any, row: list[Any]) -> Any:
+def _bound(equation: Any, row: list[Any], instead: Instead) -> Any:
     """The primitive of an equation, or what kernels have in its place."""
     name, parameters = equation.primitive.name, equation.params
+    if name in instead:
+        return instead[name](*row)
     if name == "add_any":  # of cotangents
         return row[0] + row[1]
     if name == "one_minus_square":  # of newer JAX's derivative of tanh
@@ -176,13 +187,13 @@ def _wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def inlined(f: Callable, *arguments: Any) -> Any:
+def inlined(f: Callable, arguments: Any, instead: Instead) -> Any:
     """`f(*arguments)`, all whose inner functions and sums of cotangents are plain arithmetic."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     units = max(x.shape[-1] for x in jax.tree.leaves(shapes))
     arithmetic = Arithmetic(f, units, *shapes)
     return jax.tree.map(
         lambda leaf: leaf[0],
-        arithmetic([[x] for x in jax.tree.leaves(arguments)]),
+        arithmetic([[x] for x in jax.tree.leaves(arguments)], instead),
         is_leaf=lambda x: isinstance(x, Leaf),
     )
