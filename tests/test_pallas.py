@@ -165,6 +165,16 @@ def test_in_float32(interpreted, name):
         is_scan(CELLS[name], "float32", sequence_length=LENGTHS)
 
 
+def test_cheaper_functions():
+    """What kernels compute for `tanh` and `logistic`, of large and of small numbers."""
+    x = np.concatenate([np.linspace(-12, 12, 4001), np.geomspace(1e-30, 100, 200), [200, -200]])
+    x = x.astype(np.float32)
+    exact = {"tanh": np.tanh(x.astype(float)), "logistic": 1 / (1 + np.exp(-x.astype(float)))}
+    for name, function in mosaic.functions(jnp.float32).items():
+        found = np.asarray(function(x), float)
+        np.testing.assert_allclose(found, exact[name], 2e-6, 2.0**-126)
+
+
 def test_without_lengths(interpreted):
     is_scan(CELLS["lstm"], "float16")
     is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
@@ -383,7 +393,7 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
         with jax.default_matmul_precision(precision):
             return rnn.explain(cell, params, inputs)
 
-    assert explained().chosen == "pallas" and "chosen: 1.7 to 2.4 times" in str(explained())
+    assert explained().chosen == "pallas" and "chosen: 1.1 to 3.1 times" in str(explained())
     assert explained("float32").chosen == "pallas" and explained(units=256).chosen == "pallas"
     in_float32 = explained("float32", precision="highest")
     assert in_float32.chosen == "blocked" and in_float32.reasons["cudnn"] is None

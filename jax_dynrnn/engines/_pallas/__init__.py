@@ -4,5 +4,6 @@
 * `units`, `step`: a cell's arithmetic, of some of its units with all their gates;
 * `place`: where a warpgroup is, and which steps its rows take;
 * `kernels`, `launch`: the forward and the backward one, and what both have;
+* `cluster`: how multiprocessors hand each other what they have;
 * `passes`: what is done around them for all steps at once.
 """

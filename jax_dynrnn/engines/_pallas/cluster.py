@@ -24,7 +24,7 @@ BARRIERS = {"shape": (4,), "dtype": jnp.int32}
 
 def begin(barriers: Any, arrivals: int) -> None:
     """Both barriers count `arrivals`, and all blocks are there."""
-    _inline(
+    mosaic.inline(
         f"""{{
         .reg .pred first; .reg .b32 thread;
         mov.u32 thread, %tid.x;
@@ -40,7 +40,7 @@ def begin(barriers: Any, arrivals: int) -> None:
 
 def end(barriers: Any) -> None:
     """No block goes before all have what it sent."""
-    _inline(TOGETHER, [barriers])
+    mosaic.inline(TOGETHER, [barriers])
 
 
 def send(arrays: list[Any], barriers: Any, turn: jax.Array, blocks: int) -> None:
@@ -60,7 +60,7 @@ def send(arrays: list[Any], barriers: Any, turn: jax.Array, blocks: int) -> None
         for block in range(blocks)
         for i in range(len(arrays))
     )
-    _inline(
+    mosaic.inline(
         f"""{{
         .reg .pred first, sends, done; .reg .b32 thread, rank, mine, its, there, parity;
         and.b32 mine, $1, 1;
@@ -84,29 +84,3 @@ def send(arrays: list[Any], barriers: Any, turn: jax.Array, blocks: int) -> None
 
 TOGETHER = "barrier.cluster.arrive.release; barrier.cluster.wait.acquire;"
 """All threads of all blocks wait for each other."""
-
-
-def _inline(text: str, arguments: list[Any]) -> None:
-    """PTX, of which `$0` and so on are numbers, or addresses in shared memory."""
-    from jax.experimental.mosaic.gpu import utils
-    from jax.experimental.pallas import mosaic_gpu
-    from jaxlib.mlir import ir
-    from jaxlib.mlir.dialects import llvm
-
-    def value(x):
-        return utils.memref_ptr(x) if isinstance(x, ir.Value) else x.registers.flat[0]
-
-    @mosaic_gpu.inline_mgpu(arg_types=tuple(map(_kind, arguments)))
-    def run(_, *values):
-        nothing, constraints = ir.Type.parse("!llvm.void"), ",".join("r" * len(values))
-        llvm.inline_asm(nothing, [*map(value, values)], text, constraints, has_side_effects=True)
-
-    run(*arguments)
-
-
-def _kind(x: Any) -> Any:
-    from jax.experimental.pallas import mosaic_gpu
-
-    if isinstance(x, jax.Array):
-        return mosaic_gpu.Layout.WG_SPLAT
-    return mosaic_gpu.RefType(mosaic.transforms() if len(x.shape) == 2 else ())

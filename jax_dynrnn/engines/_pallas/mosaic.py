@@ -145,3 +145,29 @@ def _tanh(x: jax.Array) -> jax.Array:
     y = x * x
     series = x * (1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315))))
     return jax.numpy.where(y < 0.06, series, 2 * _logistic(2 * x) - 1)
+
+
+def inline(text: str, arguments: list[Any]) -> None:
+    """PTX, of which `$0` and so on are numbers, or addresses in shared memory."""
+    from jax.experimental.mosaic.gpu import utils
+    from jax.experimental.pallas import mosaic_gpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import llvm
+
+    def value(x):
+        return utils.memref_ptr(x) if isinstance(x, ir.Value) else x.registers.flat[0]
+
+    @mosaic_gpu.inline_mgpu(arg_types=tuple(map(_kind, arguments)))
+    def run(_, *values):
+        nothing, constraints = ir.Type.parse("!llvm.void"), ",".join("r" * len(values))
+        llvm.inline_asm(nothing, [*map(value, values)], text, constraints, has_side_effects=True)
+
+    run(*arguments)
+
+
+def _kind(x: Any) -> Any:
+    from jax.experimental.pallas import mosaic_gpu
+
+    if isinstance(x, jax.Array):
+        return mosaic_gpu.Layout.WG_SPLAT
+    return mosaic_gpu.RefType(transforms() if len(x.shape) == 2 else ())
