@@ -2,8 +2,8 @@
 
 On GPUs of compute capability 9 (measured: an H200). The recurrent matrix lies in the shared memory
 of the multiprocessors that run a tile of rows, one to eight of them, and must fit there: in 16 bit
-an LSTM may have 256 units, a reset-after GRU 384, a vanilla RNN 640; in float32, multiplied as pairs
-of bfloat16, 128, 192 and 512.
+an LSTM may have 256 units, a reset-after GRU 384, a vanilla RNN 640; in float32 (multiplied as
+pairs of bfloat16) 128, 192 and 512.
 
 The inputs' projection before, and the gradients of all weights after, are matmuls of XLA's.
 """

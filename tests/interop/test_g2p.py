@@ -74,7 +74,7 @@ def their_logits_and_gradients(path, letters, phones):
         return session.run(("dense/BiasAdd:0", gradients), fed)
 
 
-def test_logits_and_gradients_are_tensorflows(g2p, load_oracle):
+def test_logits_and_gradients_are_tensorflows(g2p, load_oracle, fused):
     """Of the whole model, by every variable of it, on phones that are given (as it trains)."""
     load_oracle("tensorflow")
     letters, lengths = g2p.encoded(["attention", "a", "don't", "uncharacteristically"])
@@ -89,7 +89,7 @@ def test_logits_and_gradients_are_tensorflows(g2p, load_oracle):
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), phones[..., None], -1)
         return -chosen.mean(), logits
 
-    by_params, logits = jax.jit(jax.grad(loss, has_aux=True))(g2p.params)
+    by_params, logits = jax.jit(jax.grad(loss, has_aux=True), **fused)(g2p.params)
     meta = g2p.package_file("g2p-en==1.0.1", "g2p_en/logdir/model_epoch_14_gs_27956.meta")
     expected, gradients = their_logits_and_gradients(meta, letters, phones)
     close(logits, expected, 1e-5)
