@@ -26,9 +26,7 @@ def test_it_starts_at_what_was_learned():
             learned = np.asarray(params[f"initial_{name}_{i}"])
             np.testing.assert_allclose(x, np.repeat(function(learned), 2, 0), rtol=1e-12)
     assert (start.M == 1e-6).all() and start.M.shape == (2, 6, 4) and start.time == 0
-    given = jax.jit(
-        lambda p: rnn.dynamic_rnn(CELL, p, INPUTS, None, CELL.start(p, 2, jnp.float64))
-    )
+    given = jax.jit(lambda p: rnn.dynamic_rnn(CELL, p, INPUTS, None, CELL.start(p, 2, jnp.float64)))
     close(jax.jit(lambda p: rnn.dynamic_rnn(CELL, p, INPUTS))(params), given(params), 0)
     resets = np.zeros((2, 5), bool)
     resets[:, 2] = True
