@@ -70,7 +70,7 @@ def implementations(kind: str, size: Size, dtype: str) -> dict[str, tuple[Any, A
     """What runs in this process, with weights of one dtype."""
     cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
     params, cell = params_of(kind, size), cells_of(kind, size.units)
-    runs = ours.build(kind, size, cast(params))  # some engines take 16 bit only
+    runs = ours.build(kind, size, cast(params))  # engines that take that dtype
     for name, engine in UNROLLED.items():
         if f"ours: {engine}" in runs:
             runs[name] = ours.forward(cell, engine, unroll=UNROLL), params

@@ -103,15 +103,15 @@ def interpreted(hopper, monkeypatch):
     monkeypatch.setattr(mosaic, "INTERPRET", interpreter())
 
 
-def arguments(cell, dtype, batch=B):
-    """Params, inputs and a state, rounded to what 16 bits hold."""
+def arguments(cell, dtype, batch=B, held="bfloat16"):
+    """Params, inputs and a state, rounded to what is held."""
     random = np.random.default_rng(1)
     params = cell.init(jax.random.key(0), (batch, T, D), jnp.float64)
     inputs = jnp.asarray(random.normal(size=(batch, T, D)))
     state = jax.tree.map(
         lambda x: jnp.asarray(random.normal(size=x.shape)), cell.zero_state((batch,), jnp.float64)
     )
-    return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(dtype), (params, inputs, state))
+    return jax.tree.map(lambda x: x.astype(held).astype(dtype), (params, inputs, state))
 
 
 def results(cell, engine, given, time_major=False, **options):
@@ -130,8 +130,9 @@ def results(cell, engine, given, time_major=False, **options):
 
 
 def is_scan(cell, dtype="bfloat16", batch=B, **options):
-    given = arguments(cell, dtype, batch)
-    exact = lambda: results(cell, "scan", arguments(cell, "float64", batch), **options)  # noqa: E731
+    held = "float32" if dtype == "float32" else "bfloat16"
+    given, wide = (arguments(cell, kept, batch, held) for kept in (dtype, "float64"))
+    exact = lambda: results(cell, "scan", wide, **options)  # noqa: E731
     eps = PIECES if dtype == "float32" else float(jnp.finfo(dtype).eps)
     found = results(cell, "pallas", given, **options)
     close(found, results(cell, "scan", given, **options), 4 * eps, exact)
@@ -330,6 +331,9 @@ LOWERED = {
     "own": (Own(100), "float32", 2),
     "of one block": (rnn.LSTMCell(64), "bfloat16", 1),
     "of four": (rnn.LSTMCell(256), "float16", 4),
+    "of three": (rnn.CudnnCompatibleGRUCell(192), "float32", 3),
+    "of six": (rnn.CudnnCompatibleGRUCell(384), "bfloat16", 6),
+    "of five, two in each": (rnn.BasicRNNCell(640), "bfloat16", 5),
 }
 """And how many multiprocessors have a part of the recurrent matrix."""
 
@@ -358,15 +362,22 @@ def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
     assert set(launched) == {blocks}
 
 
+def test_fewer_blocks_where_there_are_many_tiles():
+    """As many as there are multiprocessors for; no fewer than have room for the matrix."""
+    step = types.SimpleNamespace(units=128, gates=4)
+    assert [launch.blocks_for(step, "bfloat16", n) for n in (1, 66, 67)] == [2, 2, 1]
+    assert [launch.blocks_for(step, "float32", n) for n in (1, 67)] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("cell", "options", "reason"),
     [
         (rnn.LSTMCell(H), {"dtype": jnp.float64}, "bfloat16, float16 and float32, not float64"),
-        (rnn.LSTMCell(H), {"dtype": jnp.float32}, "products of bfloat16, .* 'highest' is asked"),
+        (rnn.LSTMCell(H), {"dtype": jnp.float32}, "pairs of bfloat16, and 'highest' is asked for"),
         (rnn.LSTMCell(H), {"remat": 2}, "know of no remat"),
         (rnn.GRUCell(H), {}, "the step of GRUCell is not known as arithmetic within each unit"),
         (rnn.LayerNormLSTMCell(H, layer_norm=True), {}, "step of LayerNormLSTMCell is not known"),
-        (rnn.LSTMCell(512), {}, "with 512 units wants 3.* bytes of shared memory .* cluster"),
+        (rnn.LSTMCell(320), {}, "no cluster .* of LSTMCell with 320 units in bfloat16"),
         (
             rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.GRUCell(H)]),
             {},
@@ -398,8 +409,9 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     in_float32 = explained("float32", precision="highest")
     assert in_float32.chosen == "blocked" and in_float32.reasons["cudnn"] is None
     assert "scan is over twice as fast" in in_float32.slower["cudnn"]
-    filled = explained(units=100)
-    assert filled.chosen == "blocked" and "multiples of 64 units" in filled.slower["pallas"]
+    for units in 100, 192:
+        other = explained(units=units)
+        assert other.chosen == "blocked" and "(64, 128, 256) units only" in other.slower["pallas"]
     many = explained(batch=2048)
     assert many.chosen == "blocked" and "1024 rows of 128 units" in many.slower["pallas"]
     monkeypatch.setattr(jax, "device_count", lambda: 8)

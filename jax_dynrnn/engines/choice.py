@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ._pallas.mosaic import UNITS
 from ._shapes import remembering
 from ._tiles import on_cpu
 from .call import Call, platform
@@ -37,6 +36,9 @@ one on a GPU; 16 took no less in training steps, and up to 1.6 times as long to 
 
 MOST = 1024 * 128
 """Numbers in a state, for `pallas`: so many keep all multiprocessors of a GPU busy."""
+
+MEASURED = (64, 128, 256)
+"""Units, on a GPU with `pallas`: clusters of one, two and four multiprocessors."""
 
 
 class Rule(NamedTuple):
@@ -70,11 +72,11 @@ RULES = {
         ),
         Rule(
             lambda call: call.batch * max(_units(call.cell, call.dtype)) > MOST,
-            "it was measured with up to 1024 rows of 128 units, and a state has more numbers",
+            "more than 1024 rows of 128 units do not run at once, and were not measured",
         ),
         Rule(
-            lambda call: any(units % UNITS for units in _units(call.cell, call.dtype)),
-            f"it was measured with multiples of {UNITS} units only",
+            lambda call: not {*_units(call.cell, call.dtype)} <= {*MEASURED},
+            f"it was measured with {MEASURED} units only",
         ),
         LITTLE,
     ),

@@ -2,7 +2,7 @@
 
 On GPUs of compute capability 9 (measured: an H200). The recurrent matrix lies in the shared memory
 of the multiprocessors that run a tile of rows, one to eight of them, and must fit there: in 16 bit
-an LSTM may have 256 units, a reset-after GRU 384, a vanilla RNN 640; in float32 (multiplied as
+an LSTM may have 256 units, a reset-after GRU 384, a vanilla RNN 512; in float32 (multiplied as
 pairs of bfloat16) 128, 192 and 512.
 
 The inputs' projection before, and the gradients of all weights after, are matmuls of XLA's.
@@ -21,7 +21,7 @@ from ..wrappers import MultiRNNCell
 from . import scan
 from ._layers import inside, layers, run_apart
 from ._pallas import mosaic
-from ._pallas.launch import blocks_for, shared_bytes
+from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._pallas.units import Unknown
@@ -32,7 +32,10 @@ from .call import Call
 one_launch = True
 
 DTYPES = [jnp.dtype(name) for name in ("bfloat16", "float16", "float32")]
-PRECISIONS = (None, "default", "fastest", "high", "bfloat16", "bfloat16_3x", "tensorfloat32")
+PRECISIONS = (
+    *(None, "default", "high", "bfloat16", "tensorfloat32"),
+    *("BF16_BF16_F32", "BF16_BF16_F32_X3", "TF32_TF32_F32"),
+)
 """Of JAX's matmuls, for float32: those that ask for no more than it has."""
 
 
@@ -46,9 +49,7 @@ def unsupported(call: Call) -> str | None:
         return f"its matrix instructions take bfloat16, float16 and float32, not {dtype}"
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore
     if dtype == jnp.float32 and precision not in PRECISIONS:
-        return (
-            f"it multiplies float32 as three products of bfloat16, and {precision!r} is asked for"
-        )
+        return f"it multiplies float32 as pairs of bfloat16, and {precision!r} is asked for"
     if call.remat is not None:
         return "its kernels know of no remat"
     return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
@@ -79,10 +80,9 @@ def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     except Unknown as reason:
         return f"the arithmetic of {name} is not for a kernel: {reason}"
     if blocks_for(step, dtype := weights.kernels[0].dtype, tiles=1) is None:
-        wanted = shared_bytes(step, dtype, mosaic.BLOCKS) * mosaic.BLOCKS
         return (
-            f"{name} with {step.units} units wants {wanted} bytes of shared memory for its "
-            f"recurrent matrix, more than a cluster of multiprocessors has to share evenly"
+            f"no cluster of up to {mosaic.BLOCKS} multiprocessors holds the recurrent matrix of "
+            f"{name} with {step.units} units in {dtype}, an equal part each"
         )
     return None
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._loops import repeat
 from . import mosaic
-from .launch import bring_matrix, hand_over, launch, together
+from .launch import bring_matrix, hand_over, launch, matrix_of, together
 from .mosaic import ROWS, UNITS
 from .place import Place, Sizes, Steps, split, wide
 
@@ -205,9 +204,3 @@ def _backward(sizes: Sizes) -> Callable:
             place.put_rows(ref, x)
 
     return launch(sizes, body, shapes, scratch)
-
-
-def matrix_of(sizes: Sizes) -> Any:
-    """A block's share of the recurrent matrix, in shared memory."""
-    shape = sizes.local, sizes.pieces, sizes.step.gates, sizes.parts, UNITS, UNITS
-    return mosaic.tiled(*shape, dtype=sizes.operands)

@@ -83,6 +83,8 @@ def together(make: Callable[[Sizes], Callable], sizes: Sizes) -> Callable:
         projected, *rest = jax.tree.map(_side_by_side, (projected, *rest))
         groups = 1 if shared else size * sizes.groups
         wider = dataclasses.replace(sizes, batch=size * sizes.batch, groups=groups)
+        blocks = blocks_for(sizes.step, sizes.dtype, wider.tiles)
+        wider = dataclasses.replace(wider, blocks=blocks)
         results = together(make, wider)(matrix, projected, vectors, *rest)
         apart = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], size, -1), -2, 0)  # noqa: E731
         return jax.tree.map(apart, results), jax.tree.map(lambda _: True, results)
@@ -118,6 +120,12 @@ def blocks_for(step: Step, dtype: Any, tiles: int) -> int | None:
     ]
     at_once = [blocks for blocks in found if tiles * blocks <= mosaic.MULTIPROCESSORS]
     return max(at_once, default=min(found, default=None))
+
+
+def matrix_of(sizes: Sizes) -> Any:
+    """A block's share of the recurrent matrix, in shared memory."""
+    shape = sizes.local, sizes.pieces, sizes.step.gates, sizes.parts, UNITS, UNITS
+    return mosaic.tiled(*shape, dtype=sizes.operands)
 
 
 def cut(matrix: jax.Array, transposed: bool) -> jax.Array:

@@ -20,7 +20,7 @@ SHARED = 232_448
 BLOCKS = 8
 """Of a cluster, at most."""
 MULTIPROCESSORS = 132
-"""Of an H100 or H200; each runs one block."""
+"""Of an H100 (SXM) or H200; each runs one block."""
 INTERPRET: Any = None
 """What `kernel` takes for `interpret`; tests set it."""
 

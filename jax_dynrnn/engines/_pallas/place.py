@@ -36,7 +36,7 @@ class Sizes:
     flagged: bool
     """Whether steps have flags: there is a mask, or resets."""
     blocks: int
-    """Of a cluster: as many as have room for the recurrent matrix, each some warpgroups."""
+    """Of a cluster, which share the recurrent matrix; each has as many warpgroups."""
     groups: int = 1
     """Of rows one after the other, each with params of its own."""
 
