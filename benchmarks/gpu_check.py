@@ -93,8 +93,8 @@ class Point(NamedTuple):
     engine: str
 
 
-def arguments(cell: Any, dtype: str, held: str) -> Any:
-    """Random params, inputs and a state: numbers that `held` holds, in `dtype`.
+def arguments(cell: Any, dtype: str, within: str) -> Any:
+    """Random params, inputs and a state: numbers that `within` holds, in `dtype`.
 
     Rounded once, to what all compared can hold: what is compared is the run, not the rounding.
     """
@@ -104,13 +104,17 @@ def arguments(cell: Any, dtype: str, held: str) -> Any:
     params = jax.tree.map(lambda x: draw(x, 0.5 * x.shape[0] ** -0.5), shapes[0])
     state = jax.tree.map(lambda x: draw(x, 0.5), shapes[1])
     inputs = random.normal(size=(B, T, D)).astype(np.float32)
-    return jax.tree.map(lambda x: jnp.asarray(x, held).astype(dtype), (params, inputs, state))
+    return jax.tree.map(lambda x: jnp.asarray(x, within).astype(dtype), (params, inputs, state))
 
 
-def given(cell: Any, dtype: str) -> Any:
-    """The arguments of a run in `dtype`."""
-    wide = dtype in BOUND
-    return arguments(cell, "float32" if wide else dtype, "float32" if wide else "bfloat16")
+def held(dtype: str) -> str:
+    """What can hold the numbers of a run in `dtype`, and of all that is compared with it."""
+    return "float32" if dtype in BOUND else "bfloat16"
+
+
+def arguments_of(cell: Any, dtype: str) -> Any:
+    """Those of a run in `dtype`."""
+    return arguments(cell, "float32" if dtype == TF32 else dtype, held(dtype))
 
 
 def results(
@@ -154,7 +158,7 @@ def points(cell: str, options: str) -> list[Point]:
     """All that some engine can run."""
     found = []
     for dtype in (*DTYPES, TF32):
-        shapes = jax.eval_shape(lambda d=dtype: given(CELLS[cell], d)[:2])
+        shapes = jax.eval_shape(lambda d=dtype: arguments_of(CELLS[cell], d)[:2])
         with precision(dtype):
             reasons = rnn.explain(CELLS[cell], *shapes, **OPTIONS[options]).reasons
         engines = ["pallas"] if dtype == TF32 else ENGINES
@@ -173,20 +177,20 @@ def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
     both = options == BOTH
     run = functools.partial(results, CELLS[cell], options=OPTIONS[options], both=both)
 
-    def reference(dtype, held):
+    def reference(dtype, within):
         with jax.default_device(cpu):
-            on_cpu = jax.device_put(arguments(CELLS[cell], dtype, held), cpu)
+            on_cpu = jax.device_put(arguments(CELLS[cell], dtype, within), cpu)
             return run("scan", given=on_cpu, as_written=True)
 
-    exact = {held: reference("float64", held) for held in ("float32", "bfloat16")}
+    exact = {within: reference("float64", within) for within in ("float32", "bfloat16")}
     bounds = dict(BOUND)
     for dtype in ("bfloat16", "float16"):
         off = error(reference(dtype, "bfloat16"), exact["bfloat16"])
         bounds[dtype] = MARGIN * off + float(jnp.finfo(dtype).eps)
     for point in points(cell, options):
-        here = functools.partial(run, point.engine, given=given(CELLS[cell], point.dtype))
+        here = functools.partial(run, point.engine, given=arguments_of(CELLS[cell], point.dtype))
         with precision(point.dtype):
-            found = compared(here, exact["float32" if point.dtype in BOUND else "bfloat16"])
+            found = compared(here, exact[held(point.dtype)])
         rows.append(point._asdict() | found | {"bound": bounds[point.dtype]})
     return rows
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from .._loops import repeat
 from . import mosaic
-from .launch import bring_matrix, hand_over, launch, matrix_of, together
-from .mosaic import ROWS, UNITS
+from .launch import bring_matrix, factors, hand_over, launch, together
 from .place import Place, Sizes, Steps, split, wide
 
 
@@ -30,16 +28,12 @@ def forward(sizes: Sizes, keep: bool) -> Callable:
 
 
 def _forward(keep: bool, sizes: Sizes) -> Callable:
-    step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
+    step, gates, units = sizes.step, sizes.step.gates, sizes.units
     shapes = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.outputs],
         [sizes.rows(units)] * len(step.states),
         [sizes.over_time(units, jnp.float32)] * (len(step.states) if keep else 0),
     )
-    scratch = {
-        "matrix": matrix_of(sizes),
-        "hidden": mosaic.tiled(2, parts, UNITS, sizes.pieces * ROWS, dtype=sizes.operands),
-    }
 
     def body(
         matrix_ref, projected, vectors, state, start, flags, ends, counts,
@@ -48,7 +42,7 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
         place = Place(sizes)
         steps = Steps(place, flags, ends, counts)
         outputs, final, kept = results
-        constants, hidden = place.vectors(vectors), shared["hidden"]
+        constants = place.vectors(vectors)
         begin = [x for ref in start for x in place.of_rows(ref)]
 
         def begun(n, state):
@@ -58,16 +52,7 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
             return [jnp.where(anew, b, s) for b, s in zip(begin, state, strict=True)]
 
         def give(turn, state):
-            buffer = jax.lax.rem(turn, jnp.int32(2))
-            into = lambda _: hidden.at[buffer, place.part]  # noqa: E731
-            hand_over(place, turn, into, [state[step.hidden]], shared, barriers)
-
-        def product(g, now):
-            return [
-                (shared["matrix"].at[place.here, piece, g, j], hidden.at[now, j])
-                for j in range(parts)
-                for piece in range(sizes.pieces)
-            ]
+            hand_over(place, turn, [state[step.hidden]], shared, barriers)
 
         bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"])
         first = [x for ref in state for x in place.of_rows(ref)]
@@ -78,9 +63,9 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
 
         def run(n, carry):
             state, here = carry
-            t, now, state = steps.time(n), jax.lax.rem(n, jnp.int32(2)), begun(n, state)
+            t, state = steps.time(n), begun(n, state)
             after = read(steps.inside(n + 1))
-            recurred = mosaic.matmuls([product(g, now) for g in range(gates)])
+            recurred = mosaic.matmuls([factors(place, n, g, 0, shared) for g in range(gates)])
             output, new = step.run(constants, wide(here), state, recurred)
             valid = steps.valid(n)
             for ref, x in zip(kept, state, strict=True) if keep else ():
@@ -95,7 +80,7 @@ def _forward(keep: bool, sizes: Sizes) -> Callable:
         for ref, x in zip(final, last, strict=True):
             place.put_rows(ref, [x])
 
-    return launch(sizes, body, shapes, scratch)
+    return launch(sizes, body, shapes, 1)
 
 
 def backward(sizes: Sizes) -> Callable:
@@ -109,7 +94,7 @@ def backward(sizes: Sizes) -> Callable:
 
 
 def _backward(sizes: Sizes) -> Callable:
-    step, parts, gates, units = sizes.step, sizes.parts, sizes.step.gates, sizes.units
+    step, gates, units = sizes.step, sizes.step.gates, sizes.units
     shapes = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.projected],
         [sizes.over_time(gates * units, sizes.dtype)] * (not step.added),
@@ -117,12 +102,6 @@ def _backward(sizes: Sizes) -> Callable:
         [sizes.rows(units)] * len(step.states),
         [sizes.rows(units)] * len(step.states) * sizes.flagged,
     )
-    scratch = {
-        "matrix": matrix_of(sizes),
-        "cotangents": mosaic.tiled(
-            2, gates, parts, UNITS, sizes.pieces * ROWS, dtype=sizes.operands
-        ),
-    }
 
     def body(
         matrix_ref, projected, vectors, recurred, kept, d_outputs, d_final, flags, ends, counts,
@@ -131,27 +110,16 @@ def _backward(sizes: Sizes) -> Callable:
         place = Place(sizes)
         steps = Steps(place, flags, ends, counts)
         d_projected, d_recurred, d_vectors, d_initial, d_start = results
-        constants, cotangents = place.vectors(vectors), shared["cotangents"]
-
-        def give(turn, d_gates):
-            buffer = jax.lax.rem(turn, jnp.int32(2))
-            into = lambda g: cotangents.at[buffer, g, place.part]  # noqa: E731
-            hand_over(place, turn, into, d_gates, shared, barriers)
-
+        constants = place.vectors(vectors)
         bring_matrix(place, matrix_ref, shared["matrix"], barriers["matrix"])
         nothing = mosaic.zeros()
-        give(jnp.int32(0), [nothing] * gates)
+        hand_over(place, jnp.int32(0), [nothing] * gates, shared, barriers)
 
-        def before(n, now, d_state):
+        def before(n, turn, d_state):
             """The cotangent of what step n began with: of rows that began anew, and of others."""
-            pairs = [
-                (shared["matrix"].at[place.here, piece, g, j], cotangents.at[now, g, j])
-                for g in range(gates)
-                for j in range(parts)
-                for piece in range(sizes.pieces)
-            ]
+            every = [pair for g in range(gates) for pair in factors(place, turn, g, g, shared)]
             d_state = list(d_state)
-            d_state[step.hidden] = d_state[step.hidden] + mosaic.matmuls([pairs])[0]
+            d_state[step.hidden] = d_state[step.hidden] + mosaic.matmuls([every])[0]
             return split(steps.anew(n), d_state)
 
         def read(n):
@@ -171,8 +139,7 @@ def _backward(sizes: Sizes) -> Callable:
             back = [x for gates in back for x in gates] or [nothing] * gates
             state = [x for gates in state for x in gates]
             d_y = [only(x) for x in d_y]
-            now = jax.lax.rem(i, jnp.int32(2))
-            d_anew, d_new = before(n + 1, now, d_state)
+            d_anew, d_new = before(n + 1, i, d_state)
             d_v, d_here, d_old, d_back = step.transposed(
                 constants, here, state, back, d_y, only(d_new)
             )
@@ -181,7 +148,7 @@ def _backward(sizes: Sizes) -> Callable:
                 place.put(ref, t, only(x))
             for ref in d_recurred:
                 place.put(ref, t, d_back)
-            give(i + 1, d_back)
+            hand_over(place, i + 1, d_back, shared, barriers)
             d_state = [jnp.where(valid, a, b) for a, b in zip(d_old, d_new, strict=True)]
             sums = [
                 [s + x for s, x in zip(a, only(b), strict=True)]
@@ -195,7 +162,7 @@ def _backward(sizes: Sizes) -> Callable:
         zeros = [nothing] * len(begin), [[nothing] * n for n in step.vectors]
         last = read(steps.inside(steps.count - 1))
         d_state, d_begin, sums, _ = repeat(steps.count, run, (begin, *zeros, last))
-        d_anew, d_state = before(0, jax.lax.rem(steps.count, jnp.int32(2)), d_state)
+        d_anew, d_state = before(0, steps.count, d_state)
         for ref, x in zip(d_initial, d_state, strict=True):
             place.put_rows(ref, [x])
         for ref, a, b in zip(d_start, d_begin, d_anew, strict=True) if sizes.flagged else ():
@@ -203,4 +170,4 @@ def _backward(sizes: Sizes) -> Callable:
         for ref, x in zip(d_vectors, sums, strict=True):
             place.put_rows(ref, x)
 
-    return launch(sizes, body, shapes, scratch)
+    return launch(sizes, body, shapes, gates)

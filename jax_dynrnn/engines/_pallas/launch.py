@@ -18,8 +18,11 @@ from .place import Place, Sizes, operands, pieces, whole
 from .step import Step
 
 
-def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable:
-    """The kernel of `body(*arguments, results, shared, barriers)`, of pytrees of references."""
+def launch(sizes: Sizes, body: Callable, shapes: Any, handed: int) -> Callable:
+    """The kernel of `body(*arguments, results, shared, barriers)`, of pytrees of references.
+
+    `handed`: how many arrays a warpgroup hands to all others after each step.
+    """
     from jax.experimental.pallas import mosaic_gpu
 
     flat, structure = jax.tree.flatten(shapes)
@@ -28,7 +31,13 @@ def launch(sizes: Sizes, body: Callable, shapes: Any, scratch: dict) -> Callable
     barriers = {name: mosaic_gpu.Barrier(num_arrivals=n) for name, n in arrivals.items()}
     several = sizes.blocks > 1
     grid = {"cluster": (sizes.blocks,), "cluster_names": ("block",)} if several else {}
-    scratch = scratch | ({"turns": mosaic_gpu.SMEM(**cluster.BARRIERS)} if several else {})
+    shape = sizes.local, sizes.pieces, sizes.step.gates, sizes.parts, UNITS, UNITS
+    columns = sizes.pieces * ROWS
+    scratch = {
+        "matrix": mosaic.tiled(*shape, dtype=sizes.operands),
+        "handed": mosaic.tiled(2, handed, sizes.parts, UNITS, columns, dtype=sizes.operands),
+    }
+    scratch |= {"turns": mosaic_gpu.SMEM(**cluster.BARRIERS)} if several else {}
 
     def call(*arguments):
         leaves, arguments_structure = jax.tree.flatten(arguments)
@@ -122,12 +131,6 @@ def blocks_for(step: Step, dtype: Any, tiles: int) -> int | None:
     return max(at_once, default=min(found, default=None))
 
 
-def matrix_of(sizes: Sizes) -> Any:
-    """A block's share of the recurrent matrix, in shared memory."""
-    shape = sizes.local, sizes.pieces, sizes.step.gates, sizes.parts, UNITS, UNITS
-    return mosaic.tiled(*shape, dtype=sizes.operands)
-
-
 def cut(matrix: jax.Array, transposed: bool) -> jax.Array:
     """`[H, Z]` -> `[part, piece, gate, other part, UNITS, UNITS]`.
 
@@ -155,17 +158,17 @@ def bring_matrix(place: Place, ref: Any, shared: Any, barrier: Any) -> None:
     mosaic_gpu.barrier_wait(barrier)
 
 
-def hand_over(place: Place, turn: Any, ref_of: Callable, xs: list, shared: Any, met: Any) -> None:
-    """The arrays `xs`, to all warpgroups: `ref_of(i)` of the one of two buffers.
+def hand_over(place: Place, turn: Any, xs: list[jax.Array], shared: Any, met: Any) -> None:
+    """The arrays `xs`, to all warpgroups, for the products of this turn.
 
-    Each array's pieces lie side by side. Where all have the arrays of a turn, all have read those
-    of the turn before.
+    Each array's pieces lie side by side, in the one of two buffers: where all have the arrays of a
+    turn, all have read those of the turn before.
     """
     from jax.experimental.pallas import mosaic_gpu
 
     refs, sizes = [], place.sizes
     for i, rest in enumerate(xs):
-        refs.append(ref_of(i))
+        refs.append(shared["handed"].at[_buffer(turn), i, place.part])
         for piece in range(sizes.pieces):
             value = rest.astype(sizes.operands)
             refs[-1][:, place.slice(piece * ROWS, ROWS)] = value
@@ -176,3 +179,17 @@ def hand_over(place: Place, turn: Any, ref_of: Callable, xs: list, shared: Any, 
         mosaic_gpu.barrier_wait(met["all"])
     else:
         cluster.send(refs, shared["turns"], turn, sizes.blocks)
+
+
+def factors(place: Place, turn: Any, gate: int, i: int, shared: Any) -> list[tuple[Any, Any]]:
+    """Of a gate of the matrix and the `i`-th array of a turn: pairs whose products are added."""
+    sizes, handed = place.sizes, shared["handed"].at[_buffer(turn), i]
+    return [
+        (shared["matrix"].at[place.here, piece, gate, j], handed.at[j])
+        for j in range(sizes.parts)
+        for piece in range(sizes.pieces)
+    ]
+
+
+def _buffer(turn: Any) -> Any:
+    return jax.lax.rem(turn, jnp.int32(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -84,11 +83,11 @@ class Step:
 
     def run(self, vectors: Every, projected: Every, state: Gates, recurred: Gates) -> Any:
         """`(outputs, new_state)` of arrays `[n, units]`."""
-        return self._run(self.instead, vectors, projected, state, recurred)
+        return inlined(self._run, (vectors, projected, state, recurred), self.instead)
 
-    def _run(self, instead: Any, vectors: Every, projected: Every, state: Gates, recurred: Gates):
+    def _run(self, vectors: Every, projected: Every, state: Gates, recurred: Gates) -> Any:
         given = [*vectors, *projected, *([s] for s in state), recurred]
-        _, output, new = self.arithmetic(given, instead)
+        _, output, new = self.arithmetic(given)
         leaves = lambda tree: jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Leaf))  # noqa: E731
         return [list(x) for x in leaves(output)], [x[0] for x in leaves(new)]
 
@@ -104,7 +103,7 @@ class Step:
         """The cotangents of the four arguments of `run`, of those of its results."""
 
         def pull(given, cotangents):
-            return jax.vjp(functools.partial(self._run, {}), *given)[1](cotangents)
+            return jax.vjp(self._run, *given)[1](cotangents)
 
         given = vectors, projected, state, recurred
         return inlined(pull, (given, (d_outputs, d_state)), self.instead)

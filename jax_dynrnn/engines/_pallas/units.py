@@ -23,9 +23,6 @@ ELEMENTWISE = frozenset(
 INNER = ("jit", "pjit", "closed_call")
 """Calls of functions, which are looked into."""
 
-Instead = Mapping[str, Callable]
-NOTHING: Instead = {}
-
 Gates = list[Any]
 """Of an array `[n, k H]`: `k` arrays, or one number that has no units."""
 
@@ -41,11 +38,19 @@ class Arithmetic:
         f: of pytrees, as `jax.make_jaxpr` takes it; its results are pytrees of such arrays.
         units: `H`.
         arguments: of `f`, arrays or their shapes.
+        instead: functions that are computed in the place of some primitives, by their names.
     """
 
-    def __init__(self, f: Callable, units: int, *arguments: Any):
+    def __init__(
+        self,
+        f: Callable,
+        units: int,
+        *arguments: Any,
+        instead: Mapping[str, Callable] | None = None,
+    ):
         self.jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
         self.units, self.structure = units, jax.tree.structure(shape)
+        self.instead = instead or {}
 
     def same(self, result: int) -> int | None:
         """Which argument, of all leaves, a result is, unchanged; `None`: none."""
@@ -53,20 +58,16 @@ class Arithmetic:
         found = [i for i, v in enumerate(self.jaxpr.jaxpr.invars) if v is variable]
         return found[0] if found else None
 
-    def __call__(self, arguments: Sequence[Gates], instead: Instead = NOTHING) -> Any:
+    def __call__(self, arguments: Sequence[Gates]) -> Any:
         """The results, each a list of gates, of the gates of all leaves of the arguments.
-
-        `instead` has functions that are computed in the place of some primitives.
 
         Raises:
             Unknown: it cannot be done for some units alone.
         """
-        results = self._run(self.jaxpr.jaxpr, self.jaxpr.consts, arguments, instead)
+        results = self._run(self.jaxpr.jaxpr, self.jaxpr.consts, arguments)
         return self.structure.unflatten([Leaf(gates) for gates in results])
 
-    def _run(
-        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Gates], instead: Instead
-    ) -> list[Gates]:
+    def _run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Gates]) -> list[Gates]:
         known = dict(zip(jaxpr.invars, arguments, strict=True))
         known |= {v: self._constant(c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -75,9 +76,7 @@ class Arithmetic:
 
         for equation in jaxpr.eqns:
             inputs = [read(v) for v in equation.invars]
-            known.update(
-                zip(equation.outvars, self._equation(equation, inputs, instead), strict=True)
-            )
+            known.update(zip(equation.outvars, self._equation(equation, inputs), strict=True))
         return [read(v) for v in jaxpr.outvars]
 
     def _constant(self, value: Any) -> Gates:
@@ -85,13 +84,13 @@ class Arithmetic:
             raise Unknown(f"it has a constant of shape {jnp.shape(value)}")
         return [np.asarray(value).item()]
 
-    def _equation(self, equation: Any, inputs: list[Gates], instead: Instead) -> list[Gates]:
+    def _equation(self, equation: Any, inputs: list[Gates]) -> list[Gates]:
         name, parameters = equation.primitive.name, equation.params
         if name in INNER:
             inner = parameters["jaxpr"]
-            return self._run(inner.jaxpr, inner.consts, inputs, instead)
+            return self._run(inner.jaxpr, inner.consts, inputs)
         if name in ELEMENTWISE:
-            return [_elementwise(equation, inputs, instead)]
+            return [_elementwise(equation, inputs, self.instead)]
         if name == "convert_element_type":
             return [[_converted(x, parameters["new_dtype"]) for x in inputs[0]]]
         if name in ("broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient"):
@@ -145,7 +144,7 @@ def _sized(x: Gates) -> bool:
     return not isinstance(x[0], (bool, int, float))
 
 
-def _elementwise(equation: Any, inputs: list[Gates], instead: Instead) -> Gates:
+def _elementwise(equation: Any, inputs: list[Gates], instead: Mapping[str, Callable]) -> Gates:
     count = max(len(x) for x in inputs)
     if any(_sized(x) and len(x) != count for x in inputs):
         raise Unknown("it computes one gate with several")
@@ -162,7 +161,7 @@ def _elementwise(equation: Any, inputs: list[Gates], instead: Instead) -> Gates:
     return results
 
 
-def _bound(equation: Any, row: list[Any], instead: Instead) -> Any:
+def _bound(equation: Any, row: list[Any], instead: Mapping[str, Callable]) -> Any:
     """The primitive of an equation, or what kernels have in its place."""
     name, parameters = equation.primitive.name, equation.params
     if name in instead:
@@ -187,13 +186,16 @@ def _wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def inlined(f: Callable, arguments: Any, instead: Instead) -> Any:
-    """`f(*arguments)`, all whose inner functions and sums of cotangents are plain arithmetic."""
+def inlined(f: Callable, arguments: Any, instead: Mapping[str, Callable]) -> Any:
+    """`f(*arguments)`, all whose inner functions and sums of cotangents are plain arithmetic.
+
+    And some primitives what stands `instead` of them.
+    """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     units = max(x.shape[-1] for x in jax.tree.leaves(shapes))
-    arithmetic = Arithmetic(f, units, *shapes)
+    arithmetic = Arithmetic(f, units, *shapes, instead=instead)
     return jax.tree.map(
         lambda leaf: leaf[0],
-        arithmetic([[x] for x in jax.tree.leaves(arguments)], instead),
+        arithmetic([[x] for x in jax.tree.leaves(arguments)]),
         is_leaf=lambda x: isinstance(x, Leaf),
     )
