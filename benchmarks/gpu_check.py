@@ -42,6 +42,7 @@ from .report import aligned, heading  # noqa: E402
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.append(str(TESTS))
 from laws import MARGIN, weighted_sum  # noqa: E402
+from toys import everything  # noqa: E402
 
 B, T, D = 8, 40, 16
 LENGTHS = np.array([40, 0, 17, 1, 33, 40, 2, 25], np.int32)
@@ -63,6 +64,7 @@ CELLS = {
     "gru": rnn.GRUCell(128),
     "gru reset after": rnn.CudnnCompatibleGRUCell(128),
     "vanilla": rnn.BasicRNNCell(128),
+    "all arithmetic": rnn.BasicRNNCell(64, activation=everything),
     "ugrnn": rnn.UGRNNCell(100),
     "coupled": rnn.CoupledInputForgetGateLSTMCell(64),
     "minimal": rnn.MinimalRNNCell(64),

@@ -21,6 +21,8 @@ from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
 from jax_dynrnn.engines._pallas import kernels, launch, mosaic
+from jax_dynrnn.engines._pallas.functions import functions
+from jax_dynrnn.engines._pallas.gates import ELEMENTWISE
 
 B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)
@@ -166,14 +168,37 @@ def test_in_float32(interpreted, name):
         is_scan(CELLS[name], "float32", sequence_length=LENGTHS)
 
 
-def test_cheaper_functions():
-    """What kernels compute for `tanh` and `logistic`, of large and of small numbers."""
+def test_functions_in_place_of_primitives():
+    """Of large and of small numbers."""
     x = np.concatenate([np.linspace(-12, 12, 4001), np.geomspace(1e-30, 100, 200), [200, -200]])
-    x = x.astype(np.float32)
-    exact = {"tanh": np.tanh(x.astype(float)), "logistic": 1 / (1 + np.exp(-x.astype(float)))}
-    for name, function in mosaic.functions(jnp.float32).items():
-        found = np.asarray(function(x), float)
-        np.testing.assert_allclose(found, exact[name], 2e-6, 2.0**-126)
+    x = np.concatenate([x, -x[-202:-2], [0, np.inf, -np.inf]]).astype(np.float32)
+    wide = x.astype(float)
+    with np.errstate(all="ignore"):
+        exact = {name: getattr(np, name)(wide) for name in ("ceil", "expm1", "floor", "log1p")}
+        exact |= {name: getattr(np, name)(wide) for name in ("sqrt", "tan", "tanh")}
+        exact["logistic"] = 1 / (1 + np.exp(-wide))
+        exact = {name: found.astype(np.float32) for name, found in exact.items()}
+    for name, expected in exact.items():
+        found = np.asarray(functions(jnp.float32)[name](jnp.asarray(x)), float)
+        np.testing.assert_allclose(found, expected, 2e-6, 2.0**-126, err_msg=name)
+
+
+def primitives(jaxpr):
+    """Their names, in all functions that are called."""
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        yield from [equation.primitive.name] if inner is None else primitives(inner.jaxpr)
+
+
+EVERYTHING = rnn.BasicRNNCell(H, activation=toys.everything)
+
+
+def test_all_arithmetic(interpreted):
+    """Functions with derivatives of their own keep them, and gradients stop where they are told."""
+    with jax.default_matmul_precision("high"):
+        is_scan(EVERYTHING, "float32", sequence_length=LENGTHS)
+    both = jax.make_jaxpr(jax.value_and_grad(lambda x: toys.everything(x).sum()))(jnp.ones(3))
+    assert ELEMENTWISE - {*primitives(both.jaxpr)} <= {"one_minus_square"}  # of newer JAX
 
 
 def test_without_lengths(interpreted):
@@ -329,6 +354,7 @@ LOWERED = {
     "gru reset after": (rnn.CudnnCompatibleGRUCell(128), "float32", 2),
     "vanilla": (rnn.BasicRNNCell(512), "bfloat16", 8),
     "own": (Own(100), "float32", 2),
+    "all arithmetic": (EVERYTHING, "float32", 1),
     "of one block": (rnn.LSTMCell(64), "bfloat16", 1),
     "of four": (rnn.LSTMCell(256), "float16", 4),
     "of three": (rnn.CudnnCompatibleGRUCell(192), "float32", 3),
@@ -384,7 +410,7 @@ def test_fewer_blocks_where_there_are_many_tiles():
             "layer.*: the step of GRUCell",
         ),
         (rnn.LSTMCell(H, num_proj=H), {}, "its step has 2 matmuls, and the kernel has one"),
-        (rnn.BasicRNNCell(H, activation=jax.nn.relu), {}, "it uses custom_jvp_call, which is no"),
+        (rnn.BasicRNNCell(H, activation=jax.lax.erf), {}, "it uses .*, which is no arithmetic of"),
     ],
 )
 def test_refuses_with_its_reason(hopper, cell, options, reason):

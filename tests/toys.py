@@ -152,3 +152,16 @@ class Duck:
 
     def __call__(self, params, inputs, state, *, key=None):
         return self.cell(params, inputs, state)
+
+
+def everything(x):
+    """All arithmetic of a number that the engine `pallas` has; the result is bounded."""
+    y, half = jnp.tanh(x), jnp.full_like(x, 0.5)
+    chosen = jnp.where((y > 0) & (y < half) | ~(y <= 0.2) ^ (y >= -0.3), y, y * half)
+    unequal = jnp.where((jnp.sign(y) == 1) ^ (jnp.round(x) != 1), chosen, jnp.abs(y))
+    named = (jnp.ceil, jnp.cos, jnp.exp, jnp.exp2, jnp.expm1, jnp.floor, jnp.sin, jnp.tan)
+    more = jax.nn.relu, jax.nn.softplus, jax.nn.sigmoid, jnp.square, jax.lax.stop_gradient
+    of_positive = jnp.log, jnp.sqrt, jax.lax.rsqrt, jnp.log1p, lambda z: z**-2 / (1 + z)
+    each = [f(y) * y for f in named + more] + [f(2 + y) for f in of_positive]
+    sides = jnp.maximum(y, 0.3) - jnp.minimum(-y, half) + jax.lax.clamp(-half, x, half)
+    return (sum(each) + sides + unequal + (3 * y).astype(jnp.int32).astype(x.dtype)) / 32

@@ -21,10 +21,10 @@ from ..wrappers import MultiRNNCell
 from . import scan
 from ._layers import inside, layers, run_apart
 from ._pallas import mosaic
+from ._pallas.gates import Unknown
 from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
-from ._pallas.units import Unknown
 from ._run import run_parts
 from ._shapes import of_shapes
 from .call import Call

@@ -1,7 +1,8 @@
 """What the engine `pallas` is made of.
 
 * `mosaic`: what is used of Pallas for Mosaic GPU, which moves between versions of JAX;
-* `units`, `step`: a cell's arithmetic, of some of its units with all their gates;
+* `gates`, `units`, `step`: a cell's arithmetic, of some of its units with all their gates;
+* `functions`: in the place of primitives;
 * `place`: where a warpgroup is, and which steps its rows take;
 * `kernels`, `launch`: the forward and the backward one, and what both have;
 * `cluster`: how multiprocessors hand each other what they have;

@@ -124,29 +124,6 @@ def _of_pieces(x: jax.Array) -> jax.Array:
     return sum(rest, first)
 
 
-def functions(dtype: Any) -> dict[str, Any]:
-    """What kernels compute in the place of a primitive.
-
-    Their division, and so `logistic`, is many instructions, and their exact `tanh` has branches.
-    """
-    if dtype == jax.numpy.bfloat16:
-        return {"logistic": lambda x: 0.5 * jax.numpy.tanh(0.5 * x) + 0.5}
-    return {"logistic": _logistic, "tanh": _tanh}
-
-
-def _logistic(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(-x)), to 2^-21."""
-    root = jax.lax.rsqrt(1 + jax.numpy.exp(-x))
-    return root * root
-
-
-def _tanh(x: jax.Array) -> jax.Array:
-    """Of small numbers the series, which keeps their digits."""
-    y = x * x
-    series = x * (1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315))))
-    return jax.numpy.where(y < 0.06, series, 2 * _logistic(2 * x) - 1)
-
-
 def inline(text: str, arguments: list[Any]) -> None:
     """PTX, of which `$0` and so on are numbers, or addresses in shared memory."""
     from jax.experimental.mosaic.gpu import utils

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .._parts import Parts
-from . import mosaic
-from .units import Arithmetic, Gates, Leaf, Unknown, inlined
+from .functions import functions
+from .gates import Gates, Unknown
+from .units import Arithmetic, Leaf, inlined
 
 Every = list[Gates]
 """Of each leaf its gates."""
@@ -42,7 +43,7 @@ class Step:
         given = weights.between, projected, state, recurred
         leaves = [jax.tree.leaves(x) for x in given]
         self.units = weights.kernels[0].shape[0]
-        self.instead = mosaic.functions(weights.kernels[0].dtype)
+        self.instead = functions(weights.kernels[0].dtype)
         for x in jax.tree.leaves(given):
             self._check(x)
         self.vectors, self.projected, self.states, (self.gates,) = (

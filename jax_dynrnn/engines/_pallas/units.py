@@ -2,7 +2,7 @@
 
 Arithmetic within each unit can be done for any of the units. Of an array whose last axis is `k`
 times `H` units, gates side by side, there are `k` arrays of those units then: no split and no
-concatenation is left. Floating numbers are float32 in it, whatever they were when it was traced.
+concatenation is left.
 """
 
 from __future__ import annotations
@@ -15,20 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-ELEMENTWISE = frozenset(
-    "abs add add_any and ceil clamp cos div eq erf exp exp2 expm1 floor ge gt integer_pow le log "
-    "log1p logistic lt max min mul ne neg not one_minus_square or pow round rsqrt select_n sign "
-    "sin sqrt square sub tan tanh xor".split()
-)
+from .gates import ELEMENTWISE, Gates, Unknown, converted, elementwise, sized, spread
+
 INNER = ("jit", "pjit", "closed_call")
 """Calls of functions, which are looked into."""
-
-Gates = list[Any]
-"""Of an array `[n, k H]`: `k` arrays, or one number that has no units."""
-
-
-class Unknown(Exception):
-    """What cannot be done for some units alone; the message says what."""
 
 
 class Arithmetic:
@@ -38,7 +28,8 @@ class Arithmetic:
         f: of pytrees, as `jax.make_jaxpr` takes it; its results are pytrees of such arrays.
         units: `H`.
         arguments: of `f`, arrays or their shapes.
-        instead: functions that are computed in the place of some primitives, by their names.
+        instead: functions that are computed in the place of some primitives, by their names, where
+            nobody differentiates.
     """
 
     def __init__(
@@ -50,7 +41,7 @@ class Arithmetic:
     ):
         self.jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
         self.units, self.structure = units, jax.tree.structure(shape)
-        self.instead = instead or {}
+        self.instead = instead
 
     def same(self, result: int) -> int | None:
         """Which argument, of all leaves, a result is, unchanged; `None`: none."""
@@ -89,21 +80,56 @@ class Arithmetic:
         if name in INNER:
             inner = parameters["jaxpr"]
             return self._run(inner.jaxpr, inner.consts, inputs)
+        if name == "custom_jvp_call":
+            return self._with_own_derivative(equation, inputs)
         if name in ELEMENTWISE:
-            return [_elementwise(equation, inputs, self.instead)]
+            return [elementwise(equation, inputs, self.instead)]
         if name == "convert_element_type":
-            return [[_converted(x, parameters["new_dtype"]) for x in inputs[0]]]
-        if name in ("broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient"):
+            return [[converted(x, parameters["new_dtype"]) for x in inputs[0]]]
+        if name == "stop_gradient":
+            return inputs if self.instead is not None else jax.lax.stop_gradient(inputs)
+        if name in ("broadcast_in_dim", "reshape", "squeeze", "copy"):
             return [self._reshaped(equation, inputs[0])]
         if name in ("split", "slice", "concatenate"):
             return self._taken(equation, inputs)
         raise Unknown(f"it uses {name}, which is no arithmetic of each number")
 
+    def _with_own_derivative(self, equation: Any, inputs: list[Gates]) -> list[Gates]:
+        """A function like `jax.nn.relu`, whose derivative is traced too."""
+        inner, varies = equation.params["call_jaxpr"], [sized(x) for x in inputs]
+        if self.instead is not None:
+            return self._run(inner.jaxpr, inner.consts, inputs)
+        shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+        if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in shapes):
+            raise Unknown("a function with its own derivative has arguments that are not floating")
+        alone = equation.replace(invars=inner.jaxpr.invars)
+        alone = inner.jaxpr.replace(constvars=(), outvars=equation.outvars, eqns=[alone])
+        original = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
+
+        def every(some, numbers):
+            some = iter(some)
+            return [next(some) if v else x for v, x in zip(varies, numbers, strict=True)]
+
+        @jax.custom_jvp
+        def run(some):
+            return self._run(inner.jaxpr, inner.consts, every(some, inputs))
+
+        @run.defjvp
+        def _(primals, tangents):
+            traced = jax.make_jaxpr(lambda x, dx: jax.jvp(original, x, dx)[1])(shapes, shapes)
+            (x,), (dx,), nothing = primals, tangents, [[0.0]] * len(inputs)
+            given = every(x, inputs) + every(dx, nothing)
+            results = run(x)
+            pairs = zip(self._run(traced.jaxpr, traced.consts, given), results, strict=True)
+            return results, [spread(d, like=x) for d, x in pairs]
+
+        return run([x for v, x in zip(varies, inputs, strict=True) if v])
+
     def _reshaped(self, equation: Any, x: Gates) -> Gates:
         """A number for each unit stays one, and a number of none serves all."""
         shape = equation.outvars[0].aval.shape
         before = equation.invars[0].aval.shape
-        if not _sized(x) or (shape and before and shape[-1] == before[-1]):
+        if not sized(x) or (shape and before and shape[-1] == before[-1]):
             return x
         raise Unknown(f"it makes {before} into {shape}")
 
@@ -112,7 +138,7 @@ class Arithmetic:
         name, parameters = equation.primitive.name, equation.params
         last = len(equation.invars[0].aval.shape) - 1
         if name == "concatenate":
-            if parameters["dimension"] != last or not all(map(_sized, inputs)):
+            if parameters["dimension"] != last or not all(map(sized, inputs)):
                 raise Unknown("it concatenates along rows")
             return [[gate for x in inputs for gate in x]]
         if name == "split":
@@ -131,59 +157,13 @@ class Arithmetic:
         return [self._some(inputs[0], start[-1], limit[-1])]
 
     def _some(self, x: Gates, start: int, end: int) -> Gates:
-        if not _sized(x) or start % self.units or end % self.units:
+        if not sized(x) or start % self.units or end % self.units:
             raise Unknown("it takes apart the units of a gate")
         return x[start // self.units : end // self.units]
 
 
 class Leaf(list):
     """Gates, as a leaf of a pytree."""
-
-
-def _sized(x: Gates) -> bool:
-    return not isinstance(x[0], (bool, int, float))
-
-
-def _elementwise(equation: Any, inputs: list[Gates], instead: Mapping[str, Callable]) -> Gates:
-    count = max(len(x) for x in inputs)
-    if any(_sized(x) and len(x) != count for x in inputs):
-        raise Unknown("it computes one gate with several")
-    sized = next((x for x in inputs if _sized(x)), None)
-    if sized is None:
-        raise Unknown("it computes with numbers that have no units")
-    shape, results = jnp.shape(sized[0]), []
-    for i in range(count):
-        row = [
-            x[i] if _sized(x) else jnp.full(shape, x[0], _wide(v.aval.dtype))
-            for x, v in zip(inputs, equation.invars, strict=True)
-        ]
-        results.append(_bound(equation, row, instead))
-    return results
-
-
-def _bound(equation: Any, row: list[Any], instead: Mapping[str, Callable]) -> Any:
-    """The primitive of an equation, or what kernels have in its place."""
-    name, parameters = equation.primitive.name, equation.params
-    if name in instead:
-        return instead[name](*row)
-    if name == "add_any":  # of cotangents
-        return row[0] + row[1]
-    if name == "one_minus_square":  # of newer JAX's derivative of tanh
-        return 1 - row[0] * row[0]
-    if name == "integer_pow" and parameters["y"] < 0:
-        return 1 / row[0] ** -parameters["y"]
-    return equation.primitive.bind(*row, **parameters)
-
-
-def _converted(x: Any, dtype: Any) -> Any:
-    dtype = _wide(dtype)
-    if isinstance(x, (bool, int, float)):
-        return np.asarray(x, dtype).item()
-    return x if x.dtype == dtype else x.astype(dtype)
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def inlined(f: Callable, arguments: Any, instead: Mapping[str, Callable]) -> Any:
