@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, gpu_check, gpu_report, grid, peers, report, scaling, timing
+from benchmarks import (
+    compare,
+    gpu_check,
+    gpu_report,
+    gpu_runs,
+    grid,
+    peers,
+    report,
+    scaling,
+    timing,
+)
 from benchmarks.check import compare as compare_results
 
 HERE = Path(__file__).parent
@@ -227,17 +237,17 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
         raise NotImplementedError("no such instruction")
 
     fails = types.SimpleNamespace(unsupported=scan.unsupported, run=fail)
-    monkeypatch.setitem(gpu_check.ENGINES, "wrong", wrong)
-    monkeypatch.setitem(gpu_check.ENGINES, "fails", fails)
-    monkeypatch.setattr(gpu_check, "DTYPES", ("float32",))
-    rows = gpu_check.random_rows("vanilla", "resets, reverse")
+    monkeypatch.setitem(gpu_runs.ENGINES, "wrong", wrong)
+    monkeypatch.setitem(gpu_runs.ENGINES, "fails", fails)
+    monkeypatch.setattr(gpu_runs, "DTYPES", ("float32",))
+    rows = gpu_runs.random_rows("vanilla", "resets, reverse")
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
         "scan": True, "blocked": True, "wrong": False, "fails": False
     }  # fmt: skip
     assert gpu_check.table(rows).count("MISS") == 2
     failed = {row["engine"]: (row["error"], row["failure"]) for row in rows if "failure" in row}
     assert failed == {"fails": (np.inf, "NotImplementedError: no such instruction")}
-    assert gpu_check.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
+    assert gpu_runs.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
 
 
 def test_the_readme_says_what_was_measured():

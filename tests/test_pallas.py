@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_oracle as oracle
 import toys
+from golden.make_golden import problem
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
@@ -166,6 +168,21 @@ def test_layer_by_layer(interpreted):
 def test_in_float32(interpreted, name):
     with jax.default_matmul_precision("high"):
         is_scan(CELLS[name], "float32", sequence_length=LENGTHS)
+
+
+GOLDEN = ["lstm_peepholes", "cudnn_gru"]
+MORE = ["basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_clip_0", "learned"]
+
+
+@pytest.mark.parametrize("run", ["dynamic", "bidirectional"])
+@pytest.mark.parametrize("name", GOLDEN + [pytest.param(n, marks=pytest.mark.full) for n in MORE])
+def test_agrees_with_tensorflow(interpreted, name, run):
+    """Its stored outputs, states and gradients."""
+    config, stored = oracle.CONFIGS[name], np.load(Path(__file__).parent / "golden" / f"{name}.npz")
+    with jax.default_matmul_precision("high"):
+        found = oracle.ours(config, problem(config, run), "float32", implementation="pallas")
+    expected = {k.split(":", 2)[2]: x for k, x in stored.items() if f"{run}:expected:" in k}
+    close(oracle.flat(found), expected, PIECES)
 
 
 def test_functions_in_place_of_primitives():

@@ -1,0 +1,43 @@
+"""TensorFlow's stored outputs, states and gradients, by every engine that can run them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from .gpu_runs import BOUND, TESTS, Point, compared, engines, precision
+
+REFUSAL = "cannot run this call"
+"""What an engine that was asked for by its name says of what it does not run."""
+
+
+def names() -> list[str]:
+    """Configurations that draw nothing."""
+    import tensorflow_oracle as oracle
+
+    return [name for name, config in oracle.CONFIGS.items() if not oracle.options(config)]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The errors of a configuration's runs."""
+    import tensorflow_oracle as oracle
+    from golden.make_golden import RUNS, problem
+
+    config, stored = oracle.CONFIGS[name], np.load(TESTS / "golden" / f"{name}.npz")
+    found_rows = []
+    for run, dtype in itertools.product(RUNS, BOUND):
+        given = problem(config, run)
+        exact = {k.split(":", 2)[2]: v for k, v in stored.items() if f"{run}:expected:" in k}
+        for engine in engines(dtype):
+
+            def flat(given=given, engine=engine):
+                return oracle.flat(oracle.ours(config, given, "float32", implementation=engine))
+
+            with precision(dtype):
+                found = compared(flat, exact)
+            if REFUSAL not in found.get("failure", ""):
+                point = Point(f"TensorFlow's {name}", run, dtype, engine)
+                found_rows.append(point._asdict() | found | {"bound": BOUND[dtype]})
+    return found_rows
