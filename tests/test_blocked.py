@@ -258,6 +258,53 @@ def test_a_cell_of_the_users():
 
 
 @toys.config
+class Counting(Root):
+    """One with something that has no gradient, or no rows: `kind` says where."""
+
+    kind: str = "count"
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        params = super().init(key, input_shape, dtype)
+        return params | {"order": jnp.arange(self.units)[::-1]} if self.kind == "order" else params
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        rows, h = toys.batch_of(batch_shape), super().zero_state(batch_shape, dtype)
+        more = {"count": jnp.zeros(rows, jnp.int32), "scalar": jnp.zeros((), dtype)}
+        return {"h": h} | {k: x for k, x in more.items() if k == self.kind}
+
+    def project(self, params, inputs):
+        projected = super().project(params, inputs)
+        return projected[..., params["order"]] if self.kind == "order" else projected
+
+    def hidden(self, state):
+        return state["h"]
+
+    def pointwise(self, params, projected, recurred, state):
+        _, h = super().pointwise(params, projected, recurred, state["h"])
+        output = {"h": h} | ({"sign": jnp.sign(h).astype(jnp.int32)} if self.kind == "sign" else {})
+        return output, {k: x + 1 for k, x in state.items()} | {"h": h}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("count", "the state of Counting has int32, which has no gradient"),
+        ("scalar", "the state of Counting has an array without rows"),
+        ("sign", "the output of Counting has int32"),
+        ("order", "the params of Counting has int"),
+    ],
+)
+def test_arrays_without_gradient_or_rows(kind, reason):
+    """Are for `scan`."""
+    cell, inputs = Counting(4, kind), jnp.ones((64, 20, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    explained = rnn.explain(cell, params, inputs)
+    assert explained.chosen == "scan" and reason in explained.reasons["blocked"]
+    gradient = jax.grad(lambda x: rnn.dynamic_rnn(cell, params, x)[0]["h"].sum())(inputs)
+    assert np.isfinite(gradient).all() and gradient.any()
+
+
+@toys.config
 class Between(Root):
     """A cell that multiplies with the first and third part of its product, and adds the others."""
 

@@ -41,6 +41,21 @@ def remembering(ask: Callable) -> Callable:
     return lambda cell, *more: (remembered if is_configuration(cell) else ask)(cell, *more)
 
 
+@of_shapes
+def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
+    """What of a staged cell is no floating array, or has no row for each sequence, or `None`."""
+    projected = jax.eval_shape(parts.project, weights, row)
+    output, _ = jax.eval_shape(parts.step, weights, projected, state)
+    name = type(parts.cell).__name__
+    for what, tree in {"params": weights, "state": state, "output": output}.items():
+        for x in jax.tree.leaves(tree):
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                return f"the {what} of {name} has {x.dtype}, which has no gradient"
+            if what != "params" and x.shape[:1] != (1,):
+                return f"the {what} of {name} has an array without rows"
+    return None
+
+
 def _shapes(cell: Any, row: Any, dtype: Any) -> tuple[Parts, Any, Any, Any]:
     features = jax.tree.map(lambda x: x.shape, row)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))

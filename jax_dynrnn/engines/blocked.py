@@ -14,6 +14,7 @@ from ._layers import inside, layers, run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
+from ._shapes import odd
 from ._tiles import on_cpu
 from .call import Call, explicit
 
@@ -46,7 +47,7 @@ def _unknown(call: Call) -> str | None:
         return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
     if call.key is not None and type(cell).step is not StagedCell.step:
         return f"the step of {type(cell).__name__} draws random numbers"
-    return None
+    return odd(call)
 
 
 def run(call: Call) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._run import run_parts
-from ._shapes import of_shapes
+from ._shapes import odd, of_shapes
 from .call import Call
 
 one_launch = True
@@ -67,7 +67,7 @@ def _unknown(call: Call) -> str | None:
         return f"the step of {type(cell).__name__} is not known as arithmetic within each unit"
     if call.key is not None and type(cell).step is not MatmulCell.step:
         return f"the step of {type(cell).__name__} draws random numbers"
-    return _too_much(call)
+    return odd(call) or _too_much(call)
 
 
 @of_shapes
