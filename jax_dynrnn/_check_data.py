@@ -15,6 +15,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from ._cell import Cell
+from ._tools import is_flag
 
 
 def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
@@ -68,10 +69,21 @@ def _check_rank(cell: Cell, where: str, x: Any, time_axis: int) -> None:
     )
 
 
+def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
+    """`x` as an array `[B, T, ...]` (`[T, B, ...]`), its `B` and `T`."""
+    x = jnp.asarray(array(where, x))
+    if x.ndim < 2:
+        axes = "[batch, time, ...]" if time_axis == 1 else "[time, batch, ...]"
+        raise ValueError(
+            f"{where}: expected arrays {axes}, got one of shape {x.shape}; a list is a pytree of "
+            "what is in it, and np.asarray(x) makes an array of it"
+        )
+    return x, x.shape[1 - time_axis], x.shape[time_axis]
+
+
 def array(where: str, x: Any) -> Any:
     """`x` as something with a shape and a dtype that JAX computes with."""
-    if not hasattr(x, "dtype"):
-        x = np.asarray(x)
+    x = _of_numpy_or_jax(where, x) if hasattr(x, "dtype") else np.asarray(x)
     if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
         raise TypeError(
             f"{where}: expected an array of numbers, got dtype {x.dtype}; rows of different "
@@ -83,6 +95,17 @@ def array(where: str, x: Any) -> Any:
             "features"
         )
     return x
+
+
+def _of_numpy_or_jax(where: str, x: Any) -> Any:
+    """`x`, whose dtype is one of NumPy's or JAX's."""
+    if isinstance(x, jax.Array) or isinstance(x.dtype, np.dtype):
+        return x
+    kind = f"{type(x).__module__.partition('.')[0]}'s {type(x).__name__}"
+    raise TypeError(
+        f"{where}: expected an array of JAX or NumPy, got {kind} of {x.dtype}; np.asarray(x) "
+        "makes one of most"
+    )
 
 
 def _extended(x: Any) -> bool:
@@ -113,7 +136,7 @@ def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
 def integers(lengths: Any) -> Any:
     """`lengths` as an array, where they came as a number or a list."""
     if hasattr(lengths, "dtype"):
-        return lengths
+        return _of_numpy_or_jax("sequence_length", lengths)
     traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
     array = (jnp if traced else np).asarray(lengths)
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
@@ -147,6 +170,12 @@ def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
     if x.dtype != bool:
         raise TypeError(f"{where}: expected dtype bool, got {x.dtype}; compare it with something")
     return x
+
+
+def flag(where: str, x: Any) -> None:
+    """Checks True or False."""
+    if not is_flag(x):
+        raise TypeError(f"{where}: expected True or False, got {x!r}")
 
 
 def count(where: str, n: Any, least: int) -> None:

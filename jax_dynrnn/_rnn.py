@@ -159,6 +159,8 @@ def _call(
 ) -> Call:  # fmt: skip
     """Checks what can be checked without tracing the cell."""
     cell = as_cell(cell)
+    _check_data.flag("reverse", reverse)
+    _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     try:
         inputs, batch, time = _check_data.inputs(cell, inputs, time_axis)

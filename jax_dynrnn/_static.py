@@ -172,15 +172,15 @@ def static_state_saving_rnn(
         cell, params, dtype, key: as for `dynamic_rnn`.
         inputs: list of `T` pytrees of `[B, *features]`, one a step.
         state_saver: the saved arrays by name; others may lie beside them.
-        state_name: the names of the state's leaves, in the structure of the state: a string
-            for one array, `("c", "h")` for an LSTM.
+        state_name: the names of the state's leaves, in their order: a string for one array,
+            `("c", "h")` for an LSTM.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
 
     Returns:
         `(outputs, state, state_saver)`: the last is a new dict with the final state in it.
 
     Raises:
-        ValueError: `state_name` is not as the state is. KeyError: a name is not in
+        ValueError: `state_name` has not one name for each array. KeyError: a name is not in
             `state_saver`. All else as `static_rnn`.
 
     Differs from TF1: the saver is a dict that comes in and one that goes out; TF1's object
@@ -207,9 +207,11 @@ def static_state_saving_rnn(
     nested = not isinstance(state_name, str)
     if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
         raise ValueError(
-            f"state_name: expected names in the structure of the state, {len(leaves)} in "
+            f"state_name: expected a name for each array of the state, {len(leaves)} in "
             f"{jax.tree.structure(state)}, got {state_name!r}"
         )
+    if len({*names}) != len(names):
+        raise ValueError(f"state_name: expected another name for each array, got {state_name!r}")
     missing = [name for name in names if name not in state_saver]
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")

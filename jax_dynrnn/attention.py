@@ -15,6 +15,7 @@ from . import _check_data
 from ._cell import Memory, Params
 from ._init import Initializer, glorot_uniform, init_vector, zeros
 from ._tools import along_last, check_size, check_units, matmul, widened
+from .sequence import as_lengths
 
 
 class Attended(NamedTuple):
@@ -89,7 +90,7 @@ class Mechanism:
             raise TypeError(f"{expected}got dtype {length.dtype}")
         if batch:
             _check_data.known_values("memory_length", length, places, "places of the memory")
-        return Memory(values, jnp.clip(jnp.asarray(length), 0, places).astype(jnp.int32))
+        return Memory(values, as_lengths(length, places))
 
     def attended(self, params: Params, memory: Memory) -> Attended:
         """Keys and values of a memory."""

@@ -29,6 +29,12 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
 
     `beam_search` needs no tiled memory or state: it has a beam axis of its own.
 
+    Returns:
+        The pytree, of `[B * multiplier, ...]`.
+
+    Raises:
+        ValueError: `multiplier` is not such an int.
+
     Reference: `tf.contrib.seq2seq.tile_batch`.
 
     Example:
@@ -74,6 +80,9 @@ def greedy_decode(
 
     Raises:
         TypeError, ValueError: what is given or returned has another type or shape.
+
+    Differs from TF1: lengths do not count the end, and `maximum_iterations` has no default, since
+    it is the size of the result.
 
     Reference: `GreedyEmbeddingHelper`, `BasicDecoder` and `dynamic_decode` of
     `tf.contrib.seq2seq`.
@@ -142,6 +151,10 @@ def beam_search(
 
     Raises:
         TypeError, ValueError: what is given or returned has another type or shape.
+
+    Differs from TF1: ids are `[B, K, L]`, nothing is tiled, and the length never counts the end.
+    TF1 counts it from the step after the one that adds it, as long as any row of the batch goes
+    on: with a penalty a row's scores, and so now and then its best sequence, depend on the others.
 
     Reference: `tf.contrib.seq2seq.BeamSearchDecoder`; Wu et al., arXiv:1609.08144.
 

@@ -19,8 +19,7 @@ def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major
     time_axis = 0 if time_major else 1
 
     def leaf(x):
-        x = jnp.asarray(x)
-        batch, time = x.shape[1 - time_axis], x.shape[time_axis]
+        x, batch, time = _check_data.steps("outputs", x, time_axis)
         lengths = sequence_length
         if lengths is not None:
             lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
@@ -47,7 +46,8 @@ def last_output(
         Pytree of `[B, ...]`; 0 for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
+            no time.
 
     Reference: TF1's users wrote `tf.gather_nd(outputs, ...)`.
 
@@ -79,7 +79,8 @@ def mean_pool(
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
+            no time.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -108,7 +109,8 @@ def max_pool(
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`.
+        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
+            no time.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn

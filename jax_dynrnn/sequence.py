@@ -116,7 +116,8 @@ def reverse_sequence(
         What came in, reversed. Reversing twice gives it back.
 
     Raises:
-        TypeError, ValueError: `lengths` are not B integers in [0, T].
+        TypeError, ValueError: `lengths` are not B integers in [0, T], or `inputs` have no
+            time.
 
     Differs from TF1: takes pytrees, and has no `seq_axis` and `batch_axis`.
 
@@ -130,7 +131,7 @@ def reverse_sequence(
     time_axis = 0 if time_major else 1
 
     def reverse(x):
-        batch, time = x.shape[1 - time_axis], x.shape[time_axis]
+        x, batch, time = _check_data.steps("inputs", x, time_axis)
         checked = _check_data.sequence_length(lengths, batch, time, time_axis)
         length = jnp.expand_dims(as_lengths(checked, time), time_axis)
         steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
@@ -185,10 +186,14 @@ def pad_sequences(
             f"pad_sequences: expected rows of at most {max(sizes, default=0)} steps, got one "
             f"of {longest}; allow for more, or cut the rows"
         )
-    dtype = np.result_type(*{row.dtype for row in rows})
-    with np.errstate(invalid="ignore"):
+    dtype = np.result_type(*{row.dtype for row in rows if row.size} or {row.dtype for row in rows})
+    with np.errstate(invalid="ignore", over="ignore"):
         padding = np.asarray(value).astype(dtype)
-    if padding != value and not (padding != padding and value != value):  # NaN is itself
+    if jnp.issubdtype(dtype, jnp.floating):  # which round
+        held = np.isfinite(padding) == np.isfinite(value)
+    else:
+        held = padding == value
+    if not held:
         raise ValueError(
             f"pad_sequences: expected a value that {dtype}, the dtype of the rows, can hold, "
             f"got {value!r}"
@@ -210,7 +215,7 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         bool `[B, T]`; False at t = 0 unless `previous` differs there.
 
     Raises:
-        ValueError: the shapes are not these.
+        TypeError: the ids are no integers. ValueError: the shapes are not these.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -218,6 +223,11 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         [[0, 0, 1, 0]]
     """
     ids = jnp.asarray(segment_ids)
+    for name, given in (("segment_ids", ids), ("previous", previous)):
+        if given is not None and not jnp.issubdtype(jnp.asarray(given).dtype, jnp.integer):
+            raise TypeError(
+                f"segment_starts: expected {name} of integers, got {jnp.asarray(given).dtype}"
+            )
     if ids.ndim != 2:
         raise ValueError(
             f"segment_starts: expected segment_ids [batch, time], got shape {ids.shape}"

@@ -28,6 +28,12 @@ def zeros(*shape, dtype=np.float32):
     return np.zeros(shape, dtype)
 
 
+class Foreign:
+    """An array of another framework."""
+
+    shape, ndim, dtype = X.shape, X.ndim, "its own float32"
+
+
 RAGGED = [zeros(2, D), zeros(3, D), zeros(1, D)]
 LSTM_STATE = r"LSTMStateTuple\(c=\[3, 4\], h=\[3, 4\]\)"
 C, W = zeros(B, H), zeros(B, H + 1)
@@ -211,6 +217,10 @@ ERRORS = {
     "unroll": ({"unroll": 0}, ValueError, ["int >= 1", "got 0"]),
     "remat": ({"remat": "all"}, ValueError, ["'sqrt'", "got 'all'"]),
     "dtype": ({"dtype": jnp.int32}, TypeError, ["floating", "int32"]),
+    "reverse": ({"reverse": "no"}, TypeError, ["reverse: expected True or False, got 'no'"]),
+    "time_major": ({"time_major": 1}, TypeError, ["time_major: expected True or False, got 1"]),
+    "foreign inputs": ({"inputs": Foreign()}, TypeError, ["inputs: .* JAX or NumPy", "Foreign of"]),
+    "foreign lengths": ({"lengths": Foreign()}, TypeError, ["sequence_length: .* JAX or NumPy"]),
     "two keys": (
         {"key": jax.random.split(jax.random.key(0))},
         ValueError,

@@ -122,6 +122,10 @@ def test_pad_sequences():
     assert rnn.pad_sequences(arrays, buckets=[8, 4])[0].shape == (3, 4, 2)
     assert np.isnan(rnn.pad_sequences(arrays, value=np.nan)[0][2]).all()
     assert rnn.pad_sequences([[7, 8], [9]])[0].tolist() == [[7, 8], [9, 0]]
+    ids, _ = rnn.pad_sequences([[7, 8], []])  # of nothing NumPy makes floats
+    assert ids.tolist() == [[7, 8], [0, 0]] and ids.dtype == np.int64
+    assert rnn.pad_sequences(arrays, value=np.log(1e-6))[0][2, 0, 0] == np.float32(np.log(1e-6))
+    assert rnn.pad_sequences(arrays, value=np.inf)[0][2, 0, 0] == np.inf
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,7 @@ def test_pad_sequences():
         ([np.ones(3)], {"length": 3, "buckets": [4]}, "length= or buckets="),
         ([[1, 2], [3]], {"value": 0.5}, "int64.*got 0.5"),
         ([[1, 2], [3]], {"value": np.nan}, "int64.*got nan"),
+        ([np.ones(3, np.float32)], {"value": 1e39}, "float32.*got 1e\\+39"),
         ([np.ones(())], {}, r"shapes \[\(\)\]"),
     ],
 )
@@ -154,6 +159,10 @@ def test_segment_starts():
         rnn.segment_starts(ids[0])
     with pytest.raises(ValueError, match=r"shape \(2,\).*\(3,\)"):
         rnn.segment_starts(ids, previous=np.array([1, 2, 3]))
+    with pytest.raises(TypeError, match="segment_ids of integers, got float64"):
+        rnn.segment_starts(ids.astype(float))
+    with pytest.raises(TypeError, match="previous of integers, got bool"):
+        rnn.segment_starts(ids, previous=np.array([True, False]))
 
 
 def test_packed_documents_are_separate_runs():
@@ -171,3 +180,14 @@ def test_packed_documents_are_separate_runs():
     for together, alone in zip(packed, apart, strict=True):
         rows = [y[:n] for y, n in zip(np.asarray(alone), lengths, strict=True)]
         np.testing.assert_allclose(together[0], np.concatenate(rows), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [rnn.reverse_sequence, rnn.last_output, rnn.mean_pool, rnn.max_pool],
+    ids=lambda f: f.__name__,
+)
+def test_lists_are_pytrees(run):
+    """Of numbers, which have no time."""
+    with pytest.raises(ValueError, match=r"arrays \[batch, time, ...\], got one of shape \(\)"):
+        run([[1.0, 2.0, 3.0]], [2])

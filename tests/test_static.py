@@ -122,12 +122,17 @@ ERRORS = {
     "one name for two arrays": (
         lambda: saving("c"),
         ValueError,
-        ["state_name: expected names in the structure of the state, 2 in ", "got 'c'"],
+        ["state_name: expected a name for each array of the state, 2 in ", "got 'c'"],
     ),
     "two names for one array": (
         lambda: saving(("c", "h"), cell=GRU),
         ValueError,
-        [r"structure of the state, 1 in PyTreeDef\(\*\)", r"got \('c', 'h'\)"],
+        [r"array of the state, 1 in PyTreeDef\(\*\)", r"got \('c', 'h'\)"],
+    ),
+    "one name twice": (
+        lambda: saving(("c", "c")),
+        ValueError,
+        [r"state_name: expected another name for each array, got \('c', 'c'\)"],
     ),
     "a name in a tuple for an array": (
         lambda: saving(("h",), cell=GRU),

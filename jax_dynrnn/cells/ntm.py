@@ -116,6 +116,8 @@ class NTMCell(Cell):
         for name in sizes:
             check_size(self, name)
         check_options(self)
+        if self.clip_value <= 0:
+            raise ValueError(f"NTMCell: expected clip_value > 0, got {self.clip_value}")
         if self.memory_size <= 2 * self.shift_range:
             raise ValueError(
                 f"NTMCell: expected memory_size > 2 * shift_range = {2 * self.shift_range}, got "
@@ -228,7 +230,11 @@ class NTMCell(Cell):
         g, shift = jax.nn.sigmoid(g), jax.nn.softmax(shift, -1)
         gated = g * content + (1 - g) * w
         offsets = [*range(reach + 1), *range(-reach, 0)]
-        moved = sum(shift[..., i : i + 1] * jnp.roll(gated, d, -1) for i, d in enumerate(offsets))
+        parts = [shift[..., i : i + 1] * jnp.roll(gated, d, -1) for i, d in enumerate(offsets)]
+        moved = sum(parts[1:], parts[0])
+        moved = moved / jax.lax.stop_gradient(
+            moved.max(-1, keepdims=True)
+        )  # powers would underflow
         sharp = moved ** (1 + jax.nn.softplus(gamma))
         return sharp / sharp.sum(-1, keepdims=True)
 

@@ -178,6 +178,13 @@ def _check_resets(layers: list[Layer], named: Mapping[str, Any]) -> None:
     """Says which cell has the equations of a GRU, which its bias shows."""
     for layer in layers:
         (name,) = layer.named({"bias": None})
+        both = 2 * len(GATES[kind(layer.cell)]) * layer.cell.num_units
+        if name in named and np.shape(named[name]) == (both,):
+            raise ValueError(
+                f"weights: {name} is that of a CuDNNLSTM or CuDNNGRU, whose matrices are laid out "
+                "in another way; Keras converts them: load_weights of a file of theirs into an "
+                "LSTM, or a GRU with reset_after=True"
+            )
         ndim = {"gru": 1, "cudnn_gru": 2}.get(kind(layer.cell))
         if ndim and name in named and np.ndim(named[name]) == 3 - ndim:
             right, after = ("GRUCell", False) if ndim == 2 else ("CudnnCompatibleGRUCell", True)

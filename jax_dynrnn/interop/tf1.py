@@ -36,14 +36,14 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
             own that, `"decoder/lstm_cell_1"`; `None`: the only one with variables of these cells.
 
     Returns:
-        Params in the variables' dtypes. `LearnedInitialState`, which TensorFlow 1 has not, takes
-        `initial_state/...` in the scope around the cell.
+        Params, JAX's arrays, in the variables' dtypes (float64 needs x64). `LearnedInitialState`,
+        which TensorFlow 1 has not, takes `initial_state/...` in the scope around the cell.
 
     Raises:
-        TypeError: a cell is not of this library.
+        TypeError: a cell is not of this library, or `variables` are no mapping.
         KeyError: variables are missing or, in the cells' scopes, left over; the message has the
             nearest names. ValueError: their shapes do not fit, more than one scope's do, or they
-            are of one cell within others, for which `scope` did not ask.
+            are of one cell within or beside others, for which `scope` did not ask.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -59,6 +59,11 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
         >>> params["candidate"]["kernel"].shape
         (7, 4)
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            f"variables: expected a mapping of names to arrays, got {type(variables).__name__}; "
+            "checkpoint.read_checkpoint(path) gives that of a file"
+        )
     run = as_run(cells)
     size, tree = smallest(run, variables)
     names = {path: canonical(name)[0] for path, name in variable_names(run, tree).items()}

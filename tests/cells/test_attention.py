@@ -182,6 +182,13 @@ def test_a_memory_without_places_or_rows():
     assert rnn.dynamic_rnn(cell, params, INPUTS[:0])[0].shape == (0, T, M)
 
 
+def test_narrow_lengths():
+    """More places than the integers of the lengths hold."""
+    mechanism, values = rnn.LuongAttention(M, memory_size=M), jnp.zeros((2, 200, M))
+    for dtype, lengths in (("int8", [100, 3]), ("uint8", [200, 3])):
+        assert mechanism.memory(values, np.array(lengths, dtype)).length.tolist() == lengths
+
+
 MISTAKES = {
     "no mechanism": (lambda: wrapped(None), TypeError, "a list of them, got NoneType"),
     "an empty list": (lambda: wrapped([]), TypeError, "a list of them, got NoneType"),

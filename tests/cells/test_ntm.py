@@ -86,6 +86,16 @@ def test_heads_move(changed, expected):
     assert new.time == 1
 
 
+def test_many_places_and_sharp_heads():
+    """Of 128 places alike the 21st power is below what float32 holds."""
+    cell = rnn.NTMCell(rnn.LSTMCell(8), 128, 4, 2, 1)
+    params = cell.init(KEY, (3,))
+    params["parameters_bias"] = params["parameters_bias"].at[9::10].set(20.0)
+    outputs = lambda p: rnn.dynamic_rnn(cell, p, INPUTS.astype(np.float32))[0]  # noqa: E731
+    gradient = jax.grad(lambda p: outputs(p).sum())(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((outputs(params), gradient)))
+
+
 def test_params():
     sizes = names(rnn.NTMCell(rnn.GRUCell(8), 6, 4, 2, 1, output_dim=7).init(KEY, (3,)))
     assert {name: shape for name, shape in sizes.items() if "cell/" not in name} == {
@@ -101,6 +111,8 @@ def test_params():
 def test_errors():
     with pytest.raises(TypeError, match="NTMCell's controller: expected a cell"):
         rnn.NTMCell(8, 6, 4, 1, 1)
+    with pytest.raises(ValueError, match="NTMCell: expected clip_value > 0, got -1.0"):
+        rnn.NTMCell(rnn.GRUCell(8), 6, 4, 1, 1, clip_value=-1.0)
     with pytest.raises(ValueError, match=r"memory_size > 2 \* shift_range = 6, got 6"):
         rnn.NTMCell(rnn.GRUCell(8), 6, 4, 1, 1, shift_range=3)
     with pytest.raises(ValueError, match="write_head_num should be a positive int, got 0"):

@@ -40,6 +40,9 @@ def test_every_optimizer_of_tensorflow(v1):
     ("rnn/AdamW_1", "slot"), ("train/beta1_power_1", "slot"), ("rnn/beta", "weight"),
     ("model/global_step", "step"), ("rnn/ExponentialMovingAverage", "average"),
     ("rnn/Adam:0", "slot"), ("w/ExponentialMovingAverage:0", "average"),
+    ("a/kernel/.OPTIMIZER_SLOT/opt/m/.ATTRIBUTES/VARIABLE_VALUE", "slot"),
+    ("a/kernel/.ATTRIBUTES/VARIABLE_VALUE", "weight"),
+    ("save_counter/.ATTRIBUTES/VARIABLE_VALUE", "step"),
     ("bn/moving_mean", "weight"), ("bn/moving_mean/biased", "slot"),
 ])  # fmt: skip
 def test_names(name, expected):

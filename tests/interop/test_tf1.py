@@ -149,6 +149,28 @@ def test_names_of_other_versions(name):
     assert_equal(tf1.import_params(cell, variables), params)
 
 
+def test_names_of_a_static_stack():
+    """Its layers have one scope less."""
+    cells = [rnn.GRUCell(H), rnn.GRUCell(H)]
+    params = drawn(lambda key, x: rnn.init_stack_bidirectional(key, cells, cells, x))
+    variables = tf1.export_params((cells, cells), params)
+    static = {name.replace("bidirectional_rnn/fw", "fw").replace("bidirectional_rnn/bw", "bw"): x
+              for name, x in variables.items()}  # fmt: skip
+    assert "stack_bidirectional_rnn/cell_1/bw/gru_cell/gates/bias" in static
+    assert_equal(tf1.import_params((cells, cells), static), params)
+    one = tf1.import_params(cells[0], static, "stack_bidirectional_rnn/cell_0/fw")
+    assert_equal(one, params["cell_0"]["fw"])
+
+
+def test_names_of_objects():
+    """Those of `tf.train.Checkpoint`; the scope is the attribute that the cell is."""
+    params = drawn(rnn.LSTMCell(H).init)
+    of_value = "/.ATTRIBUTES/VARIABLE_VALUE"
+    variables = {f"model/encoder/{name}{of_value}": x for name, x in params.items()}
+    variables[f"model/encoder/kernel/.OPTIMIZER_SLOT/opt/m{of_value}"] = params["kernel"]
+    assert_equal(tf1.import_params(rnn.LSTMCell(H), variables, "model/encoder"), params)
+
+
 def test_old_names_become_new_ones():
     """A checkpoint of TF 1.1 under the names of 1.15, and one of these is left as it is."""
     cell, renamed = OLD["lstm_1.1"]

@@ -148,6 +148,10 @@ REFUSED = {
         r"is a CudnnLSTM's, which has no forget bias: expected cells with forget_bias=0.0, got"),
     "three cells": ((rnn.GRUCell(H),) * 3, GRU, TypeError, r"expected one cell .*got \(rnn.GRU"),
     "a cell and a list": ((rnn.GRUCell(H), [rnn.GRUCell(H)]), GRU, TypeError, "expected one cell"),
+    "two cells in a scope": (rnn.GRUCell(H), GRU | {
+        n.replace("gru_cell", "gru_cell_1"): x for n, x in GRU.items()}, ValueError,
+        "of one cell, got 'rnn/gru_cell', 'rnn/gru_cell_1'; pass one as scope="),
+    "a path": (rnn.GRUCell(H), "model.ckpt", TypeError, r"got str; checkpoint.read_checkpoint\("),
     "a class": (rnn.GRUCell, GRU, TypeError, "got the class GRUCell itself"),
     "cells that do not fit": (rnn.MultiRNNCell([rnn.GRUCell(H), rnn.IntersectionRNNCell(5)]), GRU,
         ValueError, "IntersectionRNNCell"),

@@ -34,13 +34,18 @@ def find_prefix(path: str | os.PathLike[str]) -> str:
         return prefix
     if os.path.isdir(path):
         return _newest(os.fspath(path))
-    for file in [os.fspath(path), *glob.glob(glob.escape(prefix) + "-?????-of-?????")]:
-        if os.path.isfile(file):
-            raise CheckpointError(f"{file}: {_why_not(file)}")
+    _check_not_alone(os.fspath(path), prefix)
     raise FileNotFoundError(
         f"{index_file(prefix)}: no such file; expected the prefix of a checkpoint's files, its "
         f".index, or a folder{_nearby(os.path.dirname(prefix))}"
     )
+
+
+def _check_not_alone(path: str, prefix: str) -> None:
+    """Refuses a file without an index."""
+    for file in [path, *glob.glob(glob.escape(prefix.split("-?????-of-")[0]) + "-?????-of-?????")]:
+        if os.path.isfile(file):
+            raise CheckpointError(f"{file}: {_why_not(file)}")
 
 
 def _why_not(file: str) -> str:
@@ -50,8 +55,8 @@ def _why_not(file: str) -> str:
         if opened.read() != MAGIC:
             return "expected a checkpoint, which has an .index beside it, got another file"
     return (
-        "a checkpoint of format V1, which this library does not read; in TensorFlow, restore it "
-        "and save it with tf.compat.v1.train.Saver(), which writes V2"
+        "a checkpoint of format V1, which this library does not read; tf.train.load_checkpoint of "
+        "TensorFlow 2 does, without its graph, and write_checkpoint stores what that reads"
     )
 
 
@@ -74,6 +79,8 @@ def _newest(folder: str) -> str:
     for candidate in found:
         if os.path.isfile(index_file(candidate)):
             return candidate
+    for candidate in found:
+        _check_not_alone(candidate, candidate)
     raise FileNotFoundError(f"{state} names {prefix!r}, but there is no .index{_nearby(folder)}")
 
 

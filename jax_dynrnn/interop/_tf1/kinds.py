@@ -12,8 +12,10 @@ OPTIMIZERS = (
     "AdaMax", "AdamW", "AddSignOptimizer", "LARSOptimizer", "MomentumW", "PowerSignOptimizer",
 )  # fmt: skip
 """Names by default: those of `tf.train`, then of `tf.contrib.opt`."""
-SLOT = re.compile(rf".+/(({'|'.join(OPTIMIZERS)})(_\d+)?|biased)|(.+/)?beta[12]_power(_\d+)?")
-STEP = re.compile(r"(.+/)?(global|local)_step(_\d+)?")
+SLOT = re.compile(
+    rf".+/(({'|'.join(OPTIMIZERS)})(_\d+)?|biased|\.OPTIMIZER_SLOT/.+)|(.+/)?beta[12]_power(_\d+)?"
+)
+STEP = re.compile(r"(.+/)?((global|local)_step|save_counter)(_\d+)?")
 
 
 def kind(name: str) -> str:
@@ -83,4 +85,4 @@ def _averaged(name: str, names: Container[str]) -> str:
 
 
 def _bare(name: str) -> str:
-    return name.removesuffix(":0")
+    return name.removesuffix(":0").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")

@@ -41,10 +41,12 @@ def find(
     named = [m for m in matches if not isinstance(m.error, KeyError)]  # shapes choose nothing
     fitting = [m for m in named if m.error is None]
     if len(named) == 1 and fitting:
-        error = partial(table, fitting[0].scope) if fitting[0].scope != within else None
-        if error:
+        (one,) = fitting
+        if one.scope != within and (
+            error := partial(table, one.scope) or _several(names, table, one)
+        ):
             raise error
-        return fitting[0].arrays
+        return one.arrays
     if len(matches) == 1:
         raise matches[0].error  # pyright: ignore[reportGeneralTypeIssues]
     listed = ", ".join(repr(table.scope(m.scope)) for m in (named if fitting else matches))
@@ -58,6 +60,20 @@ def find(
         f"variables: expected a scope with the variables of the cells, got {listed}, in none of "
         f"which all fit. {reasons}"
     )
+
+
+def _several(names: Mapping[str, str], table: Table, one: Match) -> ValueError | None:
+    """An error that says that a scope has more cells of one kind: `lstm_cell` and `lstm_cell_1`."""
+    usual = {name.split("/")[0] for name in names.values() if "/" in name and not is_memory(name)}
+    if len(usual) != 1 or usual & {"multi_rnn_cell", "fw", "bw", "cell_0"}:
+        return None
+    (cell,) = usual
+    first = f"{one.scope}/{cell}".lstrip("/")
+    more = {m[0] for key in table if (m := re.match(rf"{re.escape(first)}_\d+(?=/)", key))}
+    if not more:
+        return None
+    listed = ", ".join(repr(table.scope(scope)) for scope in (first, *sorted(more)))
+    return ValueError(f"variables: expected those of one cell, got {listed}; pass one as scope=")
 
 
 def scopes(run: Run, names: Mapping[str, str], table: Table, scope: str | None) -> list[str]:

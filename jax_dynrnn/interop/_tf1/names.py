@@ -32,6 +32,9 @@ NAMES = {
 }
 """The last part of a name, in lower case."""
 
+OF_STATIC_STACK = re.compile(r"(\bcell_\d+)/(fw|bw)\b")
+"""Of `stack_bidirectional_rnn`, whose layers have one scope less than those of the dynamic run."""
+
 PART = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d+)")
 """A shard of a variable: `kernel/part_0`, `Matrix_0`, `W_0`, `W_f_0_0`."""
 
@@ -43,10 +46,14 @@ def canonical(name: str) -> tuple[str, int]:
     ('rnn/multi_rnn_cell/cell_0/lstm_cell/kernel', 0)
     >>> canonical("rnn/lstm_cell/projection/weights/part_1")
     ('rnn/lstm_cell/projection/kernel', 1)
+    >>> canonical("encoder/kernel/.ATTRIBUTES/VARIABLE_VALUE")  # of `tf.train.Checkpoint`
+    ('encoder/kernel', 0)
     """
-    scopes = [_snake_case(scope) for scope in re.sub(r":\d+$", "", name).split("/")]
+    name = re.sub(r"(/\.ATTRIBUTES/VARIABLE_VALUE)?(:\d+)?$", "", name)
+    scopes = [_snake_case(scope) for scope in name.split("/")]
     if len(scopes) > 1 and re.match("(matrix|bias)", scopes[-1]) and scopes[-2] == "linear":
         del scopes[-2]
+    scopes = OF_STATIC_STACK.sub(r"\1/bidirectional_rnn/\2", "/".join(scopes)).split("/")
     shard = PART.fullmatch("/".join(scopes))
     if shard:
         scopes = (shard[1] or shard[2]).split("/")
