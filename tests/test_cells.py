@@ -1,10 +1,12 @@
 """Cells on their own: names, initial values, TF1's golden numbers, single steps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import CASES, H, is_shape
 from laws import close
 
 import jax_dynrnn as rnn
@@ -126,6 +128,60 @@ def test_initializers(make):
         for gate in gates:
             np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
         assert len(gates) < 2 or not np.allclose(gates[0], gates[1])
+
+
+def shapes_of(case):
+    return jax.tree.map(lambda s: (2, 5, *s), case.features, is_leaf=is_shape)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_params_are_drawn_apart(case):
+    """No two of one shape have equal values, in layers, directions and gates."""
+    cell, shapes = case.cell, shapes_of(case)
+    runs = {"alone": cell.init(KEY, shapes)}
+    if case.core:
+        runs["two"] = rnn.init_bidirectional(KEY, cell, cell, shapes)
+        runs["four"] = rnn.init_stack_bidirectional(KEY, [cell, cell], [cell, cell], shapes)
+        runs["stack"] = rnn.MultiRNNCell([cell, cell]).init(KEY, shapes)
+    for params in runs.values():
+        drawn = [np.asarray(x) for x in _named(params).values() if np.std(x) > 0]
+        assert len({x.tobytes() for x in drawn}) == len(drawn)
+        for x in drawn:
+            gates = np.split(x, x.shape[-1] // H, -1) if x.shape[-1] % H == 0 else []
+            assert len({gate.tobytes() for gate in gates}) == len(gates)
+
+
+OWN_VALUES = {
+    *("gamma", "beta", "period", "phase", "ratio_on", "memory", "carry_b", "transform_b"),
+    *("attention_g", "attention_b"),
+}
+"""Params that no initializer makes: each begins where its cell's docstring says."""
+
+
+def with_initializers(cell):
+    """The cell and all in it, with constants of 2 for kernels and 3 for biases."""
+    if isinstance(cell, tuple | list):
+        return [*map(with_initializers, cell)]
+    value, made = jax.nn.initializers.constant, {}
+    for field in dataclasses.fields(cell):
+        if field.name.endswith("initializer"):
+            made[field.name] = value(3.0 if field.name == "bias_initializer" else 2.0)
+        elif field.name in ("cell", "cells", "controller", "attention_mechanism"):
+            made[field.name] = with_initializers(getattr(cell, field.name))
+    return dataclasses.replace(cell, **made)
+
+
+OURS = [c for c in CASES if type(c.cell).__module__.startswith("jax_dynrnn.") and c.configuration]
+
+
+@pytest.mark.parametrize("case", OURS, ids=lambda case: case.name)
+def test_every_initializer_is_asked(case):
+    params = _named(with_initializers(case.cell).init(KEY, shapes_of(case)))
+    for name, x in params.items():
+        last = name.split("/")[-1]
+        if last not in OWN_VALUES and not name.startswith("initial_") and "/initial_" not in name:
+            expected = 3.0 if "bias" in last or last.lower().startswith("b") else 2.0
+            assert (x == expected).all(), name
 
 
 def test_peepholes_take_an_initializer():

@@ -34,6 +34,12 @@ def echo(*keep, key=KEY, inputs=ONES, lengths=None, cell=None, **options):
     return np.asarray(outputs), np.asarray(states)
 
 
+def is_a_quarter(outputs):
+    """Of two masks of a half each: one of them twice would keep a half."""
+    assert set(np.unique(outputs)) == {0.0, 4.0}
+    assert abs((outputs > 0).mean() - 0.25) < 0.125
+
+
 def test_kept_values_are_scaled():
     for keep in [(0.25,), (1.0, 0.25)]:
         outputs, states = echo(*keep)
@@ -60,7 +66,7 @@ def test_inputs_outputs_and_state_have_their_own_masks():
     outputs, states = echo(0.5, 1.0, 0.5, variational_recurrent=True)
     twice, _ = echo(0.5, 0.5, variational_recurrent=True)
     assert ((outputs > 0) != (states > 0)).any()
-    assert set(np.unique(twice)) == {0.0, 4.0}  # 0.5 * 0.5, not the same half twice
+    is_a_quarter(twice)
 
 
 def test_the_key_decides():
@@ -79,13 +85,43 @@ def test_masks_do_not_depend_on_lengths_or_padding():
 
 def test_nested_wrappers_draw_apart():
     outputs, _ = echo(0.5, cell=rnn.DropoutWrapper(Echo(), 0.5))
-    assert set(np.unique(outputs)) == {0.0, 4.0}
+    is_a_quarter(outputs)
 
 
 def test_layers_draw_apart():
     cell = rnn.MultiRNNCell([rnn.DropoutWrapper(Echo(), 0.5)] * 2)
     outputs, _ = rnn.dynamic_rnn(cell, {"cell_0": {}, "cell_1": {}}, ONES, key=KEY)
-    assert set(np.unique(outputs)) == {0.0, 4.0}
+    is_a_quarter(outputs)
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
+    """Of all wrappers in each other and in a stack, and of the cells in them."""
+    keys, draw = [], jax.random.bernoulli
+
+    def drawn(key, *rest):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return draw(key, *rest)
+
+    monkeypatch.setattr(jax.random, "bernoulli", drawn)
+    every = {"variational_recurrent": variational, "dropout_state_filter_visitor": lambda s: True}
+    dropped = lambda cell: rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5, **every)  # noqa: E731
+    attention = rnn.AttentionWrapper(dropped(rnn.LSTMCell(4)), rnn.LuongAttention(4, memory_size=3))
+    inside = [
+        rnn.ZoneoutWrapper(dropped(rnn.LSTMCell(4)), state_keep_prob=0.5),
+        rnn.AttentionCellWrapper(dropped(rnn.LSTMCell(4)), 2),
+        rnn.NTMCell(dropped(rnn.LSTMCell(4)), 5, 4, 1, 1),
+        rnn.HighwayWrapper(dropped(rnn.LayerNormLSTMCell(4))),
+        rnn.LayerNormBasicLSTMCell(4, dropout_keep_prob=0.5),
+        dropped(dropped(rnn.ResidualWrapper(rnn.LSTMCell(4)))),
+    ]
+    cell = rnn.MultiRNNCell([*inside, attention])
+    params = cell.attend(cell.init(jax.random.key(0), (2, 4)), jnp.ones((2, 5, 3), "f"))
+    state = cell.start(params, (2,), jnp.float32)
+    params = cell.prepare(params, key=jax.random.fold_in(KEY, 0), batch_shape=(2,))
+    cell.step(params, cell.project(params, jnp.ones((2, 4), "f")), state, key=KEY)
+    masks = 7 * 4 + 2 + 1  # inputs, outputs, c and h; zoneout's c and h; the layer norm's own
+    assert len(keys) == len({*keys}) == masks
 
 
 def lstm(*keep, **options):

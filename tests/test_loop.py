@@ -142,9 +142,11 @@ def test_keys_of_layers_and_directions():
     fw, bw = rnn.bidirectional_dynamic_rnn(cell, cell, {"fw": {}, "bw": {}}, X, key=key)[0]
     assert fw.tolist() == alone(fold(key, 0))
     assert bw.tolist() == alone(fold(key, 1), reverse=True)
-    params = {"cell_0": {"fw": {}, "bw": {}}}
-    both, _, _ = rnn.stack_bidirectional_dynamic_rnn([cell], [cell], params, X, key=key)
-    assert both[..., :4].tolist() == alone(fold(fold(key, 0), 0))
+    for layer in (0, 1):
+        cells = [toys.Sum()] * layer + [cell]
+        params = {f"cell_{i}": {"fw": {}, "bw": {}} for i in range(layer + 1)}
+        both, _, _ = rnn.stack_bidirectional_dynamic_rnn(cells, cells, params, X, key=key)
+        assert both[..., :4].tolist() == alone(fold(fold(key, layer), 0))
     stack = rnn.MultiRNNCell([rnn.ResidualWrapper(toys.Sum(), residual_fn=lambda x, y: x), cell])
     outputs, _ = rnn.dynamic_rnn(stack, {"cell_0": {}, "cell_1": {}}, X, key=key)
     expected = jax.random.key_data(fold(fold(key, 3), 1)).tolist()
