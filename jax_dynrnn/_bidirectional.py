@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from . import _at_once, _check_cell, _check_data
 from ._cell import Params, State, as_cell
 from ._rnn import dynamic_rnn
-from ._tools import is_shape
+from ._tools import fold_in, is_shape
 
 
 def init_bidirectional(
@@ -29,6 +29,9 @@ def init_bidirectional(
         cell_fw, cell_bw: the cells of the two directions.
         input_shape: `inputs.shape`, or a pytree of shapes; only the features are read.
         dtype: of the params.
+
+    Returns:
+        Params, those of each direction drawn on their own.
 
     Raises:
         TypeError: a cell is not a cell.
@@ -117,7 +120,7 @@ def bidirectional_dynamic_rnn(
         return _at_once.run(cells[0], params, states, inputs, options)
     runs = []
     for i, name in enumerate(("fw", "bw")):
-        options["key"] = None if key is None else jax.random.fold_in(key, i)
+        options["key"] = fold_in(key, i)
         options["reverse"] = name == "bw"
         with named("initial_state", f"initial_state_{name}"):
             runs.append(

@@ -16,7 +16,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._tools import map_shapes, matmul
+from ._tools import fold_in, map_shapes, matmul
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -98,7 +98,7 @@ class Cell:
     ) -> tuple[Any, State]:
         """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`."""
         batch_shape = _batch_shape(inputs, self.feature_ndim)
-        prepare_key = None if key is None else jax.random.fold_in(key, PREPARE)
+        prepare_key = fold_in(key, PREPARE)
         params = self.prepare(params, key=prepare_key, batch_shape=batch_shape)
         return self.step(params, self.project(params, inputs), state, key=key)
 
@@ -113,7 +113,11 @@ class Cell:
         return self.zero_state(batch_shape, dtype)
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
-        """The params with a memory for the cells inside that attend to one."""
+        """The params with a memory for the cells inside that attend to one.
+
+        Raises:
+            TypeError: none does.
+        """
         raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
     def project(self, params: Params, inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
 from ._cell import PREPARE, Cell, Params, State, as_cell
+from ._tools import fold_in
 from .engines.call import rows
 
 
@@ -106,11 +107,11 @@ def raw_rnn(
     batch = _batch(cell, inputs)
     finished = _flags(finished, batch)
     state = _first_state(cell, params, inputs, state, batch)
-    prepare_key = None if key is None else jax.random.fold_in(key, PREPARE)
+    prepare_key = fold_in(key, PREPARE)
     prepared = cell.prepare(params, key=prepare_key, batch_shape=(batch,))
 
     def take_step(t, inputs, state):
-        step_key = None if key is None else jax.random.fold_in(key, t)
+        step_key = fold_in(key, t)
         return cell.step(prepared, cell.project(prepared, inputs), state, key=step_key)
 
     if emit is None:

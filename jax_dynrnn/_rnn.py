@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data, engines
 from ._cell import PREPARE, Params, State, as_cell
-from ._tools import is_configuration
+from ._tools import fold_in, is_configuration
 from .engines import Call
 from .sequence import as_lengths
 
@@ -223,7 +223,7 @@ def _complete(call: Call) -> Call:
     if call.initial_state is not None:
         state = _check_cell.initial_state(cell, call.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
-    prepare_key = None if call.key is None else jax.random.fold_in(call.key, PREPARE)
+    prepare_key = fold_in(call.key, PREPARE)
     params = cell.prepare(raw, key=prepare_key, batch_shape=(batch,))
 
     def take_step(state):

@@ -21,7 +21,7 @@ from ._bidirectional import (
     named,
 )
 from ._cell import Params, State, as_cell, output_shape
-from ._tools import is_shape
+from ._tools import fold_in, is_shape
 
 
 def init_stack_bidirectional(
@@ -38,6 +38,9 @@ def init_stack_bidirectional(
         cells_fw, cells_bw: one cell a layer, lists of the same length.
         input_shape: `inputs.shape`; only the features are read.
         dtype: of the params.
+
+    Returns:
+        Params, those of each layer and direction drawn on their own.
 
     Raises:
         TypeError, ValueError: the cells are not two lists of the same length.
@@ -124,7 +127,7 @@ def stack_bidirectional_dynamic_rnn(
                 sequence_length,
                 initial_fw[i],
                 initial_bw[i],
-                key=None if key is None else jax.random.fold_in(key, i),
+                key=fold_in(key, i),
                 **options,
             )
         inputs = concatenate(*outputs)

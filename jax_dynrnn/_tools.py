@@ -28,6 +28,11 @@ def check_units(cell: Any) -> None:
     check_options(cell)
 
 
+def fold_in(key: Any, i: Any) -> Any:
+    """The key of part `i`; of no key none."""
+    return None if key is None else jax.random.fold_in(key, i)
+
+
 def is_flag(x: Any) -> bool:
     """Whether `x` is True or False, of Python or NumPy."""
     return isinstance(x, bool | np.bool_)

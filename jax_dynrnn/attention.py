@@ -57,7 +57,7 @@ class Mechanism:
     @property
     def name(self) -> str:
         """Where its params are, beside those of the cell."""
-        return self.NAME
+        return self.NAME or type(self).__name__
 
     def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
         """Makes the params, for queries of `query_size` features."""

@@ -52,6 +52,9 @@ def sequence_mask(lengths: ArrayLike | Sequence[int], maxlen: int) -> jax.Array:
     Raises:
         TypeError: `lengths` are not integers.
 
+    Differs from TF1: `maxlen` has no default, since JAX wants to know shapes when it traces;
+    lengths above it are clamped; there is no `dtype`: the mask is bool.
+
     Reference: `tf.sequence_mask`.
 
     Example:

@@ -54,7 +54,7 @@ FAULTS = {
     ),
     "key not folded": (
         "engines/call.py",
-        "jax.random.fold_in(self.key, t)",
+        "fold_in(self.key, t)",
         "self.key",
     ),
     "clip before the peephole": (

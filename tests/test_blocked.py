@@ -304,6 +304,28 @@ def test_arrays_without_gradient_or_rows(kind, reason):
     assert np.isfinite(gradient).all() and gradient.any()
 
 
+def test_what_cells_inside_see():
+    """Of a wrapper that embeds, of layers of other sizes, of one that wants a memory."""
+    embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
+    ids = jax.ShapeDtypeStruct((64, 20), jnp.int32)
+    params = jax.eval_shape(lambda: embedded.init(jax.random.key(0), ids.shape))
+    assert rnn.explain(embedded, params, ids).reasons["blocked"] is None
+    grouped = rnn.MultiRNNCell([rnn.GRUCell(6), rnn.GLSTMCell(4, number_of_groups=2)])
+    counting = rnn.DropoutWrapper(Counting(4, "count"), 0.5)
+    attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
+    attends = rnn.DropoutWrapper(rnn.MultiRNNCell([attention, rnn.GRUCell(4)]), 0.5)
+    inputs = jnp.ones((64, 20, 3), jnp.float32)
+    for cell, reason in (
+        (grouped, None),
+        (counting, "the state of Counting has int32, which has no gradient"),
+        (attends, None),
+    ):
+        params = cell.init(jax.random.key(0), inputs.shape)
+        if cell is attends:
+            params = attends.attend(params, jnp.ones((64, 2, 3), jnp.float32))
+        assert rnn.explain(cell, params, inputs).reasons["blocked"] == reason
+
+
 @toys.config
 class Between(Root):
     """A cell that multiplies with the first and third part of its product, and adds the others."""

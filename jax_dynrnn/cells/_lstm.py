@@ -1,4 +1,7 @@
-"""The equations of long short-term memory, which every LSTM here shares."""
+"""The equations of long short-term memory, of the LSTMs whose gates are one matmul or more.
+
+Convolutions, independent units, phases and grids of both time and frequency have their own.
+"""
 
 from __future__ import annotations
 

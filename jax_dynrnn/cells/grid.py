@@ -60,7 +60,8 @@ class GridLSTMCell(GridLSTM):
         TypeError, ValueError: a size is not a positive int, or the windows of a block, or of
             the inputs, are not as many as `num_frequency_blocks` says.
 
-    Differs from TF1: `frequency_skip` is 1 if not given; there is no `state_is_tuple=False`.
+    Differs from TF1: `frequency_skip` is 1 if not given; the initializers are used (TF1 ignores its
+    `initializer`); there is no `state_is_tuple=False`.
 
     Reference: `tf.contrib.rnn.GridLSTMCell`; Kalchbrenner et al., arXiv:1507.01526; Sainath and
     Li, Modeling time-frequency patterns with LSTM vs. convolutional architectures for LVCSR

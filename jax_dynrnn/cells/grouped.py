@@ -47,19 +47,22 @@ class GLSTMCell(LSTM):
     Raises:
         TypeError, ValueError: a size is not a positive int, or not a multiple of the groups.
 
-    As in TF1, the candidate is always a tanh: `activation` is only that of the memory.
+    As in TF1 the candidate is always a tanh: `activation` is only that of the memory.
 
     Reference: `tf.contrib.rnn.GLSTMCell`; Kuchaiev and Ginsburg, arXiv:1703.10722.
 
     Example: with one group it is an LSTM, with its biases apart
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
-        >>> cell = rnn.GLSTMCell(4, number_of_groups=2)
-        >>> params = cell.init(jax.random.key(0), (2, 5, 6))
-        >>> params["group0"]["kernel"].shape                # (6 + 4) / 2, 4 * 4 / 2
+        >>> cell, inputs = rnn.GLSTMCell(4, number_of_groups=2), jnp.ones((2, 5, 6))
+        >>> cell.init(jax.random.key(0), inputs.shape)["group0"]["kernel"].shape
         (5, 8)
-        >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 6)))
-        >>> outputs.shape
-        (2, 5, 4)
+        >>> cell = rnn.GLSTMCell(4)
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> biases = jnp.concatenate([params[f"bias_{gate}"] for gate in "ijfo"])
+        >>> lstm = {"kernel": params["group0"]["kernel"], "bias": biases}
+        >>> outputs, _ = rnn.dynamic_rnn(cell, params, inputs)
+        >>> bool(jnp.allclose(outputs, rnn.dynamic_rnn(rnn.LSTMCell(4), lstm, inputs)[0]))
+        True
     """
 
     num_units: int

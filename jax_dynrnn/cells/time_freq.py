@@ -61,6 +61,8 @@ class TimeFreqLSTMCell(LSTM):
     Differs from TF1: TF1 did not ask for the size of its inputs and gave `2 H` as the size of
     its state, so that `dynamic_rnn` did not run it without an initial state.
 
+    Differs from TF1: the initializers are used; TF1 ignores its `initializer`.
+
     Reference: `tf.contrib.rnn.TimeFreqLSTMCell`; Sainath and Li, Modeling time-frequency
     patterns with LSTM vs. convolutional architectures for LVCSR tasks (2016).
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import as_cell
+from .._tools import fold_in
 from ..wrappers import MultiRNNCell
 from ..wrappers._wrapper import AroundWrapper
 from .call import Call, seen, select, valid_inputs
@@ -25,7 +26,7 @@ def layers(call: Call) -> Iterator[Call]:
     """The calls of a stack's layers: their inputs and states are still those of the stack."""
     assert isinstance(call.cell, MultiRNNCell)
     for i, cell in enumerate(call.cell.cells):
-        fold = functools.partial(_fold_in, i=i)
+        fold = functools.partial(fold_in, i=i)
         params = None if call.params is None else call.params[f"cell_{i}"]
         yield dataclasses.replace(
             call, cell=as_cell(cell), params=params, derive=(*call.derive, fold)
@@ -89,7 +90,3 @@ def _every_step(call: Call, f: Callable, tree: Any) -> Any:
     steps = jnp.arange(call.time, dtype=jnp.int32)
     axis = call.time_axis
     return jax.vmap(lambda x, t: f(x, call.step_key(t)), (axis, 0), axis)(tree, steps)
-
-
-def _fold_in(key: Any, i: int) -> Any:
-    return None if key is None else jax.random.fold_in(key, i)

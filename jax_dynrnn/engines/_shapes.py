@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._tools import is_configuration
+from ._layers import inside, layers
 from ._parts import Parts
 from .call import Call
 
 
-def of_shapes(f: Callable) -> Callable[[Call], Any]:
-    """`f(parts, weights, row, state)` of a call, all of them shapes; equal cells are asked once.
-
-    The row is of the inputs. The params are those that the cell makes: nobody has checked yet
-    those that were given.
-    """
+def _of_rows(f: Callable) -> Callable[[Call], Any]:
+    """`f(cell, row, dtype)` of a call; equal cells are asked once. The row is of the inputs."""
 
     def ask(cell, structure, leaves, dtype):
-        row = structure.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-        return f(*_shapes(cell, row, dtype))
+        return f(cell, structure.unflatten([jax.ShapeDtypeStruct(*x) for x in leaves]), dtype)
 
     ask = remembering(ask)
 
@@ -35,10 +32,69 @@ def of_shapes(f: Callable) -> Callable[[Call], Any]:
     return asked
 
 
+def of_shapes(f: Callable) -> Callable[[Call], str | None]:
+    """`f(parts, weights, row, state)` of a staged cell, all of them shapes: a reason, or `None`.
+
+    Neither params nor inputs have been checked: the params are those that the cell makes, and where
+    they do not fit the inputs whoever runs it says so.
+    """
+
+    @_of_rows
+    def asked(cell, row, dtype):
+        try:
+            params, state = _made(cell, row, dtype)
+            parts = Parts(cell, params)
+            weights = jax.eval_shape(parts.weights, params, row, state)
+        except (TypeError, ValueError) as error:
+            return f"{type(cell).__name__} does not take such inputs: {error}"
+        return f(parts, weights, row, state)
+
+    return asked
+
+
 def remembering(ask: Callable) -> Callable:
     """`ask(cell, ...)`, which is asked once of cells that are equal."""
     remembered = functools.lru_cache(1024)(ask)
     return lambda cell, *more: (remembered if is_configuration(cell) else ask)(cell, *more)
+
+
+@_of_rows
+def _seen(cell: Any, row: Any, dtype: Any) -> Any:
+    """What the cell inside of a wrapper sees."""
+    params, _ = _made(cell, row, dtype)
+    return jax.eval_shape(lambda p, x: cell.before(p, x, None)[0], params, row)
+
+
+@_of_rows
+def _output(cell: Any, row: Any, dtype: Any) -> Any:
+    """What the next layer of a stack sees."""
+    step = lambda p, x, s: cell.step(p, cell.project(p, x), s)[0]  # noqa: E731
+    params, state = _made(cell, row, dtype)
+    return jax.eval_shape(step, params, row, state)
+
+
+def inside_by_shapes(call: Call) -> Call | None:
+    """`inside(call)`, whose inputs are the shapes of what that cell sees."""
+    within = inside(call)
+    return None if within is None else dataclasses.replace(within, inputs=_told(_seen, call))
+
+
+def layers_by_shapes(call: Call) -> Iterator[Call]:
+    """`layers(call)`, whose inputs are the shapes of what each of them sees."""
+    inputs = call.inputs
+    for layer in layers(call):
+        layer = dataclasses.replace(layer, inputs=inputs)
+        yield layer
+        inputs = _told(_output, layer)
+
+
+def _told(f: Callable, call: Call) -> Any:
+    """The row that `f` says, as inputs; of a cell that wants a memory, or others, those it has."""
+    try:
+        row = f(call)
+    except (TypeError, ValueError):
+        return call.inputs
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), row)
 
 
 @of_shapes
@@ -56,14 +112,13 @@ def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     return None
 
 
-def _shapes(cell: Any, row: Any, dtype: Any) -> tuple[Parts, Any, Any, Any]:
+def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any]:
+    """The prepared params and the start state of a cell, for one row."""
     features = jax.tree.map(lambda x: x.shape, row)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _cast(x.dtype, dtype)), params)
     state = jax.eval_shape(lambda p: cell.start(p, (1,), dtype), params)
-    params = jax.eval_shape(lambda p: cell.prepare(p, batch_shape=(1,)), params)
-    parts = Parts(cell, params)
-    return parts, jax.eval_shape(parts.weights, params, row, state), row, state
+    return jax.eval_shape(lambda p: cell.prepare(p, batch_shape=(1,)), params), state
 
 
 def _cast(given: Any, dtype: Any) -> Any:

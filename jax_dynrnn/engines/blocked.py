@@ -10,11 +10,11 @@ import jax
 from .._cell import StagedCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import inside, layers, run_apart
+from ._layers import run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
-from ._shapes import odd
+from ._shapes import inside_by_shapes, layers_by_shapes, odd
 from ._tiles import on_cpu
 from .call import Call, explicit
 
@@ -37,9 +37,9 @@ def unsupported(call: Call) -> str | None:
 
 def _unknown(call: Call) -> str | None:
     """Why the step of the cell cannot be taken apart, or `None`."""
-    cell, within = call.cell, inside(call)
+    cell, within = call.cell, inside_by_shapes(call)
     if isinstance(cell, MultiRNNCell):  # what it cannot do of a stack, `scan` does
-        found = [_unknown(layer) for layer in layers(call)]
+        found = [_unknown(layer) for layer in layers_by_shapes(call)]
         return None if None in found else f"no layer of the stack can be run by it: {found[0]}"
     if within is not None:
         return _unknown(within)

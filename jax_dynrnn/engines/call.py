@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell
+from .._tools import fold_in
 from ..sequence import take_steps, valid_steps
 
 
@@ -49,7 +50,7 @@ class Call:
 
     def step_key(self, t: Any) -> Any:
         """The key of step `t`, or `None`."""
-        key = None if self.key is None else jax.random.fold_in(self.key, t)
+        key = fold_in(self.key, t)
         return functools.reduce(lambda key, derive: derive(key), self.derive, key)
 
     @property

@@ -50,13 +50,16 @@ class Rule(NamedTuple):
 
 @remembering
 def _units(cell: Any, dtype: Any) -> list[int]:
-    """Of each leaf of the state."""
-    state = jax.eval_shape(lambda: cell.zero_state((), dtype))
+    """Of each leaf of the state; of one whose size depends on a memory, none."""
+    try:
+        state = jax.eval_shape(lambda: cell.zero_state((), dtype))
+    except ValueError:
+        return []
     return [s.size for s in jax.tree.leaves(state)]
 
 
 def _is_narrow(call: Call) -> bool:
-    units = max(_units(call.cell, call.dtype), default=0)
+    units = max(_units(call.cell, call.dtype), default=NARROW + 1)
     return units <= NARROW and call.batch * units <= SMALL
 
 

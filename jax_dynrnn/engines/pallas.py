@@ -19,14 +19,14 @@ import jax.numpy as jnp
 from .._cell import MatmulCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import inside, layers, run_apart
+from ._layers import run_apart
 from ._pallas import mosaic
 from ._pallas.gates import Unknown
 from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._run import run_parts
-from ._shapes import odd, of_shapes
+from ._shapes import inside_by_shapes, layers_by_shapes, odd, of_shapes
 from .call import Call
 
 one_launch = True
@@ -57,9 +57,9 @@ def unsupported(call: Call) -> str | None:
 
 def _unknown(call: Call) -> str | None:
     """Why the step of the cell, or of any in a stack or a wrapper, is not for a kernel."""
-    cell, within = call.cell, inside(call)
+    cell, within = call.cell, inside_by_shapes(call)
     if isinstance(cell, MultiRNNCell):
-        found = [reason for layer in layers(call) if (reason := _unknown(layer)) is not None]
+        found = [reason for reason in map(_unknown, layers_by_shapes(call)) if reason is not None]
         return f"a layer of the stack cannot be run by it: {found[0]}" if found else None
     if within is not None:
         return _unknown(within)

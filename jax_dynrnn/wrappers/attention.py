@@ -142,11 +142,11 @@ class AttentionWrapper(ParamsWrapper):
     def mechanisms(self) -> dict[str, Mechanism]:
         """The mechanisms under the names of their params."""
         given = self.attention_mechanism
-        named = {}
-        for mechanism in (given,) if isinstance(given, Mechanism) else given:
-            number = sum(name.startswith(mechanism.name) for name in named)
-            named[f"{mechanism.name}_{number}" if number else mechanism.name] = mechanism
-        return named
+        given = (given,) if isinstance(given, Mechanism) else given
+        names = [mechanism.name for mechanism in given]
+        before = [names[:i].count(name) for i, name in enumerate(names)]
+        names = [f"{name}_{n}" if n else name for name, n in zip(names, before, strict=True)]
+        return dict(zip(names, given, strict=True))
 
     @property
     def _layer_sizes(self) -> tuple[int, ...]:

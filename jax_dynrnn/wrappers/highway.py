@@ -36,6 +36,9 @@ class HighwayWrapper(AroundWrapper, ParamsWrapper):
         TypeError: `cell` is not a cell. ValueError: (in a step) its output has not the
             inputs' shape.
 
+    Differs from TF1: the gates' params are beside `cell`; TF1 has its variables in the scope
+    around it, of which `interop.tf1` knows.
+
     Reference: `tf.contrib.rnn.HighwayWrapper`; Srivastava et al., arXiv:1505.00387.
 
     Example: a gate that carries everything

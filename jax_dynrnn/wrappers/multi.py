@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, Params, State, as_cell, output_shape
+from .._tools import fold_in
 
 
 @jax.tree_util.register_static
@@ -72,7 +73,7 @@ class MultiRNNCell(Cell):
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         return {
-            name: cell.prepare(params[name], key=_fold_in(key, i), batch_shape=batch_shape)
+            name: cell.prepare(params[name], key=fold_in(key, i), batch_shape=batch_shape)
             for i, (name, cell) in enumerate(self._layers())
         }
 
@@ -109,13 +110,9 @@ class MultiRNNCell(Cell):
         for i, (name, cell) in enumerate(self._layers()):
             if i > 0:
                 projected = cell.project(params[name], output)
-            output, new = cell.step(params[name], projected, state[i], key=_fold_in(key, i))
+            output, new = cell.step(params[name], projected, state[i], key=fold_in(key, i))
             states.append(new)
         return output, tuple(states)
 
     def _layers(self) -> list[tuple[str, Cell]]:
         return [(f"cell_{i}", as_cell(cell)) for i, cell in enumerate(self.cells)]
-
-
-def _fold_in(key: Any, i: int) -> Any:
-    return None if key is None else jax.random.fold_in(key, i)

@@ -1,5 +1,7 @@
 """Attention to a memory: its score functions, lengths, names, and errors."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +156,21 @@ def test_params():
     assert not params["bahdanau_attention"]["attention_b"].any()
     scaled = rnn.LuongAttention(U, scale=True).init(KEY, U, jnp.float32)
     assert scaled["attention_g"] == 1 and scaled["memory_layer"]["kernel"].shape == (U, U)
+
+
+def test_a_mechanism_of_the_users():
+    """Two that have no name of their own, beside one of the library."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Dot(rnn.attention.Mechanism):
+        def score(self, params, query, keys):
+            return (jnp.expand_dims(query[..., :2], -2) * keys).sum(-1)
+
+    cell = wrapped([Dot(2, memory_size=M), LUONG, Dot(2, memory_size=M)])
+    params = cell.init(KEY, (D,), jnp.float64)
+    assert [*params] == ["cell", "Dot", "luong_attention", "Dot_1"]
+    params = cell.attend(params, [MEMORY] * 3, [[5, 1, 0]] * 3)
+    assert jnp.isfinite(rnn.dynamic_rnn(cell, params, INPUTS)[0]).all()
 
 
 def test_params_are_drawn_apart():

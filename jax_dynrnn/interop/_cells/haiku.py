@@ -25,8 +25,8 @@ class HaikuCell(Cell):
         feature_ndim: how many axes the inputs have beside batch and time; 3 for a
             `Conv2DLSTM`.
 
-    Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; those of a core
-    inside a model have its name before theirs, which is to be cut off. State: that of
+    Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; of a core
+    inside a model cut the model's name off theirs first. State: that of
     `initial_state`, `LSTMState(hidden, cell)` of an LSTM. Output: the core's. The key of a
     step is what `hk.next_rng_key()` splits; without one a core that draws fails.
 
