@@ -16,7 +16,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._tools import fold_in, map_shapes, matmul
+from ._tools import fold_in, map_shapes, matmul, unboxed
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -97,7 +97,7 @@ class Cell:
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`."""
-        batch_shape = _batch_shape(inputs, self.feature_ndim)
+        batch_shape = leading_shape(inputs, self.feature_ndim)
         prepare_key = fold_in(key, PREPARE)
         params = self.prepare(params, key=prepare_key, batch_shape=batch_shape)
         return self.step(params, self.project(params, inputs), state, key=key)
@@ -316,9 +316,12 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
     missing = [m for m in ("init", "zero_state") if not callable(getattr(cell, m, None))]
     missing += [] if callable(cell) else ["__call__"]
     if missing:
+        bases = {base.__module__.partition(".")[0] for base in type(cell).__mro__}
+        of = " and ".join(bases & {"flax", "haiku", "equinox"})
+        hint = f"; jax_dynrnn.interop.foreign makes cells of those of {of}" if of else ""
         raise TypeError(
             f"{name}: expected a cell (an object with init, zero_state and __call__), "
-            f"got {type(cell).__name__}, which has no {', '.join(missing)}"
+            f"got {type(cell).__name__}, which has no {', '.join(missing)}{hint}"
         )
     return Adapter(cell)
 
@@ -328,7 +331,7 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     features = map_shapes(lambda s: tuple(s)[len(s) - cell.feature_ndim :], input_shape)
 
     def one_step(dtype):
-        params = cell.init(jax.random.key(0), features)
+        params = unboxed(cell.init(jax.random.key(0), features))
         params = cell.attend(params, None) if cell.attends else params  # any memory will do
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
         return cell(params, inputs, cell.start(params, (), jnp.float32))[0]
@@ -340,7 +343,8 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
-def _batch_shape(inputs: Any, feature_ndim: int) -> tuple:
+def leading_shape(inputs: Any, feature_ndim: int) -> tuple:
+    """What is before the features: of one step `(B,)`, of one row nothing."""
     leaves = jax.tree.leaves(inputs)
     shape = jnp.shape(leaves[0]) if leaves else ()
     return tuple(shape[: len(shape) - feature_ndim])

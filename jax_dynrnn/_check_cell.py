@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from ._cell import Adapter, Cell, Memory, Params, State
+from ._tools import unboxed
 
 ORDER = "the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
@@ -23,7 +24,7 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
     if isinstance(cell, Adapter):  # its params are its own affair
         return
     try:
-        expected_tree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_shape))
+        expected_tree = jax.eval_shape(lambda: unboxed(cell.init(jax.random.key(0), input_shape)))
     except (jax.errors.JAXTypeError, NotImplementedError):
         return  # an init that cannot be traced, or that a foreign cell does not have
     expected, got = by_name(expected_tree), by_name(given)
@@ -85,9 +86,9 @@ def _describe(x: Any) -> str:
     return f"{type(x).__name__} {x!r:.60}"
 
 
-def initial_state(cell: Cell, given: State, start: State) -> State:
+def initial_state(cell: Cell, given: State, start: State, where: str = "initial_state") -> State:
     """`given` with the structure of `start`; shapes are checked, dtypes kept."""
-    return _match(cell, start, given, "initial_state")
+    return _match(cell, start, given, where)
 
 
 def _match(cell: Cell, start: Any, given: Any, where: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._tools import unboxed
+
 Initializer = Callable[..., jax.Array]
 
 
@@ -39,8 +41,8 @@ def init_kernel(
     if cell.recurrent_initializer is None:
         return kernel
     keys = jax.random.split(jax.random.fold_in(key, 1), gates)
-    blocks = [cell.recurrent_initializer(k, (rows[1], units), dtype) for k in keys]
-    return jnp.concatenate([kernel[: rows[0]], jnp.concatenate(blocks, -1)])
+    blocks = [unboxed(cell.recurrent_initializer(k, (rows[1], units), dtype)) for k in keys]
+    return jnp.concatenate([unboxed(kernel)[: rows[0]], jnp.concatenate(blocks, -1)])
 
 
 def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) -> dict:
@@ -61,7 +63,7 @@ def init_vector(
     """
     if initializer is None:
         return default(key, (size,), dtype)
-    return initializer(key, (size, 1), dtype).reshape(size)
+    return unboxed(initializer(key, (size, 1), dtype)).reshape(size)
 
 
 zeros = jax.nn.initializers.zeros

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Memory, Params, as_cell
+from ._cell import Memory, Params, as_cell, leading_shape
 from ._rnn import cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, is_configuration
 
@@ -80,6 +80,11 @@ class Stack:
     cells_fw: Any
     cells_bw: Any
 
+    def __post_init__(self):
+        fw, bw = zip(*_stack_bidirectional.layers(self.cells_fw, self.cells_bw), strict=True)
+        object.__setattr__(self, "cells_fw", fw)
+        object.__setattr__(self, "cells_bw", bw)
+
     @property
     def cells(self) -> tuple:
         return (*self.cells_fw, *self.cells_bw)
@@ -128,9 +133,12 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
     _check_data.floating(dtype)
     dtype = promoted((params, inputs)) if dtype is None else dtype
     params, inputs = cast((params, inputs), dtype)
-    like = jax.ShapeDtypeStruct((), dtype)
+    cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
+    batch_shape = leading_shape(inputs, cell.feature_ndim)
+    begin = jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
+    state = _check_cell.initial_state(cell, state, begin, "state")
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
-    return as_cell(cell)(params, inputs, state, key=key)
+    return cell(params, inputs, state, key=key)
 
 
 def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
@@ -154,12 +162,15 @@ def find_key(
     params: Params,
     inputs: Any,
 ) -> Any:
-    """The key of a run: the one given, or for cells that draw the dropout stream's.
+    """The key of a run: the one given, or for cells that draw the dropout stream's; or none.
 
     Raises a `ValueError` if a cell draws and there is nothing to draw from. `inputs` may be
     of a whole run or of one step: only the features matter.
     """
-    if key is not None or deterministic or not uses_key(plan, params, inputs):
+    _check_data.one_key(key)
+    if deterministic:
+        return None
+    if key is not None or not uses_key(plan, params, inputs):
         return key
     if stream is None:
         raise ValueError(

@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ._cell import State
+from ._cell import State, as_cell
 from ._layer import Single, check_inputs, find_key, input_shape, start, step, with_memory
+from ._tools import batch_tuple
 
 
 class Layer(nn.Module):
@@ -82,7 +83,10 @@ class OneCell(Layer):
 
         `batch_shape` is an int or a tuple.
         """
+        dtype = self.param_dtype if dtype is None else dtype
+        if self.is_initializing() and not self.has_variable("params", "cell"):
+            # Params want inputs, which come later; until then only its shapes matter.
+            return as_cell(self.cell).zero_state(batch_tuple(batch_shape), dtype)
         params = nn.unbox(self.get_variable("params", "cell"))
         params = with_memory(self.plan(), params, memory, memory_length)
-        dtype = self.param_dtype if dtype is None else dtype
         return start(self.cell, params, batch_shape, dtype)

@@ -30,6 +30,11 @@ class Layer(nnx.Module):
         self.rngs = nnx.data(rngs.dropout.fork() if has_stream else None)
         self.deterministic = False
 
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` sets."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
     def _values(self) -> Any:
         is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
         return jax.tree.map(lambda p: p.get_value(), self.params, is_leaf=is_param)

@@ -187,7 +187,7 @@ def _call(
         reverse=bool(reverse),
         dtype=promoted((inputs, params)) if dtype is None else jnp.dtype(dtype),
         unroll=int(unroll),
-        remat=remat,
+        remat=int(remat) if hasattr(remat, "__index__") else remat,
     )
 
 

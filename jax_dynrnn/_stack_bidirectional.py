@@ -53,7 +53,7 @@ def init_stack_bidirectional(
         (13, 5)
     """
     params = {}
-    for i, (fw, bw) in enumerate(_layers(cells_fw, cells_bw)):
+    for i, (fw, bw) in enumerate(layers(cells_fw, cells_bw)):
         layer_key = jax.random.fold_in(key, i)
         params[f"cell_{i}"] = init_bidirectional(layer_key, fw, bw, input_shape, dtype)
         shapes = [output_shape(as_cell(cell), input_shape) for cell in (fw, bw)]
@@ -107,14 +107,14 @@ def stack_bidirectional_dynamic_rnn(
         >>> outputs.shape, len(states_fw)
         ((2, 5, 10), 2)
     """
-    layers = _layers(cells_fw, cells_bw)
-    names = tuple(f"cell_{i}" for i in range(len(layers)))
+    pairs = layers(cells_fw, cells_bw)
+    names = tuple(f"cell_{i}" for i in range(len(pairs)))
     _check_cell.directions(params, names, "stack_bidirectional_dynamic_rnn")
     _check_data.one_key(key)
-    initial_fw = _states(initial_states_fw, len(layers), "initial_states_fw")
-    initial_bw = _states(initial_states_bw, len(layers), "initial_states_bw")
+    initial_fw = _states(initial_states_fw, len(pairs), "initial_states_fw")
+    initial_bw = _states(initial_states_bw, len(pairs), "initial_states_bw")
     states = []
-    for i, (fw, bw) in enumerate(layers):
+    for i, (fw, bw) in enumerate(pairs):
         with (
             named("initial_state_fw", f"initial_states_fw[{i}]"),
             named("initial_state_bw", f"initial_states_bw[{i}]"),
@@ -136,7 +136,8 @@ def stack_bidirectional_dynamic_rnn(
     return inputs, states_fw, states_bw
 
 
-def _layers(cells_fw: Any, cells_bw: Any) -> list[tuple[Any, Any]]:
+def layers(cells_fw: Any, cells_bw: Any) -> list[tuple[Any, Any]]:
+    """The two cells of each layer, checked."""
     for name, cells in (("cells_fw", cells_fw), ("cells_bw", cells_bw)):
         if not isinstance(cells, list | tuple):
             raise TypeError(f"{name}: expected a list of cells, got {type(cells).__name__}")

@@ -28,6 +28,18 @@ def check_units(cell: Any) -> None:
     check_options(cell)
 
 
+def unboxed(params: Any) -> Any:
+    """Params without what Flax's initializers put around them: where they lie on a mesh."""
+    around = ("unbox", "raw_value")  # of Linen, of NNX
+
+    def leaf(x):
+        if hasattr(x, "unbox"):
+            return x.unbox()
+        return getattr(x, "raw_value", x)
+
+    return jax.tree.map(leaf, params, is_leaf=lambda x: any(hasattr(x, name) for name in around))
+
+
 def fold_in(key: Any, i: Any) -> Any:
     """The key of part `i`; of no key none."""
     return None if key is None else jax.random.fold_in(key, i)

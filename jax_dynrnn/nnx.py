@@ -171,7 +171,7 @@ class StackedBidirectional(Layer):
         rngs: nnx.Rngs,
         param_dtype: Any = jnp.float32,
     ):
-        plan = Stack(tuple(cells_fw), tuple(cells_fw if cells_bw is None else cells_bw))
+        plan = Stack(cells_fw, cells_fw if cells_bw is None else cells_bw)
         super().__init__(plan, in_features, rngs, param_dtype)
 
     def __call__(

@@ -304,6 +304,72 @@ def test_arrays_without_gradient_or_rows(kind, reason):
     assert np.isfinite(gradient).all() and gradient.any()
 
 
+def by_engine(run, *arguments):
+    """The same of `run(engine, ...)` by the engine that is chosen and by `scan`."""
+    close(run(None, *arguments), run("scan", *arguments), 1e-12)
+
+
+INPUTS = RANDOM.normal(size=(8, 70, 3))
+ENDS = RANDOM.integers(0, 71, 8)
+
+
+def test_what_a_cell_closes_over():
+    """It is differentiated and mapped over as an argument would be."""
+    params = rnn.BasicRNNCell(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+
+    def run(engine, slope):
+        cell = rnn.BasicRNNCell(4, activation=lambda x: jnp.tanh(slope * x))
+        assert rnn.explain(cell, params, INPUTS).chosen == "blocked"
+        return rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=engine)[0].sum()
+
+    for jitted in (lambda f: f, jax.jit):
+        gradient = lambda engine, x, j=jitted: j(jax.grad(lambda x: run(engine, x)))(x)  # noqa: E731
+        by_engine(gradient, 0.7)
+        by_engine(lambda engine, x, j=jitted: j(jax.vmap(lambda x: run(engine, x)))(x), np.ones(2))
+    by_engine(lambda engine, x: jax.jvp(lambda x: run(engine, x), (x,), (1.0,)), 0.7)
+    assert abs(gradient(None, 0.7)) > 1
+
+
+@toys.config
+class Prepared(Root):
+    """One that prepares a number for each row."""
+
+    def prepare(self, params, *, key=None, batch_shape):
+        return params | {"z": jnp.arange(batch_shape[0], dtype=jnp.float64)[:, None]}
+
+    def pointwise(self, params, projected, recurred, state):
+        new = jnp.tanh(projected + recurred + params["z"])
+        return new, new
+
+
+def test_what_is_prepared_for_each_row():
+    """Is for `scan`, which does not move rows."""
+    cell, params = Prepared(4), Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    explained = rnn.explain(cell, params, INPUTS)
+    assert explained.reasons["blocked"] == "what Prepared prepares has rows, as the batch has"
+    by_engine(lambda e: rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=e))
+
+
+@toys.config
+class WithoutInit(Root):
+    def init(self, key, input_shape, dtype=jnp.float32):
+        raise NotImplementedError
+
+
+def test_params_that_a_cell_does_not_make():
+    params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    run = lambda e: rnn.dynamic_rnn(WithoutInit(4), params, INPUTS, ENDS, implementation=e)  # noqa: E731
+    assert rnn.explain(WithoutInit(4), params, INPUTS).chosen == "blocked"
+    by_engine(run)
+
+
+def test_no_features():
+    cell, none = rnn.LSTMCell(4), INPUTS[..., :0]
+    params = cell.init(jax.random.key(0), none.shape, jnp.float64)
+    remat = np.int64(3)  # an integer of NumPy
+    by_engine(lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e, remat=remat))
+
+
 def test_what_cells_inside_see():
     """Of a wrapper that embeds, of layers of other sizes, of one that wants a memory."""
     embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)

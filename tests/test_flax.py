@@ -271,6 +271,8 @@ def test_linen_dropout(kind):
     streams = {"dropout": jax.random.key(1)}
     assert (run(rngs=streams) == 0).any() and (run(key=jax.random.key(2)) == 0).any()
     np.testing.assert_array_equal(run(rngs=streams, deterministic=True), evaluated)
+    given = run(key=jax.random.key(2), deterministic=True)
+    np.testing.assert_array_equal(given, evaluated)
     np.testing.assert_array_equal(run(rngs=streams), run(rngs=streams))
 
 
@@ -286,7 +288,9 @@ def test_nnx_dropout(kind):
     assert (first == 0).any() and ((first == 0) != (second == 0)).any()
     layer.eval()
     assert not (layer(X)[0] == 0).any()
+    assert not (layer(X, key=jax.random.key(2))[0] == 0).any()
     layer.train()
+    assert not (nnx.view(layer, deterministic=True)(X)[0] == 0).any()
     assert (nnx.jit(lambda layer: layer(X)[0])(layer) == 0).any()
 
 
@@ -365,3 +369,43 @@ def test_saved_and_restored(tmp_path):
         abstract = jax.eval_shape(lambda: nnx.state(second, nnx.Param))
         nnx.update(second, saver.restore(tmp_path / "nnx", abstract))
         close(second(X), first(X), 0)
+
+
+def test_partitioning_metadata_of_linen():
+    """Initializers put it around the params, where it stays."""
+    initializer = nn.with_partitioning(nn.initializers.glorot_uniform(), (None, "model"))
+    cell = rnn.LSTMCell(4, kernel_initializer=initializer)
+    layer = rnnl.RNN(rnn.MultiRNNCell([cell, cell]))
+    variables = layer.init(jax.random.key(0), X)
+    spec = nn.get_partition_spec(variables)["params"]["cell"]["cell_1"]["kernel"]
+    assert spec == jax.sharding.PartitionSpec(None, "model")
+    unboxed = {"params": nn.unbox(variables)["params"]}
+    close(layer.apply(variables, X), layer.apply(unboxed, X), 0)
+
+
+def test_partitioning_metadata_of_nnx():
+    initializer = nnx.with_partitioning(nnx.initializers.glorot_uniform(), (None, "model"))
+    cell = rnn.LSTMCell(4, kernel_initializer=initializer)
+    auto = (jax.sharding.AxisType.Auto,)
+    with jax.set_mesh(jax.make_mesh((2,), ("model",), auto, devices=jax.devices()[:2])):
+        layer = rnnx.RNN(cell, in_features=3, rngs=nnx.Rngs(0))
+        outputs, _ = layer(X)
+    assert layer.params["kernel"].get_metadata()["out_sharding"] == (None, "model")
+    plain = {name: np.asarray(x.get_value()) for name, x in layer.params.items()}
+    close(outputs, rnn.dynamic_rnn(LSTM, plain, X)[0], 1e-6)
+
+
+@pytest.mark.parametrize("cell", [LSTM, rnn.MultiRNNCell([LSTM]), rnn.LearnedInitialState(LSTM)])
+def test_linen_steps_where_params_are_made(cell):
+    """A module that starts before it has params."""
+
+    class Steps(nn.Module):
+        @nn.compact
+        def __call__(self, row):
+            layer = rnnl.RNN(cell)
+            return layer.step(row, layer.start(len(row)))
+
+    variables = Steps().init(jax.random.key(0), X[:, 0])
+    params = variables["params"]["RNN_0"]["cell"]
+    expected = cell(params, X[:, 0], cell.start(params, (4,), jnp.float32))
+    close(Steps().apply(variables, X[:, 0]), expected, 0)

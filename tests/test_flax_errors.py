@@ -3,7 +3,9 @@
 import functools
 
 import jax
+import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 from test_bad_inputs import ERRORS, LSTM, PARAMS, B, D, T, X, zeros
 
@@ -69,3 +71,24 @@ def test_another_number_of_features(method):
             rnnl.RNN(LSTM).apply(variables, inputs, *state, method=method, **options)
         with pytest.raises(ValueError, match="made for"):
             getattr(layer(LSTM), method)(inputs, *state, **options)
+
+
+def test_the_state_of_a_step():
+    """It is as a run's: a tuple will do, another shape will not."""
+    one, state = layer(LSTM), layer(LSTM).start(B)
+    output, _ = one.step(X[:, 0], tuple(state))
+    np.testing.assert_array_equal(output, one.step(X[:, 0], state)[0])
+    for wrong, message in ((None, "got None"), (layer(LSTM).start(1), "states are not broadcast")):
+        with pytest.raises(ValueError, match=rf"state.*: expected .*LSTM.*{message}"):
+            one.step(X[:, 0], wrong)
+
+
+def test_layers_of_what_is_no_list():
+    with pytest.raises(TypeError, match="cells_fw: expected a list of cells, got LSTMCell"):
+        rnnl.StackedBidirectional(LSTM).init(jax.random.key(0), X)
+    with pytest.raises(TypeError, match="cells_fw: expected a list of cells, got LSTMCell"):
+        rnnx.StackedBidirectional(LSTM, in_features=D, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="at least one cell each, got 0 and 0"):
+        rnnl.StackedBidirectional([]).init(jax.random.key(0), X)
+    with pytest.raises(TypeError, match="jax_dynrnn.interop.foreign makes cells of those of flax"):
+        rnnl.RNN(nn.LSTMCell(4)).init(jax.random.key(0), X)

@@ -34,6 +34,19 @@ def test_is_documented_with_an_example(thing):
     assert lines[0].endswith((".", ":", "`")) and ">>> " in inspect.getdoc(thing)
 
 
+NEVER_FAILS = {rnn.Cell, rnn.MatmulCell, rnn.transpose_batch_time}
+"""Of whom nothing is to be said under "Raises"."""
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
+def test_says_what_it_returns_and_raises(thing):
+    documented = inspect.getdoc(thing)
+    if not inspect.isclass(thing):
+        assert "Returns:" in documented
+    if thing not in NEVER_FAILS and not (inspect.isclass(thing) and issubclass(thing, tuple)):
+        assert "Raises:" in documented
+
+
 def parts(cell):
     """By their classes: a cell and all that is inside it."""
     inside = [getattr(cell, "cell", None), *getattr(cell, "cells", ())]

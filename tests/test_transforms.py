@@ -215,6 +215,46 @@ def test_a_sharded_batch_needs_no_communication(engine, axis):
 BLOCK = next(case for case in CASES if case.name == "lstm_block")
 
 
+def test_some_axes_of_a_mesh_by_hand():
+    """Rows on one of them, or nothing: `scan` takes it."""
+    cell, inputs = rnn.LSTMCell(4), np.random.default_rng(0).normal(size=(8, 70, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    ends, devices = np.array([70, 3] * 4), jax.devices()[:4]
+    mesh = jax.make_mesh((2, 2), ("a", "b"), (AxisType.Auto,) * 2, devices=devices)
+
+    def loss(params, inputs, ends):
+        return rnn.dynamic_rnn(cell, params, inputs, ends)[0]
+
+    inputs, ends = np.repeat(inputs, 4, 0), np.repeat(ends, 4)  # as `blocked` would take elsewhere
+    assert rnn.explain(cell, params, inputs[:16]).chosen == "blocked"
+    expected = jax.jit(jax.grad(lambda p: loss(p, inputs, ends).sum()))(params)
+    for spec in (P("a"), P()):
+        some = {"in_specs": (P(), spec, spec), "out_specs": spec, "axis_names": {"a"}}
+        run = jax.shard_map(loss, mesh=mesh, **some)
+        found = jax.jit(jax.grad(lambda p, run=run: run(p, inputs, ends).sum()))(params)
+        close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_on_which_nothing_lies(axis):
+    """Or which only a constraint inside of the program names."""
+    cell, inputs = rnn.LSTMCell(4), np.random.default_rng(0).normal(size=(8, 70, 3))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+
+    def gradient(engine, place=lambda x: x):
+        run = lambda p, x: rnn.dynamic_rnn(cell, p, place(x), [70, 3] * 4, implementation=engine)  # noqa: E731
+        return jax.jit(jax.value_and_grad(lambda p, x: run(p, x)[0].sum(), (0, 1)))(params, inputs)
+
+    expected = gradient("scan")
+    with jax.set_mesh(jax.make_mesh((4,), ("rows",), (axis,), devices=jax.devices()[:4])):
+        close(gradient("blocked"), expected, 1e-12)
+        eager = rnn.dynamic_rnn(cell, params, inputs, [70, 3] * 4, implementation="blocked")
+        close(eager[0].sum(), expected[0], 1e-12)
+        if axis == AxisType.Auto:
+            constrained = lambda x: jax.lax.with_sharding_constraint(x, P("rows"))  # noqa: E731
+            close(gradient("blocked", constrained), expected, 1e-12)
+
+
 @pytest.mark.parametrize("case", [*CORE, BLOCK], ids=lambda case: case.name)
 def test_export_with_symbolic_batch_and_time(case):
     """One exported program serves other batches and times."""

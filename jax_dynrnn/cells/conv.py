@@ -180,6 +180,9 @@ class Conv1DLSTMCell(_ConvLSTM):
 
     All else is as of `ConvLSTMCell`.
 
+    Raises:
+        TypeError, ValueError: as `ConvLSTMCell`.
+
     Reference: `tf.contrib.rnn.Conv1DLSTMCell`.
 
     Example:
@@ -203,6 +206,9 @@ class Conv2DLSTMCell(_ConvLSTM):
             the channels of the state, `(height, width)` of the kernel.
 
     All else is as of `ConvLSTMCell`.
+
+    Raises:
+        TypeError, ValueError: as `ConvLSTMCell`.
 
     Reference: `tf.contrib.rnn.Conv2DLSTMCell`.
 
@@ -228,6 +234,9 @@ class Conv3DLSTMCell(_ConvLSTM):
             channels)`, the channels of the state, `(depth, height, width)` of the kernel.
 
     All else is as of `ConvLSTMCell`.
+
+    Raises:
+        TypeError, ValueError: as `ConvLSTMCell`.
 
     Reference: `tf.contrib.rnn.Conv3DLSTMCell`.
 

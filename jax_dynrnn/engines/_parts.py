@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from .._cell import Cell, run_stages
@@ -150,11 +151,24 @@ class Parts(Cell):
 
 def flat(x: jax.Array) -> jax.Array:
     """`[n, m, ...]` -> `[n * m, ...]`."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _type(x: Any) -> Any:
     return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+
+
+def closes_over(call: Call) -> bool:
+    """Whether a step uses what is being traced and is no argument of it.
+
+    Of that only plain JAX has a derivative.
+    """
+
+    def step(params, inputs, state):
+        return call.cell.step(params, call.cell.project(params, inputs), state)
+
+    closed = jax.make_jaxpr(step)(call.params, *_one_row(call))
+    return any(isinstance(x, jax.core.Tracer) for x in closed.consts)
 
 
 def in_parts(call: Call) -> tuple[Parts, Call]:
@@ -162,7 +176,11 @@ def in_parts(call: Call) -> tuple[Parts, Call]:
     axes = varying(call)
     call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
     parts = Parts(call.cell, call.params, call.batch)
-    row = jax.tree.map(lambda x: x[:1, 0], call.inputs)
-    state = jax.tree.map(lambda s: s[:1], call.initial_state)
-    weights = parts.weights(call.params, row, state)
+    weights = parts.weights(call.params, *_one_row(call))
     return parts, dataclasses.replace(call, cell=parts, params=weights)
+
+
+def _one_row(call: Call) -> tuple[Any, Any]:
+    """Inputs of one step, and a state."""
+    inputs = jax.tree.map(lambda x: x[:1, 0], call.inputs)
+    return inputs, jax.tree.map(lambda s: s[:1], call.initial_state)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from . import scan
-from ._parts import Parts, in_parts
+from ._parts import Parts, closes_over, in_parts
 from ._rule import differentiable
 from ._spmd import NONE, SUM, by_rows, one_at_a_time
 from .call import Call, varying
@@ -32,6 +32,8 @@ def run_parts(
     where no gradient is asked for. `kept_rows`: which axis of what is kept the batch is. `loops`:
     whether the passes have loops of a length that depends on the arrays.
     """
+    if closes_over(call):
+        return scan.run(call)
     parts, call = in_parts(call)
     leaves, structure = jax.tree.flatten(call)
     places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]

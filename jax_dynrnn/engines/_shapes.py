@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._tools import is_configuration
+from .._tools import is_configuration, unboxed
 from ._layers import inside, layers
 from ._parts import Parts
 from .call import Call
@@ -32,24 +32,29 @@ def _of_rows(f: Callable) -> Callable[[Call], Any]:
     return asked
 
 
-def of_shapes(f: Callable) -> Callable[[Call], str | None]:
+def of_shapes(otherwise: str | None) -> Callable[[Callable], Callable[[Call], str | None]]:
     """`f(parts, weights, row, state)` of a staged cell, all of them shapes: a reason, or `None`.
 
-    Neither params nor inputs have been checked: the params are those that the cell makes, and where
-    they do not fit the inputs whoever runs it says so.
+    Neither params nor inputs have been checked: the params are those that the cell makes. Where it
+    makes none, or they do not fit, the answer is `otherwise`: whoever runs it says what is wrong.
     """
 
-    @_of_rows
-    def asked(cell, row, dtype):
-        try:
-            params, state = _made(cell, row, dtype)
-            parts = Parts(cell, params)
-            weights = jax.eval_shape(parts.weights, params, row, state)
-        except (TypeError, ValueError) as error:
-            return f"{type(cell).__name__} does not take such inputs: {error}"
-        return f(parts, weights, row, state)
+    def decorated(f):
+        @_of_rows
+        def asked(cell, row, dtype):
+            try:
+                params, state = _made(cell, row, dtype)
+                if jax.tree.map(jnp.shape, params) != _prepared_for_two(cell, row):
+                    return f"what {type(cell).__name__} prepares has rows, as the batch has"
+                parts = Parts(cell, params)
+                weights = jax.eval_shape(parts.weights, params, row, state)
+            except Exception:  # of the code of a user
+                return otherwise
+            return f(parts, weights, row, state)
 
-    return asked
+        return asked
+
+    return decorated
 
 
 def remembering(ask: Callable) -> Callable:
@@ -89,17 +94,17 @@ def layers_by_shapes(call: Call) -> Iterator[Call]:
 
 
 def _told(f: Callable, call: Call) -> Any:
-    """The row that `f` says, as inputs; of a cell that wants a memory, or others, those it has."""
+    """The row that `f` says, as inputs; those that there are, where it cannot be told."""
     try:
         row = f(call)
-    except (TypeError, ValueError):
+    except Exception:  # of the code of a user
         return call.inputs
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), row)
 
 
-@of_shapes
+@of_shapes(otherwise=None)
 def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
-    """What of a staged cell is no floating array, or has no row for each sequence, or `None`."""
+    """What of a staged cell is no floating array, or has rows where it should not, or `None`."""
     projected = jax.eval_shape(parts.project, weights, row)
     output, _ = jax.eval_shape(parts.step, weights, projected, state)
     name = type(parts.cell).__name__
@@ -112,13 +117,25 @@ def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     return None
 
 
+def _prepared_for_two(cell: Any, row: Any) -> Any:
+    """The shapes of params that are prepared for two rows, and to draw."""
+    key = jax.random.key(0)
+    prepare = lambda p: cell.prepare(p, key=key, batch_shape=(2,))  # noqa: E731
+    return jax.tree.map(jnp.shape, jax.eval_shape(prepare, _params(cell, row)))
+
+
 def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any]:
     """The prepared params and the start state of a cell, for one row."""
-    features = jax.tree.map(lambda x: x.shape, row)
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))
+    params = _params(cell, row)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _cast(x.dtype, dtype)), params)
     state = jax.eval_shape(lambda p: cell.start(p, (1,), dtype), params)
     return jax.eval_shape(lambda p: cell.prepare(p, batch_shape=(1,)), params), state
+
+
+def _params(cell: Any, row: Any) -> Any:
+    features = jax.tree.map(jnp.shape, row)
+    params = jax.eval_shape(lambda: unboxed(cell.init(jax.random.key(0), features)))
+    return jax.eval_shape(lambda p: cell.attend(p, None), params) if cell.attends else params
 
 
 def _cast(given: Any, dtype: Any) -> Any:

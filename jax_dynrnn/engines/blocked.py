@@ -16,7 +16,7 @@ from ._passes import backward, forward
 from ._run import run_parts
 from ._shapes import inside_by_shapes, layers_by_shapes, odd
 from ._tiles import on_cpu
-from .call import Call, explicit
+from .call import Call, explicit, partly_by_hand
 
 FULL = 0.55
 """The part of a batch that is no padding, from which on a scan's forward pass is faster."""
@@ -32,6 +32,8 @@ def unsupported(call: Call) -> str | None:
         return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
     if explicit(call):
         return "it takes rows out of their order, which a mesh of explicit axes does not allow"
+    if partly_by_hand():
+        return "it knows no jax.shard_map over some of the axes of a mesh"
     return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
 
 

@@ -200,6 +200,12 @@ def explicit(call: Call) -> bool:
     return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
 
 
+def partly_by_hand() -> bool:
+    """Whether this is inside of a `jax.shard_map` over some of its mesh's axes."""
+    types = {*jax.sharding.get_abstract_mesh().axis_types}
+    return jax.sharding.AxisType.Manual in types and len(types) > 1
+
+
 def platform() -> str:
     """Of the device that what is traced now runs on, if nothing else is said later."""
     device = jax.config.jax_default_device  # pyright: ignore

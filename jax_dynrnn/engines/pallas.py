@@ -27,7 +27,7 @@ from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._run import run_parts
 from ._shapes import inside_by_shapes, layers_by_shapes, odd, of_shapes
-from .call import Call
+from .call import Call, partly_by_hand
 
 one_launch = True
 
@@ -52,6 +52,8 @@ def unsupported(call: Call) -> str | None:
         return f"it multiplies float32 as pairs of bfloat16, and {precision!r} is asked for"
     if call.remat is not None:
         return "its kernels know of no remat"
+    if partly_by_hand():
+        return "it knows no jax.shard_map over some of the axes of a mesh"
     return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
 
 
@@ -70,7 +72,7 @@ def _unknown(call: Call) -> str | None:
     return odd(call) or _too_much(call)
 
 
-@of_shapes
+@of_shapes(otherwise="the shapes of its params cannot be told before it runs")
 def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     """What a kernel cannot compute of the cell, or has no room for."""
     name = type(parts.cell).__name__
