@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ._cell import Cell, Params, State
+from .sequence import take_steps
 
 
 class Beams(NamedTuple):
@@ -72,8 +73,7 @@ def extended(
 
 def choose(x: jax.Array, index: jax.Array) -> jax.Array:
     """`[B, N, ...]` at `index` `[B, K]` -> `[B, K, ...]`."""
-    index = jnp.expand_dims(index, tuple(range(2, x.ndim)))
-    return jnp.take_along_axis(x, index, 1)
+    return take_steps(x, index, 1)
 
 
 class OnBeams(Cell):

@@ -108,6 +108,14 @@ def test_params():
     assert sizes["cell/gates/kernel"] == (3 + 2 * 4 + 8, 16)
 
 
+def test_initial_kernels():
+    """TF1's: normal numbers over the root of the rows, none beyond two, so 0.88 of it are left."""
+    params = rnn.NTMCell(rnn.LSTMCell(100), 6, 20, 2, 1, output_dim=50).init(KEY, (3,))
+    for kernel in (params["parameters_kernel"], params["output_kernel"]):
+        scaled = np.asarray(kernel) * len(kernel) ** 0.5
+        assert abs(scaled.std() - 0.8796) < 0.02 and 1.9 < np.abs(scaled).max() <= 2
+
+
 def test_errors():
     with pytest.raises(TypeError, match="NTMCell's controller: expected a cell"):
         rnn.NTMCell(8, 6, 4, 1, 1)
