@@ -138,6 +138,8 @@ def points(cell: str, options: str) -> list[Point]:
     """All that some engine can run."""
     found = []
     for dtype in (*DTYPES, TF32):
+        if cell == "all arithmetic" and held(dtype) != "float32":
+            continue  # it jumps: in 16 bit bounds would be wide
         shapes = jax.eval_shape(lambda d=dtype: arguments_of(CELLS[cell], d)[:2])
         with precision(dtype):
             reasons = rnn.explain(CELLS[cell], *shapes, **OPTIONS[options]).reasons

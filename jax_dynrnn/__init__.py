@@ -68,12 +68,12 @@ from .cells import WeightNormLSTMCell as WeightNormLSTMCell
 from .decode import beam_search as beam_search
 from .decode import greedy_decode as greedy_decode
 from .decode import tile_batch as tile_batch
+from .packing import pad_sequences as pad_sequences
+from .packing import segment_starts as segment_starts
 from .pooling import last_output as last_output
 from .pooling import max_pool as max_pool
 from .pooling import mean_pool as mean_pool
-from .sequence import pad_sequences as pad_sequences
 from .sequence import reverse_sequence as reverse_sequence
-from .sequence import segment_starts as segment_starts
 from .sequence import sequence_mask as sequence_mask
 from .sequence import transpose_batch_time as transpose_batch_time
 from .wrappers import AttentionCellWrapper as AttentionCellWrapper

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._tools import unboxed
+from ._tools import boxed_as, unboxed
 
 Initializer = Callable[..., jax.Array]
 
@@ -38,11 +38,12 @@ def init_kernel(
     units = cell.num_units
     initialize = cell.kernel_initializer or glorot_uniform
     kernel = initialize(key, (sum(rows), gates * units), dtype)
-    if cell.recurrent_initializer is None:
+    if cell.recurrent_initializer is None or not rows[1]:
         return kernel
     keys = jax.random.split(jax.random.fold_in(key, 1), gates)
     blocks = [unboxed(cell.recurrent_initializer(k, (rows[1], units), dtype)) for k in keys]
-    return jnp.concatenate([unboxed(kernel)[: rows[0]], jnp.concatenate(blocks, -1)])
+    rest = jnp.concatenate([unboxed(kernel)[: rows[0]], jnp.concatenate(blocks, -1)])
+    return boxed_as(kernel, rest)
 
 
 def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) -> dict:
@@ -63,7 +64,8 @@ def init_vector(
     """
     if initializer is None:
         return default(key, (size,), dtype)
-    return unboxed(initializer(key, (size, 1), dtype)).reshape(size)
+    column = initializer(key, (size, 1), dtype)
+    return boxed_as(column, unboxed(column).reshape(size))
 
 
 zeros = jax.nn.initializers.zeros

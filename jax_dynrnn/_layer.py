@@ -135,10 +135,24 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
     params, inputs = cast((params, inputs), dtype)
     cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
     batch_shape = leading_shape(inputs, cell.feature_ndim)
-    begin = jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
+    begin = _begins(cell, params, batch_shape, jnp.dtype(dtype))
     state = _check_cell.initial_state(cell, state, begin, "state")
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
     return cell(params, inputs, state, key=key)
+
+
+def _begins(cell: Any, params: Params, batch_shape: tuple, dtype: Any) -> Any:
+    """The shapes of the state in which the cell starts; equal cells are traced once."""
+    leaves, structure = jax.tree.flatten(params)
+    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    trace = _begin if is_configuration(cell) else _begin.__wrapped__
+    return trace(cell, structure, types, batch_shape, dtype)
+
+
+@functools.lru_cache(128)
+def _begin(cell: Any, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
+    params = structure.unflatten(types)
+    return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
 
 
 def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:

@@ -86,6 +86,11 @@ class OneCell(Layer):
         dtype = self.param_dtype if dtype is None else dtype
         if self.is_initializing() and not self.has_variable("params", "cell"):
             # Params want inputs, which come later; until then only its shapes matter.
+            if as_cell(self.cell).attends:
+                raise ValueError(
+                    "start: in init() a layer that attends has no params yet, on which its state "
+                    "depends; make them by a call of the layer, init(key, inputs, memory=...)"
+                )
             return as_cell(self.cell).zero_state(batch_tuple(batch_shape), dtype)
         params = nn.unbox(self.get_variable("params", "cell"))
         params = with_memory(self.plan(), params, memory, memory_length)

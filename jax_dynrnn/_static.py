@@ -211,7 +211,7 @@ def static_state_saving_rnn(
             f"{jax.tree.structure(state)}, got {state_name!r}"
         )
     if len({*names}) != len(names):
-        raise ValueError(f"state_name: expected another name for each array, got {state_name!r}")
+        raise ValueError(f"state_name: expected different names, got {state_name!r}")
     missing = [name for name in names if name not in state_saver]
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")

@@ -40,6 +40,13 @@ def unboxed(params: Any) -> Any:
     return jax.tree.map(leaf, params, is_leaf=lambda x: any(hasattr(x, name) for name in around))
 
 
+def boxed_as(box: Any, value: Any) -> Any:
+    """`value` with what is around another array, if anything is."""
+    if hasattr(box, "replace_boxed"):
+        return box.replace_boxed(value)
+    return dataclasses.replace(box, raw_value=value) if hasattr(box, "raw_value") else value
+
+
 def fold_in(key: Any, i: Any) -> Any:
     """The key of part `i`; of no key none."""
     return None if key is None else jax.random.fold_in(key, i)

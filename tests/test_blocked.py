@@ -12,7 +12,8 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn.engines import _blocks, _hoist, _tiles, blocked
+from jax_dynrnn import _rnn
+from jax_dynrnn.engines import _blocks, _hoist, _shapes, _tiles, blocked
 
 RANDOM = np.random.default_rng(0)
 
@@ -362,6 +363,13 @@ def test_params_that_a_cell_does_not_make():
     assert rnn.explain(WithoutInit(4), params, INPUTS).chosen == "blocked"
     by_engine(run)
 
+    class Prepares(WithoutInit):
+        def prepare(self, params, *, key=None, batch_shape):
+            return params
+
+    reason = rnn.explain(Prepares(4), params, INPUTS).reasons["blocked"]
+    assert reason == "what Prepares prepares cannot be told before it runs"
+
 
 def test_no_features():
     cell, none = rnn.LSTMCell(4), INPUTS[..., :0]
@@ -390,6 +398,39 @@ def test_what_cells_inside_see():
         if cell is attends:
             params = attends.attend(params, jnp.ones((64, 2, 3), jnp.float32))
         assert rnn.explain(cell, params, inputs).reasons["blocked"] == reason
+
+
+def test_the_shapes_of_what_cells_inside_see():
+    """Of an embedding, and of a layer after one that attends."""
+    embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
+    attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
+    stack = rnn.MultiRNNCell([attention, rnn.GRUCell(6)])
+    ids, inputs = np.zeros((2, 5), np.int32), np.zeros((2, 5, 3), np.float32)
+    options = (None, None, None, None, False, False, jnp.float32, None, 1, None)
+
+    def call_of(cell, inputs):
+        return dataclasses.replace(_rnn._call(cell, {}, inputs, *options), params=None)
+
+    within = _shapes.inside_by_shapes(call_of(embedded, ids))
+    assert within.inputs.shape == (1, 1, 5) and within.inputs.dtype == jnp.float32
+    seen = [layer.inputs.shape[2:] for layer in _shapes.layers_by_shapes(call_of(stack, inputs))]
+    assert seen == [(3,), (3,)]  # the second sees the attention, of the size of the memory
+
+
+@toys.config
+class Masked(Root):
+    """One that draws a mask for each row."""
+
+    def prepare(self, params, *, key=None, batch_shape):
+        mask = {} if key is None else {"m": jax.random.normal(key, (*batch_shape, self.units))}
+        return params | mask
+
+
+def test_what_is_prepared_with_a_key():
+    params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    reason = lambda **o: rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]  # noqa: E731
+    assert reason() is None
+    assert reason(key=jax.random.key(0)) == "what Masked prepares has rows, as the batch has"
 
 
 @toys.config

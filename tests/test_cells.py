@@ -184,6 +184,12 @@ def test_every_initializer_is_asked(case):
             assert (x == expected).all(), name
 
 
+def test_initializers_of_no_rows():
+    """Some of JAX's divide by them."""
+    cell = rnn.CudnnCompatibleGRUCell(4, recurrent_initializer=jax.nn.initializers.glorot_uniform())
+    assert cell.init(KEY, (3,))["gates"]["kernel"].shape == (7, 8)
+
+
 def test_peepholes_take_an_initializer():
     cell = rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=jax.nn.initializers.normal())
     assert cell.init(KEY, (3,))["w_f_diag"].shape == (4,)

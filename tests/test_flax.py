@@ -383,6 +383,33 @@ def test_partitioning_metadata_of_linen():
     close(layer.apply(variables, X), layer.apply(unboxed, X), 0)
 
 
+def test_partitioning_metadata_of_every_initializer():
+    """Of a kernel whose rows two initializers fill it is the kernel's."""
+    glorot, model = nn.initializers.glorot_uniform(), nn.with_partitioning
+    cell = rnn.LSTMCell(
+        4,
+        kernel_initializer=model(glorot, (None, "model")),
+        recurrent_initializer=model(glorot, (None, "other")),
+        bias_initializer=model(nn.initializers.zeros, ("model",)),
+    )
+    variables = rnnl.RNN(cell).init(jax.random.key(0), X)
+    spec = nn.get_partition_spec(variables)["params"]["cell"]
+    names = {"kernel": (None, "model"), "bias": ("model",)}
+    assert spec == {name: jax.sharding.PartitionSpec(*axes) for name, axes in names.items()}
+
+
+def test_a_start_that_wants_a_memory_before_there_are_params():
+    cell = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=2))
+
+    class Decoder(nn.Module):
+        @nn.compact
+        def __call__(self, row):
+            return rnnl.RNN(cell).start(len(row), memory=jnp.ones((4, 5, 2)))
+
+    with pytest.raises(ValueError, match="start: in init.. a layer that attends has no params yet"):
+        Decoder().init(jax.random.key(0), X[:, 0])
+
+
 def test_partitioning_metadata_of_nnx():
     initializer = nnx.with_partitioning(nnx.initializers.glorot_uniform(), (None, "model"))
     cell = rnn.LSTMCell(4, kernel_initializer=initializer)

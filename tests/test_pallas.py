@@ -218,6 +218,33 @@ def test_all_arithmetic(interpreted):
     assert ELEMENTWISE - {*primitives(both.jaxpr)} <= {"one_minus_square"}  # of newer JAX
 
 
+def test_constants_with_derivatives_of_their_own(interpreted):
+    @jax.custom_jvp
+    def half(x):
+        return jnp.full_like(x, 0.5)
+
+    half.defjvp(lambda x, dx: (half(x[0]), dx[0]))
+    cell = rnn.BasicRNNCell(H, activation=lambda x: jnp.tanh(x) * half(x))
+    is_scan(cell, sequence_length=LENGTHS)
+
+
+def test_what_it_cannot_see_is_for_others(hopper):
+    """A cell that closes over what is traced; what an embedding gives to a cell."""
+    given = arguments(rnn.BasicRNNCell(H), "bfloat16")[:2]
+
+    def explained(slope):
+        cell = rnn.BasicRNNCell(H, activation=lambda x: jnp.tanh(slope.astype(x.dtype) * x))
+        reason = rnn.explain(cell, *given).reasons["pallas"]
+        assert "it closes over what is being traced" in reason
+        return slope
+
+    jax.grad(explained)(jnp.float32(1.0))
+    embedded = rnn.EmbeddingWrapper(rnn.LSTMCell(H), 7, 5)
+    ids = jax.ShapeDtypeStruct((4, 6), jnp.int32)
+    params = jax.eval_shape(lambda: embedded.init(jax.random.key(0), ids.shape, jnp.bfloat16))
+    assert rnn.explain(embedded, params, ids).reasons["pallas"] is None
+
+
 def test_without_lengths(interpreted):
     is_scan(CELLS["lstm"], "float16")
     is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])

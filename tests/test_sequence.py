@@ -125,6 +125,7 @@ def test_pad_sequences():
     ids, _ = rnn.pad_sequences([[7, 8], []])  # of nothing NumPy makes floats
     assert ids.tolist() == [[7, 8], [0, 0]] and ids.dtype == np.int64
     assert rnn.pad_sequences(arrays, value=np.log(1e-6))[0][2, 0, 0] == np.float32(np.log(1e-6))
+    assert np.isnan(rnn.pad_sequences([[1j]], length=2, value=np.nan)[0][0, 1])
     assert rnn.pad_sequences(arrays, value=np.inf)[0][2, 0, 0] == np.inf
 
 
@@ -138,6 +139,8 @@ def test_pad_sequences():
         ([np.ones(3)], {"length": 3, "buckets": [4]}, "length= or buckets="),
         ([[1, 2], [3]], {"value": 0.5}, "int64.*got 0.5"),
         ([[1, 2], [3]], {"value": np.nan}, "int64.*got nan"),
+        ([np.ones(3)], {"value": 5j}, "float64.*got 5j"),
+        ([np.ones(3)], {"value": None}, "float64.*got None"),
         ([np.ones(3, np.float32)], {"value": 1e39}, "float32.*got 1e\\+39"),
         ([np.ones(())], {}, r"shapes \[\(\)\]"),
     ],

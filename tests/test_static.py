@@ -132,7 +132,7 @@ ERRORS = {
     "one name twice": (
         lambda: saving(("c", "c")),
         ValueError,
-        [r"state_name: expected another name for each array, got \('c', 'c'\)"],
+        [r"state_name: expected different names, got \('c', 'c'\)"],
     ),
     "a name in a tuple for an array": (
         lambda: saving(("h",), cell=GRU),

@@ -79,8 +79,8 @@ class NTMCell(Cell):
 
     Raises:
         TypeError, ValueError: `controller` is not a cell, or one that attends to a memory, on
-            whose size its state depends; a size is not a positive int, or the memory too small
-            for the shifts.
+            whose size its state depends; a size is not a positive int, the memory too small
+            for the shifts, or `clip_value` not above 0.
 
     Differs from TF1: the learned initial state is where a run, and every reset, starts
     (`start`); an initial state that is given is taken as it is, at step 0 too.
@@ -232,9 +232,8 @@ class NTMCell(Cell):
         offsets = [*range(reach + 1), *range(-reach, 0)]
         parts = [shift[..., i : i + 1] * jnp.roll(gated, d, -1) for i, d in enumerate(offsets)]
         moved = sum(parts[1:], parts[0])
-        moved = moved / jax.lax.stop_gradient(
-            moved.max(-1, keepdims=True)
-        )  # powers would underflow
+        # The largest is 1: powers of small numbers would be 0.
+        moved = moved / jax.lax.stop_gradient(moved.max(-1, keepdims=True))
         sharp = moved ** (1 + jax.nn.softplus(gamma))
         return sharp / sharp.sum(-1, keepdims=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._cell import Cell, Memory
 from .._tools import is_configuration, unboxed
 from ._layers import inside, layers
 from ._parts import Parts
@@ -17,17 +18,18 @@ from .call import Call
 
 
 def _of_rows(f: Callable) -> Callable[[Call], Any]:
-    """`f(cell, row, dtype)` of a call; equal cells are asked once. The row is of the inputs."""
+    """`f(cell, row, dtype, key)` of a call, of equal cells once; the row is of the inputs."""
 
-    def ask(cell, structure, leaves, dtype):
-        return f(cell, structure.unflatten([jax.ShapeDtypeStruct(*x) for x in leaves]), dtype)
+    def ask(cell, structure, leaves, dtype, draws):
+        row = structure.unflatten([jax.ShapeDtypeStruct(*x) for x in leaves])
+        return f(cell, row, dtype, jax.random.key(0) if draws else None)
 
     ask = remembering(ask)
 
     def asked(call: Call) -> Any:
         leaves, structure = jax.tree.flatten(call.inputs)
         row = tuple(((1, *x.shape[2:]), _cast(x.dtype, call.dtype)) for x in leaves)
-        return ask(call.cell, structure, row, call.dtype)
+        return ask(call.cell, structure, row, call.dtype, call.key is not None)
 
     return asked
 
@@ -41,15 +43,17 @@ def of_shapes(otherwise: str | None) -> Callable[[Callable], Callable[[Call], st
 
     def decorated(f):
         @_of_rows
-        def asked(cell, row, dtype):
+        def asked(cell, row, dtype, key):
+            prepares = f"what {type(cell).__name__} prepares"
             try:
                 params, state = _made(cell, row, dtype)
-                if jax.tree.map(jnp.shape, params) != _prepared_for_two(cell, row):
-                    return f"what {type(cell).__name__} prepares has rows, as the batch has"
+                if _prepared_sizes(cell, row, key, 1) != _prepared_sizes(cell, row, key, 2):
+                    return f"{prepares} has rows, as the batch has"
                 parts = Parts(cell, params)
                 weights = jax.eval_shape(parts.weights, params, row, state)
             except Exception:  # of the code of a user
-                return otherwise
+                own = type(cell).prepare is not Cell.prepare
+                return f"{prepares} cannot be told before it runs" if own else otherwise
             return f(parts, weights, row, state)
 
         return asked
@@ -58,24 +62,49 @@ def of_shapes(otherwise: str | None) -> Callable[[Callable], Callable[[Call], st
 
 
 def remembering(ask: Callable) -> Callable:
-    """`ask(cell, ...)`, which is asked once of cells that are equal."""
+    """`ask(cell, ...)`, which is asked once of cells that are equal.
+
+    Not of those that hold arrays, or what is being traced: they would live as long as the process.
+    """
     remembered = functools.lru_cache(1024)(ask)
-    return lambda cell, *more: (remembered if is_configuration(cell) else ask)(cell, *more)
+
+    def asked(cell, *more):
+        return (remembered if is_configuration(cell) and not _closes_over_arrays(cell) else ask)(
+            cell, *more
+        )
+
+    return asked
+
+
+def _closes_over_arrays(x: Any) -> bool:
+    """Whether functions in a configuration close over arrays."""
+    if isinstance(x, tuple | list):
+        return any(map(_closes_over_arrays, x))
+    if dataclasses.is_dataclass(x):
+        return any(map(_closes_over_arrays, vars(x).values()))
+    cells = getattr(x, "__closure__", None) or ()
+    return any(isinstance(cell.cell_contents, jax.Array) for cell in cells)
 
 
 @_of_rows
-def _seen(cell: Any, row: Any, dtype: Any) -> Any:
-    """What the cell inside of a wrapper sees."""
-    params, _ = _made(cell, row, dtype)
-    return jax.eval_shape(lambda p, x: cell.before(p, x, None)[0], params, row)
+def _seen(cell: Any, row: Any, dtype: Any, key: Any) -> Any:
+    """What the cell inside of a wrapper sees; `None`, where that cannot be told."""
+    try:
+        params, _ = _made(cell, row, dtype)
+        return jax.eval_shape(lambda p, x: cell.before(p, x, None)[0], params, row)
+    except Exception:  # of the code of a user
+        return None
 
 
 @_of_rows
-def _output(cell: Any, row: Any, dtype: Any) -> Any:
-    """What the next layer of a stack sees."""
+def _output(cell: Any, row: Any, dtype: Any, key: Any) -> Any:
+    """What the next layer of a stack sees; `None`, where that cannot be told."""
     step = lambda p, x, s: cell.step(p, cell.project(p, x), s)[0]  # noqa: E731
-    params, state = _made(cell, row, dtype)
-    return jax.eval_shape(step, params, row, state)
+    try:
+        params, state = _made(cell, row, dtype)
+        return jax.eval_shape(step, params, row, state)
+    except Exception:  # of the code of a user
+        return None
 
 
 def inside_by_shapes(call: Call) -> Call | None:
@@ -95,9 +124,8 @@ def layers_by_shapes(call: Call) -> Iterator[Call]:
 
 def _told(f: Callable, call: Call) -> Any:
     """The row that `f` says, as inputs; those that there are, where it cannot be told."""
-    try:
-        row = f(call)
-    except Exception:  # of the code of a user
+    row = f(call)
+    if row is None:
         return call.inputs
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), row)
 
@@ -117,11 +145,10 @@ def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     return None
 
 
-def _prepared_for_two(cell: Any, row: Any) -> Any:
-    """The shapes of params that are prepared for two rows, and to draw."""
-    key = jax.random.key(0)
-    prepare = lambda p: cell.prepare(p, key=key, batch_shape=(2,))  # noqa: E731
-    return jax.tree.map(jnp.shape, jax.eval_shape(prepare, _params(cell, row)))
+def _prepared_sizes(cell: Any, row: Any, key: Any, rows: int) -> list[tuple]:
+    """The shapes of params that are prepared for some rows."""
+    prepare = lambda p: cell.prepare(p, key=key, batch_shape=(rows,))  # noqa: E731
+    return [x.shape for x in jax.tree.leaves(jax.eval_shape(prepare, _params(cell, row)))]
 
 
 def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any]:
@@ -133,9 +160,18 @@ def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def _params(cell: Any, row: Any) -> Any:
+    """Those that the cell makes, with a memory of one row if it attends to one."""
     features = jax.tree.map(jnp.shape, row)
     params = jax.eval_shape(lambda: unboxed(cell.init(jax.random.key(0), features)))
-    return jax.eval_shape(lambda p: cell.attend(p, None), params) if cell.attends else params
+    if not cell.attends:
+        return params
+    of_one_row = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)  # noqa: E731
+    is_memory = lambda x: isinstance(x, Memory)  # noqa: E731
+    return jax.tree.map(
+        lambda x: jax.tree.map(of_one_row, x) if is_memory(x) else x,
+        jax.eval_shape(lambda p: cell.attend(p, None), params),
+        is_leaf=is_memory,
+    )
 
 
 def _cast(given: Any, dtype: Any) -> Any:

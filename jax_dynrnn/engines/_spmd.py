@@ -86,8 +86,8 @@ def by_rows(f: Callable, in_axes: Callable, out_axes: Callable) -> Callable:
 
 def _names(arguments: Any, axes: list[int]) -> Any:
     """The mesh axes that the batch is spread over."""
-    of = lambda x: getattr(x.sharding, "spec", ())  # noqa: E731, which nothing placed has not
-    specs = [(*of(x), *(None,) * len(x.shape)) for x in arguments]
+    # An array that nobody placed has no `spec`.
+    specs = [(*getattr(x.sharding, "spec", ()), *(None,) * len(x.shape)) for x in arguments]
     found = [spec[axis] for spec, axis in zip(specs, axes, strict=True) if axis >= 0]
     return next((names for names in found if names is not None), None)
 

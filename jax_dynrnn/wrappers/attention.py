@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -143,10 +144,12 @@ class AttentionWrapper(ParamsWrapper):
         """The mechanisms under the names of their params."""
         given = self.attention_mechanism
         given = (given,) if isinstance(given, Mechanism) else given
-        names = [mechanism.name for mechanism in given]
-        before = [names[:i].count(name) for i, name in enumerate(names)]
-        names = [f"{name}_{n}" if n else name for name, n in zip(names, before, strict=True)]
-        return dict(zip(names, given, strict=True))
+        named: dict[str, Mechanism] = {}
+        for mechanism in given:
+            numbered = (f"{mechanism.name}_{n}" for n in itertools.count(1))
+            names = itertools.chain([mechanism.name], numbered)
+            named[next(name for name in names if name not in named)] = mechanism
+        return named
 
     @property
     def _layer_sizes(self) -> tuple[int, ...]:

@@ -169,6 +169,12 @@ def test_a_mechanism_of_the_users():
     cell = wrapped([Dot(2, memory_size=M), LUONG, Dot(2, memory_size=M)])
     params = cell.init(KEY, (D,), jnp.float64)
     assert [*params] == ["cell", "Dot", "luong_attention", "Dot_1"]
+
+    class Named(Dot):
+        NAME = "Dot_1"
+
+    named = wrapped([Dot(2, memory_size=M), Named(2, memory_size=M), Dot(2, memory_size=M)])
+    assert [*named.mechanisms] == ["Dot", "Dot_1", "Dot_2"]
     params = cell.attend(params, [MEMORY] * 3, [[5, 1, 0]] * 3)
     assert jnp.isfinite(rnn.dynamic_rnn(cell, params, INPUTS)[0]).all()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -71,6 +72,8 @@ class Arithmetic:
         return [read(v) for v in jaxpr.outvars]
 
     def _constant(self, value: Any) -> Gates:
+        if isinstance(value, jax.core.Tracer):
+            raise Unknown("it closes over what is being traced")
         if jnp.size(value) != 1:
             raise Unknown(f"it has a constant of shape {jnp.shape(value)}")
         return [np.asarray(value).item()]
@@ -112,7 +115,8 @@ class Arithmetic:
 
         @jax.custom_jvp
         def run(some):
-            return self._run(inner.jaxpr, inner.consts, every(some, inputs))
+            results = self._run(inner.jaxpr, inner.consts, every(some, inputs))
+            return [spread(x, like=some[0]) for x in results] if some else results
 
         @run.defjvp
         def _(primals, tangents):

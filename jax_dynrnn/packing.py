@@ -1,0 +1,123 @@
+"""How sequences of different length become arrays: padded, or packed one behind the other.
+
+`B` is the batch size, `T` the number of time steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def pad_sequences(
+    arrays: Iterable[Any],
+    *,
+    length: int | None = None,
+    buckets: Sequence[int] | None = None,
+    value: Any = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes one padded batch of sequences of different length. NumPy, on the host.
+
+    Args:
+        arrays: one array `[T_b, ...]` a row, alike in all but the first size.
+        length: the number `T` of time steps; default: the longest row's.
+        buckets: sizes that `T` is rounded up to, so that few shapes are compiled.
+        value: what pads behind each row.
+
+    Returns:
+        The batch `[B, T, ...]` and its lengths, int32 `[B]`.
+
+    Raises:
+        ValueError: no arrays, arrays that differ in their features, `length` and
+            `buckets` together, a row longer than they allow, or a `value` that the
+            dtype of the rows cannot hold.
+
+    Example:
+        >>> import numpy as np, jax_dynrnn as rnn
+        >>> batch, lengths = rnn.pad_sequences([np.ones(2), np.ones(3)], buckets=[4, 8])
+        >>> batch.tolist(), lengths.tolist()
+        ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [2, 3])
+    """
+    rows = [np.asarray(a) for a in arrays]
+    features = {row.shape[1:] for row in rows}
+    if len(features) != 1 or not all(row.ndim for row in rows):
+        raise ValueError(
+            "pad_sequences: expected at least one array, all [time, *features] with the "
+            f"same features, got {len(rows)} arrays of shapes {[r.shape for r in rows][:8]}"
+        )
+    longest = max(len(row) for row in rows)
+    if length is not None and buckets is not None:
+        raise ValueError(f"pad_sequences: expected length= or buckets=, got {length}, {buckets}")
+    sizes = sorted(buckets) if buckets is not None else [longest if length is None else length]
+    fitting = [size for size in sizes if size >= longest]
+    if not fitting:
+        raise ValueError(
+            f"pad_sequences: expected rows of at most {max(sizes, default=0)} steps, got one "
+            f"of {longest}; allow for more, or cut the rows"
+        )
+    dtype = np.result_type(*{row.dtype for row in rows if row.size} or {row.dtype for row in rows})
+    if not _holds(dtype, value):
+        raise ValueError(
+            f"pad_sequences: expected a value that {dtype}, the dtype of the rows, can hold, "
+            f"got {value!r}"
+        )
+    batch = np.full((len(rows), fitting[0], *features.pop()), value, dtype)
+    for out, row in zip(batch, rows, strict=True):
+        out[: len(row)] = row
+    return batch, np.array([len(row) for row in rows], np.int32)
+
+
+def _holds(dtype: Any, value: Any) -> bool:
+    """Whether an array of `dtype` can hold a number: floating ones round it."""
+    number = np.asarray(value)
+    is_complex = jnp.issubdtype(number.dtype, jnp.complexfloating)
+    is_number = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == bool
+    if number.ndim or not is_number or (is_complex and not jnp.issubdtype(dtype, number.dtype)):
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):
+        held = number.astype(dtype)
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return bool(np.isfinite(held) == np.isfinite(number))
+    return bool(held == number)
+
+
+def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None) -> jax.Array:
+    """Where a new segment begins in packed rows: the `resets` of `dynamic_rnn`.
+
+    Args:
+        segment_ids: `[B, T]` integers, one for each document in a row.
+        previous: `[B]` ids of the step before, where rows go on from an earlier batch.
+
+    Returns:
+        bool `[B, T]`; False at t = 0 unless `previous` differs there.
+
+    Raises:
+        TypeError: the ids are no integers. ValueError: the shapes are not these.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> rnn.segment_starts(jnp.array([[7, 7, 8, 8]])).astype(int).tolist()
+        [[0, 0, 1, 0]]
+    """
+    ids = jnp.asarray(segment_ids)
+    for name, given in (("segment_ids", ids), ("previous", previous)):
+        if given is not None and not jnp.issubdtype(jnp.asarray(given).dtype, jnp.integer):
+            raise TypeError(
+                f"segment_starts: expected {name} of integers, got {jnp.asarray(given).dtype}"
+            )
+    if ids.ndim != 2:
+        raise ValueError(
+            f"segment_starts: expected segment_ids [batch, time], got shape {ids.shape}"
+        )
+    if previous is not None and jnp.shape(previous) != ids.shape[:1]:
+        raise ValueError(
+            f"segment_starts: expected previous of shape ({ids.shape[0]},), one id for each "
+            f"row, got {jnp.shape(previous)}"
+        )
+    before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
+    return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]
