@@ -25,6 +25,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn.engines._pallas import kernels, launch, mosaic
 from jax_dynrnn.engines._pallas.functions import functions
 from jax_dynrnn.engines._pallas.gates import ELEMENTWISE
+from jax_dynrnn.engines._pallas.units import Arithmetic
 
 B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)
@@ -200,13 +201,6 @@ def test_functions_in_place_of_primitives():
         np.testing.assert_allclose(found, expected, 2e-6, 2.0**-126, err_msg=name)
 
 
-def primitives(jaxpr):
-    """Their names, in all functions that are called."""
-    for equation in jaxpr.eqns:
-        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        yield from [equation.primitive.name] if inner is None else primitives(inner.jaxpr)
-
-
 EVERYTHING = rnn.BasicRNNCell(H, activation=toys.everything)
 
 
@@ -214,8 +208,8 @@ def test_all_arithmetic(interpreted):
     """Functions with derivatives of their own keep them, and gradients stop where they are told."""
     with jax.default_matmul_precision("high"):
         is_scan(EVERYTHING, "float32", sequence_length=LENGTHS)
-    both = jax.make_jaxpr(jax.value_and_grad(lambda x: toys.everything(x).sum()))(jnp.ones(3))
-    assert ELEMENTWISE - {*primitives(both.jaxpr)} <= {"one_minus_square"}  # of newer JAX
+    both = Arithmetic(jax.value_and_grad(lambda x: toys.everything(x).sum()), 3, jnp.ones(3))
+    assert ELEMENTWISE - both.primitives <= {"one_minus_square"}  # of newer JAX
 
 
 def test_constants_with_derivatives_of_their_own(interpreted):
@@ -468,8 +462,10 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     """On one GPU, for so many rows; else `blocked` is, and never cuDNN."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
-    def explained(dtype="bfloat16", batch=64, units=128, precision="high"):
-        cell, inputs = rnn.LSTMCell(units), jax.ShapeDtypeStruct((batch, 512, 128), dtype)
+    def explained(dtype="bfloat16", batch=64, units=128, precision="high", activation=None):
+        cell = rnn.LSTMCell(units, activation=activation)
+        cell = rnn.MultiRNNCell([rnn.DropoutWrapper(cell, 0.5)]) if activation else cell
+        inputs = jax.ShapeDtypeStruct((batch, 512, 128), dtype)
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape, inputs.dtype))
         with jax.default_matmul_precision(precision):
             return rnn.explain(cell, params, inputs)
@@ -482,6 +478,10 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     for units in 100, 192:
         other = explained(units=units)
         assert other.chosen == "blocked" and "(64, 128, 256) units only" in other.slower["pallas"]
+    assert explained(activation=jax.nn.relu).chosen == "pallas"
+    for activation in (jax.nn.softplus, jnp.sin):
+        other = explained(activation=activation)
+        assert other.chosen == "blocked" and "functions that no GPU has" in other.slower["pallas"]
     many = explained(batch=2048)
     assert many.chosen == "blocked" and "1024 rows of 128 units" in many.slower["pallas"]
     monkeypatch.setattr(jax, "device_count", lambda: 8)

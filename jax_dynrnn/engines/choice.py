@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from . import pallas
 from ._shapes import remembering
 from ._tiles import on_cpu
 from .call import Call, platform
@@ -80,6 +81,10 @@ RULES = {
         Rule(
             lambda call: not {*_units(call.cell, call.dtype)} <= {*MEASURED},
             f"it was measured with {MEASURED} units only",
+        ),
+        Rule(
+            lambda call: pallas.unmeasured(call) is not None,
+            "the cell computes with functions that no GPU has run in its kernels yet",
         ),
         LITTLE,
     ),

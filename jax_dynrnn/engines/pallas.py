@@ -11,6 +11,7 @@ The inputs' projection before, and the gradients of all weights after, are matmu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,6 +40,10 @@ PRECISIONS = (
 """Of JAX's matmuls, for float32: those that ask for no more than it has."""
 
 
+MEASURED = frozenset("add gt logistic lt max mul select_n sub tanh".split())
+"""Primitives that a GPU has run, in the cells of `benchmarks.gpu_check`."""
+
+
 def unsupported(call: Call) -> str | None:
     """Why it cannot run `call`, or `None`."""
     if (lacking := mosaic.missing()) is not None:
@@ -54,17 +59,29 @@ def unsupported(call: Call) -> str | None:
         return "its kernels know of no remat"
     if partly_by_hand():
         return "it knows no jax.shard_map over some of the axes of a mesh"
-    return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
+    reason = _of_any_cell(_unknown, call)
+    of_stack = reason and isinstance(call.cell, MultiRNNCell)
+    return f"a layer of the stack cannot be run by it: {reason}" if of_stack else reason
+
+
+def unmeasured(call: Call) -> str | None:
+    """What a cell that it can run computes and no GPU has run yet, or `None`."""
+    return _of_any_cell(_not_measured, call)
+
+
+def _of_any_cell(ask: Callable, call: Call) -> str | None:
+    """The first reason that `ask` has, of the cell, or of those in a stack or a wrapper."""
+    call = dataclasses.replace(call, params=None)  # which nobody has checked yet
+    if isinstance(call.cell, MultiRNNCell):
+        reasons = (_of_any_cell(ask, layer) for layer in layers_by_shapes(call))
+        return next((reason for reason in reasons if reason is not None), None)
+    within = inside_by_shapes(call)
+    return ask(call) if within is None else _of_any_cell(ask, within)
 
 
 def _unknown(call: Call) -> str | None:
-    """Why the step of the cell, or of any in a stack or a wrapper, is not for a kernel."""
-    cell, within = call.cell, inside_by_shapes(call)
-    if isinstance(cell, MultiRNNCell):
-        found = [reason for reason in map(_unknown, layers_by_shapes(call)) if reason is not None]
-        return f"a layer of the stack cannot be run by it: {found[0]}" if found else None
-    if within is not None:
-        return _unknown(within)
+    """Why the step of a cell is not for a kernel."""
+    cell = call.cell
     if not isinstance(cell, MatmulCell) or not cell.unitwise:
         return f"the step of {type(cell).__name__} is not known as arithmetic within each unit"
     if call.key is not None and type(cell).step is not MatmulCell.step:
@@ -87,6 +104,12 @@ def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
             f"{name} with {step.units} units in {dtype}, an equal part each"
         )
     return None
+
+
+@of_shapes(otherwise=None)
+def _not_measured(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
+    step = Step(parts, weights, row, state)
+    return ", ".join(sorted(step.arithmetic.primitives - MEASURED)) or None
 
 
 def run(call: Call) -> tuple[Any, Any]:

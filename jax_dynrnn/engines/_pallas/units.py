@@ -7,7 +7,7 @@ concatenation is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,11 @@ class Arithmetic:
         self.jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
         self.units, self.structure = units, jax.tree.structure(shape)
         self.instead = instead
+
+    @property
+    def primitives(self) -> set[str]:
+        """The names of those that compute something, in all functions that are called."""
+        return {*_primitives(self.jaxpr.jaxpr)} & ELEMENTWISE
 
     def same(self, result: int) -> int | None:
         """Which argument, of all leaves, a result is, unchanged; `None`: none."""
@@ -164,6 +169,12 @@ class Arithmetic:
         if not sized(x) or start % self.units or end % self.units:
             raise Unknown("it takes apart the units of a gate")
         return x[start // self.units : end // self.units]
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        yield from [equation.primitive.name] if inner is None else _primitives(inner.jaxpr)
 
 
 class Leaf(list):
