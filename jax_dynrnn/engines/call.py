@@ -194,9 +194,9 @@ def zeros(call: Call, shape: tuple, dtype: Any) -> jax.Array:
 
 
 def explicit(call: Call) -> bool:
-    """Whether an array lies on a mesh of explicit axes."""
+    """Whether an array lies on a mesh of explicit axes, or one is set."""
     arrays = [x for x in jax.tree.leaves(call) if isinstance(x, jax.Array)]
-    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays] + [jax.sharding.get_abstract_mesh()]
     return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
 
 
