@@ -23,13 +23,13 @@ def names() -> list[str]:
 def rows(name: str) -> list[dict[str, Any]]:
     """The errors of a configuration's runs."""
     import tensorflow_oracle as oracle
-    from golden.make_golden import RUNS, problem
+    from golden.make_golden import RUNS, expected, problem
 
     config, stored = oracle.CONFIGS[name], np.load(TESTS / "golden" / f"{name}.npz")
     found_rows = []
     for run, dtype in itertools.product(RUNS, BOUND):
         given = problem(config, run)
-        exact = {k.split(":", 2)[2]: v for k, v in stored.items() if f"{run}:expected:" in k}
+        exact = expected(stored, run)
         for engine in engines(dtype):
 
             def flat(given=given, engine=engine):

@@ -83,7 +83,7 @@ def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
 
 def array(where: str, x: Any) -> Any:
     """`x` as something with a shape and a dtype that JAX computes with."""
-    x = _of_numpy_or_jax(where, x) if hasattr(x, "dtype") else np.asarray(x)
+    x = _of_numpy_or_jax(where, x)
     if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
         raise TypeError(
             f"{where}: expected an array of numbers, got dtype {x.dtype}; rows of different "
@@ -98,7 +98,8 @@ def array(where: str, x: Any) -> Any:
 
 
 def _of_numpy_or_jax(where: str, x: Any) -> Any:
-    """`x`, whose dtype is one of NumPy's or JAX's."""
+    """`x` as an array whose dtype is one of NumPy's or JAX's."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
     if isinstance(x, jax.Array) or isinstance(x.dtype, np.dtype):
         return x
     kind = f"{type(x).__module__.partition('.')[0]}'s {type(x).__name__}"
@@ -133,10 +134,10 @@ def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
     return lengths
 
 
-def integers(lengths: Any) -> Any:
+def integers(lengths: Any, where: str = "sequence_length") -> Any:
     """`lengths` as an array, where they came as a number or a list."""
     if hasattr(lengths, "dtype"):
-        return _of_numpy_or_jax("sequence_length", lengths)
+        return _of_numpy_or_jax(where, lengths)
     traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
     array = (jnp if traced else np).asarray(lengths)
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
@@ -162,7 +163,7 @@ def known_values(where: str, lengths: Any, most: Any, of: str) -> None:
 
 def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
     """`mask` and `resets`: bool, one for each step."""
-    x = x if hasattr(x, "dtype") else np.asarray(x)
+    x = _of_numpy_or_jax(where, x)
     shape = (batch, time) if time_axis == 1 else (time, batch)
     axes = "[batch, time]" if time_axis == 1 else "[time, batch]"
     if tuple(x.shape) != shape:

@@ -18,7 +18,7 @@ from jax.extend.core import Literal
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
 from ._cell import Memory, Params, as_cell, leading_shape
 from ._rnn import cast, dynamic_rnn, promoted
-from ._tools import batch_tuple, is_configuration
+from ._tools import batch_tuple, is_configuration, remembering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +145,10 @@ def _begins(cell: Any, params: Params, batch_shape: tuple, dtype: Any) -> Any:
     """The shapes of the state in which the cell starts; equal cells are traced once."""
     leaves, structure = jax.tree.flatten(params)
     types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    trace = _begin if is_configuration(cell) else _begin.__wrapped__
-    return trace(cell, structure, types, batch_shape, dtype)
+    return _begin(cell, structure, types, batch_shape, dtype)
 
 
-@functools.lru_cache(128)
+@remembering
 def _begin(cell: Any, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
     params = structure.unflatten(types)
     return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -191,3 +192,27 @@ def is_configuration(cell: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def remembering(ask: Callable) -> Callable:
+    """`ask(cell, ...)`, which is asked once of cells that are equal.
+
+    Not of those that hold arrays, or what is being traced: they would live as long as the process.
+    """
+    remembered = functools.lru_cache(1024)(ask)
+
+    def asked(cell: Any, *more: Any) -> Any:
+        once = is_configuration(cell) and not _closes_over_arrays(cell)
+        return remembered(cell, *more) if once else ask(cell, *more)
+
+    return asked
+
+
+def _closes_over_arrays(x: Any) -> bool:
+    """Whether functions in a configuration close over arrays."""
+    if isinstance(x, tuple | list):
+        return any(map(_closes_over_arrays, x))
+    if dataclasses.is_dataclass(x):
+        return any(map(_closes_over_arrays, vars(x).values()))
+    cells = getattr(x, "__closure__", None) or ()
+    return any(isinstance(cell.cell_contents, jax.Array) for cell in cells)

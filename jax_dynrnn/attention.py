@@ -82,7 +82,7 @@ class Mechanism:
             )
         if length is None:
             return Memory(values, None)
-        length, (*batch, places, _) = _check_data.integers(length), values.shape
+        length, (*batch, places, _) = _check_data.integers(length, "memory_length"), values.shape
         expected = f"memory_length: expected integers of shape {tuple(batch)}, one for each row, "
         if tuple(length.shape) != tuple(batch):
             raise ValueError(f"{expected}got shape {tuple(length.shape)}")

@@ -75,9 +75,9 @@ def pad_sequences(
 def _holds(dtype: Any, value: Any) -> bool:
     """Whether an array of `dtype` can hold a number: floating ones round it."""
     number = np.asarray(value)
-    is_complex = jnp.issubdtype(number.dtype, jnp.complexfloating)
     is_number = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == bool
-    if number.ndim or not is_number or (is_complex and not jnp.issubdtype(dtype, number.dtype)):
+    loses = np.iscomplexobj(number) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    if number.ndim or not is_number or loses:
         return False
     with np.errstate(invalid="ignore", over="ignore"):
         held = number.astype(dtype)

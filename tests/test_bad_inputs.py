@@ -220,6 +220,7 @@ ERRORS = {
     "reverse": ({"reverse": "no"}, TypeError, ["reverse: expected True or False, got 'no'"]),
     "time_major": ({"time_major": 1}, TypeError, ["time_major: expected True or False, got 1"]),
     "foreign inputs": ({"inputs": Foreign()}, TypeError, ["inputs: .* JAX or NumPy", "Foreign of"]),
+    "foreign mask": ({"mask": Foreign()}, TypeError, ["mask: expected .* of JAX or NumPy"]),
     "foreign lengths": ({"lengths": Foreign()}, TypeError, ["sequence_length: .* JAX or NumPy"]),
     "two keys": (
         {"key": jax.random.split(jax.random.key(0))},

@@ -408,13 +408,13 @@ def test_the_shapes_of_what_cells_inside_see():
     ids, inputs = np.zeros((2, 5), np.int32), np.zeros((2, 5, 3), np.float32)
     options = (None, None, None, None, False, False, jnp.float32, None, 1, None)
 
-    def call_of(cell, inputs):
-        return dataclasses.replace(_rnn._call(cell, {}, inputs, *options), params=None)
+    def seen(cell, inputs):
+        call = _rnn._call(cell, {}, inputs, *options)
+        return [(c.inputs.shape, c.inputs.dtype) for c in _shapes.innermost(call)]
 
-    within = _shapes.inside_by_shapes(call_of(embedded, ids))
-    assert within.inputs.shape == (1, 1, 5) and within.inputs.dtype == jnp.float32
-    seen = [layer.inputs.shape[2:] for layer in _shapes.layers_by_shapes(call_of(stack, inputs))]
-    assert seen == [(3,), (3,)]  # the second sees the attention, of the size of the memory
+    assert seen(embedded, ids) == [((1, 1, 5), jnp.float32)]
+    # The second layer sees the attention, of the size of the memory.
+    assert [shape[2:] for shape, _ in seen(stack, inputs)] == [(3,), (3,)]
 
 
 @toys.config

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_oracle as oracle
-from golden.make_golden import RUNS, problem
+from golden.make_golden import RUNS, expected, problem
 from laws import close
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -41,8 +41,6 @@ def test_agrees_with_tensorflow(name, run, dtype, tolerance, request):
     for path, value in oracle.flat(given).items():
         np.testing.assert_array_equal(stored[f"{run}:problem:{path}"], value)
     actual = oracle.flat(oracle.ours(config, given, dtype, **oracle.options(config)))
-    expected = {
-        key.split(":")[2]: stored[key] for key in stored if key.startswith(f"{run}:expected:")
-    }
-    assert set(actual) == set(expected)
-    close(actual, expected, tolerance)
+    theirs = expected(stored, run)
+    assert set(actual) == set(theirs)
+    close(actual, theirs, tolerance)

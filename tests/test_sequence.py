@@ -125,6 +125,7 @@ def test_pad_sequences():
     ids, _ = rnn.pad_sequences([[7, 8], []])  # of nothing NumPy makes floats
     assert ids.tolist() == [[7, 8], [0, 0]] and ids.dtype == np.int64
     assert rnn.pad_sequences(arrays, value=np.log(1e-6))[0][2, 0, 0] == np.float32(np.log(1e-6))
+    assert rnn.pad_sequences([np.ones(1, np.complex64)], length=2, value=1j)[0][0, 1] == 1j
     assert np.isnan(rnn.pad_sequences([[1j]], length=2, value=np.nan)[0][0, 1])
     assert rnn.pad_sequences(arrays, value=np.inf)[0][2, 0, 0] == np.inf
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, Memory
-from .._tools import is_configuration, unboxed
+from .._tools import remembering, unboxed
+from ..wrappers import MultiRNNCell
 from ._layers import inside, layers
 from ._parts import Parts
 from .call import Call
@@ -46,14 +46,14 @@ def of_shapes(otherwise: str | None) -> Callable[[Callable], Callable[[Call], st
         def asked(cell, row, dtype, key):
             prepares = f"what {type(cell).__name__} prepares"
             try:
-                params, state = _made(cell, row, dtype)
-                if _prepared_sizes(cell, row, key, 1) != _prepared_sizes(cell, row, key, 2):
+                own, params, state = _made(cell, row, dtype)
+                if _prepared_sizes(cell, own, key, 1) != _prepared_sizes(cell, own, key, 2):
                     return f"{prepares} has rows, as the batch has"
                 parts = Parts(cell, params)
                 weights = jax.eval_shape(parts.weights, params, row, state)
             except Exception:  # of the code of a user
-                own = type(cell).prepare is not Cell.prepare
-                return f"{prepares} cannot be told before it runs" if own else otherwise
+                told = type(cell).prepare is Cell.prepare
+                return otherwise if told else f"{prepares} cannot be told before it runs"
             return f(parts, weights, row, state)
 
         return asked
@@ -61,36 +61,11 @@ def of_shapes(otherwise: str | None) -> Callable[[Callable], Callable[[Call], st
     return decorated
 
 
-def remembering(ask: Callable) -> Callable:
-    """`ask(cell, ...)`, which is asked once of cells that are equal.
-
-    Not of those that hold arrays, or what is being traced: they would live as long as the process.
-    """
-    remembered = functools.lru_cache(1024)(ask)
-
-    def asked(cell, *more):
-        return (remembered if is_configuration(cell) and not _closes_over_arrays(cell) else ask)(
-            cell, *more
-        )
-
-    return asked
-
-
-def _closes_over_arrays(x: Any) -> bool:
-    """Whether functions in a configuration close over arrays."""
-    if isinstance(x, tuple | list):
-        return any(map(_closes_over_arrays, x))
-    if dataclasses.is_dataclass(x):
-        return any(map(_closes_over_arrays, vars(x).values()))
-    cells = getattr(x, "__closure__", None) or ()
-    return any(isinstance(cell.cell_contents, jax.Array) for cell in cells)
-
-
 @_of_rows
 def _seen(cell: Any, row: Any, dtype: Any, key: Any) -> Any:
     """What the cell inside of a wrapper sees; `None`, where that cannot be told."""
     try:
-        params, _ = _made(cell, row, dtype)
+        _, params, _ = _made(cell, row, dtype)
         return jax.eval_shape(lambda p, x: cell.before(p, x, None)[0], params, row)
     except Exception:  # of the code of a user
         return None
@@ -101,25 +76,28 @@ def _output(cell: Any, row: Any, dtype: Any, key: Any) -> Any:
     """What the next layer of a stack sees; `None`, where that cannot be told."""
     step = lambda p, x, s: cell.step(p, cell.project(p, x), s)[0]  # noqa: E731
     try:
-        params, state = _made(cell, row, dtype)
+        _, params, state = _made(cell, row, dtype)
         return jax.eval_shape(step, params, row, state)
     except Exception:  # of the code of a user
         return None
 
 
-def inside_by_shapes(call: Call) -> Call | None:
-    """`inside(call)`, whose inputs are the shapes of what that cell sees."""
-    within = inside(call)
-    return None if within is None else dataclasses.replace(within, inputs=_told(_seen, call))
+def innermost(call: Call) -> Iterator[Call]:
+    """The calls of the cells in a stack or in wrappers, whose inputs are shapes of what they see.
 
-
-def layers_by_shapes(call: Call) -> Iterator[Call]:
-    """`layers(call)`, whose inputs are the shapes of what each of them sees."""
-    inputs = call.inputs
-    for layer in layers(call):
-        layer = dataclasses.replace(layer, inputs=inputs)
-        yield layer
-        inputs = _told(_output, layer)
+    Without params, which nobody has checked yet.
+    """
+    call = dataclasses.replace(call, params=None)
+    if isinstance(call.cell, MultiRNNCell):
+        inputs = call.inputs
+        for layer in layers(call):
+            layer = dataclasses.replace(layer, inputs=inputs)
+            yield from innermost(layer)
+            inputs = _told(_output, layer)
+    elif (within := inside(call)) is not None:
+        yield from innermost(dataclasses.replace(within, inputs=_told(_seen, call)))
+    else:
+        yield call
 
 
 def _told(f: Callable, call: Call) -> Any:
@@ -145,18 +123,18 @@ def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     return None
 
 
-def _prepared_sizes(cell: Any, row: Any, key: Any, rows: int) -> list[tuple]:
+def _prepared_sizes(cell: Any, params: Any, key: Any, rows: int) -> list[tuple]:
     """The shapes of params that are prepared for some rows."""
     prepare = lambda p: cell.prepare(p, key=key, batch_shape=(rows,))  # noqa: E731
-    return [x.shape for x in jax.tree.leaves(jax.eval_shape(prepare, _params(cell, row)))]
+    return [x.shape for x in jax.tree.leaves(jax.eval_shape(prepare, params))]
 
 
-def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any]:
-    """The prepared params and the start state of a cell, for one row."""
+def _made(cell: Any, row: Any, dtype: Any) -> tuple[Any, Any, Any]:
+    """The params of a cell, what it prepares of them and its start state, for one row."""
     params = _params(cell, row)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _cast(x.dtype, dtype)), params)
     state = jax.eval_shape(lambda p: cell.start(p, (1,), dtype), params)
-    return jax.eval_shape(lambda p: cell.prepare(p, batch_shape=(1,)), params), state
+    return params, jax.eval_shape(lambda p: cell.prepare(p, batch_shape=(1,)), params), state
 
 
 def _params(cell: Any, row: Any) -> Any:

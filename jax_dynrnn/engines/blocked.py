@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from ._layers import run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
-from ._shapes import inside_by_shapes, layers_by_shapes, odd
+from ._shapes import innermost, odd
 from ._tiles import on_cpu
 from .call import Call, explicit, partly_by_hand
 
@@ -32,19 +31,20 @@ def unsupported(call: Call) -> str | None:
         return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
     if explicit(call):
         return "it takes rows out of their order, which a mesh of explicit axes does not allow"
-    if partly_by_hand():
-        return "it knows no jax.shard_map over some of the axes of a mesh"
-    return _unknown(dataclasses.replace(call, params=None))  # which nobody has checked yet
+    return partly_by_hand() or _unknown(call)
 
 
 def _unknown(call: Call) -> str | None:
-    """Why the step of the cell cannot be taken apart, or `None`."""
-    cell, within = call.cell, inside_by_shapes(call)
-    if isinstance(cell, MultiRNNCell):  # what it cannot do of a stack, `scan` does
-        found = [_unknown(layer) for layer in layers_by_shapes(call)]
-        return None if None in found else f"no layer of the stack can be run by it: {found[0]}"
-    if within is not None:
-        return _unknown(within)
+    """Why no step of the cell, or of those inside, can be taken apart, or `None`."""
+    found = [*map(_unknown_alone, innermost(call))]
+    if None in found:  # what it cannot do of a stack, `scan` does
+        return None
+    of_stack = len(found) > 1 or isinstance(call.cell, MultiRNNCell)
+    return f"no layer of the stack can be run by it: {found[0]}" if of_stack else found[0]
+
+
+def _unknown_alone(call: Call) -> str | None:
+    cell = call.cell
     if not isinstance(cell, StagedCell):
         return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
     if call.key is not None and type(cell).step is not StagedCell.step:

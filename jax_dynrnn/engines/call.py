@@ -200,10 +200,12 @@ def explicit(call: Call) -> bool:
     return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
 
 
-def partly_by_hand() -> bool:
-    """Whether this is inside of a `jax.shard_map` over some of its mesh's axes."""
+def partly_by_hand() -> str | None:
+    """Why parts of cells cannot be traced here: inside of a `jax.shard_map` over some axes."""
     types = {*jax.sharding.get_abstract_mesh().axis_types}
-    return jax.sharding.AxisType.Manual in types and len(types) > 1
+    if jax.sharding.AxisType.Manual in types and len(types) > 1:
+        return "it knows no jax.shard_map over some of the axes of a mesh"
+    return None
 
 
 def platform() -> str:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from .._tools import remembering
 from . import pallas
-from ._shapes import remembering
 from ._tiles import on_cpu
 from .call import Call, platform
 

@@ -10,7 +10,6 @@ The inputs' projection before, and the gradients of all weights after, are matmu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._run import run_parts
-from ._shapes import inside_by_shapes, layers_by_shapes, odd, of_shapes
+from ._shapes import innermost, odd, of_shapes
 from .call import Call, partly_by_hand
 
 one_launch = True
@@ -57,26 +56,21 @@ def unsupported(call: Call) -> str | None:
         return f"it multiplies float32 as pairs of bfloat16, and {precision!r} is asked for"
     if call.remat is not None:
         return "its kernels know of no remat"
-    if partly_by_hand():
-        return "it knows no jax.shard_map over some of the axes of a mesh"
-    reason = _of_any_cell(_unknown, call)
+    if (reason := partly_by_hand()) is not None:
+        return reason
+    reason = _first(_unknown, call)
     of_stack = reason and isinstance(call.cell, MultiRNNCell)
     return f"a layer of the stack cannot be run by it: {reason}" if of_stack else reason
 
 
 def unmeasured(call: Call) -> str | None:
     """What a cell that it can run computes and no GPU has run yet, or `None`."""
-    return _of_any_cell(_not_measured, call)
+    return _first(_not_measured, call)
 
 
-def _of_any_cell(ask: Callable, call: Call) -> str | None:
+def _first(ask: Callable, call: Call) -> str | None:
     """The first reason that `ask` has, of the cell, or of those in a stack or a wrapper."""
-    call = dataclasses.replace(call, params=None)  # which nobody has checked yet
-    if isinstance(call.cell, MultiRNNCell):
-        reasons = (_of_any_cell(ask, layer) for layer in layers_by_shapes(call))
-        return next((reason for reason in reasons if reason is not None), None)
-    within = inside_by_shapes(call)
-    return ask(call) if within is None else _of_any_cell(ask, within)
+    return next((reason for reason in map(ask, innermost(call)) if reason is not None), None)
 
 
 def _unknown(call: Call) -> str | None:

@@ -36,6 +36,12 @@ def problem(config, run):
     )
 
 
+def expected(stored, run):
+    """What TensorFlow computed in that run, of a golden file."""
+    begin = f"{run}:expected:"
+    return {key.removeprefix(begin): x for key, x in stored.items() if key.startswith(begin)}
+
+
 def main():
     import tensorflow_oracle
     import tensorflow_run

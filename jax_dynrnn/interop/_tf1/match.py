@@ -42,9 +42,8 @@ def find(
     fitting = [m for m in named if m.error is None]
     if len(named) == 1 and fitting:
         (one,) = fitting
-        if one.scope != within and (
-            error := partial(table, one.scope) or _several(names, table, one)
-        ):
+        error = partial(table, one.scope) or _several(names, table, one.scope)
+        if error and one.scope != within:
             raise error
         return one.arrays
     if len(matches) == 1:
@@ -62,18 +61,23 @@ def find(
     )
 
 
-def _several(names: Mapping[str, str], table: Table, one: Match) -> ValueError | None:
+def _several(names: Mapping[str, str], table: Table, scope: str) -> ValueError | None:
     """An error that says that a scope has more cells of one kind: `lstm_cell` and `lstm_cell_1`."""
-    usual = {name.split("/")[0] for name in names.values() if "/" in name and not is_memory(name)}
-    if len(usual) != 1 or usual & {"multi_rnn_cell", "fw", "bw", "cell_0"}:
+    cell = _usual(names)
+    if cell is None or cell == "multi_rnn_cell":
         return None
-    (cell,) = usual
-    first = f"{one.scope}/{cell}".lstrip("/")
+    first = f"{scope}/{cell}".lstrip("/")
     more = {m[0] for key in table if (m := re.match(rf"{re.escape(first)}_\d+(?=/)", key))}
     if not more:
         return None
     listed = ", ".join(repr(table.scope(scope)) for scope in (first, *sorted(more)))
     return ValueError(f"variables: expected those of one cell, got {listed}; pass one as scope=")
+
+
+def _usual(names: Mapping[str, str]) -> str | None:
+    """The scope of the one cell that a run has, in the run's; `None`: it has more."""
+    usual = {name.split("/")[0] for name in names.values() if "/" in name and not is_memory(name)}
+    return usual.pop() if len(usual) == 1 else None
 
 
 def scopes(run: Run, names: Mapping[str, str], table: Table, scope: str | None) -> list[str]:
@@ -98,11 +102,9 @@ def _named_by_user(names: Mapping[str, str], table: Table, scope: str | None) ->
 
     `None` if that is not what the scope is: of one cell, with most of its variables.
     """
-    own = [name for name in names.values() if not is_memory(name)]
-    usual = {name.split("/")[0] for name in own if "/" in name}
-    if not scope or len(usual) != 1 or any("/" not in name for name in own):
+    own, cell = [name for name in names.values() if not is_memory(name)], _usual(names)
+    if not scope or cell is None or any("/" not in name for name in own):
         return None
-    (cell,) = usual
     there = [f"{scope}/{name.removeprefix(cell + '/')}" in table for name in own]
     as_run = [f"{scope}/{name}" in table for name in own]
     return table.nested(scope, cell) if sum(there) > sum(as_run) else None
