@@ -447,7 +447,7 @@ def test_fewer_blocks_where_there_are_many_tiles():
             "layer.*: the step of GRUCell",
         ),
         (rnn.LSTMCell(H, num_proj=H), {}, "its step has 2 matmuls, and the kernel has one"),
-        (rnn.BasicRNNCell(H, activation=jax.lax.erf), {}, "it uses .*, which is no arithmetic of"),
+        (rnn.BasicRNNCell(H, activation=jax.lax.erf), {}, "it uses .*, which kernels do not have"),
     ],
 )
 def test_refuses_with_its_reason(hopper, cell, options, reason):

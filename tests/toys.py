@@ -161,7 +161,8 @@ def everything(x):
     unequal = jnp.where((jnp.sign(y) == 1) ^ (jnp.round(x) != 1), chosen, jnp.abs(y))
     named = (jnp.ceil, jnp.cos, jnp.exp, jnp.exp2, jnp.expm1, jnp.floor, jnp.sin, jnp.tan)
     more = jax.nn.relu, jax.nn.softplus, jax.nn.sigmoid, jnp.square, jax.lax.stop_gradient
-    of_positive = jnp.log, jnp.sqrt, jax.lax.rsqrt, jnp.log1p, lambda z: z**-2 / (1 + z)
+    powers = jnp.reciprocal, lambda z: z**-2 / (1 + z), lambda z: jax.lax.integer_pow(z, 1) / z
+    of_positive = jnp.log, jnp.sqrt, jax.lax.rsqrt, jnp.log1p, *powers
     each = [f(y) * y for f in named + more] + [f(2 + y) for f in of_positive]
     sides = jnp.maximum(y, 0.3) - jnp.minimum(-y, half) + jax.lax.clamp(-half, x, half)
     return (sum(each) + sides + unequal + (3 * y).astype(jnp.int32).astype(x.dtype)) / 32

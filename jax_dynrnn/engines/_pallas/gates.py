@@ -67,9 +67,16 @@ def _bound(equation: Any, row: list[Any], instead: Mapping[str, Callable]) -> An
     name, parameters = equation.primitive.name, equation.params
     if name in instead:
         return instead[name](*row)
-    if name == "integer_pow" and parameters["y"] < 0:
-        return 1 / row[0] ** -parameters["y"]
+    if name == "integer_pow":
+        return _power(row[0], parameters["y"])
     return equation.primitive.bind(*row, **parameters)
+
+
+def _power(x: jax.Array, n: int) -> jax.Array:
+    """Pallas has those from the square on."""
+    size = abs(n)
+    power = x**size if size > 1 else x if size else jnp.ones_like(x)
+    return power if n >= 0 else 1 / power
 
 
 def converted(x: Any, dtype: Any) -> Any:

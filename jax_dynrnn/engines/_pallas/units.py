@@ -100,7 +100,7 @@ class Arithmetic:
             return [self._reshaped(equation, inputs[0])]
         if name in ("split", "slice", "concatenate"):
             return self._taken(equation, inputs)
-        raise Unknown(f"it uses {name}, which is no arithmetic of each number")
+        raise Unknown(f"it uses {name}, which kernels do not have")
 
     def _with_own_derivative(self, equation: Any, inputs: list[Gates]) -> list[Gates]:
         """A function like `jax.nn.relu`, whose derivative is traced too."""
