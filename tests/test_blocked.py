@@ -46,7 +46,7 @@ def cuts(request, monkeypatch):
     monkeypatch.setattr(_tiles, "UNSORTED", 0)
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)
-    monkeypatch.setattr(_blocks, "MANY", 0 if request.param == "again" else float("inf"))
+    monkeypatch.setattr(_blocks, "LARGE", 0 if request.param == "again" else float("inf"))
     for module in (_tiles, _blocks, blocked):
         monkeypatch.setattr(module, "on_cpu", lambda: request.param != "accelerator")
     jax.clear_caches()  # which know nothing of all that

@@ -167,9 +167,9 @@ def test_shard_map(engine):
 
 
 MESHES = [
-    ("scan", AxisType.Auto, _blocks.MANY),
-    ("scan", AxisType.Explicit, _blocks.MANY),
-    ("blocked", AxisType.Auto, _blocks.MANY),
+    ("scan", AxisType.Auto, _blocks.LARGE),
+    ("scan", AxisType.Explicit, _blocks.LARGE),
+    ("blocked", AxisType.Auto, _blocks.LARGE),
     ("blocked", AxisType.Auto, 16 * 5 * 16 * 4),  # all bytes: a device has fewer
 ]
 
@@ -177,7 +177,7 @@ MESHES = [
 @pytest.fixture
 def many(request, monkeypatch):
     """Bytes from which on `blocked` computes matmuls again; what was traced does not know."""
-    monkeypatch.setattr(_blocks, "MANY", request.param)
+    monkeypatch.setattr(_blocks, "LARGE", request.param)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -19,7 +19,7 @@ from ._sums import Sum
 from ._tiles import Tiles, on_cpu
 from .call import Call, first_valid, resets, rows, select, valid, zeros
 
-MANY = 2**24
+LARGE = 2**24
 """Bytes of results of matmuls, from which on they are computed again rather than kept: memory of
 that size comes from the system page by page, in each run again."""
 
@@ -158,7 +158,7 @@ class Blocks:
         results = jax.tree.leaves((known.projected, known.recurred))
         size = self.parts.batch * self.call.time * sum(x.size * x.dtype.itemsize for x in results)
         work = sum(w.size for w in (*weights.project, *weights.kernels))
-        return on_cpu() and size >= MANY and work <= CHEAP * sum(x.size for x in results)
+        return on_cpu() and size >= LARGE and work <= CHEAP * sum(x.size for x in results)
 
 
 def _one_row(parts: Parts, call: Call) -> tuple[Any, Known]:

@@ -25,7 +25,7 @@ ROWS = ((2**19, 16), (2**20, 32), (float("inf"), 64))
 length: with few, each reads the kernels again, out of the cache if they fit. Half of it for less
 than two such tiles."""
 
-NARROW = 2**12
+SMALLEST = 2**12
 """The numbers in a tile's gates, at least, if the batch then has two tiles: with fewer, starting
 the operations takes the time."""
 
@@ -83,7 +83,7 @@ class Tiles:
             return self.call.batch
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
-        aim = max(aim, min(NARROW // self.width, self.call.batch // 2))
+        aim = max(aim, min(SMALLEST // self.width, self.call.batch // 2))
         return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property

@@ -39,7 +39,7 @@ PRECISIONS = (
 """Of JAX's matmuls, for float32: those that ask for no more than it has."""
 
 
-MEASURED = frozenset("add gt logistic lt max mul select_n sub tanh".split())
+PROVEN = frozenset("add gt logistic lt max mul select_n sub tanh".split())
 """Primitives that a GPU has run, in the cells of `benchmarks.gpu_check`."""
 
 
@@ -103,7 +103,7 @@ def _too_much(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
 @of_shapes(otherwise=None)
 def _not_measured(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
     step = Step(parts, weights, row, state)
-    return ", ".join(sorted(step.arithmetic.primitives - MEASURED)) or None
+    return ", ".join(sorted(step.arithmetic.primitives - PROVEN)) or None
 
 
 def run(call: Call) -> tuple[Any, Any]:
