@@ -478,7 +478,8 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
         other = explained(units=units)
         assert other.chosen == "blocked" and "(64, 128, 256) units only" in other.slower["pallas"]
     assert explained(activation=jax.nn.relu).chosen == "pallas"
-    for activation in (jax.nn.softplus, jnp.sin):
+    whole = lambda x: jnp.where((3 * x).astype(jnp.int32).astype(bool), x, 0)  # noqa: E731
+    for activation in (jax.nn.softplus, jnp.sin, whole):
         other = explained(activation=activation)
         assert other.chosen == "blocked" and "functions that no GPU has" in other.slower["pallas"]
     many = explained(batch=2048)

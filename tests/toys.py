@@ -165,4 +165,6 @@ def everything(x):
     of_positive = jnp.log, jnp.sqrt, jax.lax.rsqrt, jnp.log1p, *powers
     each = [f(y) * y for f in named + more] + [f(2 + y) for f in of_positive]
     sides = jnp.maximum(y, 0.3) - jnp.minimum(-y, half) + jax.lax.clamp(-half, x, half)
-    return (sum(each) + sides + unequal + (3 * y).astype(jnp.int32).astype(x.dtype)) / 32
+    whole = (3 * y).astype(jnp.int32)
+    third = jnp.where(whole.astype(bool), jax.lax.select_n(jnp.abs(whole), y, half, -y), y)
+    return (sum(each) + sides + unequal + third + whole.astype(x.dtype)) / 32

@@ -69,6 +69,8 @@ def _bound(equation: Any, row: list[Any], instead: Mapping[str, Callable]) -> An
         return instead[name](*row)
     if name == "integer_pow":
         return _power(row[0], parameters["y"])
+    if name == "select_n" and len(row) > 3:
+        return _chosen(*row)
     return equation.primitive.bind(*row, **parameters)
 
 
@@ -79,11 +81,21 @@ def _power(x: jax.Array, n: int) -> jax.Array:
     return power if n >= 0 else 1 / power
 
 
+def _chosen(which: jax.Array, *cases: jax.Array) -> jax.Array:
+    """Pallas chooses one of two."""
+    result = cases[0]
+    for i, case in enumerate(cases[1:], 1):
+        result = jnp.where(which == i, case, result)
+    return result
+
+
 def converted(x: Any, dtype: Any) -> Any:
     """A gate or a number in another dtype."""
     dtype = _wide(dtype)
     if isinstance(x, (bool, int, float)):
         return np.asarray(x, dtype).item()
+    if dtype == jnp.bool and x.dtype != dtype:
+        return x != 0  # Pallas has no such conversion
     return x if x.dtype == dtype else x.astype(dtype)
 
 

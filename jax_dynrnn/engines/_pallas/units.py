@@ -47,7 +47,7 @@ class Arithmetic:
     @property
     def primitives(self) -> set[str]:
         """The names of those that compute something, in all functions that are called."""
-        return {*_primitives(self.jaxpr.jaxpr)} & ELEMENTWISE
+        return {*_primitives(self.jaxpr.jaxpr)} & (ELEMENTWISE | {"convert_element_type"})
 
     def same(self, result: int) -> int | None:
         """Which argument, of all leaves, a result is, unchanged; `None`: none."""
@@ -172,9 +172,15 @@ class Arithmetic:
 
 
 def _primitives(jaxpr: Any) -> Iterator[str]:
+    """Without conversions of floating numbers, which are all the same in a kernel."""
     for equation in jaxpr.eqns:
+        name, variables = equation.primitive.name, (*equation.invars, *equation.outvars)
+        floating = all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in variables)
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        yield from [equation.primitive.name] if inner is None else _primitives(inner.jaxpr)
+        if inner is not None:
+            yield from _primitives(inner.jaxpr)
+        elif not (floating and name == "convert_element_type"):
+            yield name
 
 
 class Leaf(list):
