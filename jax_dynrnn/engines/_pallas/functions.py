@@ -14,43 +14,43 @@ import jax.numpy as jnp
 
 
 def functions(dtype: Any) -> dict[str, Callable]:
-    """By the primitives' names, of operands in float32.
+    """By the primitives' names, of operands in float32, and of the primitives' parameters.
 
     Pallas' division, and so its `logistic`, is many instructions, and its exact `tanh` has
     branches. For bfloat16 `tanh` is the GPU's own.
     """
     if dtype == jnp.bfloat16:
-        return LACKING | {"logistic": lambda x: 0.5 * jnp.tanh(0.5 * x) + 0.5}
+        return LACKING | {"logistic": lambda x, **_: 0.5 * jnp.tanh(0.5 * x) + 0.5}
     return LACKING | {"logistic": _logistic, "tanh": _tanh}
 
 
-def _logistic(x: jax.Array) -> jax.Array:
+def _logistic(x: jax.Array, **_: Any) -> jax.Array:
     """1 / (1 + exp(-x)), to 2^-21."""
     root = jax.lax.rsqrt(1 + jnp.exp(-x))
     return root * root
 
 
-def _tanh(x: jax.Array) -> jax.Array:
+def _tanh(x: jax.Array, **_: Any) -> jax.Array:
     """Of small numbers the series, which keeps their digits."""
     y = x * x
     series = x * (1 + y * (-1 / 3 + y * (2 / 15 + y * (-17 / 315))))
     return jnp.where(y < 0.06, series, 2 * _logistic(2 * x) - 1)
 
 
-def _expm1(x: jax.Array) -> jax.Array:
+def _expm1(x: jax.Array, **_: Any) -> jax.Array:
     """The same for exp(x) - 1."""
     series = x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6)))))
     return jnp.where(jnp.abs(x) < 0.25, series, jnp.exp(x) - 1)
 
 
-def _log1p(x: jax.Array) -> jax.Array:
+def _log1p(x: jax.Array, **_: Any) -> jax.Array:
     """log(1 + x), times what 1 + x lost of x."""
     y = 1 + x
     lost = jnp.where(y == x, 1, x / (y - 1))  # of numbers without bound, nothing
     return jnp.where(y == 1, x, jnp.log(y) * lost)
 
 
-def _sqrt(x: jax.Array) -> jax.Array:
+def _sqrt(x: jax.Array, **_: Any) -> jax.Array:
     return jnp.where((x == 0) | (x == jnp.inf), x, x * jax.lax.rsqrt(x))
 
 
@@ -63,14 +63,33 @@ def _not(x: jax.Array) -> jax.Array:
     return x ^ jnp.full_like(x, True if x.dtype == jnp.bool else -1)
 
 
+def _integer_pow(x: jax.Array, y: int) -> jax.Array:
+    """Pallas has those from the square on."""
+    size = abs(y)
+    power = x**size if size > 1 else x if size else jnp.ones_like(x)
+    return power if y >= 0 else 1 / power
+
+
+def _select_n(which: jax.Array, *cases: jax.Array) -> jax.Array:
+    """Pallas chooses one of two."""
+    if len(cases) == 2:
+        return jax.lax.select_n(which, *cases)
+    result = cases[0]
+    for i, case in enumerate(cases[1:], 1):
+        result = jnp.where(which == i, case, result)
+    return result
+
+
 LACKING: dict[str, Callable] = {
     "add_any": lambda x, y: x + y,  # of cotangents
     "ceil": lambda x: -_floor(-x),
     "expm1": _expm1,
     "floor": _floor,
+    "integer_pow": _integer_pow,
     "log1p": _log1p,
     "not": _not,  # of JAX 0.12
     "one_minus_square": lambda x: 1 - x * x,  # of newer JAX's derivative of tanh
+    "select_n": _select_n,
     "sqrt": _sqrt,  # of JAX 0.10
-    "tan": lambda x: jnp.sin(x) / jnp.cos(x),
+    "tan": lambda x, **_: jnp.sin(x) / jnp.cos(x),
 }

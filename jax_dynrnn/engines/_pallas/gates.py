@@ -65,28 +65,7 @@ def _of_numbers(equation: Any, numbers: list[Any]) -> Any:
 
 def _bound(equation: Any, row: list[Any], instead: Mapping[str, Callable]) -> Any:
     name, parameters = equation.primitive.name, equation.params
-    if name in instead:
-        return instead[name](*row)
-    if name == "integer_pow":
-        return _power(row[0], parameters["y"])
-    if name == "select_n" and len(row) > 3:
-        return _chosen(*row)
-    return equation.primitive.bind(*row, **parameters)
-
-
-def _power(x: jax.Array, n: int) -> jax.Array:
-    """Pallas has those from the square on."""
-    size = abs(n)
-    power = x**size if size > 1 else x if size else jnp.ones_like(x)
-    return power if n >= 0 else 1 / power
-
-
-def _chosen(which: jax.Array, *cases: jax.Array) -> jax.Array:
-    """Pallas chooses one of two."""
-    result = cases[0]
-    for i, case in enumerate(cases[1:], 1):
-        result = jnp.where(which == i, case, result)
-    return result
+    return instead.get(name, equation.primitive.bind)(*row, **parameters)
 
 
 def converted(x: Any, dtype: Any) -> Any:
