@@ -7,7 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documents sunspots \
 	carbon_dioxide memory_policy long_series own_cell port_tf1_g2p
 
-.PHONY: demo examples notebooks docs test test-newest faults golden benchmarks lint clean
+FUZZ := tests/test_random_calls.py
+
+.PHONY: demo examples notebooks docs test test-newest fuzz faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
@@ -31,6 +33,10 @@ test: $(VENV)/tests
 # The same suite on the newest Python that is found, with the newest jax and flax.
 test-newest:
 	$(MAKE) test PYTHON=$$(sh tests/newest_python.sh) VENV=.venv-newest ARGS="$(ARGS)"
+
+# Random calls and random files, new ones in each run, for about an hour.
+fuzz: $(VENV)/tests
+	$(BIN)/python -m pytest $(FUZZ) --hypothesis-profile=long $(ARGS)
 
 # Plants faults one at a time; the suite must catch each.
 faults: $(VENV)/tests

@@ -5,6 +5,9 @@
                      where they are not `everyday`, wait for the next
     pytest --full    the whole product of engines and dtypes, and the laws without x64
 
+Tests that draw their examples with Hypothesis draw the same few every day; those of
+`--hypothesis-profile=long` are many, and new in each run.
+
 With JAX_DYNRNN_REQUIRE_ORACLES=1 a missing oracle is a failure, not a skip.
 """
 
@@ -29,6 +32,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -37,6 +41,15 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# No deadline: the first example of a shape compiles.
+hypothesis.settings.register_profile(
+    "everyday", max_examples=40, derandomize=True, database=None, deadline=None
+)
+hypothesis.settings.register_profile(
+    "long", max_examples=2000, database=None, deadline=None, print_blob=True
+)
+hypothesis.settings.load_profile("everyday")
 
 
 collect_ignore = ["tensorflow_run.py"]  # imports TensorFlow, which may be missing

@@ -59,7 +59,22 @@ def attention_cell(cell, params, x, state):
     return output, (state, attended, np.concatenate([past[:, size:], output], 1))
 
 
+def residual(cell, params, x, state):
+    output, state = reference.step(cell.cell, params, x, state)
+    return x + output, state
+
+
+def multi(cell, params, x, state):
+    states = []
+    for i, (layer, before) in enumerate(zip(cell.cells, state, strict=True)):
+        x, new = reference.step(layer, params[f"cell_{i}"], x, before)
+        states.append(new)
+    return x, tuple(states)
+
+
 STEPS = {
+    "ResidualWrapper": residual,
+    "MultiRNNCell": multi,
     "HighwayWrapper": highway,
     "ZoneoutWrapper": zoneout,
     "InputProjectionWrapper": input_projection,

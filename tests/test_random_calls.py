@@ -1,0 +1,178 @@
+"""Calls drawn at random against NumPy: outputs, final states, and gradients by differences.
+
+The cells of the reference are transcribed in NumPy (see reference/), and so is the loop (see
+row_by_row.py): no JAX program is compared with another one. A longer run, with new examples:
+
+    python -m pytest tests/test_random_calls.py --hypothesis-profile=long
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+import row_by_row
+from cases import perturbed
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+
+D = 3
+CELLS = [
+    rnn.BasicRNNCell(2),
+    rnn.GRUCell(3),
+    rnn.BasicLSTMCell(2),
+    rnn.LayerNormLSTMCell(4),
+    rnn.UGRNNCell(3),
+    rnn.SRUCell(2),
+    rnn.CFNCell(2),
+    rnn.ResidualWrapper(rnn.GRUCell(D)),
+    rnn.HighwayWrapper(rnn.BasicRNNCell(D)),
+    rnn.OutputProjectionWrapper(rnn.GRUCell(2), 3),
+    rnn.MultiRNNCell([rnn.GRUCell(2), rnn.BasicLSTMCell(3)]),
+]
+SMALL = 1e-6
+
+
+def second_of_three(f):
+    """`f` of one problem, computed under `vmap` between two others."""
+
+    def mapped(problem):
+        three = jax.tree.map(lambda x: np.stack([0.5 * x, x, -x]), problem)
+        return jax.tree.map(lambda y: y[1], jax.vmap(f)(three))
+
+    return mapped
+
+
+TRANSFORMS = {"eager": lambda f: f, "jit": jax.jit, "vmap": second_of_three}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCall:
+    """Arguments of `dynamic_rnn`, batch-major; `None` is left out."""
+
+    cell: Any
+    batch: int
+    time: int
+    lengths: Any
+    mask: Any
+    resets: Any
+    begins: bool
+    """Whether an initial state is given."""
+    reverse: bool
+    time_major: bool
+    transform: str
+    options: dict
+    seed: int
+
+
+@st.composite
+def calls(draw):
+    batch, time = draw(st.integers(0, 4)), draw(st.integers(0, 6))
+    flags = st.none() | st.lists(st.booleans(), min_size=batch * time, max_size=batch * time)
+    lengths = st.lists(st.integers(0, time), min_size=batch, max_size=batch)
+    return RandomCall(
+        cell=draw(st.sampled_from(CELLS)),
+        batch=batch,
+        time=time,
+        lengths=draw(st.none() | lengths),
+        mask=draw(flags),
+        resets=draw(flags),
+        begins=draw(st.booleans()),
+        reverse=draw(st.booleans()),
+        time_major=draw(st.booleans()),
+        transform=draw(st.sampled_from(sorted(TRANSFORMS))),
+        options={
+            "implementation": draw(st.sampled_from([None, "scan", "blocked"])),
+            "remat": draw(st.sampled_from([None, 1, 2, 5, "sqrt"])),
+            "unroll": draw(st.integers(1, 3)),
+        },
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+def arguments(call):
+    """Params, inputs and a state, none of them zero."""
+    params = call.cell.init(jax.random.key(call.seed), (1, 1, D), jnp.float64)
+    inputs = np.random.default_rng(call.seed).normal(size=(call.batch, call.time, D))
+    state = perturbed(call.cell.zero_state((call.batch,), jnp.float64), call.seed + 1)
+    numbers = perturbed(params, call.seed + 2), inputs, state
+    return jax.tree.map(np.asarray, numbers)
+
+
+def flags_of(call, values):
+    return None if values is None else np.reshape(np.asarray(values, bool), (call.batch, call.time))
+
+
+def by_numpy(call, params, inputs, state):
+    """`(outputs, state)`, of the NumPy step in the Python loop."""
+
+    def step(x, state, t):
+        return reference.step(call.cell, params, x, state)
+
+    start = jax.tree.map(np.zeros_like, state)
+    begin = state if call.begins else start
+    if call.time == 0:  # no output, of the shape that a step would give
+        output, _ = step(np.zeros((call.batch, D)), begin, 0)
+        return np.zeros((call.batch, 0, *output.shape[1:])), begin
+    return row_by_row.loop(
+        step,
+        inputs,
+        begin,
+        start,
+        [call.time] * call.batch if call.lengths is None else call.lengths,
+        mask=flags_of(call, call.mask),
+        resets=flags_of(call, call.resets),
+        reverse=call.reverse,
+        xp=np,
+    )
+
+
+def by_engine(call, params, inputs, state):
+    """`(outputs, state)` of `dynamic_rnn`, batch-major."""
+    swap = (lambda x: jnp.swapaxes(x, 0, 1)) if call.time_major else (lambda x: x)
+    flags = {"mask": flags_of(call, call.mask), "resets": flags_of(call, call.resets)}
+    outputs, state = rnn.dynamic_rnn(
+        call.cell,
+        params,
+        swap(inputs),
+        call.lengths,
+        state if call.begins else None,
+        reverse=call.reverse,
+        time_major=call.time_major,
+        **{name: None if x is None else swap(x) for name, x in flags.items()},
+        **call.options,
+    )
+    return swap(outputs), state
+
+
+def moved(arguments, direction, by):
+    return jax.tree.map(lambda x, d: x + by * d, arguments, direction)
+
+
+def slope_by_numpy(call, given, direction):
+    """The derivative of the weighted sum of all results in one direction, by differences."""
+    ahead, behind = (by_numpy(call, *moved(given, direction, by)) for by in (SMALL, -SMALL))
+    return (weighted_sum(ahead, np) - weighted_sum(behind, np)) / (2 * SMALL)
+
+
+@given(calls())
+def test_a_random_call_is_what_numpy_computes(call):
+    problem = arguments(call)
+    random = np.random.default_rng(call.seed)
+    direction = jax.tree.map(lambda x: random.normal(size=x.shape), problem)
+
+    def loss(arguments):
+        results = by_engine(call, *arguments)
+        return weighted_sum(results), results
+
+    transform = TRANSFORMS[call.transform]
+    (_, results), gradients = transform(jax.value_and_grad(loss, has_aux=True))(problem)
+    close(results, by_numpy(call, *problem), 1e-11)
+    products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), gradients, direction)
+    slope = sum(jax.tree.leaves(products))
+    close(slope, slope_by_numpy(call, problem, direction), 1e-6)
