@@ -83,7 +83,8 @@ class AroundWrapper(Wrapper):
 
         seen, kept = before(x);  y, s' = cell(seen, s);  output = after(kept, y)
 
-    So an engine may do it for all steps at once, outside of the loop, unless `inside_loop` says no.
+    So an engine may do it outside of the loop, batched over all steps, unless `inside_loop` gives
+    a reason.
     """
 
     def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Recurrent dropout of Keras's layers, with equal masks for all gates: the same numbers."""
+"""Recurrent dropout of Keras's layers, with equal masks for all gates: the same results."""
 
 import functools
 
