@@ -180,6 +180,15 @@ class StagedCell(Cell):
     `step` is this class's own: a cell overrides it only to draw.
     """
 
+    def recurrent_input(self, state: State) -> jax.Array | None:
+        """What recurrent kernels multiply of the state, `[..., H]`; `None` if there are none.
+
+        `stages` multiplies this, and uses `state` for all else, so that recurrent dropout can mask
+        the one and leave the other alone.
+        """
+        del state
+        return None
+
     def stages(self, params: Params, projected: Any, state: State) -> Stages:
         """Yields each `(x, kernel)`, is sent `x @ kernel`, returns `(output, new_state)`."""
         raise NotImplementedError
@@ -265,9 +274,13 @@ class MatmulCell(StagedCell):
         """The arithmetic within each unit -> `(output, new_state)`."""
         raise NotImplementedError
 
+    def recurrent_input(self, state: State) -> jax.Array:
+        """`hidden(state)`."""
+        return self.hidden(state)
+
     def stages(self, params: Params, projected: Any, state: State) -> Stages:
         """`pointwise` after the one matmul."""
-        recurred = yield self.hidden(state), self.recurrent_kernel(params)
+        recurred = yield self.recurrent_input(state), self.recurrent_kernel(params)
         return self.pointwise(params, projected, recurred, state)
 
 

@@ -302,6 +302,22 @@ CASES = [
         variant=True,
     ),
     Case(
+        "dropout_recurrent",
+        rnn.DropoutWrapper(rnn.GRUCell(H), recurrent_keep_prob=0.6),
+        keyed=True,
+    ),
+    Case(
+        "dropout_recurrent_inside",
+        rnn.DropoutWrapper(
+            rnn.ResidualWrapper(rnn.LayerNormBasicLSTMCell(D, dropout_keep_prob=0.5)),
+            **DROPOUT,
+            recurrent_keep_prob=0.6,
+        ),
+        keyed=True,
+        flip=False,
+        variant=True,
+    ),
+    Case(
         "deep",
         rnn.MultiRNNCell(
             [

@@ -32,8 +32,18 @@ FAULTS = {
     ),
     "reset after instead of before the matmul": (
         "cells/gru.py",
+        "recurred = yield reset * h, kernels[1]\n",
+        "recurred = yield h, kernels[1]\n        recurred = reset * recurred\n",
+    ),
+    "recurrent dropout not of what is reset": (
+        "cells/gru.py",
+        "recurred = yield reset * h, kernels[1]\n",
         "recurred = yield reset * state, kernels[1]\n",
-        "recurred = yield state, kernels[1]\n        recurred = reset * recurred\n",
+    ),
+    "recurrent dropout of the carried state": (
+        "cells/gru.py",
+        "        h = self.recurrent_input(state)\n",
+        "        h = state = self.recurrent_input(state)\n",
     ),
     "forget bias dropped": ("cells/_lstm.py", "sigmoid(f + self.forget_bias)", "sigmoid(f)"),
     "final state from step T": (

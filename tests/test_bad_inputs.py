@@ -278,6 +278,36 @@ CONSTRUCTIONS = {
         ValueError,
         ["variational_recurrent=True", "False"],
     ),
+    "recurrent dropout of a stack": (
+        lambda: rnn.DropoutWrapper(rnn.MultiRNNCell([GRU]), recurrent_keep_prob=0.5),
+        TypeError,
+        ["recurrent_keep_prob expected one cell, got a MultiRNNCell", "wrap each of its layers"],
+    ),
+    "recurrent dropout of a stack in a wrapper": (
+        lambda: rnn.DropoutWrapper(rnn.EmitState(rnn.MultiRNNCell([GRU])), recurrent_keep_prob=0.5),
+        TypeError,
+        ["got a MultiRNNCell", r"MultiRNNCell\(\[DropoutWrapper\(a, recurrent_keep_prob"],
+    ),
+    "recurrent dropout without a recurrent kernel": (
+        lambda: rnn.DropoutWrapper(rnn.IndRNNCell(2), recurrent_keep_prob=0.5),
+        TypeError,
+        ["expected a cell that multiplies its hidden state by a recurrent kernel", "IndRNNCell"],
+    ),
+    "recurrent dropout of a cell that holds another": (
+        lambda: rnn.DropoutWrapper(rnn.NTMCell(GRU, 5, 3, 1, 1), recurrent_keep_prob=0.5),
+        TypeError,
+        ["got NTMCell", "if that holds another cell, wrap the one inside"],
+    ),
+    "recurrent dropout of an object with three methods": (
+        lambda: rnn.DropoutWrapper(toys.Duck(2), recurrent_keep_prob=0.5),
+        TypeError,
+        ["got Duck"],
+    ),
+    "recurrent keep 0": (
+        lambda: rnn.DropoutWrapper(GRU, recurrent_keep_prob=0),
+        ValueError,
+        ["recurrent_keep_prob", r"\(0, 1\]", "got 0"],
+    ),
     "activation as text": (
         lambda: rnn.GRUCell(2, activation="tanh"),
         TypeError,

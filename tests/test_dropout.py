@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
+from cases import CASES, perturbed
+from laws import close
 
 import jax_dynrnn as rnn
+from jax_dynrnn._cell import StagedCell, run_stages
 
 B, T, D, H = 3, 4, 50, 60
 ONES = np.ones((B, T, D))
@@ -114,6 +117,9 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
         rnn.HighwayWrapper(dropped(rnn.LayerNormLSTMCell(4))),
         rnn.LayerNormBasicLSTMCell(4, dropout_keep_prob=0.5),
         dropped(dropped(rnn.ResidualWrapper(rnn.LSTMCell(4)))),
+        rnn.DropoutWrapper(
+            dropped(rnn.GRUCell(4)), 0.5, 0.5, 0.5, recurrent_keep_prob=0.5, **every
+        ),
     ]
     cell = rnn.MultiRNNCell([*inside, attention])
     params = cell.attend(cell.init(jax.random.key(0), (2, 4)), jnp.ones((2, 5, 3), "f"))
@@ -121,6 +127,7 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
     params = cell.prepare(params, key=jax.random.fold_in(KEY, 0), batch_shape=(2,))
     cell.step(params, cell.project(params, jnp.ones((2, 4), "f")), state, key=KEY)
     masks = 7 * 4 + 2 + 1  # inputs, outputs, c and h; zoneout's c and h; the layer norm's own
+    masks += 2 * 3 + 1  # of a GRU: inputs, outputs, state, and the recurrent one
     assert len(keys) == len({*keys}) == masks
 
 
@@ -207,3 +214,265 @@ def test_tf1_drops_all_state_but_the_memory_golden():
     assert not state.h.any()
     np.testing.assert_allclose(outputs[0, 0], [0.751109] * 3, atol=1e-6)
     np.testing.assert_allclose(state.c, [[1.713925] * 3], atol=1e-6)
+
+
+def recurrent_mask(keep_prob, units=H):
+    """The mask of recurrent dropout in a run with `KEY`, from the key alone."""
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 2**31 - 1), 4)
+    return np.asarray(jax.random.bernoulli(key, keep_prob, (B, units)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def numpy_lstm(params, x, state, drop):
+    z = np.concatenate([x, drop(state.h)], 1) @ params["kernel"] + params["bias"]
+    i, j, f, o = np.split(z, 4, 1)
+    c = sigmoid(f + 1) * state.c + sigmoid(i) * np.tanh(j)
+    h = sigmoid(o) * np.tanh(c)
+    return h, rnn.LSTMStateTuple(c, h)
+
+
+def numpy_gru(params, x, h, drop):
+    gates, candidate = params["gates"], params["candidate"]
+    z = np.concatenate([x, drop(h)], 1) @ gates["kernel"] + gates["bias"]
+    r, u = np.split(sigmoid(z), 2, 1)
+    c = np.concatenate([x, drop(r * h)], 1) @ candidate["kernel"] + candidate["bias"]
+    h = u * h + (1 - u) * np.tanh(c)
+    return h, h
+
+
+def numpy_cudnn_gru(params, x, h, drop):
+    gates, candidate = params["gates"], params["candidate"]
+    inputs, hidden = candidate["input_projection"], candidate["hidden_projection"]
+    z = np.concatenate([x, drop(h)], 1) @ gates["kernel"] + gates["bias"]
+    r, u = np.split(sigmoid(z), 2, 1)
+    c = drop(h) @ hidden["kernel"] + hidden["bias"]
+    h = u * h + (1 - u) * np.tanh(x @ inputs["kernel"] + inputs["bias"] + r * c)
+    return h, h
+
+
+RECURRENT = {
+    "lstm": (rnn.LSTMCell(H), numpy_lstm),
+    "gru": (rnn.GRUCell(H), numpy_gru),
+    "cudnn gru": (rnn.CudnnCompatibleGRUCell(H), numpy_cudnn_gru),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_dropout_by_hand(name):
+    """One mask for a run, whatever the flags say, beside a fixed mask of the inputs."""
+    cell, step = RECURRENT[name]
+    random, lengths, keep = np.random.default_rng(0), np.array([4, 2, 0]), 0.6
+    inputs = random.normal(size=(B, T, D))
+    params = perturbed(cell.init(jax.random.key(0), inputs.shape, jnp.float64), 1)
+    params, start = jax.tree.map(np.asarray, (params, perturbed(cell.zero_state(B, float), 2)))
+    mask = recurrent_mask(keep)
+    state, outputs = start, np.zeros((B, T, H))
+    for t in range(T):
+        output, new = step(params, inputs[:, t], state, lambda h: np.where(mask, h / keep, 0))
+        valid = (t < lengths)[:, None]
+        outputs[:, t] = np.where(valid, output, 0)
+        state = jax.tree.map(lambda n, s, valid=valid: np.where(valid, n, s), new, state)
+    for flags in ({}, {"variational_recurrent": True}):
+        dropped = rnn.DropoutWrapper(cell, recurrent_keep_prob=keep, **flags)
+        actual = rnn.dynamic_rnn(dropped, params, inputs, lengths, start, key=KEY)
+        close(actual, (outputs, state), 1e-12)
+    evaluated = rnn.dynamic_rnn(dropped, params, inputs, lengths, start)
+    close(evaluated, rnn.dynamic_rnn(cell, params, inputs, lengths, start), 0)
+
+
+GRIDS = rnn.GridLSTMCell, rnn.BidirectionalGridLSTMCell, rnn.TimeFreqLSTMCell
+STAGED = [
+    case for case in CASES
+    if isinstance(case.cell, StagedCell) and getattr(case.cell, "dropout_keep_prob", 1.0) == 1.0
+]  # fmt: skip
+
+
+def is_recurrent(cell, i):
+    """Whether matmul i is by a recurrent kernel, not by a projection or a peephole."""
+    if isinstance(cell, rnn.GLSTMCell):
+        return i < cell.number_of_groups
+    return i == 0 or isinstance(cell, (rnn.GRUCell, *GRIDS))
+
+
+@pytest.mark.parametrize("case", STAGED, ids=lambda case: case.name)
+def test_recurrent_dropout_of_every_staged_cell(case):
+    """Where all is dropped, recurrent kernels multiply zeros, and all else is as without it."""
+    cell, params, state = case.cell, case.params("float64"), case.state("float64")
+    if cell.recurrent_input(state) is None:
+        with pytest.raises(TypeError, match=f"recurrent kernel .*got {type(cell).__name__};"):
+            rnn.DropoutWrapper(cell, recurrent_keep_prob=0.5)
+        return
+    x = jax.tree.map(lambda x: x[:, 0], case.inputs("float64"))
+
+    def multiply(i, x, kernel):
+        if is_recurrent(cell, i):  # a grid multiplies the output of the window before it too
+            x = x.at[..., : cell.num_units if isinstance(cell, GRIDS) else None].set(0)
+        return x @ kernel
+
+    prepared = cell.prepare(params, batch_shape=(4,))
+    expected = run_stages(cell.stages(prepared, cell.project(prepared, x), state), multiply)
+    dropped = rnn.DropoutWrapper(cell, recurrent_keep_prob=1e-12)
+    close(dropped(params, x, state, key=KEY), expected, 1e-12)
+
+
+def test_parts_of_a_hidden_state_have_their_own_parts_of_the_mask():
+    """The windows of a grid, and the groups of a grouped LSTM."""
+    time_freq = rnn.TimeFreqLSTMCell(9, input_size=4, feature_size=2, frequency_skip=2)
+    grid = rnn.GridLSTMCell(9, feature_size=2, num_frequency_blocks=[2], frequency_skip=2)
+    for cell in (time_freq, grid, rnn.GLSTMCell(18, number_of_groups=2)):
+        dropped = rnn.DropoutWrapper(cell, recurrent_keep_prob=0.5)
+        mask = dropped.prepare(dropped.init(KEY, (B, 4)), key=KEY, batch_shape=(B,)).recurrent
+        assert mask.shape == (B, 18) and (mask[:, :9] != mask[:, 9:]).any()
+
+
+AROUND = {
+    "residual": rnn.ResidualWrapper,
+    "learned": rnn.LearnedInitialState,
+    "emit": rnn.EmitState,
+    "highway": rnn.HighwayWrapper,
+    "zoneout": lambda cell: rnn.ZoneoutWrapper(cell, state_keep_prob=0.5),
+    "dropout": lambda cell: rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5),
+    "recurrent": lambda cell: rnn.DropoutWrapper(cell, recurrent_keep_prob=0.5),
+    "projections": lambda cell: rnn.OutputProjectionWrapper(rnn.InputProjectionWrapper(cell, 3), 2),
+    "attention": lambda cell: rnn.AttentionCellWrapper(cell, 2),
+    "memory": lambda cell: rnn.AttentionWrapper(cell, rnn.LuongAttention(4, memory_size=3)),
+    "layer norm": lambda cell: rnn.LayerNormBasicLSTMCell(4, dropout_keep_prob=0.5),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_recurrent_dropout_reaches_the_cell_inside(name):
+    """Where all is dropped: as if the rows of the kernel for `h` were 0, all other draws alike."""
+    inside = AROUND[name](rnn.LSTMCell(4))
+    whole, dropped = (
+        rnn.DropoutWrapper(inside, 0.5, 0.5, 0.5, recurrent_keep_prob=keep) for keep in (1.0, 1e-12)
+    )
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 4))
+    params = perturbed(whole.init(jax.random.key(0), inputs.shape, jnp.float64), 1)
+    without = jax.tree.map(lambda x: x.at[-4:].set(0) if x.shape[1:] == (16,) else x, params)
+    if name == "memory":
+        params, without = (whole.attend(p, np.ones((2, 5, 3))) for p in (params, without))
+    expected = rnn.dynamic_rnn(whole, without, inputs, [3, 2], key=KEY)
+    close(rnn.dynamic_rnn(dropped, params, inputs, [3, 2], key=KEY), expected, 1e-12)
+    kept = rnn.dynamic_rnn(whole, params, inputs, [3, 2], key=KEY)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (kept, expected)), strict=True))
+
+
+GRU = rnn.GRUCell(6)
+DROPPED = rnn.DropoutWrapper(GRU, recurrent_keep_prob=0.5)
+X = np.random.default_rng(1).normal(size=(B, T, 5))
+PARAMS = perturbed(GRU.init(jax.random.key(0), X.shape, jnp.float64), 1)
+
+
+def test_recurrent_dropout_leaves_other_draws_alone():
+    """What else is drawn from a key, with and without it: in every place, at every step."""
+    for variational in (False, True):
+        kept, without = (
+            rnn.dynamic_rnn(
+                rnn.DropoutWrapper(
+                    GRU, 0.5, 0.5, 0.5, recurrent_keep_prob=keep, variational_recurrent=variational
+                ),
+                PARAMS, X, key=KEY,
+            )
+            for keep in (1 - 1e-14, 1.0)
+        )  # fmt: skip
+        close(kept, without, 1e-12)
+
+
+def test_recurrent_masks_do_not_depend_on_the_run():
+    """On lengths, padding, direction, or the sequence being taken step by step."""
+    outputs, state = rnn.dynamic_rnn(DROPPED, PARAMS, X, key=KEY)
+    padded = np.concatenate([X, X], 1)
+    close(rnn.dynamic_rnn(DROPPED, PARAMS, padded, [T] * B, key=KEY)[1], state, 1e-12)
+    short = rnn.dynamic_rnn(DROPPED, PARAMS, X, [2, 4, 1], key=KEY)[0]
+    np.testing.assert_allclose(short[0, :2], outputs[0, :2], rtol=1e-12)
+    flipped, _ = rnn.dynamic_rnn(DROPPED, PARAMS, X[:, ::-1], reverse=True, key=KEY)
+    close(flipped[:, ::-1], outputs, 1e-12)
+    by_hand = DROPPED.zero_state(B, jnp.float64)
+    for t in range(T):  # `KEY` at each step: a step by hand takes its mask from the key it gets
+        _, by_hand = DROPPED(PARAMS, X[:, t], by_hand, key=KEY)
+    close(by_hand, state, 1e-12)
+
+
+def test_recurrent_masks_of_directions_and_layers():
+    """Each has its own, and a stack of wrapped layers is layer after layer."""
+    both = {"fw": PARAMS, "bw": PARAMS}
+    actual = rnn.bidirectional_dynamic_rnn(DROPPED, DROPPED, both, X, key=KEY)
+    keys = [jax.random.fold_in(KEY, i) for i in (0, 1)]
+    forward = rnn.dynamic_rnn(DROPPED, PARAMS, X, key=keys[0])
+    backward = rnn.dynamic_rnn(DROPPED, PARAMS, X, reverse=True, key=keys[1])
+    close(actual, tuple(zip(forward, backward, strict=True)), 1e-12)
+    cell = rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(6), recurrent_keep_prob=0.5)] * 2)
+    params = cell.init(KEY, X.shape, jnp.float64)
+    prepared = cell.prepare(params, key=KEY, batch_shape=(B,))
+    assert (prepared["cell_0"].recurrent != prepared["cell_1"].recurrent).any()
+    reasons = rnn.explain(cell, params, X, key=KEY).reasons
+    assert "no layer of the stack" in reasons["blocked"]
+    assert rnn.explain(cell, params, X).reasons["blocked"] is None
+
+
+def test_the_engines_that_refuse_recurrent_dropout_say_why():
+    """With a key; in evaluation they run the cell inside."""
+    close(
+        rnn.dynamic_rnn(DROPPED, PARAMS, X, implementation="blocked"),
+        rnn.dynamic_rnn(GRU, PARAMS, X, implementation="scan"),
+        1e-12,
+    )
+    assert "recurrent_keep_prob" in rnn.explain(DROPPED, PARAMS, X, key=KEY).reasons["blocked"]
+    with pytest.raises(NotImplementedError, match="recurrent_keep_prob masks"):
+        rnn.dynamic_rnn(DROPPED, PARAMS, X, key=KEY, implementation="blocked")
+
+
+def test_recurrent_dropout_keeps_a_gru_bounded():
+    """Where dropout of the state, which is scaled at every step, grows without bound."""
+
+    def largest(**keep):
+        cell = rnn.DropoutWrapper(rnn.GRUCell(64), variational_recurrent=True, **keep)
+        x = jax.random.normal(jax.random.key(1), (2, 500, 8), jnp.float32)
+        outputs, _ = rnn.dynamic_rnn(cell, cell.init(jax.random.key(0), x.shape), x, key=KEY)
+        return np.abs(outputs).max(), np.abs(outputs[:, 100]).max()
+
+    assert largest(recurrent_keep_prob=0.8)[0] < 1
+    assert largest(state_keep_prob=0.8)[1] > 1e6
+
+
+@toys.config
+class Staged(StagedCell):
+    """A vanilla network of one's own, which may tell what its recurrent kernel multiplies."""
+
+    marked: bool = True
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return jax.random.normal(key, (input_shape[-1], input_shape[-1]), dtype)
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*toys.batch_of(batch_shape), 5), dtype)
+
+    def recurrent_input(self, state):
+        return state
+
+    def stages(self, params, projected, state):
+        h = self.recurrent_input(state) if self.marked else state
+        new = jnp.tanh(projected + (yield h, params))
+        return new, new
+
+
+class Unmarked(Staged):
+    recurrent_input = StagedCell.recurrent_input
+
+
+def test_recurrent_dropout_of_a_cell_of_ones_own():
+    """It says where; one that does not, or does not do what it says, is refused."""
+    kernel, state = np.eye(5), np.ones((B, 5))
+    cell = rnn.DropoutWrapper(Staged(), recurrent_keep_prob=0.25)
+    output, _ = cell(kernel, X[:, 0], state, key=KEY)
+    dropped = np.where(recurrent_mask(0.25, 5), 4.0, 0)
+    np.testing.assert_allclose(output, np.tanh(X[:, 0] + dropped), rtol=1e-12)
+    with pytest.raises(TypeError, match="recurrent kernel .*got Unmarked;"):
+        rnn.DropoutWrapper(Unmarked(), recurrent_keep_prob=0.25)
+    cell = rnn.DropoutWrapper(rnn.EmitState(Staged(marked=False)), recurrent_keep_prob=0.25)
+    with pytest.raises(TypeError, match=r"stages of Staged to multiply self.recurrent_input\(s"):
+        rnn.dynamic_rnn(cell, kernel, X, key=KEY)

@@ -168,7 +168,7 @@ STOCHASTIC = {
     "Bidirectional": (GRU, DROP),
     "StackedBidirectional": ([GRU, GRU], [GRU, DROP]),
 }
-ONE_DROPOUT = [{f"{where}_keep_prob": 0.5} for where in ("input", "output", "state")]
+ONE_DROPOUT = [{f"{where}_keep_prob": 0.5} for where in ("input", "output", "state", "recurrent")]
 
 
 @pytest.mark.parametrize("keep", ONE_DROPOUT, ids=str)

@@ -82,8 +82,13 @@ class GridLSTM(FrequencyBlocks):
             for blocks, direction in zip(params, self.directions, strict=True)
         ]
 
+    def recurrent_input(self, state: Any) -> jax.Array:
+        """The `m` of all windows, one after the other."""
+        return jnp.concatenate(state[1::2], -1)
+
     def stages(self, params: Params, projected: Any, state: Any) -> Stages:
-        before = iter(zip(state[::2], state[1::2], strict=True))
+        hidden = jnp.split(self.recurrent_input(state), len(state) // 2, -1)
+        before = iter(zip(state[::2], hidden, strict=True))
         outputs, new = [], []
         for blocks, direction in zip(params, projected, strict=True):
             for block, windows in zip(blocks, direction, strict=True):

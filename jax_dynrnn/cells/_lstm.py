@@ -63,6 +63,9 @@ class LSTM(StagedCell):
     def hidden(self, state: LSTMStateTuple) -> jax.Array:
         return state.h
 
+    def recurrent_input(self, state: Any) -> jax.Array:
+        return self.hidden(state)
+
     def recurrent_kernel(self, params: Params) -> jax.Array:
         return params["kernel"][-self.hidden_size :]
 
@@ -113,7 +116,7 @@ class LSTM(StagedCell):
 
     def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
         """What the gates see of the hidden state."""
-        return (yield self.hidden(state), self.recurrent_kernel(params))
+        return (yield self.recurrent_input(state), self.recurrent_kernel(params))
 
     @property
     def hidden_size(self) -> int:

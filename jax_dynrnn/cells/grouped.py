@@ -124,7 +124,7 @@ class GLSTMCell(LSTM):
         return projected + along_last(bias, projected)
 
     def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
-        sums, groups = [], jnp.split(state.h, self.number_of_groups, -1)
+        sums, groups = [], jnp.split(self.recurrent_input(state), self.number_of_groups, -1)
         for h, kernel in zip(groups, self.kernels(params), strict=True):
             sums.append((yield h, kernel[-h.shape[-1] :]))
         return _by_gate(sums)

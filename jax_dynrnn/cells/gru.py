@@ -96,12 +96,16 @@ class GRUCell(_GRU, StagedCell):
 
         return dense(params["gates"]), dense(params["candidate"])
 
+    def recurrent_input(self, state: jax.Array) -> jax.Array:
+        return state
+
     def stages(self, params: Params, projected: Any, state: jax.Array) -> Stages:
         kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
         gates, candidate = projected
-        recurred = yield state, kernels[0]
+        h = self.recurrent_input(state)
+        recurred = yield h, kernels[0]
         reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
-        recurred = yield reset * state, kernels[1]
+        recurred = yield reset * h, kernels[1]
         new = _interpolate(update, state, (self.activation or jnp.tanh)(candidate + recurred))
         return new, new
 

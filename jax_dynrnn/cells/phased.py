@@ -177,9 +177,12 @@ class PhasedLSTMCell(StagedCell):
         closed = jnp.where(phi < ratio_on, 2 - rising, self.leak * phi)
         return jnp.where(phi < 0.5 * ratio_on, rising, closed)
 
+    def recurrent_input(self, state: LSTMStateTuple) -> jax.Array:
+        return state.h
+
     def stages(self, params: Params, projected: Any, state: LSTMStateTuple) -> Stages:
         k, gates = projected
-        recurred = yield state.h, params["hidden"]
+        recurred = yield self.recurrent_input(state), params["hidden"]
         i, f, j, o = jnp.split(gates + recurred, 4, -1)
         if self.use_peepholes:
             seen = yield state.c, params["peepholes"][0]

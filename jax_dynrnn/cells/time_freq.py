@@ -132,10 +132,15 @@ class TimeFreqLSTMCell(LSTM):
         windows = [inputs[..., start : start + self.feature_size] for start in starts]
         return [super(TimeFreqLSTMCell, self).project(params, x) for x in windows]
 
+    def recurrent_input(self, state: jax.Array) -> jax.Array:
+        """The `m` of all windows, one after the other."""
+        return jnp.concatenate(jnp.split(state, 2 * self.num_shifts, -1)[1::2], -1)
+
     def stages(self, params: Params, projected: Any, state: Any) -> Stages:
-        parts = jnp.split(state, 2 * self.num_shifts, -1)
-        below, new = jnp.zeros_like(parts[0]), []
-        for x, c, m in zip(projected, parts[::2], parts[1::2], strict=True):
+        memories = jnp.split(state, 2 * self.num_shifts, -1)[::2]
+        hidden = jnp.split(self.recurrent_input(state), self.num_shifts, -1)
+        below, new = jnp.zeros_like(memories[0]), []
+        for x, c, m in zip(projected, memories, hidden, strict=True):
             recurred = yield jnp.concatenate([m, below], -1), self.recurrent_kernel(params)
             below, (c, m) = self.pointwise(params, x, recurred, LSTMStateTuple(c, m))
             new += [c, m]

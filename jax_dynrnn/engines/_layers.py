@@ -33,10 +33,15 @@ def layers(call: Call) -> Iterator[Call]:
         )
 
 
+def inside_loop(call: Call) -> str | None:
+    """Why the wrapper that the call's cell is has work inside of the loop, or `None`."""
+    return call.cell.inside_loop(call.key) if isinstance(call.cell, AroundWrapper) else None
+
+
 def inside(call: Call) -> Call | None:
     """The call of the cell inside of a wrapper that can be taken off, its inputs not yet seen."""
     cell = call.cell
-    if not isinstance(cell, AroundWrapper) or not cell.keeps_state(call.key):
+    if not isinstance(cell, AroundWrapper) or inside_loop(call) is not None:
         return None
     params = None if call.params is None else cell.cell_params(call.params)
     derive = (*call.derive, cell.cell_key)

@@ -9,7 +9,7 @@ import jax
 from .._cell import StagedCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import run_apart
+from ._layers import inside_loop, run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
@@ -45,6 +45,8 @@ def _unknown(call: Call) -> str | None:
 
 def _unknown_alone(call: Call) -> str | None:
     cell = call.cell
+    if (reason := inside_loop(call)) is not None:
+        return reason
     if not isinstance(cell, StagedCell):
         return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
     if call.key is not None and type(cell).step is not StagedCell.step:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell
 from ..wrappers import MultiRNNCell
 from . import scan
-from ._layers import run_apart
+from ._layers import inside_loop, run_apart
 from ._pallas import mosaic
 from ._pallas.gates import Unknown
 from ._pallas.launch import blocks_for
@@ -76,6 +76,8 @@ def _first(ask: Callable, call: Call) -> str | None:
 def _unknown(call: Call) -> str | None:
     """Why the step of a cell is not for a kernel."""
     cell = call.cell
+    if (reason := inside_loop(call)) is not None:
+        return reason
     if not isinstance(cell, MatmulCell) or not cell.unitwise:
         return f"the step of {type(cell).__name__} is not known as arithmetic within each unit"
     if call.key is not None and type(cell).step is not MatmulCell.step:

@@ -83,7 +83,8 @@ class AroundWrapper(Wrapper):
 
         seen, kept = before(x);  y, s' = cell(seen, s);  output = after(kept, y)
 
-    So an engine may do it for all steps at once, outside of the loop.
+    So an engine may do it outside of the loop, batched over all steps, unless `inside_loop` gives
+    a reason.
     """
 
     def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
@@ -100,10 +101,10 @@ class AroundWrapper(Wrapper):
         """The key of the cell's step."""
         return key
 
-    def keeps_state(self, key: Any) -> bool:
-        """Whether it really leaves the state alone, with this key of a run."""
+    def inside_loop(self, key: Any) -> str | None:
+        """Why, in a run with this key, it has work inside of the loop, or `None`."""
         del key
-        return True
+        return None
 
     def project(self, params: Params, inputs: Any) -> Any:
         del params  # what is before the cell may want a key

@@ -121,7 +121,8 @@ class AttentionCellWrapper(ParamsWrapper):
         return cell_state, jnp.zeros((*batch, size), dtype), past
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
-        kernel = params["kernel"][: -self._size()]
+        size = params["attention"]["attn_w"].shape[-2]
+        kernel = params["kernel"][:-size]
         return dense({"kernel": kernel, "bias": params["bias"]}, inputs)
 
     def step(
