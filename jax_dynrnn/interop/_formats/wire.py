@@ -127,6 +127,8 @@ def _check_type(number: int, found: int, *wire_types: int) -> None:
 
 def varint(data: Any, at: int) -> tuple[int, int]:
     """The signed integer at byte `at`, seven bits a byte, lowest first; and where it ends."""
+    if at < len(data) and data[at] < 128:  # most are that small
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
