@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from . import checkpoint, tf1
+from . import checkpoint
 from ._code import code
+from ._escape import escaped
+from ._formats.npz import read_npz_specs
+from ._formats.tensors import Spec
 from ._tf1.kinds import kind
+from ._tf1.match import fit
 from ._tf1.recognise import Found, recognised
 from ._tf1.scopes import as_run
 from ._tf1.shapes import seen
-from ._tf1.table import Table
+from ._tf1.table import Table, spec_of
+
+MOST_WIDTH = 100
+"""Of a column; names may be longer, and those of others are not padded to their length."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,14 +42,15 @@ def main(arguments: list[str] | None = None) -> None:
         names = [name for name in variables if _within(name, scope)]
         if not names:
             raise ValueError(_nothing(variables, scope))
-        for line in _listed(variables, names):
-            print(line)
-        table = Table(variables)
+        specs = {name: _spec(variables, name, _within(name, scope)) for name in variables}
+        for line in _listed(specs, names):
+            print(escaped(line))
+        table = Table({n: spec for n, spec in specs.items() if not isinstance(spec, ValueError)})
         found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
         for line in _code(variables, read, found, table):
-            print(line)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        sys.exit(f"{given.checkpoint}: {error.args[0] if isinstance(error, KeyError) else error}")
+            print(escaped(line))
+    except (OSError, ValueError) as error:
+        sys.exit(escaped(f"{given.checkpoint}: {error}"))
 
 
 def _nothing(variables: Mapping[str, Any], scope: str) -> str:
@@ -60,34 +65,37 @@ def _within(name: str, scope: str) -> bool:
 
 
 def _read(path: str) -> tuple[Mapping[str, Any], str]:
-    """The variables of a file, and the code that reads them."""
+    """The variables of a file, or the spec of each; and the code that reads them."""
     if path.endswith(".npz"):
-        return _read_npz(path), f"dict(np.load({path!r}))"
+        return read_npz_specs(path), f"dict(np.load({path!r}))"
     if path.endswith(".pb"):
         return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:
-        arrays = np.load(file)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError(
-                f"expected arrays by name, as np.savez writes them, got {arrays.shape}"
-            )
-        return dict(arrays)
+def _spec(variables: Mapping[str, Any], name: str, read: bool) -> Spec | ValueError:
+    """Shape and dtype of a variable, or why it cannot be read, which is tried with `read`.
+
+    Only one variable at a time is in memory.
+    """
+    try:
+        if read:
+            variables[name]
+        return spec_of(variables, name)
+    except ValueError as error:
+        return error
 
 
-def _listed(variables: Mapping[str, Any], names: list[str]) -> Iterator[str]:
+def _listed(specs: Mapping[str, Spec | ValueError], names: list[str]) -> Iterator[str]:
     """A line for each variable: name, shape, dtype, kind; or why it cannot be read."""
     rows = []
     for name in names:
-        try:
-            x = variables[name]
-            rows.append((name, str(list(x.shape)), str(x.dtype), kind(name)))
-        except ValueError as error:
-            rows.append((name, "", "", f"{kind(name)}: {error}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        spec = specs[name]
+        if isinstance(spec, ValueError):
+            rows.append((escaped(name), "", "", f"{kind(name)}: {spec}"))
+        else:
+            rows.append((escaped(name), str(list(spec.shape)), str(spec.dtype), kind(name)))
+    widths = [min(max(map(len, column)), MOST_WIDTH) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
@@ -111,20 +119,22 @@ def _code(
     yield "# forget_bias, activations and clips are not in variables: add them to the cells"
     yield "cells = {"
     for scope, cells in found:
-        yield f"    {_run(variables, table.scope(scope), cells)}"
+        yield f"    {_run(table, scope, cells)}"
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
 
 
-def _run(variables: Mapping[str, Any], scope: str, cells: Any) -> str:
+def _run(table: Table, scope: str, cells: Any) -> str:
     """An entry of `cells`, or a comment that says why there is none."""
+    place = table.scope(scope)
     if isinstance(cells, type):
-        return f"# {scope}: {cells.__name__}, whose sizes cannot all be told from its variables"
+        return f"# {place}: {cells.__name__}, whose sizes cannot all be told from its variables"
     try:
-        params = tf1.import_params(cells, variables, scope)
+        _, named, keys = fit(cells, table.within(scope), place)
     except (KeyError, ValueError) as error:
-        return f"# {scope}: {code(cells)} does not fit: {error.args[0]}"
-    return f"{scope!r}: {code(cells)},  # sees {seen(as_run(cells), params)}"
+        return f"# {place}: {code(cells)} does not fit: {error.args[0]}"
+    shapes = {path: named.spec(key).shape for path, key in keys.items()}
+    return f"{place!r}: {code(cells)},  # sees {seen(as_run(cells), shapes)}"
 
 
 if __name__ == "__main__":

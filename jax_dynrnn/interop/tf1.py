@@ -12,9 +12,9 @@ import numpy as np
 from .._cell import Params
 from .._check_cell import by_name
 from ._code import code
-from ._tf1.match import find
-from ._tf1.names import canonical
-from ._tf1.scopes import as_run, is_memory, variable_names
+from ._tf1.match import fit
+from ._tf1.names import is_memory
+from ._tf1.scopes import as_run, variable_names
 from ._tf1.shapes import fitted, smallest
 from ._tf1.table import Table
 
@@ -64,11 +64,8 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
             f"variables: expected a mapping of names to arrays, got {type(variables).__name__}; "
             "checkpoint.read_checkpoint(path) gives that of a file"
         )
-    run = as_run(cells)
-    size, tree = smallest(run, variables)
-    names = {path: canonical(name)[0] for path, name in variable_names(run, tree).items()}
-    found = find(run, size, names, Table(variables), scope)
-    arrays = [jnp.asarray(found[path]) for path in by_name(tree)]
+    tree, table, keys = fit(cells, Table(variables), scope)
+    arrays = [jnp.asarray(table.array(keys[path])) for path in by_name(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
 

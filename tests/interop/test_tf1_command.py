@@ -189,7 +189,7 @@ def test_no_cells(tmp_path, capsys):
 def test_one_array_is_no_model(tmp_path):
     with open(tmp_path / "kernel.npz", "wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(SystemExit, match=r"arrays by name, as np.savez writes them, got \(3,\)"):
+    with pytest.raises(SystemExit, match="arrays by name, as np.savez writes them, got one array"):
         command.main([str(tmp_path / "kernel.npz")])
 
 

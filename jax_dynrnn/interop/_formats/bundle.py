@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from .._escape import closest, escaped, quoted
 from . import tensors
 from .crc32c import crc32c, masked
 from .error import CheckpointError, located
-from .files import data_file, index_file
-from .index import Entry, read_index
+from .files import data_file, index_file, open_file
+from .index import Entry, read_entry, read_index
 from .slices import Extents, slice_key
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
     """The variables of a checkpoint, `{name: array}`, sorted by name; `read_checkpoint` makes it.
 
-    An array is read when it is asked for, each time anew, and checked against its CRC-32C.
+    An array is read each time it is asked for, and checked against its CRC-32C.
     Strings are an object array of `bytes`.
 
     Raises:
@@ -38,11 +39,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, prefix: str):
-        self._prefix = prefix
-        with open(index_file(prefix), "rb") as file, located(index_file(prefix)):
-            self._index = read_index(file.read())
-        with located(prefix):
+        self._prefix, index = prefix, index_file(prefix)
+        with open_file(index) as file, located(escaped(index)):
+            self._index = read_index(file)
+        with located(escaped(prefix)):
             self._check_files()
+            _check_disjoint(self._index.spans)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index.variables)
@@ -57,77 +59,149 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return f"Checkpoint({self._prefix!r}, {len(self)} variables)"
 
     def __getitem__(self, name: str) -> np.ndarray:
+        entry = self._entry(name)
+        with self._located(name):
+            if entry.slices is not None:
+                return self._assembled(name, entry)
+            self._check_span(entry)
+            return self._tensor(entry)
+
+    def spec(self, name: str) -> tensors.Spec:
+        """The shape and the dtype of a variable, from the index: no data are read.
+
+        Args:
+            name: of a variable.
+
+        Returns:
+            A named tuple `(shape, dtype)`.
+
+        Raises:
+            KeyError: no variable has this name.
+            CheckpointError: NumPy lacks its dtype.
+
+        Reference: `tf.train.CheckpointReader.get_variable_to_shape_map`.
+
+        Example:
+            >>> import tempfile, numpy as np
+            >>> from jax_dynrnn.interop import checkpoint
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     checkpoint.write_checkpoint(f"{folder}/model", {"w": np.zeros((2, 3))})
+            ...     checkpoint.read_checkpoint(f"{folder}/model").spec("w")
+            Spec(shape=(2, 3), dtype=dtype('float64'))
+        """
+        entry = self._entry(name)
+        with self._located(name):
+            return tensors.Spec(entry.shape, tensors.dtype(entry.dtype))
+
+    def _entry(self, name: str) -> Entry:
         if name not in self:
-            nearest = difflib.get_close_matches(str(name), self, 5, 0.3)
+            nearest = closest(str(name), self, 5, 0.3)
             raise KeyError(f"{self._prefix}: no variable {name!r}; the nearest are {nearest}")
-        entry = self._index.variables[name]
-        with located(f"{self._prefix}: variable {name!r}"):
-            return self._assembled(name, entry) if entry.slices else self._tensor(entry)
+        return read_entry(self._index.variables[name])
+
+    def _located(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return located(f"{escaped(self._prefix)}: variable {quoted(name)}")
 
     def _check_files(self) -> None:
         """All that hold a tensor are there."""
-        total, variables, slices = self._index
-        shards = sorted({entry.shard for entry in [*variables.values(), *slices.values()]})
+        total, shards = self._index.shards, np.unique(self._index.spans[:, 0]).tolist()
         if shards and not 0 <= shards[0] <= shards[-1] < total:
             raise CheckpointError(f"expected tensors in {total} data files, got {shards[:8]}")
-        files = [data_file(self._prefix, shard, total) for shard in shards]
+        files = (data_file(self._prefix, shard, total) for shard in shards)
         missing = [file for file in files if not os.path.isfile(file)]
         if missing:
             raise CheckpointError(
-                f"expected {len(files)} data files beside the .index, {len(missing)} of them are "
+                f"expected {len(shards)} data files beside the .index, {len(missing)} of them are "
                 f"missing: {missing[:8]}"
             )
 
-    def _tensor(self, entry: Entry) -> np.ndarray:
-        """What is in one piece."""
+    def _check_span(self, entry: Entry) -> None:
+        """A tensor's bytes are as many as its shape needs, and are there, before they are read."""
         dtype, count = tensors.dtype(entry.dtype), math.prod(entry.shape)
-        data = self._data(entry)
-        if entry.dtype == tensors.STRING:
-            strings, checked = tensors.read_strings(data.tobytes(), count)
-            array = tensors.object_array(strings).reshape(entry.shape)
-        elif len(data) == count * dtype.itemsize:
-            array, checked = data.view(dtype).reshape(entry.shape), data
-        else:
-            raise CheckpointError(f"expected {dtype} {list(entry.shape)}, got {len(data)} bytes")
-        if masked(crc32c(checked)) != entry.checksum:
-            raise CheckpointError("its bytes do not have the checksum in the .index: corrupt")
-        return array
-
-    def _data(self, entry: Entry) -> np.ndarray:
-        """The bytes of a tensor."""
+        expected = count * dtype.itemsize
+        if entry.size < count if dtype.hasobject else entry.size != expected:
+            raise CheckpointError(f"expected {dtype} {list(entry.shape)}, got {entry.size} bytes")
         file = data_file(self._prefix, entry.shard, self._index.shards)
         size, end = os.path.getsize(file), entry.offset + entry.size
         if not 0 <= entry.offset <= end <= size:
             raise CheckpointError(
-                f"expected bytes {entry.offset} to {end} of {file}, got a file of {size}: truncated"
+                f"expected bytes {entry.offset} to {end} of {escaped(file)}, got a file of {size}: "
+                "truncated"
             )
-        return np.fromfile(file, np.uint8, entry.size, offset=entry.offset)
+
+    def _tensor(self, entry: Entry) -> np.ndarray:
+        """What is in one piece."""
+        with open_file(data_file(self._prefix, entry.shard, self._index.shards)) as file:
+            file.seek(entry.offset)
+            data = checked = np.fromfile(file, np.uint8, entry.size)
+        if len(data) != entry.size:
+            raise CheckpointError(f"expected {entry.size} bytes, got {len(data)}: truncated")
+        if entry.dtype == tensors.STRING:
+            array, checked = tensors.read_strings(data.data, math.prod(entry.shape))
+        else:
+            array = data.view(tensors.dtype(entry.dtype))
+        if masked(crc32c(checked)) != entry.checksum:
+            raise CheckpointError("its bytes do not have the checksum in the .index: corrupt")
+        return array.reshape(entry.shape)
 
     def _assembled(self, name: str, entry: Entry) -> np.ndarray:
         """A partitioned variable, of its slices."""
-        parts = [(extents, self._slice(name, extents)) for extents in entry.slices]
-        if sum(part.size for _, part in parts) < math.prod(entry.shape):
-            raise CheckpointError(f"its {len(parts)} slices do not fill {list(entry.shape)}")
-        whole = np.empty(entry.shape, tensors.dtype(entry.dtype))
-        filled = np.zeros(entry.shape, bool)
-        for extents, part in parts:
-            place = _place(extents)
-            if len(place) != whole.ndim or whole[place].shape != part.shape:
+        count = elements = 0
+        for _, part in self._slices(name, entry):  # before any memory is allocated for them
+            self._check_span(part)
+            count, elements = count + 1, elements + math.prod(part.shape)
+        if elements == math.prod(entry.shape):
+            whole = np.empty(entry.shape, tensors.dtype(entry.dtype))
+            filled = np.zeros(entry.shape, bool)
+            for place, part in self._slices(name, self._entry(name)):
+                whole[place], filled[place] = self._tensor(part), True
+            if filled.all():
+                return whole
+        raise CheckpointError(f"its {count} slices do not fill {list(entry.shape)}")
+
+    def _slices(self, name: str, entry: Entry) -> Iterator[tuple[tuple[slice, ...], Entry]]:
+        """Where in the whole each slice is, and its entry."""
+        found = set()
+        for extents in entry.slices or ():
+            key = slice_key(name, extents)
+            if key not in self._index.slices:
+                raise CheckpointError(f"expected a slice at {extents}, got none in the .index")
+            if key in found:
+                raise CheckpointError(f"expected one slice at {extents}, got it twice")
+            found.add(key)
+            part = read_entry(self._index.slices[key])
+            place = _place(extents, entry.shape)
+            if part.shape != tuple(p.stop - p.start for p in place):
                 raise CheckpointError(
                     f"expected a slice of {list(entry.shape)}, got {list(part.shape)} at {extents}"
                 )
-            whole[place], filled[place] = part, True
-        if not filled.all():
-            raise CheckpointError(f"its {len(parts)} slices do not fill {list(entry.shape)}")
-        return whole
-
-    def _slice(self, name: str, extents: Extents) -> np.ndarray:
-        key = slice_key(name, extents)
-        if key not in self._index.slices:
-            raise CheckpointError(f"expected a slice at {extents}, got none in the .index")
-        return self._tensor(self._index.slices[key])
+            if part.dtype != entry.dtype or part.slices is not None:
+                raise CheckpointError(
+                    f"expected a slice of {tensors.dtype(entry.dtype)}, got another at {extents}"
+                )
+            yield place, part
 
 
-def _place(extents: Extents) -> tuple[slice, ...]:
+def _place(extents: Extents, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Where a slice is in the whole, as an index."""
-    return tuple(slice(start, None if length < 0 else start + length) for start, length in extents)
+    if len(extents) != len(shape):
+        raise CheckpointError(f"expected a slice of {list(shape)}, got one at {extents}")
+    place = tuple(
+        slice(start, size if length < 0 else start + length)
+        for (start, length), size in zip(extents, shape, strict=True)
+    )
+    if not all(0 <= p.start <= p.stop <= size for p, size in zip(place, shape, strict=True)):
+        raise CheckpointError(f"expected a slice within {list(shape)}, got one at {extents}")
+    return place
+
+
+def _check_disjoint(spans: np.ndarray) -> None:
+    """No byte of the data is in two tensors, so that to read all of them reads it once."""
+    spans = spans[(spans[:, 2] > 0) & (spans[:, 1:] < 1 << 62).all(1)]
+    spans = spans[np.lexsort((spans[:, 1], spans[:, 0]))]
+    shard, offset, size = spans.T
+    overlap = (shard[1:] == shard[:-1]) & (offset[1:] < offset[:-1] + size[:-1])
+    if overlap.any():
+        raise CheckpointError(
+            "expected tensors one behind the other in the data, got two that share bytes: corrupt"
+        )

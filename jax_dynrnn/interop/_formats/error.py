@@ -29,3 +29,5 @@ def located(where: str) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
+    except MemoryError:
+        raise CheckpointError(f"{where}: needs more memory than there is") from None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
+from typing import BinaryIO
 
+from .._escape import escaped, quoted
 from .error import CheckpointError
 from .table import MAGIC
 
 STATE = "checkpoint"  # the file in which TensorFlow notes the newest one of a folder
+MOST_STATE_BYTES = 1 << 20  # of it, which names the newest in its first line
 NAMED = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
 ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|(.))")  # a byte in octal digits, or one as it is
 
@@ -27,17 +31,36 @@ def without_suffix(path: str | os.PathLike[str]) -> str:
     return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", os.fspath(path))
 
 
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file for reading. To open a pipe would wait for a writer, and a device may never end."""
+    check_regular(path)
+    return open(path, "rb")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses pipes, sockets and devices; `open` itself refuses a folder."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise CheckpointError(
+            f"{escaped(os.fspath(path))}: expected a file, got a pipe, a socket or a device; "
+            "store its contents in a file first"
+        )
+
+
 def find_prefix(path: str | os.PathLike[str]) -> str:
     """The prefix of the checkpoint at `path`: a prefix, one of its files, or a folder."""
     prefix = without_suffix(path)
+    for file in (os.fspath(path), index_file(prefix)):
+        if os.path.exists(file):
+            check_regular(file)
     if os.path.isfile(index_file(prefix)):
         return prefix
     if os.path.isdir(path):
         return _newest(os.fspath(path))
     _check_not_alone(os.fspath(path), prefix)
     raise FileNotFoundError(
-        f"{index_file(prefix)}: no such file; expected the prefix of a checkpoint's files, its "
-        f".index, or a folder{_nearby(os.path.dirname(prefix))}"
+        f"{escaped(index_file(prefix))}: no such file; expected the prefix of a checkpoint's "
+        f"files, its .index, or a folder{_nearby(os.path.dirname(prefix))}"
     )
 
 
@@ -45,12 +68,12 @@ def _check_not_alone(path: str, prefix: str) -> None:
     """Refuses a file without an index."""
     for file in [path, *glob.glob(glob.escape(prefix.split("-?????-of-")[0]) + "-?????-of-?????")]:
         if os.path.isfile(file):
-            raise CheckpointError(f"{file}: {_why_not(file)}")
+            raise CheckpointError(f"{escaped(file)}: {_why_not(file)}")
 
 
 def _why_not(file: str) -> str:
     """What to say of a file that stands alone."""
-    with open(file, "rb") as opened:
+    with open_file(file) as opened:
         opened.seek(max(os.path.getsize(file) - len(MAGIC), 0))
         if opened.read() != MAGIC:
             return "expected a checkpoint, which has an .index beside it, got another file"
@@ -67,11 +90,11 @@ def _newest(folder: str) -> str:
         inside = os.path.join(folder, "variables", "variables")  # of a SavedModel
         if os.path.isfile(index_file(inside)):
             return inside
-        raise FileNotFoundError(f"{state}: no such file{_nearby(folder)}")
-    with open(state, "rb") as opened:
-        named = NAMED.search(opened.read())
+        raise FileNotFoundError(f"{escaped(state)}: no such file{_nearby(folder)}")
+    with open_file(state) as opened:
+        named = NAMED.search(opened.read(MOST_STATE_BYTES))
     if not named:
-        raise CheckpointError(f"{state}: expected a line model_checkpoint_path, got none")
+        raise CheckpointError(f"{escaped(state)}: expected a line model_checkpoint_path, got none")
     prefix = os.fsdecode(
         ESCAPE.sub(lambda escape: escape[2] or bytes([int(escape[1], 8) & 255]), named[1])
     )
@@ -81,7 +104,9 @@ def _newest(folder: str) -> str:
             return candidate
     for candidate in found:
         _check_not_alone(candidate, candidate)
-    raise FileNotFoundError(f"{state} names {prefix!r}, but there is no .index{_nearby(folder)}")
+    raise FileNotFoundError(
+        f"{escaped(state)} names {quoted(prefix)}, but there is no .index{_nearby(folder)}"
+    )
 
 
 def _nearby(folder: str) -> str:

@@ -5,14 +5,18 @@ Reference: tensorflow/core/framework/graph.proto, node_def.proto, attr_value.pro
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
+from .._escape import escaped, quoted
 from . import tensors
+from .budget import Budget
 from .error import CheckpointError, located
+from .files import open_file
 from .wire import Message
 
 FLOATS = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
@@ -20,7 +24,8 @@ INTEGERS = {"int64": 10, "bool": 11, "uint32": 16, "uint64": 17}
 BITS = {"float16": 13, "bfloat16": 13}
 FIELD, STRINGS, FLOAT8 = 7, 8, 18
 """The fields of a TensorProto that its numbers may be in; `FIELD` is that of other integers."""
-MOST_BYTES = 1 << 31  # of a constant: TensorFlow's own bound
+MOST_BYTES = 1 << 31  # of a constant, and of a graph: TensorFlow's own bound
+CONSTANT_BYTES = 768  # what Python and NumPy need for an array and its name, beside their bytes
 
 
 def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -50,30 +55,29 @@ def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ...     checkpoint.read_graph_def(path)["w"].tolist()
         [0.5, 0.5, 0.5]
     """
-    with open(path, "rb") as file:
-        data = file.read()
-    with located(os.fspath(path)):
-        constants = dict(_constants(data))
+    with open_file(path) as file, located(escaped(os.fspath(path))):
+        size = os.path.getsize(path)
+        if size > MOST_BYTES:
+            raise CheckpointError(f"expected a GraphDef of at most {MOST_BYTES} bytes, got {size}")
+        constants = dict(_constants(file.read(), Budget(size)))
         if not constants:
             raise CheckpointError("expected a graph with constants, got none: is it frozen?")
     return constants
 
 
-def _constants(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
+def _constants(data: bytes, budget: Budget) -> Iterator[tuple[str, np.ndarray]]:
     for blob in _nodes(data):
         node = Message(blob)
         if node.blob(2) == b"Const":
             name = node.text(1)
-            with located(f"constant {name!r}"):
-                attributes = {entry.text(1): entry for entry in node.messages(5)}
-                if "value" not in attributes:
-                    raise CheckpointError(f"expected a value, got attributes {[*attributes]}")
-                yield name, _array(attributes["value"].message(2).message(8))
+            with located(f"constant {quoted(name)}"):
+                budget.take(CONSTANT_BYTES + len(name))
+                yield name, _array(_value(node).message(8), budget)
 
 
-def _nodes(data: bytes) -> list[memoryview]:
+def _nodes(data: bytes) -> Iterator[memoryview]:
     try:
-        return Message(data).blobs(1)
+        yield from Message(data).blobs(1)
     except CheckpointError as error:
         raise CheckpointError(
             f"expected a GraphDef ({error}); the weights of a SavedModel are in the files "
@@ -81,14 +85,27 @@ def _nodes(data: bytes) -> list[memoryview]:
         ) from None
 
 
-def _array(tensor: Message) -> np.ndarray:
-    """Of a TensorProto: its bytes, or numbers of which the last one may stand for more."""
+def _value(node: Message) -> Message:
+    """The attribute with the value of a constant."""
+    found = None
+    for attribute in node.messages(5):
+        if attribute.blob(1) == b"value":
+            found = attribute
+    if found is None:
+        names = [attribute.text(1) for attribute in itertools.islice(node.messages(5), 8)]
+        raise CheckpointError(f"expected a value, got attributes {[*map(quoted, names)]}")
+    return found.message(2)
+
+
+def _array(tensor: Message, budget: Budget) -> np.ndarray:
+    """Of a TensorProto: its bytes, or elements of which the last one may stand for more."""
     dtype, shape = tensors.dtype(tensor.integer(1)), tensors.shape(tensor.message(2))
     count, content = math.prod(shape), tensor.blob(4)
-    values = _values(tensor, dtype)
     strings = tensor.integer(1) == tensors.STRING
     if content and not strings and len(content) == count * dtype.itemsize:
+        budget.take(len(content))
         return np.frombuffer(content, dtype).reshape(shape).copy()
+    values = _values(tensor, dtype, budget)
     if content or len(values) > count or count * dtype.itemsize > MOST_BYTES:
         raise CheckpointError(
             f"expected {dtype} {list(shape)}, got {len(content)} bytes and {len(values)} values"
@@ -97,18 +114,21 @@ def _array(tensor: Message) -> np.ndarray:
         values = tensors.object_array([b""]) if strings else np.zeros(1, dtype)
     if len(values) == 1:
         return np.broadcast_to(values.reshape(()), shape)
-    return np.concatenate([values, np.repeat(values[-1:], count - len(values))]).reshape(shape)
+    if len(values) < count:
+        budget.take(count * dtype.itemsize)
+        values = np.concatenate([values, np.broadcast_to(values[-1:], count - len(values))])
+    return values.reshape(shape)
 
 
-def _values(tensor: Message, dtype: np.dtype) -> np.ndarray:
-    """The numbers that are written one by one."""
+def _values(tensor: Message, dtype: np.dtype, budget: Budget) -> np.ndarray:
+    """The elements that are written one by one."""
     name = dtype.name
     if dtype.hasobject:
         return tensors.object_array([bytes(blob) for blob in tensor.blobs(STRINGS)])
     if name in FLOATS:
-        return tensor.floats(FLOATS[name], dtype)
+        return tensor.floats(FLOATS[name], dtype, budget)
     if name.startswith("float8"):
-        return np.frombuffer(tensor.blob(FLOAT8), dtype)
+        return np.frombuffer(tensor.blob(FLOAT8), dtype).copy()
     if name in BITS:
-        return np.array(tensor.integers(BITS[name]), np.int64).astype(np.uint16).view(dtype)
-    return np.array(tensor.integers(INTEGERS.get(name, FIELD)), np.int64).astype(dtype)
+        return tensor.integers(BITS[name], np.uint16, budget).view(dtype)
+    return tensor.integers(INTEGERS.get(name, FIELD), dtype, budget)

@@ -5,13 +5,18 @@ Reference: tensorflow/core/protobuf/tensor_bundle.proto.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import array
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
+from .._escape import quoted
 from .error import CheckpointError, located
 from .slices import Extents
 from .table import read_table, write_table
-from .tensors import shape, shape_message
+from .tensors import MOST_AXES, shape, shape_message
 from .wire import Message, as_text, field, fixed32_field
 
 HEADER = b""  # the key of what is said of the whole bundle
@@ -28,30 +33,37 @@ class Entry(NamedTuple):
     """In the file of that shard, in bytes; so is `size`."""
     size: int = 0
     checksum: int = 0
-    slices: tuple[Extents, ...] = ()
-    """Of a partitioned variable, which is nowhere in one piece."""
+    slices: Iterable[Extents] | None = None
+    """Of a partitioned variable, which is nowhere in one piece; to be iterated over once."""
 
 
 class Index(NamedTuple):
     shards: int
-    variables: dict[str, Entry]
-    slices: dict[bytes, Entry]
+    variables: dict[str, bytes]
+    """What `read_entry` reads, by name."""
+    slices: dict[bytes, bytes]
     """By their keys."""
+    spans: np.ndarray
+    """Shard, offset and size of each tensor: int64, `[tensors, 3]`."""
 
 
-def read_index(data: bytes) -> Index:
+def read_index(file: BinaryIO) -> Index:
     """The entries of an `.index` file; raises `CheckpointError` where it is not one."""
-    table = read_table(data)
-    if HEADER not in table:
+    table = read_table(file)
+    key, header = next(table, (None, b""))
+    if key != HEADER:
         raise CheckpointError("expected a header, the entry with the empty key, got none")
-    index = Index(_shards(table.pop(HEADER)), {}, {})
-    for key, value in table.items():
-        with located(f"entry {key!r:.200}"):
+    shards, variables, slices, spans = _shards(header), {}, {}, array.array("q")
+    for key, value in table:
+        with located(f"entry {quoted(key)}"):
+            entry = read_entry(value)
             if key.startswith(b"\0"):
-                index.slices[key] = _entry(value)
+                slices[key] = value
             else:
-                index.variables[as_text(key)] = _entry(value)
-    return index
+                variables[as_text(key)] = value
+            if entry.slices is None:
+                spans.extend((entry.shard, entry.offset, entry.size))
+    return Index(shards, variables, slices, np.array(spans, np.int64).reshape(-1, 3))
 
 
 def _shards(header: bytes) -> int:
@@ -67,7 +79,8 @@ def _shards(header: bytes) -> int:
     return fields.integer(1)
 
 
-def _entry(data: bytes) -> Entry:
+def read_entry(data: bytes) -> Entry:
+    """An entry; its slices are read as they are iterated over, since they may be many."""
     fields = Message(data)
     numbers = (fields.integer(number) for number in (3, 4, 5))
     return Entry(
@@ -75,7 +88,7 @@ def _entry(data: bytes) -> Entry:
         shape(fields.message(2)),
         *numbers,
         checksum=fields.fixed32(6),
-        slices=tuple(_extents(each) for each in fields.messages(7)),
+        slices=map(_extents, fields.messages(7)) if fields.has(7) else None,
     )
 
 
@@ -83,7 +96,7 @@ def _extents(slice_: Message) -> Extents:
     """The bounds of a slice; an extent without a length is all of its dimension."""
     return [
         (extent.integer(1), extent.integer(2) if extent.has(2) else -1)
-        for extent in slice_.messages(1)
+        for extent in itertools.islice(slice_.messages(1), MOST_AXES + 1)
     ]
 
 

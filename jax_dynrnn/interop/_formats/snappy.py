@@ -7,6 +7,7 @@ Reference: github.com/google/snappy, format_description.txt.
 
 from __future__ import annotations
 
+from .budget import Budget
 from .error import CheckpointError
 from .wire import varint
 
@@ -14,11 +15,12 @@ LITERAL, NEAR_COPY = 0, 1
 OFFSET_BYTES = {1: 1, 2: 2, 3: 4}
 
 
-def decompress(data: bytes) -> bytes:
+def decompress(data: bytes | memoryview, budget: Budget) -> bytearray:
     """What was compressed; raises `CheckpointError` where it does not come out whole."""
     size, at = varint(data, 0)
+    budget.take(2 * max(size, 0))  # the buffer grows, and may be copied as it does
     out = bytearray()
-    while at < len(data):
+    while at < len(data) and len(out) <= size:
         kind, upper = data[at] & 3, data[at] >> 2
         extra = max(upper - 59, 0) if kind == LITERAL else OFFSET_BYTES[kind]
         number = int.from_bytes(data[at + 1 : at + 1 + extra], "little")
@@ -33,7 +35,7 @@ def decompress(data: bytes) -> bytes:
             _repeat(out, number, 1 + upper)
     if len(out) != size or at != len(data):
         raise CheckpointError(f"expected {size} bytes compressed by snappy, got {len(out)}")
-    return bytes(out)
+    return out
 
 
 def _repeat(out: bytearray, offset: int, length: int) -> None:

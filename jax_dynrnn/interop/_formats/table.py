@@ -11,8 +11,12 @@ Reference: github.com/google/leveldb, doc/table_format.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
+from .._escape import quoted
+from .budget import Budget
 from .crc32c import crc32c, masked
 from .error import CheckpointError, located
 from .snappy import decompress
@@ -21,28 +25,52 @@ from .wire import to_varint, varint
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER, TRAILER = 48, 5
 PLAIN, SNAPPY = 0, 1
+ENTRY_BYTES = 256  # what Python needs for a key and a value in a dict, beside their bytes
 
 
-def read_table(data: bytes) -> dict[bytes, bytes]:
+def read_table(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
     """All keys and values; raises `CheckpointError` unless every block is as it was written."""
-    if len(data) < FOOTER:
+    size = file.seek(0, os.SEEK_END)
+    if size < FOOTER:
         raise CheckpointError(
-            f"expected a table of at least {FOOTER} bytes, got {len(data)}: the file is truncated, "
-            "or no checkpoint"
+            f"expected a table of at least {FOOTER} bytes, got {size}: the file is truncated, or "
+            "no checkpoint"
         )
-    if data[-len(MAGIC) :] != MAGIC:
+    footer = _read(file, size - FOOTER, FOOTER)
+    if footer[-len(MAGIC) :] != MAGIC:
         raise CheckpointError(
-            f"expected a table, which ends in {MAGIC.hex()}, got {data[-len(MAGIC) :].hex()}: the "
-            "file is truncated, or no checkpoint"
+            f"expected a table, which ends in {MAGIC.hex()}, got {footer[-len(MAGIC) :].hex()}: "
+            "the file is truncated, or no checkpoint"
         )
-    footer = data[-FOOTER : -len(MAGIC)]
     with located("footer"):
         _, at = _handle(footer, 0)  # of the metaindex, in which there is nothing
         index, _ = _handle(footer, at)
-    table = {}
-    for _, handle in _entries(data, index):
-        table.update(_entries(data, _handle(handle, 0)[0]))
-    return table
+    yield from _ascending(_all_entries(file, size, index))
+
+
+def _all_entries(
+    file: BinaryIO, size: int, index: tuple[int, int]
+) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of the data blocks, each of which is read once."""
+    end, budget = 0, Budget(size)
+    for _, value in _entries(file, size, index, budget):
+        (offset, length), _ = _handle(value, 0)
+        if offset < end:
+            raise CheckpointError(
+                f"expected the next block at byte {end} or behind it, got one at byte {offset}"
+            )
+        yield from _entries(file, size, (offset, length), budget)
+        end = offset + length + TRAILER
+
+
+def _ascending(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """The same entries; an error where a key is not above the one before."""
+    last = None
+    for key, value in entries:
+        if last is not None and key <= last:
+            raise CheckpointError(f"expected a key above {quoted(last)}, got {quoted(key)}")
+        last = key
+        yield key, value
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -52,27 +80,37 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (offset, size), at
 
 
-def _entries(data: bytes, handle: tuple[int, int]) -> list[tuple[bytes, bytes]]:
-    with located(f"block at byte {handle[0]}"):
-        return list(block_entries(_unsealed(data, *handle)))
+def _entries(
+    file: BinaryIO, file_size: int, handle: tuple[int, int], budget: Budget
+) -> Iterator[tuple[bytes, bytes]]:
+    offset, size = handle
+    with located(f"block at byte {offset}"):
+        if not 0 <= offset <= offset + size <= file_size - FOOTER - TRAILER:
+            raise CheckpointError(f"expected a block within {file_size} bytes, got one of {size}")
+        yield from block_entries(_unsealed(_read(file, offset, size + TRAILER), budget), budget)
 
 
-def _unsealed(data: bytes, offset: int, size: int) -> bytes:
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise CheckpointError(f"expected {size} bytes at byte {offset}, got {len(data)}")
+    return data
+
+
+def _unsealed(block: bytes, budget: Budget) -> memoryview | bytearray:
     """A block's content, its checksum verified."""
-    end = offset + size
-    if not 0 <= offset <= end <= len(data) - FOOTER - TRAILER:
-        raise CheckpointError(f"expected a block within {len(data)} bytes, got one of {size}")
-    stored = int.from_bytes(data[end + 1 : end + TRAILER], "little")
-    found = masked(crc32c(data[offset : end + 1]))
+    sealed, stored = memoryview(block)[:-4], int.from_bytes(block[-4:], "little")
+    found = masked(crc32c(sealed))
     if stored != found:
         raise CheckpointError(f"expected checksum {stored:#010x}, got {found:#010x}: corrupt")
-    if data[end] not in (PLAIN, SNAPPY):
-        raise CheckpointError(f"expected a plain or snappy block, got compression {data[end]}")
-    content = data[offset:end]
-    return decompress(content) if data[end] == SNAPPY else content
+    content, compression = sealed[:-1], sealed[-1]
+    if compression not in (PLAIN, SNAPPY):
+        raise CheckpointError(f"expected a plain or snappy block, got compression {compression}")
+    return decompress(content, budget) if compression == SNAPPY else content
 
 
-def block_entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+def block_entries(content: Any, budget: Budget) -> Iterator[tuple[bytes, bytes]]:
     """The entries of a block: each key begins with as much of the last one as is said."""
     restarts = int.from_bytes(content[-4:], "little")
     end, at, key = len(content) - 4 * (restarts + 1), 0, b""
@@ -82,8 +120,9 @@ def block_entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         size, at = varint(content, at)
         if not (0 <= shared <= len(key) and own >= 0 and 0 <= size <= end - at - own):
             raise CheckpointError(f"expected an entry before byte {at} of it, got other bytes")
+        budget.take(ENTRY_BYTES + shared + own + size)
         key = key[:shared] + content[at : at + own]
-        yield key, content[at + own : at + own + size]
+        yield key, bytes(content[at + own : at + own + size])
         at += own + size
     if at != end:
         raise CheckpointError(f"expected its entries to end at byte {end} of it, got {at}")

@@ -5,8 +5,11 @@ Reference: tensorflow/core/framework/types.proto and tensor_shape.proto.
 
 from __future__ import annotations
 
+import array
+import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +34,13 @@ OTHERS = {
 MOST_AXES, MOST_ELEMENTS = 64, 1 << 56  # of an array of NumPy
 
 
+class Spec(NamedTuple):
+    """What is known of a tensor before its values are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 def dtype(number: int) -> np.dtype:
     """NumPy's dtype (that of ml_dtypes, for bfloat16 and others), or `CheckpointError`."""
     if number not in READABLE:
@@ -41,12 +51,17 @@ def dtype(number: int) -> np.dtype:
 
 def shape(message: Message) -> tuple[int, ...]:
     """Of a TensorShapeProto."""
-    sizes = tuple(axis.integer(1) for axis in message.messages(2))
+    axes = itertools.islice(message.messages(2), MOST_AXES + 1)
+    sizes = tuple(axis.integer(1) for axis in axes)
     if message.integer(3) or min(sizes, default=0) < 0:
         raise CheckpointError(f"expected a shape that is known, got {list(sizes)}")
+    check_shape(sizes)
+    return sizes
+
+
+def check_shape(sizes: Sequence[int]) -> None:
     if len(sizes) > MOST_AXES or math.prod(max(size, 1) for size in sizes) > MOST_ELEMENTS:
         raise CheckpointError(f"expected a shape that NumPy can hold, got {list(sizes)}")
-    return sizes
 
 
 def shape_message(sizes: Iterable[int]) -> bytes:
@@ -54,27 +69,28 @@ def shape_message(sizes: Iterable[int]) -> bytes:
 
 
 def object_array(strings: Sequence[bytes]) -> np.ndarray:
-    array = np.empty(len(strings), object)
-    array[:] = strings
-    return array
+    found = np.empty(len(strings), object)
+    found[:] = strings
+    return found
 
 
-def read_strings(data: bytes, count: int) -> tuple[list[bytes], bytes]:
-    """The strings of a bundle, and of what their checksum is.
+def read_strings(data: Any, count: int) -> tuple[np.ndarray, bytearray]:
+    """The strings of a bundle, an array of objects, and of what their checksum is.
 
     They are written as their lengths, a checksum of the lengths, and the strings end to end;
     checksums take the lengths as integers of 32 bits.
     """
-    lengths, at = [], 0
+    lengths, at = array.array("q"), 0
     for _ in range(count):
         length, at = varint(data, at)
         lengths.append(length)
     if min(lengths, default=0) < 0 or at + 4 + sum(lengths) != len(data):
         raise CheckpointError(f"expected {count} strings in {len(data)} bytes, got others")
-    checked = _fixed(lengths) + data[at:]
-    strings, at = [], at + 4
-    for length in lengths:
-        strings.append(data[at : at + length])
+    checked = _fixed(lengths)
+    checked += data[at:]
+    strings, at = np.empty(count, object), at + 4
+    for i, length in enumerate(lengths):
+        strings[i] = bytes(data[at : at + length])
         at += length
     return strings, checked
 
@@ -84,8 +100,11 @@ def write_strings(strings: Sequence[bytes]) -> tuple[bytes, bytes]:
     lengths = [len(string) for string in strings]
     fixed = _fixed(lengths)
     rest = masked(crc32c(fixed)).to_bytes(4, "little") + b"".join(strings)
-    return b"".join(map(to_varint, lengths)) + rest, fixed + rest
+    return b"".join(map(to_varint, lengths)) + rest, bytes(fixed + rest)
 
 
-def _fixed(lengths: Iterable[int]) -> bytes:
-    return b"".join(n.to_bytes(4 if n < 1 << 32 else 8, "little") for n in lengths)
+def _fixed(lengths: Iterable[int]) -> bytearray:
+    found = bytearray()
+    for length in lengths:
+        found += length.to_bytes(4 if length < 1 << 32 else 8, "little")
+    return found

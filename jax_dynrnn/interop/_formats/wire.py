@@ -5,86 +5,130 @@ Reference: protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from .._escape import quoted
+from .budget import Budget
 from .error import CheckpointError
 
 VARINT, FIXED64, BLOB, FIXED32 = 0, 1, 2, 5
 FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
+MAX_FIELD = 31  # of the messages that are read here
+CHUNK = 4096  # integers that are Python objects at one time
 
 
 class Message:
-    """The fields of a message, by number; an absent one is 0, or empty."""
+    """The fields of a message, by number; an absent one is 0, or empty.
+
+    Only the last value of each field is stored. Repeated fields are iterated over in place: a list
+    of them would take a hundred times the bytes of the message.
+    """
 
     def __init__(self, data: Any):
-        self._fields: dict[int, list[tuple[int, Any]]] = {}
-        data, at = memoryview(data), 0
-        while at < len(data):
-            tag, at = varint(data, at)
-            value, at = _value(data, at, tag & 7)
-            self._fields.setdefault(tag >> 3, []).append((tag & 7, value))
+        self._data = memoryview(data)
+        self._last = {
+            number: (wire_type, value)
+            for number, wire_type, value in _fields(self._data)
+            if number <= MAX_FIELD
+        }
 
     def has(self, number: int) -> bool:
-        return number in self._fields
+        return number in self._last
 
     def integer(self, number: int) -> int:
         """A signed integer; of several the last, as protocol buffers have it."""
-        return ([0] + self._values(number, VARINT))[-1]
+        return self._value(number, VARINT, 0)
 
     def fixed32(self, number: int) -> int:
-        return int.from_bytes((self._values(number, FIXED32) or [b""])[-1], "little")
-
-    def blobs(self, number: int) -> list[memoryview]:
-        """Strings, bytes or messages."""
-        return self._values(number, BLOB)
+        return int.from_bytes(self._value(number, FIXED32, b""), "little")
 
     def blob(self, number: int) -> memoryview:
-        return (self.blobs(number) or [memoryview(b"")])[-1]
+        """A string, bytes or a message."""
+        return self._value(number, BLOB, memoryview(b""))
+
+    def blobs(self, number: int) -> Iterator[memoryview]:
+        return self._values(number, BLOB)
 
     def text(self, number: int) -> str:
         return as_text(bytes(self.blob(number)))
 
-    def messages(self, number: int) -> list[Message]:
-        return [Message(blob) for blob in self.blobs(number)]
-
     def message(self, number: int) -> Message:
         return Message(self.blob(number))
 
-    def integers(self, number: int) -> list[int]:
-        """Of a repeated field, packed into one value or not."""
-        found = []
+    def messages(self, number: int) -> Iterator[Message]:
+        return map(Message, self.blobs(number))
+
+    def integers(self, number: int, dtype: Any, budget: Budget) -> np.ndarray:
+        """Of a repeated field, packed into one value or not, modulo the range of the dtype."""
+        integers, found = self._integers(number), bytearray()
+        while chunk := list(itertools.islice(integers, CHUNK)):
+            part = np.array(chunk, np.int64).astype(dtype)
+            budget.take(part.nbytes)
+            found += part.tobytes()
+        return np.frombuffer(found, dtype)
+
+    def floats(self, number: int, dtype: np.dtype, budget: Budget) -> np.ndarray:
+        """Of a repeated field, packed into one value or not; complex ones have two floats."""
+        fixed = FIXED32 if dtype.name in ("float32", "complex64") else FIXED64
+        found = bytearray()
+        for value in self._values(number, fixed, BLOB):
+            budget.take(len(value))
+            found += value
+        if len(found) % dtype.itemsize:
+            raise CheckpointError(f"field {number}: expected {dtype}, got {len(found)} bytes")
+        return np.frombuffer(found, dtype)
+
+    def _integers(self, number: int) -> Iterator[int]:
         for value in self._values(number, VARINT, BLOB):
             if isinstance(value, int):
-                found.append(value)
+                yield value
                 continue
             at = 0
             while at < len(value):
                 integer, at = varint(value, at)
-                found.append(integer)
-        return found
+                yield integer
 
-    def floats(self, number: int, dtype: np.dtype) -> np.ndarray:
-        """Of a repeated field, packed into one value or not; complex ones have two floats."""
-        fixed = FIXED32 if dtype.name in ("float32", "complex64") else FIXED64
-        data = b"".join(self._values(number, fixed, BLOB))
-        if len(data) % dtype.itemsize:
-            raise CheckpointError(f"field {number}: expected {dtype}, got {len(data)} bytes")
-        return np.frombuffer(data, dtype)
+    def _value(self, number: int, wire_type: int, default: Any) -> Any:
+        """The last value of a field."""
+        if number not in self._last:
+            return default
+        found, value = self._last[number]
+        _check_type(number, found, wire_type)
+        return value
 
-    def _values(self, number: int, *wire_types: int) -> list:
-        found = self._fields.get(number, [])
-        for wire_type, _ in found:
-            if wire_type not in wire_types:
-                raise CheckpointError(
-                    f"field {number}: expected wire type {wire_types[0]}, got {wire_type}"
-                )
-        return [value for _, value in found]
+    def _values(self, number: int, *wire_types: int) -> Iterator[Any]:
+        if number not in self._last:
+            return
+        for found, wire_type, value in _fields(self._data):
+            if found == number:
+                _check_type(number, wire_type, *wire_types)
+                yield value
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
+    """Number, wire type and value of each field."""
+    at = 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        if tag >> 3 < 1:
+            raise CheckpointError(f"expected a field before byte {at}, got number {tag >> 3}")
+        value, at = _value(data, at, tag & 7)
+        yield tag >> 3, tag & 7, value
+
+
+def _check_type(number: int, found: int, *wire_types: int) -> None:
+    if found not in wire_types:
+        raise CheckpointError(f"field {number}: expected wire type {wire_types[0]}, got {found}")
 
 
 def varint(data: Any, at: int) -> tuple[int, int]:
     """The signed integer at byte `at`, seven bits a byte, lowest first; and where it ends."""
+    if at < len(data) and data[at] < 128:  # most are that small
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -117,7 +161,7 @@ def as_text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise CheckpointError(f"expected a name in UTF-8, got {data!r:.80}") from None
+        raise CheckpointError(f"expected a name in UTF-8, got {quoted(data)}") from None
 
 
 def to_varint(value: int) -> bytes:

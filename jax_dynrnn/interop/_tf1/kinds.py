@@ -15,6 +15,7 @@ OPTIMIZERS = (
 SLOT = re.compile(
     rf".+/(({'|'.join(OPTIMIZERS)})(_\d+)?|biased|\.OPTIMIZER_SLOT/.+)|(.+/)?beta[12]_power(_\d+)?"
 )
+MOST_SCOPES = 64  # one in another
 STEP = re.compile(r"(.+/)?((global|local)_step|save_counter)(_\d+)?")
 
 
@@ -80,7 +81,7 @@ def moving_averages(variables: Mapping[str, Any]) -> dict[str, Any]:
 def _averaged(name: str, names: Container[str]) -> str:
     """The variable that `name` ends with, or `name`."""
     parts = name.split("/")
-    ends = ("/".join(parts[i:]) for i in range(len(parts)))
+    ends = ("/".join(parts[i:]) for i in range(min(len(parts), MOST_SCOPES)))
     return next((end for end in ends if end in names), name)
 
 

@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..._cell import Params
 from .misfits import biased, misnamed, misshapen, partial
-from .names import canonical
-from .scopes import Run, is_memory
+from .names import canonical, is_memory
+from .scopes import Run, as_run, variable_names
+from .shapes import smallest
 from .table import Table
 
 
@@ -18,14 +20,33 @@ class Match(NamedTuple):
     """The variables in one scope by path in the params, or what is wrong with them."""
 
     scope: str
-    arrays: dict[str, Any]
+    keys: dict[str, str]
+    """Canonical names."""
     error: Exception | None = None
+
+
+class Fit(NamedTuple):
+    """Which variables are the params of some cells; their values have not been read."""
+
+    tree: Params
+    """Of the structure of the params."""
+    table: Table
+    keys: dict[str, str]
+    """The variables in the table, by path in the params."""
+
+
+def fit(cells: Any, table: Table, scope: str | None) -> Fit:
+    """The variables of the cells; raises what `find` raises, and `TypeError` for other cells."""
+    run = as_run(cells)
+    size, tree = smallest(run, table)
+    names = {path: canonical(name)[0] for path, name in variable_names(run, tree).items()}
+    return Fit(tree, *find(run, size, names, table, scope))
 
 
 def find(
     run: Run, size: int, names: Mapping[str, str], table: Table, scope: str | None
-) -> dict[str, Any]:
-    """The variables of a run, by path in the params.
+) -> tuple[Table, dict[str, str]]:
+    """The variables of a run, by path in the params, and the table that they are in.
 
     Args:
         size: the smallest number of input features that the cells accept.
@@ -45,7 +66,7 @@ def find(
         error = partial(table, one.scope) or _several(names, table, one.scope)
         if error and one.scope != within:
             raise error
-        return one.arrays
+        return table, one.keys
     if len(matches) == 1:
         raise matches[0].error  # pyright: ignore[reportGeneralTypeIssues]
     listed = ", ".join(repr(table.scope(m.scope)) for m in (named if fitting else matches))
@@ -127,8 +148,7 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
     error = next(wrong, None) or misnamed(keys, names, table, scope) or biased(run, keys, table)
     if error:
         return Match(scope, {}, error)
-    arrays = {path: table.array(key) for path, key in keys.items()}
-    return Match(scope, arrays, misshapen(run, size, keys, arrays, table))
+    return Match(scope, keys, misshapen(run, size, keys, table))
 
 
 def nearest_memories(table: Table, scope: str) -> list[str]:

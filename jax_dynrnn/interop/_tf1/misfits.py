@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 
 from ..._check_cell import by_name
 from .._code import code
-from .scopes import SCOPES, Run, inside, is_memory
+from .._escape import closest
+from .names import is_memory
+from .scopes import SCOPES, Run, inside
 from .shapes import fitted
 from .table import Table
 
@@ -74,7 +72,7 @@ def _sibling(name: str) -> str:
 
 
 def _like(key: str, table: Table) -> str:
-    close = difflib.get_close_matches(key, list(table))
+    close = closest(key, table)
     return f" (there is {' or '.join(map(table.name, close))})" if close else ""
 
 
@@ -92,19 +90,18 @@ def biased(run: Run, keys: Mapping[str, str], table: Table) -> ValueError | None
     )
 
 
-def misshapen(
-    run: Run, size: int, keys: Mapping[str, str], arrays: Mapping[str, Any], table: Table
-) -> ValueError | None:
+def misshapen(run: Run, size: int, keys: Mapping[str, str], table: Table) -> ValueError | None:
     """An error that lists the variables of other shapes than the cells'."""
+    shapes = {path: table.spec(key).shape for path, key in keys.items()}
     try:
-        size, params = fitted(run, size, {path: np.shape(x) for path, x in arrays.items()})
+        size, params = fitted(run, size, shapes)
     except ValueError as error:
         return error
     wrong = [
-        f"{table.name(keys[path])} of shape {x.shape}, got {np.shape(arrays[path])}"
+        f"{table.name(keys[path])} of shape {x.shape}, got {shapes[path]}"
         f"{' of its shards one below the other' if table.sharded(keys[path]) else ''}"
         for path, x in by_name(params).items()
-        if x.shape != np.shape(arrays[path])
+        if x.shape != shapes[path]
     ]
     if not wrong:
         return None

@@ -35,7 +35,7 @@ NAMES = {
 OF_STATIC_STACK = re.compile(r"(\bcell_\d+)/(fw|bw)\b")
 """Of `stack_bidirectional_rnn`, whose layers have one scope less than those of the dynamic run."""
 
-PART = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d+)")
+PART = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d{1,9})")
 """A shard of a variable: `kernel/part_0`, `Matrix_0`, `W_0`, `W_f_0_0`."""
 
 
@@ -67,3 +67,8 @@ def _snake_case(scope: str) -> str:
     scope = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", scope)
     scope = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", scope).lower()
     return re.sub(r"^cell(\d+)$", r"cell_\1", scope)
+
+
+def is_memory(name: str) -> bool:
+    """Whether it is a `memory_layer`, the first or another, in any scope."""
+    return re.fullmatch(r"(.*/)?memory_layer(_\d{1,9})?/kernel", name) is not None

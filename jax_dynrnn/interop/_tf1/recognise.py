@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ... import wrappers as w
+from .kinds import MOST_SCOPES
 from .match import nearest_memories
 from .names import canonical
 from .scopes import SCOPES
@@ -16,6 +18,9 @@ from .table import Table
 
 Node = dict[str, Any]
 """Scopes in scopes, and in them the canonical names of variables."""
+
+
+MOST_FOUND = 1000
 
 
 class Found(NamedTuple):
@@ -37,10 +42,13 @@ OF_RUN = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
 
 
 def recognised(table: Table) -> list[Found]:
-    """All runs whose cells can be told, and the cells that cannot, in the order of their scopes."""
+    """The runs whose cells are known, and the cells that are not, in the order of their scopes.
+
+    No model has more than `MOST_FOUND`, or more scopes in one another than `MOST_SCOPES`.
+    """
     root: Node = {}
     for key in sorted(table):
-        if table.is_weight(key):
+        if key.count("/") < MOST_SCOPES and table.is_weight(key):
             *scopes, name = key.split("/")
             node = root
             for scope in scopes:
@@ -48,7 +56,7 @@ def recognised(table: Table) -> list[Found]:
                     node[scope] = {}
                 node = node[scope]
             node.setdefault(name, key)
-    return list(_runs(table, root, ""))
+    return list(itertools.islice(_runs(table, root, ""), MOST_FOUND))
 
 
 def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:
@@ -74,38 +82,48 @@ def _again(table: Table, node: Node, name: str, place: str) -> Any:
 
 
 def _stack(table: Table, node: Node, scope: str) -> Any:
-    layers = [layer.get("bidirectional_rnn", {}) for layer in numbered(node, r"cell_(\d+)")]
+    layers = [_inner(layer, "bidirectional_rnn") for layer in _layers(node)]
     pairs = [_pair(table, layer, scope) for layer in layers]
     return tuple(map(list, zip(*pairs, strict=True))) if pairs and None not in pairs else None
 
 
 def _pair(table: Table, node: Node, scope: str) -> Any:
-    pair = tuple(_cell(table, node.get(way, {}), f"{scope}/{way}") for way in ("fw", "bw"))
+    pair = tuple(_cell(table, _inner(node, way), f"{scope}/{way}") for way in ("fw", "bw"))
     return None if None in pair else pair
 
 
 def _cell(table: Table, node: Node, scope: str) -> Any:
     """The one cell in a scope, or `None`."""
     if "multi_rnn_cell" in node:
-        layers = numbered(node["multi_rnn_cell"], r"cell_(\d+)")
+        layers = _layers(_inner(node, "multi_rnn_cell"))
         cells = [_cell(table, layer, scope) for layer in layers]
         return w.MultiRNNCell(cells) if cells and None not in cells else None
     names = [name for name in node if name in BY_SCOPE]
     if len(names) != 1:
         return None
     try:
-        cell = _built(table, node[names[0]], BY_SCOPE[names[0]], scope)
-    except (LookupError, ValueError):  # variables are missing, or of other shapes
+        cell = _built(table, _inner(node, names[0]), BY_SCOPE[names[0]], scope)
+    except (LookupError, TypeError, ValueError):  # variables are missing, or of other shapes
         return None
     if cell is not None and "carry_w" in node:
         cell = w.HighwayWrapper(cell, couple_carry_transform_gates="transform_w" not in node)
     return w.LearnedInitialState(cell) if cell is not None and "initial_state" in node else cell
 
 
+def _layers(node: Node) -> list[Node]:
+    return numbered({name: _inner(node, name) for name in node}, r"cell_(\d+)")
+
+
+def _inner(node: Node, name: str) -> Node:
+    """A scope in a node; an empty one if there is none, or a variable of that name."""
+    inner = node.get(name)
+    return inner if isinstance(inner, dict) else {}
+
+
 def _built(table: Table, node: Node, kind: type, scope: str) -> Any:
     """A cell of which the variables are in `node`."""
     keys = _flat(node)
-    shapes = {name.removeprefix("wn_lstm_cell/"): table.array(k).shape for name, k in keys.items()}
+    shapes = {name.removeprefix("wn_lstm_cell/"): table.spec(k).shape for name, k in keys.items()}
     if kind in CELLS:
         cell = CELLS[kind](shapes)
         cudnn = any("cudnn_compatible_lstm" in table.name(key) for key in keys.values())
@@ -113,7 +131,7 @@ def _built(table: Table, node: Node, kind: type, scope: str) -> Any:
     inner = _cell(table, node, scope)
     if inner is None or kind not in WRAPPERS:
         return None
-    memories = [table.array(key).shape for key in nearest_memories(table, scope)]
+    memories = [table.spec(key).shape for key in nearest_memories(table, scope)]
     return WRAPPERS[kind](inner, shapes, memories)
 
 

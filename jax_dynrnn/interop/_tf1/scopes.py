@@ -61,11 +61,6 @@ MEMORY = "memory_layer/kernel"
 that was made there is `memory_layer_1/kernel`."""
 
 
-def is_memory(name: str) -> bool:
-    """Whether it is a `memory_layer`, the first or another, in any scope."""
-    return re.fullmatch(r"(.*/)?memory_layer(_\d+)?/kernel", name) is not None
-
-
 class Run(NamedTuple):
     """What runs the cells: `dynamic_rnn`, or one of the bidirectional functions."""
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from ... import cells as c
 from ... import wrappers as w
@@ -59,12 +58,11 @@ def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
     return size, _shapes(run, size)
 
 
-def seen(run: Run, params: Params) -> str:
-    """What the params are for: `29 features`."""
+def seen(run: Run, shapes: Mapping[str, tuple]) -> str:
+    """What params of these shapes, by path, are for: `29 features`."""
     if isinstance(_first(run)[0], w.EmbeddingWrapper):
         return "ids"
-    got = {path: np.shape(x) for path, x in by_name(params).items()}
-    return f"{fitted(run, smallest(run, got)[0], got)[0]} features"
+    return f"{fitted(run, smallest(run, shapes)[0], shapes)[0]} features"
 
 
 def _shapes(run: Run, size: int) -> Params:

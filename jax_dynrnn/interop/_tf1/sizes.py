@@ -10,6 +10,8 @@ from ... import cells as c
 from ... import wrappers as w
 from ...attention import BahdanauAttention, LuongAttention
 
+MOST_DIGITS = 9  # of the number of a layer; Python refuses integers of some thousands
+
 Shapes = Mapping[str, tuple]
 """By the canonical names of variables in the scope of the cell."""
 
@@ -98,5 +100,9 @@ WRAPPERS: dict[type, Callable[[Any, Shapes, list[tuple]], Any]] = {
 
 def numbered(named: Mapping[str, Any], pattern: str) -> list[Any]:
     """What has a name like the pattern, by the number that its group is: without one, first."""
-    found = {int(m[1] or 0): x for name, x in named.items() if (m := re.fullmatch(pattern, name))}
+    found = {
+        int(m[1] or 0): x
+        for name, x in named.items()
+        if (m := re.fullmatch(pattern, name)) and len(m[1] or "") <= MOST_DIGITS
+    }
     return [found[i] for i in sorted(found)]

@@ -1,0 +1,46 @@
+"""Text from files, made safe to print: a name is no line of its own, and no terminal command."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+MOST_CHARACTERS = 200  # of a name in a message
+MOST_COMPARED = 2000
+
+
+def escaped(text: Any) -> str:
+    r"""The text on one line, with all that is not printable as Python escapes it.
+
+    Newlines, control characters of terminals, and marks that reverse the direction of text are not
+    printable. What is escaped already stays as it is.
+
+    >>> print(escaped("rnn\n\x1b[2J/größe"), escaped(escaped("a\nb")))
+    rnn\n\x1b[2J/größe a\nb
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def quoted(name: str | bytes) -> str:
+    r"""A name as a Python literal, cut short if it is very long: for messages.
+
+    >>> print(quoted("rnn\n"), len(quoted("x" * 1000)))
+    'rnn\n' 205
+    """
+    end = "..." if len(name) > MOST_CHARACTERS else ""
+    return repr(name[:MOST_CHARACTERS]) + end
+
+
+def closest(name: str, names: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The names that are most like this one, among so many that the search takes little time.
+
+    Those that end like it come first: a `kernel` is rather another `kernel` than a `bias`.
+    """
+    short = [other for other in names if len(other) <= MOST_CHARACTERS]
+    last = name.rpartition("/")[2]
+    short.sort(key=lambda other: other.rpartition("/")[2] != last)
+    return difflib.get_close_matches(
+        name[:MOST_CHARACTERS], itertools.islice(short, MOST_COMPARED), most, cutoff
+    )

@@ -1,0 +1,93 @@
+"""The shapes in an `.npz`, NumPy's zip of arrays, whose contents are not decompressed."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+
+import numpy as np
+
+from .._escape import escaped, quoted
+from .error import CheckpointError, located
+from .files import check_regular
+from .tensors import Spec, check_shape
+
+MOST_READ_BYTES = 3 << 20
+"""Of the list of members, which `zipfile` turns into objects of twenty times its size."""
+HEADER_BYTES = 1 << 14  # more than NumPy accepts for the header of an array
+DEFLATE_RATIO = 1032  # the most that it compresses
+SUFFIX = ".npy"
+
+
+class _Limited(io.FileIO):
+    """A file that is not read in large pieces, of whatever size its contents say that they are."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > MOST_READ_BYTES:
+            raise CheckpointError(
+                f"expected a list of members of at most {MOST_READ_BYTES} bytes, got {size}"
+            )
+        return super().read(size) or b""
+
+
+def read_npz_specs(path: str) -> dict[str, Spec]:
+    """The shape and dtype of each array by name; raises `CheckpointError` for a damaged file."""
+    check_regular(path)
+    with _Limited(path) as file, located(escaped(path)):
+        try:
+            return _specs(file)
+        except (CheckpointError, MemoryError):
+            raise
+        except Exception as error:  # zipfile and NumPy promise none in particular
+            raise CheckpointError(
+                f"expected an .npz, as np.savez writes it, got a damaged one: {escaped(error)}"
+            ) from None
+
+
+def _specs(file: _Limited) -> dict[str, Spec]:
+    if file.read(6) == b"\x93NUMPY":
+        raise CheckpointError("expected arrays by name, as np.savez writes them, got one array")
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        specs = {}
+        for info in archive.infolist():
+            with located(f"member {quoted(info.filename)}"):
+                _check_member(info, size)
+                with archive.open(info) as member:
+                    spec = _spec(member.read(HEADER_BYTES), info.file_size)
+            specs[info.filename.removesuffix(SUFFIX)] = spec
+    return specs
+
+
+def _check_member(info: zipfile.ZipInfo, size: int) -> None:
+    """A member is an array, of a size that its compressed bytes may have."""
+    if not info.filename.endswith(SUFFIX):
+        raise CheckpointError("expected an array, a member that ends in .npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise CheckpointError(f"expected compression 0 or 8, got {info.compress_type}")
+    if info.compress_size > size or info.file_size > DEFLATE_RATIO * info.compress_size:
+        raise CheckpointError(
+            f"expected {info.compress_size} compressed bytes to hold those of the array, got "
+            f"{info.file_size} of them: corrupt"
+        )
+
+
+def _spec(header: bytes, size: int) -> Spec:
+    """What the header of an array says, if as many bytes follow."""
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise CheckpointError("expected an array of numbers, got pickled objects, never loaded")
+    check_shape(shape)
+    expected = file.tell() + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != expected:
+        raise CheckpointError(f"expected {expected} bytes for {dtype} {list(shape)}, got {size}")
+    return Spec(shape, dtype)

@@ -1,0 +1,207 @@
+"""Random bytes, and mutated files of every format: only `CheckpointError` leaves, within the caps.
+
+`pytest --hypothesis-profile=long tests/interop/test_fuzzed_files.py` tries many more.
+"""
+
+import io
+
+import numpy as np
+import pytest
+from bundles import EVERY_DTYPE
+from caps import capped
+from hypothesis import given
+from hypothesis import strategies as st
+from test_damaged_checkpoint import EXTENTS, shape_field, slice_field
+from test_formats import compress
+from test_hostile_files import constant, table
+
+from jax_dynrnn.interop import __main__ as command
+from jax_dynrnn.interop import checkpoint
+from jax_dynrnn.interop._formats.budget import Budget
+from jax_dynrnn.interop._formats.npz import read_npz_specs
+from jax_dynrnn.interop._formats.slices import slice_key
+from jax_dynrnn.interop._formats.snappy import decompress
+from jax_dynrnn.interop._formats.table import SNAPPY, block, read_table, sealed, write_table
+from jax_dynrnn.interop._formats.tensors import NUMBERS, read_strings
+from jax_dynrnn.interop._formats.wire import field
+
+SLICED = "rnn/bfloat16"
+ARRAYS = {name: EVERY_DTYPE[name] for name in ("rnn/object", "rnn/bool", "rnn/int4", SLICED)}
+ARRAYS |= {"rnn/gru_cell/gates/bias": np.arange(4, dtype=np.float32)}
+INDEX, DATA = "model.index", "model.data-00000-of-00001"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzzed")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """A file of each format, and what is inside of some; of the bundle, one variable is sliced."""
+    made = tmp_path_factory.mktemp("valid")
+    parts = {"part_0": ARRAYS[SLICED][:2], "part_1": ARRAYS[SLICED][2:]}
+    checkpoint.write_checkpoint(made / "model", {**ARRAYS, **parts})
+    entries = dict(read_table(io.BytesIO((made / INDEX).read_bytes())))
+    for i, extents in enumerate(EXTENTS):
+        entries[slice_key(SLICED, extents)] = entries.pop(f"part_{i}".encode())
+        entries[SLICED.encode()] += slice_field(extents)
+    numbers = {name: x for name, x in ARRAYS.items() if not x.dtype.hasobject}
+    plain = {name: x for name, x in numbers.items() if x.dtype.isbuiltin == 1}
+    np.savez(made / "stored.npz", **plain)
+    np.savez_compressed(made / "deflated.npz", **plain)
+    nodes = [
+        constant(name.encode(), field(1, NUMBERS[x.dtype.name]) + shape_field(*x.shape) + values)
+        for name, x in ARRAYS.items()
+        for values in (
+            field(8, b"abc") if x.dtype.hasobject else field(4, x.tobytes()),
+            field(7, 1),
+        )
+    ]
+    return {
+        "entries": entries,
+        "index": write_table(entries),
+        "block": block(sorted(entries.items())),
+        "data": (made / DATA).read_bytes(),
+        "graph": b"".join(nodes),
+        "stored": (made / "stored.npz").read_bytes(),
+        "deflated": (made / "deflated.npz").read_bytes(),
+    }
+
+
+@st.composite
+def mutated(draw, content):
+    """A few bytes replaced, left out or added, at a few places."""
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(content)))
+        removed = draw(st.integers(0, 8))
+        content = content[:at] + draw(st.binary(max_size=8)) + content[at + removed :]
+    return content
+
+
+def read_bundle(folder, index, data):
+    (folder / INDEX).write_bytes(index)
+    (folder / DATA).write_bytes(data)
+    return dict(checkpoint.read_checkpoint(folder / "model"))
+
+
+def read_graph(folder, content):
+    (folder / "model.pb").write_bytes(content)
+    return checkpoint.read_graph_def(folder / "model.pb")
+
+
+def read_archive(folder, content):
+    (folder / "model.npz").write_bytes(content)
+    return read_npz_specs(str(folder / "model.npz"))
+
+
+def safely(size, read, *arguments):
+    """What is read; `None` where that is refused."""
+    with capped(size, sum(x.nbytes for x in ARRAYS.values()), seconds=5):
+        try:
+            return read(*arguments)
+        except checkpoint.CheckpointError as error:
+            assert str(error).isprintable()
+            return None
+
+
+RANDOM = {
+    "index": lambda folder, content: read_bundle(folder, content, b""),
+    "blocks": lambda folder, content: read_bundle(folder, table(sealed(content)), b""),
+    "snappy": lambda folder, content: read_bundle(folder, table(sealed(content, SNAPPY)), b""),
+    "snappy alone": lambda folder, content: decompress(content, Budget(len(content))),
+    "strings": lambda folder, content: read_strings(content, 3),
+    "graph": read_graph,
+    "constant": lambda folder, content: read_graph(folder, constant(b"w", content)),
+    "archive": read_archive,
+    "state file": lambda folder, content: read_state(folder / "state", content),
+}
+
+
+def read_state(folder, content):
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoint").write_bytes(b'model_checkpoint_path: "' + content)
+    try:
+        return checkpoint.read_checkpoint(folder)
+    except FileNotFoundError as error:
+        assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("reader", RANDOM)
+@given(content=st.binary(max_size=120))
+def test_random_bytes(folder, reader, content):
+    safely(len(content), RANDOM[reader], folder, content)
+
+
+@given(data=st.data())
+def test_mutated_bundles(folder, valid, data):
+    """Of bytes; then, under right checksums, of an entry and of a block, compressed or not."""
+    index, content = valid["index"], valid["data"]
+    kind = data.draw(st.sampled_from(["index", "data", "entry", "key", "block", "snappy"]))
+    if kind == "index":
+        index = data.draw(mutated(index))
+    elif kind == "data":
+        content = data.draw(mutated(content))
+    elif kind in ("entry", "key"):
+        entries = dict(valid["entries"])
+        key = data.draw(st.sampled_from(sorted(entries)))
+        value = entries.pop(key)
+        new = (
+            (data.draw(mutated(key)), value) if kind == "key" else (key, data.draw(mutated(value)))
+        )
+        index = write_table(entries | dict([new]))
+    elif kind == "block":
+        index = table(sealed(data.draw(mutated(valid["block"]))))
+    else:
+        index = table(sealed(data.draw(mutated(compress(valid["block"]))), SNAPPY))
+    found = safely(len(index) + len(content), read_bundle, folder, index, content)
+    if found is not None and kind in ("index", "data"):
+        for name, array in found.items():
+            assert array.tobytes() == ARRAYS[name].tobytes() or array.dtype == object
+            assert array.tolist() == ARRAYS[name].tolist()
+
+
+@given(data=st.data())
+def test_mutated_graphs(folder, valid, data):
+    content = data.draw(mutated(valid["graph"]))
+    safely(len(content), read_graph, folder, content)
+
+
+@pytest.mark.parametrize("compression", ["stored", "deflated"])
+@given(data=st.data())
+def test_mutated_archives(folder, valid, compression, data):
+    content = data.draw(mutated(valid[compression]))
+    safely(len(content), read_archive, folder, content)
+
+
+NAMES = st.lists(
+    st.sampled_from([
+        "rnn", "multi_rnn_cell", "cell_0", "cell_1", "cell_" + "9" * 5000, "fw", "bw", "gru_cell",
+        "gru_cell_1", "lstm_cell", "bidirectional_rnn", "attention_wrapper", "memory_layer",
+        "embedding_wrapper", "embedding", "gates", "candidate", "kernel", "bias", "part_0",
+        "part_1", "carry_w", "initial_state", "Adam", "ExponentialMovingAverage", "", "a\nb",
+        "glstm_cell", "wn_lstm_cell", "time_freq_lstm_cell", "W_0", ":0", "memory_layer_1",
+    ]) | st.text(max_size=3),
+    min_size=1, max_size=5,
+).map("/".join)  # fmt: skip
+SHAPES = st.sampled_from(
+    [(), (0,), (4,), (8,), (2, 0), (3, 8), (1, 2, 3), (1 << 29,), (1, 1 << 28)]
+)
+
+
+@given(variables=st.dictionaries(NAMES, SHAPES, min_size=1, max_size=6))
+def test_the_command_on_any_names_and_shapes(folder, variables):
+    """It lists what there is; what it prints has one line for each variable, and is a program."""
+    content = b"".join(
+        constant(name.encode(errors="replace"), field(1, 1) + shape_field(*shape))
+        for name, shape in variables.items()
+    )
+    (folder / "model.pb").write_bytes(content)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, capped(len(content)):
+        patch.setattr("sys.stdout", printed)
+        command.main([str(folder / "model.pb")])
+    listed, program = printed.getvalue().split("\nimport numpy", 1)
+    assert len(listed.splitlines()) == len({n.encode(errors="replace") for n in variables})
+    compile("import numpy" + program, "printed", "exec")
+    assert all(line.isprintable() for line in program.split("\n"))

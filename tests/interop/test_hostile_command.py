@@ -1,0 +1,293 @@
+"""The command on files made to mislead it: what it prints, and that it ends in few words."""
+
+import ast
+import collections
+import os
+
+import numpy as np
+import pytest
+from caps import MEBIBYTE, capped
+from tf1_params import variables_of
+
+import jax_dynrnn as rnn
+from jax_dynrnn.interop import __main__ as command
+from jax_dynrnn.interop import checkpoint, tf1
+from jax_dynrnn.interop._escape import closest, escaped, quoted
+from jax_dynrnn.interop._formats import bundle
+from jax_dynrnn.interop._tf1.recognise import recognised
+from jax_dynrnn.interop._tf1.table import Table
+
+WORDS = rnn.GRUCell(2)
+HOSTILE = (
+    "a\nimport os", "b\r\x1b[2Jc", "d'''\"\"\"\\", "e\u202egnp", "f\u2028import sys", "g\x00h",
+    "i\x85import re", "j\ud800k", "größe",
+)  # fmt: skip
+
+
+def in_scopes(variables):
+    return {f"{scope}/{name}": x for scope in HOSTILE for name, x in variables.items()}
+
+
+def stored(tmp_path, form, variables):
+    """A file of the form; a checkpoint and a graph cannot have surrogates in names."""
+    path = tmp_path / f"model{form}"
+    variables = {n: x for n, x in variables.items() if form == ".npz" or "\ud800" not in n}
+    if form == ".npz":
+        variables = {n: x for n, x in variables.items() if not set("\x00\ud800") & set(n)}
+        np.savez(path, **variables)
+    elif form == ".pb":
+        from test_hostile_files import FLOAT, constant, field, shape_field
+
+        path.write_bytes(b"".join(
+            constant(n.encode(), FLOAT + shape_field(*x.shape) + field(4, x.tobytes()))
+            for n, x in variables.items()
+        ))  # fmt: skip
+    else:
+        checkpoint.write_checkpoint(path, variables)
+    return path, variables
+
+
+def printed(capsys, *arguments):
+    command.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def assert_printable(text):
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("form", ["", ".npz", ".pb"])
+def test_names_are_no_lines_of_the_program(tmp_path, capsys, form):
+    """Of cells that are recognised, that do not fit, and of which the sizes are not known."""
+    given = {f"{n}/ExponentialMovingAverage": x for n, x in variables_of(WORDS, scope="w").items()}
+    given |= in_scopes(variables_of(WORDS, scope="fits"))
+    given |= in_scopes({"part/gru_cell/gates/bias": np.ones(4, np.float32)})
+    given |= in_scopes({"attention_cell_wrapper/kernel": np.ones((2, 2), np.float32)})
+    path, variables = stored(tmp_path, form, given)
+    output = printed(capsys, path)
+    assert_printable(output)
+    listed, program = output.split("\nimport numpy", 1)
+    assert len(listed.splitlines()) == len(variables)
+    imported = [
+        name.name
+        for node in ast.walk(ast.parse("import numpy" + program))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    ]
+    assert imported == ["numpy", "jax_dynrnn", "checkpoint", "tf1"]
+    found = {}
+    exec("import numpy" + program, found)
+    assert set(found["cells"]) == {
+        f"{scope}/fits" for scope in HOSTILE if any(n.startswith(scope) for n in variables)
+    }
+    assert set(found["params"]) == set(found["cells"])
+
+
+def test_names_in_errors(tmp_path, capsys):
+    """Of the command, of files and of variables, whoever raises them."""
+    path, variables = stored(tmp_path, "", in_scopes(variables_of(WORDS, scope="fits")))
+    for arguments in ([path, "--scope", "x\n"], [f"{path}\n\x1b"], [tmp_path / "a\n.npz"]):
+        with pytest.raises(SystemExit) as error:
+            command.main([str(argument) for argument in arguments])
+        assert_printable(str(error.value))
+        assert capsys.readouterr().out == ""
+    data = tmp_path / "model.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[::-1])
+    assert_printable(printed(capsys, path))
+    found = checkpoint.read_checkpoint(path)
+    for name in found:
+        with pytest.raises(checkpoint.CheckpointError) as error:
+            found[name]
+        assert_printable(str(error.value))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_names_in_errors_of_matching(missing):
+    variables = in_scopes(variables_of(WORDS, scope="fits"))
+    name = f"{HOSTILE[0]}/fits/gru_cell/gates/bias"
+    variables[name] = np.ones(3, np.float32)
+    if missing:
+        del variables[name]
+    for cells in (WORDS, rnn.GRUCell(3), rnn.LSTMCell(2)):
+        for scope in HOSTILE[:2]:
+            try:
+                tf1.import_params(cells, variables, f"{scope}/fits")
+            except (KeyError, ValueError) as error:
+                assert_printable(error.args[0])
+
+
+def test_folders_with_names_of_two_lines(tmp_path):
+    folder = tmp_path / "a\nb\x1b"
+    folder.mkdir()
+    checkpoint.write_checkpoint(folder / "c\nd", {"w": np.ones(2)})
+    for path in (folder, folder / "e\nf"):
+        with pytest.raises(FileNotFoundError) as error:
+            checkpoint.read_checkpoint(path)
+        assert_printable(str(error.value))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "g\\012h"')
+    (folder / "g\nh").write_bytes(b"no checkpoint")
+    with pytest.raises(checkpoint.CheckpointError, match="got another file") as error:
+        checkpoint.read_checkpoint(folder)
+    assert_printable(str(error.value))
+
+
+def test_escaping_is_done_once():
+    for name in HOSTILE:
+        assert escaped(name).isprintable() and escaped(escaped(name)) == escaped(name)
+        assert ast.literal_eval(quoted(name)) == name
+    assert quoted(b"a\n") == "b'a\\n'"
+
+
+def test_the_closest_of_many_names():
+    """Those that end alike are compared first, and only so many."""
+    names = [f"a/{i}" for i in range(3000)] + ["b/kernel"]
+    assert closest("a/kernel", names) == ["b/kernel"]
+
+
+def fails(capsys, *arguments):
+    """The command ends with one line on stderr, which is its exit status too."""
+    with capped(0, seconds=10), pytest.raises(SystemExit) as error:
+        command.main([str(argument) for argument in arguments])
+    message = error.value.code
+    assert isinstance(message, str) and message and message.isprintable()
+    return message
+
+
+def test_the_command_on_what_it_cannot_read(tmp_path, capsys):
+    np.savez(tmp_path / "cut.npz", kernel=np.ones((4, 4)))
+    content = (tmp_path / "cut.npz").read_bytes()
+    for name, damaged in {
+        "cut.npz": content[:-30],
+        "name.npz": content.replace(b"kernel.npy", b"kern\xffl.npy", 1),
+        "header.npz": content.replace(b"'descr'", b"'d\n\x1bscr"),
+        "empty.npz": b"",
+        "empty.pb": b"",
+        "empty": b"",
+        "empty.index": b"",
+    }.items():
+        (tmp_path / name).write_bytes(damaged)
+        assert str(tmp_path / name) in fails(capsys, tmp_path / name)
+    for name in ("pipe", "pipe.pb", "pipe.npz", "other.index"):
+        os.mkfifo(tmp_path / name)
+        assert "got a pipe" in fails(capsys, tmp_path / name)
+    for name in ("folder", "folder.pb", "folder.npz"):
+        (tmp_path / name).mkdir()
+        assert fails(capsys, tmp_path / name)
+    assert "no such file" in fails(capsys, tmp_path / "folder")
+
+
+GRU = variables_of(WORDS, scope="gru")
+DEEP = {
+    "a scope": "a/" * 20_000,
+    "a cell": "gru_cell/" * 5000,
+    "a stack": "multi_rnn_cell/cell_0/" * 5000,
+    "a stack of a billion layers": "multi_rnn_cell/cell_" + "9" * 5000 + "/",
+    "averages": "a/" * 20_000 + "b/ExponentialMovingAverage/",
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_very_deep_scope(tmp_path, capsys, name):
+    """It is listed, and other cells are recognised."""
+    deep = DEEP[name].rstrip("/")
+    variables = GRU | {deep: np.ones(2, np.float32), f"{deep}/kernel": np.ones((2, 2), np.float32)}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    with capped(os.path.getsize(tmp_path / "model.index")):
+        output = printed(capsys, tmp_path / "model")
+    assert "'gru': rnn.GRUCell(2)" in output
+    assert len(output) < 10 * (len(deep) + 1000)
+    averages = checkpoint.moving_averages(checkpoint.read_checkpoint(tmp_path / "model"))
+    assert len(averages) == (name == "averages")
+
+
+@pytest.mark.parametrize("name", [
+    "rnn/multi_rnn_cell", "rnn/fw", "multi_rnn_cell/fw", "rnn/multi_rnn_cell/cell_0", "gru_cell",
+    "stack/cell_0", "stack/cell_0/bidirectional_rnn", "rnn/attention_wrapper",
+    "memory_layer/kernel", "rnn/embedding_wrapper/embedding", "rnn/lstm_cell_1",
+    "lstm_cell/kernel/part_" + "9" * 5000,
+    "a\nb/memory_layer/kernel", "rnn/glstm_cell/bias_i", "/", "//", "", "rnn/",
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0), (3, 8), (1, 2, 3)])
+def test_a_variable_where_a_scope_is_expected(name, shape):
+    """Nothing but the cells that are there is recognised, and nothing is raised."""
+    variables = GRU | {name: np.ones(shape, np.float32)}
+    inner = {f"{name}/gru_cell/gates/bias": np.ones(4, np.float32)}
+    for given in (variables, variables | inner):
+        assert ("gru", WORDS) in recognised(Table(given))
+        tf1.import_params(WORDS, given, "gru")
+
+
+def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys):
+    bias = np.ones(4, np.float32)
+    variables = {f"scope_{i}/gru_cell/gates/bias": bias for i in range(40)}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    with capped(os.path.getsize(tmp_path / "model.index"), seconds=30):
+        output = printed(capsys, tmp_path / "model")
+    assert output.count("does not fit") == 40
+
+
+def test_long_names_do_not_widen_the_rows_of_others(tmp_path, capsys):
+    variables = {"a" * MEBIBYTE: np.ones(2)} | {f"b{i}": np.ones(2) for i in range(100)}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    assert len(printed(capsys, tmp_path / "model")) < 2 * MEBIBYTE
+
+
+# How often a file is read
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often the checksum of each tensor was computed."""
+    counted = collections.Counter()
+
+    def crc32c(data, original=bundle.crc32c):
+        counted[np.asarray(data).tobytes()] += 1
+        return original(data)
+
+    monkeypatch.setattr(bundle, "crc32c", crc32c)
+    return counted
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "in_shards"])
+def stored_lstm(request, tmp_path):
+    """With optimizer's slots of any name, each of which has the shape of its variable."""
+    random = np.random.default_rng(0)
+    cell = rnn.LSTMCell(3, use_peepholes=True, num_proj=2)
+    variables = {n: random.normal(size=x.shape).astype(np.float32)
+                 for n, x in variables_of(cell).items()}  # fmt: skip
+    slots = {f"{n}/mine": random.normal(size=x.shape).astype(np.float32)
+             for n, x in variables.items()}  # fmt: skip
+    if request.param:
+        kernel = variables.pop("rnn/lstm_cell/kernel")
+        del slots["rnn/lstm_cell/kernel/mine"]
+        variables |= {"rnn/lstm_cell/kernel/part_0": kernel[:2]}
+        variables |= {"rnn/lstm_cell/kernel/part_1": kernel[2:]}
+    checkpoint.write_checkpoint(tmp_path / "model", variables | slots)
+    return cell, tmp_path / "model", variables, variables | slots
+
+
+def test_cells_are_recognised_without_reading(stored_lstm, reads):
+    cell, path, _, _ = stored_lstm
+    assert recognised(Table(checkpoint.read_checkpoint(path))) == [("rnn", cell)]
+    assert not reads
+
+
+def test_params_are_read_once(stored_lstm, reads):
+    """And what is not theirs is not read."""
+    cell, path, variables, _ = stored_lstm
+    tf1.import_params(cell, checkpoint.read_checkpoint(path))
+    assert reads == {x.tobytes(): 1 for x in variables.values()}
+    with pytest.raises(ValueError, match="check the sizes of the cells"):
+        tf1.import_params(rnn.LSTMCell(4, use_peepholes=True, num_proj=2),
+                          checkpoint.read_checkpoint(path))  # fmt: skip
+    assert reads == {x.tobytes(): 1 for x in variables.values()}
+
+
+def test_the_command_reads_once(stored_lstm, reads, capsys):
+    _, path, _, stored = stored_lstm
+    output = printed(capsys, path)
+    assert "'rnn': rnn.LSTMCell(3, use_peepholes=True, num_proj=2)" in output
+    assert reads == {x.tobytes(): 1 for x in stored.values()}
+    reads.clear()
+    printed(capsys, path, "--scope", "rnn/lstm_cell/projection")
+    assert sum(reads.values()) == 2  # the kernel and its slot

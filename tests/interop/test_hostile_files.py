@@ -1,0 +1,476 @@
+"""Files made to exhaust memory or time: each is refused, or read within the caps."""
+
+import functools
+import io
+import os
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from caps import MEBIBYTE, address_space, capped
+
+from jax_dynrnn.interop import checkpoint
+from jax_dynrnn.interop._formats import budget, npz
+from jax_dynrnn.interop._formats.crc32c import crc32c, masked
+from jax_dynrnn.interop._formats.index import HEADER
+from jax_dynrnn.interop._formats.npz import read_npz_specs
+from jax_dynrnn.interop._formats.slices import slice_key
+from jax_dynrnn.interop._formats.table import (
+    FOOTER,
+    MAGIC,
+    SNAPPY,
+    TRAILER,
+    block,
+    sealed,
+    write_table,
+)
+from jax_dynrnn.interop._formats.wire import field, fixed32_field, to_varint
+
+SMALL = {"fixed_bytes": 3 * MEBIBYTE}
+"""The cap where the fixed part of a budget is `small_budget`'s, so that files can be small too."""
+MANY = 1 << 15
+FLOAT, FLOAT_BYTES = field(1, 1), 4
+BUNDLE_HEADER = field(1, 1) + field(3, field(1, 1))
+
+
+@pytest.fixture(autouse=True)
+def small_budget(monkeypatch):
+    assert budget.FIXED_BYTES <= 48 * MEBIBYTE
+    monkeypatch.setattr(budget, "FIXED_BYTES", MEBIBYTE)
+
+
+def shape_field(*shape):
+    return field(2, b"".join(field(2, field(1, size)) for size in shape))
+
+
+def refused(read, path, text, **caps):
+    with capped(os.path.getsize(path), **SMALL, **caps):
+        with pytest.raises(checkpoint.CheckpointError, match=text):
+            read(path)
+
+
+# Frozen graphs
+
+
+def constant(name, value, *, attributes=b""):
+    attribute = field(1, b"value") + field(2, field(8, value))
+    return field(1, field(1, name) + field(2, b"Const") + field(5, attribute) + attributes)
+
+
+def graph(tmp_path, content):
+    path = tmp_path / "graph.pb"
+    path.write_bytes(content)
+    return path
+
+
+def two_floats(*shape):
+    """The second of which stands for all elements but one."""
+    return FLOAT + shape_field(*shape) + field(5, np.float32([1, 2]).tobytes())
+
+
+NESTED = functools.reduce(lambda message, _: field(1, message), range(5000), b"")
+GRAPHS = {
+    "one value for 2 GiB": (constant(b"w", two_floats((1 << 29) - 1)), "bytes of memory"),
+    "many constants": (
+        b"".join(constant(b"w%d" % i, two_floats(1 << 16)) for i in range(100)),
+        "bytes of memory",
+    ),
+    "more values than its shape": (
+        constant(b"w", field(1, 9) + shape_field(2) + field(10, b"\1" * 16 * MANY)),
+        "bytes of memory",
+    ),
+    "axes": (
+        constant(b"w", FLOAT + field(2, field(2, b"") * MANY)),
+        "a shape that NumPy can hold",
+    ),
+    "attributes": (
+        constant(
+            b"w", b"", attributes=b"".join(field(5, field(1, b"%d" % i)) for i in range(9999))
+        ),
+        "TensorFlow's number 0",
+    ),
+    "small constants": (b"".join(constant(b"%d" % i, FLOAT) for i in range(4000)), "of memory"),
+    "nodes": (field(1, b"") * MANY, "constants, got none"),
+    "fields": (b"".join(field(20 + i, 0) for i in range(MANY)), "constants, got none"),
+    "messages in messages": (NESTED, "constants, got none"),
+    "a long name": (constant(b"\1" * 16 * MANY, field(1, 99)), "TensorFlow's number 99"),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_are_refused(tmp_path, name):
+    content, text = GRAPHS[name]
+    refused(checkpoint.read_graph_def, graph(tmp_path, content), text)
+
+
+def test_one_value_for_a_whole_constant_is_a_view(tmp_path):
+    value = FLOAT + shape_field(1 << 28) + field(5, np.float32(3).tobytes())
+    content = b"".join(constant(b"w%d" % i, value) for i in range(1000))
+    path = graph(tmp_path, content)
+    with capped(len(content), **SMALL):
+        found = checkpoint.read_graph_def(path)
+    assert len(found) == 1000
+    assert all(x.shape == (1 << 28,) and x[0] == x[-1] == 3 for x in found.values())
+
+
+@pytest.mark.parametrize("dtype, number, field_number", [
+    ("int64", 9, 10), ("int8", 6, 7), ("float16", 19, 13),
+])  # fmt: skip
+def test_integers_are_read_in_place(tmp_path, dtype, number, field_number):
+    """They are never all Python objects at one time; nor the fields that each is in."""
+    count = MANY
+    integers = b"".join(field(field_number, i & 127) for i in range(count // 2))
+    integers += field(field_number, bytes(range(128)) * (count // 256))
+    path = graph(tmp_path, constant(b"w", field(1, number) + shape_field(count) + integers))
+    with capped(path.stat().st_size, count * np.dtype(dtype).itemsize, **SMALL):
+        found = checkpoint.read_graph_def(path)["w"]
+    assert found.dtype == dtype and found.shape == (count,)
+    read = found.view(np.uint16) if dtype == "float16" else found
+    np.testing.assert_array_equal(read, (np.arange(count) % 128).astype(read.dtype))
+
+
+def test_floats_are_read_in_place(tmp_path):
+    expected = np.arange(MANY, dtype=np.float32)
+    values = b"".join(fixed32_field(5, int(x)) for x in expected.view(np.uint32))
+    path = graph(tmp_path, constant(b"w", FLOAT + shape_field(MANY) + values))
+    with capped(path.stat().st_size, **SMALL):
+        found = checkpoint.read_graph_def(path)["w"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_sparse_graph(tmp_path):
+    path = tmp_path / "graph.pb"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with (
+        capped(0, **SMALL),
+        pytest.raises(checkpoint.CheckpointError, match="a GraphDef of at most"),
+    ):
+        checkpoint.read_graph_def(path)
+
+
+# Indexes
+
+
+def read_all(path):
+    return dict(checkpoint.read_checkpoint(path))
+
+
+def entry(shared, own, value):
+    return to_varint(shared) + to_varint(len(own)) + to_varint(len(value)) + own + value
+
+
+def one_restart(*entries):
+    return b"".join(entries) + bytes(4) + (1).to_bytes(4, "little")
+
+
+def table(*blocks, handles=None, index=block):
+    """Blocks that are sealed, and an index of them or of `handles`."""
+    data, offsets = b"", []
+    for each in blocks:
+        offsets.append(to_varint(len(data)) + to_varint(len(each) - TRAILER))
+        data += each
+    handles = offsets if handles is None else handles(offsets)
+    written = sealed(index((b"%08d" % i, handle) for i, handle in enumerate(handles)))
+    footer = to_varint(0) * 2 + to_varint(len(data)) + to_varint(len(written) - TRAILER)
+    return data + written + footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
+
+
+def bundle(tmp_path, index, data=b""):
+    (tmp_path / "model.index").write_bytes(index)
+    (tmp_path / "model.data-00000-of-00001").write_bytes(data)
+    return tmp_path / "model.index"
+
+
+PREFIX = b"a" * MANY
+FIRST = entry(0, b"", BUNDLE_HEADER)
+
+
+def as_key(i):
+    return i.to_bytes(3, "big")
+
+
+def long_keys():
+    keys = [entry(MANY, as_key(i), FLOAT) for i in range(1, 2000)]
+    return one_restart(FIRST, entry(0, PREFIX, FLOAT), *keys)
+
+
+def small_entries():
+    shared = [0 if i % 256 == 0 else 2 for i in range(MANY // 2)]
+    return one_restart(FIRST, *[entry(n, as_key(i)[n:], b"") for i, n in enumerate(shared)])
+
+
+def long_index(handles):
+    """The prefix is that of the keys of the index itself."""
+    (_, handle), *_ = handles
+    keys = [entry(MANY, as_key(i), handle) for i in range(1, 2000)]
+    return one_restart(entry(0, PREFIX, handle), *keys)
+
+
+def zeros(size):
+    """In snappy's copies of 64 bytes, three bytes each."""
+    return sealed(to_varint(size + 1) + b"\0\0" + b"\xfe\1\0" * (size // 64), SNAPPY)
+
+
+def in_table(**entries):
+    return write_table({HEADER: BUNDLE_HEADER} | {k.encode(): v for k, v in entries.items()})
+
+
+ENTRIES = sealed(block([(HEADER, BUNDLE_HEADER), *((b"%06d" % i, FLOAT) for i in range(500))]))
+TWICE = sealed(block([(HEADER, BUNDLE_HEADER), (b"w", FLOAT), (b"w", FLOAT)]))
+INDEXES = {
+    "keys with a long prefix": (lambda: table(sealed(long_keys())), "bytes of memory"),
+    "an index with a long prefix": (lambda: table(ENTRIES, index=long_index), "the next block at"),
+    "small entries": (lambda: table(sealed(small_entries())), "bytes of memory"),
+    "one block many times": (
+        lambda: table(ENTRIES, handles=lambda offsets: offsets * 20_000),
+        "expected the next block at byte",
+    ),
+    "one key twice": (lambda: table(TWICE), "expected a key above b'w', got b'w'"),
+    "snappy that says it is large": (
+        lambda: table(sealed(to_varint(1 << 40) + b"\0\0", SNAPPY)),
+        "bytes of memory",
+    ),
+    "snappy that is large": (lambda: table(zeros(8 * MEBIBYTE)), "bytes of memory"),
+    "snappy that is larger than it says": (
+        lambda: table(sealed(zeros(8 * MEBIBYTE)[4:-TRAILER].join([to_varint(9), b""]), SNAPPY)),
+        "expected 9 bytes compressed",
+    ),
+    "extents": (
+        lambda: in_table(w=FLOAT + field(7, field(1, b"") * MANY)),
+        r"a slice at \[\(0, -1\), .*got none",
+    ),
+    "slices": (lambda: in_table(w=FLOAT + field(7, b"") * MANY), r"a slice at \[\], got none"),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_indexes_are_refused(tmp_path, name):
+    content, text = INDEXES[name]
+    refused(read_all, bundle(tmp_path, content()), text)
+
+
+def compressed_block(key, value, repeated):
+    """A block with one entry, whose value is repeated by copies of 64 bytes."""
+    size = len(value) + 64 * repeated
+    head = to_varint(0) + to_varint(len(key)) + to_varint(size) + key + value
+    tail = bytes(4) + (1).to_bytes(4, "little")
+    literals = [bytes([len(x) - 1 << 2]) + x for x in (head, tail)]
+    length = len(head) + 64 * repeated + len(tail)
+    return sealed(to_varint(length) + literals[0] + b"\xfe\1\0" * repeated + literals[1], SNAPPY)
+
+
+def test_all_snappy_blocks_have_one_budget(tmp_path):
+    """Each is small enough; their values are fields of 66 bytes, which say nothing."""
+    first = sealed(block([(HEADER, BUNDLE_HEADER)]))
+    blocks = [compressed_block(b"%03d" % i, b"\x42" * 4, 17 * 100 + 1) for i in range(40)]
+    path = bundle(tmp_path, table(first, *blocks[:3]))
+    assert len(checkpoint.read_checkpoint(path)) == 3
+    refused(read_all, bundle(tmp_path, table(first, *blocks)), "bytes of memory")
+
+
+def tensor(shape, offset, size, checksum=0):
+    return (
+        FLOAT + shape_field(*shape) + field(4, offset) + field(5, size) + fixed32_field(6, checksum)
+    )
+
+
+def extents_field(*extents):
+    return field(7, b"".join(field(1, field(1, a) + field(2, n)) for a, n in extents))
+
+
+def test_a_slice_that_is_named_many_times(tmp_path):
+    data = bytes(MANY)
+    rows = len(data) // FLOAT_BYTES
+    extent = (0, rows)
+    whole = FLOAT + shape_field(2000 * rows) + extents_field(extent) * 2000
+    index = write_table({
+        HEADER: BUNDLE_HEADER, b"w": whole,
+        slice_key("w", [extent]): tensor((rows,), 0, len(data), masked(crc32c(data))),
+    })  # fmt: skip
+    path = bundle(tmp_path, index, data)
+    with capped(len(index) + len(data), **SMALL):
+        with pytest.raises(checkpoint.CheckpointError, match="twice"):
+            read_all(path)
+
+
+def test_a_slice_that_says_it_is_large(tmp_path):
+    many = 1 << 40
+    index = write_table({
+        HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(many) + extents_field((0, many)),
+        slice_key("w", [(0, many)]): tensor((many,), 0, 0, masked(0)),
+    })  # fmt: skip
+    refused(read_all, bundle(tmp_path, index), r"expected float32 \[1099511627776\], got 0 bytes")
+
+
+def test_slices_of_another_dtype(tmp_path):
+    index = write_table({
+        HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(1) + extents_field((0, 1)),
+        slice_key("w", [(0, 1)]): field(1, 7) + shape_field(1) + field(5, 6),
+    })  # fmt: skip
+    refused(read_all, bundle(tmp_path, index, b"\1....a"), "a slice of float32, got another")
+
+
+def test_tensors_that_share_bytes(tmp_path):
+    """Else all of few bytes are read for each of many names."""
+    index = write_table({HEADER: BUNDLE_HEADER} | {
+        b"w%04d" % i: tensor((MANY // 4 - i,), 4 * i, MANY - 4 * i) for i in range(2000)
+    })  # fmt: skip
+    refused(read_all, bundle(tmp_path, index, bytes(MANY)), "two that share bytes")
+
+
+def sparse(path, size):
+    with open(path, "r+b") as file:
+        file.truncate(size)
+
+
+def test_sparse_data(tmp_path):
+    """What asks for little is read; what asks for all does not fit."""
+    size, checksum = 1 << 40, masked(crc32c(bytes(8)))
+    index = write_table({
+        HEADER: BUNDLE_HEADER, b"all": tensor((size // 4 - 2,), 8, size - 8),
+        b"first": tensor((2,), 0, 8, checksum),
+    })  # fmt: skip
+    path = bundle(tmp_path, index)
+    sparse(tmp_path / "model.data-00000-of-00001", size)
+    with capped(len(index), **SMALL):
+        found = checkpoint.read_checkpoint(path)
+        assert found["first"].tolist() == [0, 0]
+        assert found.spec("all").shape == (size // 4 - 2,)
+    with address_space(MEBIBYTE):
+        with pytest.raises(checkpoint.CheckpointError, match="'all': needs more memory than there"):
+            found["all"]
+
+
+def test_a_sparse_index(tmp_path):
+    """Its blocks are where its end says; what is between them is not read."""
+    end = table(ENTRIES)
+    path = bundle(tmp_path, end)
+    sparse(path, 1 << 40)
+    with (
+        capped(0, **SMALL),
+        pytest.raises(checkpoint.CheckpointError, match="expected a table, which ends"),
+    ):
+        read_all(path)
+    with open(path, "ab") as file:
+        file.write(end[-FOOTER:])
+    with capped(0, **SMALL):
+        assert len(checkpoint.read_checkpoint(path)) == 500
+
+
+def test_a_sparse_state_file(tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"")
+    sparse(tmp_path / "checkpoint", 1 << 40)
+    with (
+        capped(0, **SMALL),
+        pytest.raises(checkpoint.CheckpointError, match="model_checkpoint_path"),
+    ):
+        read_all(tmp_path)
+
+
+# Archives of NumPy
+
+
+def archive(path, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def npy(shape, dtype="<f4", data=None):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return file.getvalue() + (bytes(size) if data is None else data)
+
+
+def test_archives_are_not_decompressed(tmp_path):
+    shape = (16 * MEBIBYTE,)
+    path = archive(tmp_path / "zeros.npz", {"a.npy": npy(shape), "b.npy": npy((2, 3))})
+    with capped(path.stat().st_size, **SMALL):
+        found = read_npz_specs(str(path))
+    assert {name: spec.shape for name, spec in found.items()} == {"a": shape, "b": (2, 3)}
+
+
+def large_header():
+    """Whose length is not that of the file; its bytes are few when compressed."""
+    return b"\x93NUMPY\2\0" + struct.pack("<I", 32 * MEBIBYTE) + b" " * 32 * MEBIBYTE
+
+
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+ARCHIVES = {
+    "a long header": (lambda: {"a.npy": large_header()}, DEFLATED, "damaged one"),
+    "bzip2": (lambda: {"a.npy": npy((2,))}, zipfile.ZIP_BZIP2, "compression 0 or 8, got 12"),
+    "truncated": (lambda: {"a.npy": npy((2,), data=b"")}, STORED, r"bytes for float32 \[2\], got"),
+    "many members": (lambda: {f"{i}": b"" for i in range(7000)}, STORED, "a list of members"),
+    "objects": (lambda: {"a.npy": npy((0,), "|O")}, STORED, "pickled objects"),
+    "no array": (lambda: {"a.txt": b""}, STORED, "'a.txt': expected an array"),
+    "a shape": (lambda: {"a.npy": npy((1 << 62, 0))}, STORED, "that NumPy can hold"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives_are_refused(tmp_path, monkeypatch, name):
+    members, compression, text = ARCHIVES[name]
+    monkeypatch.setattr(npz, "MOST_READ_BYTES", 3 * MANY)
+    path = archive(tmp_path / "a.npz", members(), compression)
+    refused(lambda path: read_npz_specs(str(path)), path, text)
+
+
+def test_an_archive_that_says_it_is_large(tmp_path):
+    """The size of a member is no more than its bytes can be of when they are decompressed."""
+    path = archive(tmp_path / "a.npz", {"a.npy": npy((1 << 38,), data=b"")})
+    size = len(npy((1 << 38,), data=b""))
+    content = path.read_bytes()
+    claimed = struct.pack("<I", (1 << 32) - 2)
+    path.write_bytes(content.replace(struct.pack("<I", size), claimed))
+    assert path.read_bytes() != content
+    refused(lambda path: read_npz_specs(str(path)), path, "compressed bytes to hold those")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damaged_archives(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, kernel=np.arange(40.0), bias=np.ones(3))
+    content, outcomes = path.read_bytes(), set()
+    expected = read_npz_specs(str(path))
+    for at in range(len(content)):
+        flipped = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+        path.write_bytes(content[:at] if damage == "cut" else flipped)
+        try:
+            outcomes.add(read_npz_specs(str(path)) == expected)
+        except checkpoint.CheckpointError as error:
+            assert str(error).startswith(f"{path}: ")
+            outcomes.add("error")
+    assert "error" in outcomes
+
+
+# What is no file
+
+
+READERS = {
+    "checkpoint": (checkpoint.read_checkpoint, "model"),
+    "index": (lambda path: checkpoint.read_checkpoint(path.with_suffix("")), "model.index"),
+    "graph": (checkpoint.read_graph_def, "model.pb"),
+    "archive": (lambda path: read_npz_specs(str(path)), "model.npz"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_pipes_are_refused(tmp_path, reader):
+    read, name = READERS[reader]
+    os.mkfifo(tmp_path / name)
+    with capped(0, **SMALL, seconds=2):
+        with pytest.raises(checkpoint.CheckpointError, match="expected a file, got a pipe"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("reader", ["checkpoint", "graph", "archive"])
+def test_devices_are_refused(reader):
+    with capped(0, **SMALL, seconds=2):
+        with pytest.raises(checkpoint.CheckpointError, match="or a device"):
+            READERS[reader][0](os.path.join("/dev", "zero"))
