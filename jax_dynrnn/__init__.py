@@ -16,6 +16,8 @@ returns two results: `outputs`, at every step, and `state`, after each row's las
 `jax_dynrnn.linen` and `jax_dynrnn.nnx` have the same as Flax modules.
 """
 
+import types as _types
+
 from ._bidirectional import bidirectional_dynamic_rnn as bidirectional_dynamic_rnn
 from ._bidirectional import concatenate as concatenate
 from ._bidirectional import init_bidirectional as init_bidirectional
@@ -69,6 +71,7 @@ from .decode import beam_search as beam_search
 from .decode import greedy_decode as greedy_decode
 from .decode import tile_batch as tile_batch
 from .packing import pad_sequences as pad_sequences
+from .packing import pending_resets as pending_resets
 from .packing import segment_starts as segment_starts
 from .pooling import last_output as last_output
 from .pooling import max_pool as max_pool
@@ -91,3 +94,10 @@ from .wrappers import ResidualWrapper as ResidualWrapper
 from .wrappers import ZoneoutWrapper as ZoneoutWrapper
 
 __version__ = "0.1.0"
+
+# What is imported above, without the modules that it is in.
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    name
+    for name, value in globals().items()
+    if not name.startswith("_") and not isinstance(value, _types.ModuleType)
+]

@@ -43,32 +43,84 @@ def extended(
 ) -> tuple[jax.Array, jax.Array, Beams]:
     """The best sequences with one id more -> `(parents, their last ids, beams)`.
 
-    `of_next` `[B, K, V]` are log-probabilities. A sequence that has ended can only be given
-    another end, at the log-probability 0.
+    `of_next` `[B, K, V]` are log-probabilities.
     """
-    is_end = jnp.arange(of_next.shape[-1], dtype=jnp.int32) == end
-    only_end = jnp.where(is_end, 0.0, -jnp.inf).astype(of_next.dtype)
-    only_end = jnp.broadcast_to(only_end, of_next.shape)
-    ended = jnp.broadcast_to(jnp.expand_dims(beams.finished, -1), of_next.shape)
-    total = jnp.expand_dims(beams.probability, -1)
-    total = total + jnp.where(ended, only_end, of_next).astype(total.dtype)
-    longer = ~(ended | jnp.broadcast_to(is_end, of_next.shape))
-    lengths = jnp.expand_dims(beams.lengths, -1) + longer.astype(jnp.int32)
-    score = total / ((5 + lengths.astype(total.dtype)) / 6) ** jnp.asarray(penalty, total.dtype)
-
-    flat = lambda x: x.reshape(x.shape[0], -1)  # noqa: E731
-    scores, best = jax.lax.top_k(flat(score), of_next.shape[1])
-    parents, last = best // of_next.shape[-1], (best % of_next.shape[-1]).astype(jnp.int32)
+    found = _candidates(beams, of_next, end)
+    scores, log_sizes = _scores(found.probability, found.lengths, penalty)
+    best = _best(found, scores, log_sizes, beams.scores.shape[1])
+    parents, ids, lengths, probability, scores = (choose(x, best) for x in (*found, scores))
     now = jnp.arange(beams.ids.shape[-1], dtype=jnp.int32) == time
     now = jnp.broadcast_to(now, beams.ids.shape)
     new = Beams(
-        jnp.where(now, jnp.expand_dims(last, -1), choose(beams.ids, parents)),
-        choose(flat(lengths), best),
-        choose(beams.finished, parents) | (last == end),
-        choose(flat(total), best),
+        jnp.where(now, jnp.expand_dims(ids, -1), choose(beams.ids, parents)),
+        lengths,
+        choose(beams.finished, parents) | (ids == end),
+        probability,
         scores,
     )
-    return parents, last, new
+    return parents, ids, new
+
+
+class _Candidates(NamedTuple):
+    """Sequences to choose from, `[B, N]`."""
+
+    parents: jax.Array
+    ids: jax.Array
+    """The last ones."""
+    lengths: jax.Array
+    probability: jax.Array
+
+
+def _candidates(beams: Beams, of_next: jax.Array, end: Any) -> _Candidates:
+    """Of each beam: the best that go on, and the one that ends.
+
+    Those that go on have one length, so that their order is that of their probabilities. A
+    sequence that has ended can only be given another end, at the log-probability 0.
+    """
+    (batch, width, size), dtype = of_next.shape, beams.probability.dtype
+    is_end = jnp.arange(size, dtype=jnp.int32) == end
+    is_end = jnp.broadcast_to(is_end, of_next.shape)
+    ended = jnp.expand_dims(beams.finished, -1)
+    goes_on = ~(is_end | jnp.broadcast_to(ended, of_next.shape))
+    of_end = jnp.where(is_end, of_next, -jnp.inf).max(-1, keepdims=True)
+    of_end = jnp.where(ended, jnp.zeros_like(of_end), of_end)
+    longer, ids = jax.lax.top_k(jnp.where(goes_on, of_next, -jnp.inf), min(width, size))
+    last = jnp.broadcast_to(jnp.asarray(end, jnp.int32), ended.shape)
+    parents = jnp.expand_dims(jnp.arange(width, dtype=jnp.int32), (0, 2))
+    of_next = jnp.concatenate([longer, of_end], -1).astype(dtype)
+    more = jnp.expand_dims(jnp.arange(of_next.shape[-1]) < ids.shape[-1], (0, 1))
+    found = (
+        jnp.broadcast_to(parents, of_next.shape),
+        jnp.concatenate([ids.astype(jnp.int32), last], -1),
+        jnp.expand_dims(beams.lengths, -1) + more.astype(jnp.int32),
+        jnp.expand_dims(beams.probability, -1) + of_next,
+    )
+    return _Candidates(*(x.reshape(batch, width * of_next.shape[-1]) for x in found))
+
+
+def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple:
+    """The scores, and `log(-score)`, which neither underflows nor overflows."""
+    base = (5 + lengths.astype(probability.dtype)) / 6
+    penalty = jnp.asarray(penalty, probability.dtype)
+    factor, limits = base**penalty, jnp.finfo(probability.dtype)
+    log_sizes = jnp.log(-probability) - penalty * jnp.log(base)
+    usable = (factor >= limits.tiny) & (factor <= limits.max)
+    scores = probability / jnp.where(usable, factor, 1)
+    return jnp.where(usable, scores, -jnp.exp(log_sizes)), log_sizes
+
+
+def _best(found: _Candidates, scores: jax.Array, log_sizes: jax.Array, width: int) -> jax.Array:
+    """The places of the best, `[B, K]`: by their scores.
+
+    A large penalty makes scores 0 or infinite that differ: then by their logarithms, and where
+    those are so large that they round to the same, by their probabilities. Ties go to the first
+    beam and id.
+    """
+    first = jnp.where(jnp.isnan(scores), -jnp.inf, -scores)  # NaN is the best: it is not hidden
+    place = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    keys = (first, log_sizes, -found.probability, found.parents, found.ids)
+    *_, order = jax.lax.sort((*jax.lax.stop_gradient(keys), place), dimension=1, num_keys=5)
+    return order[:, :width]
 
 
 def choose(x: jax.Array, index: jax.Array) -> jax.Array:

@@ -240,7 +240,8 @@ class MatmulCell(StagedCell):
         ...             "r": jax.random.normal(r, (self.units, self.units), dtype),
         ...         }
         ...     def zero_state(self, batch_shape=(), dtype=jnp.float32):
-        ...         return jnp.zeros((*batch_shape, self.units), dtype)
+        ...         rows = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+        ...         return jnp.zeros((*rows, self.units), dtype)
         ...     def project(self, params, inputs):
         ...         return inputs @ params["w"]
         ...     def hidden(self, state):

@@ -51,7 +51,10 @@ def raw_rnn(
     maximum_iterations: int,
     key: jax.Array | None = None,
 ) -> tuple[Emitted, State, Any]:
-    """Runs a cell with the loop's own function between the steps: decoders, samplers.
+    """Runs a cell with a function of yours between the steps: decoders, samplers.
+
+    Call it under `jax.jit`: outside of it, each call traces and compiles the loop again, which
+    takes up to seconds, since `loop_fn` is a new function each time, as far as JAX can tell.
 
         finished, x, state, emit, loop_state = loop_fn(0, None, None, None)
         for t = 0, 1, ... while not all rows are finished:
@@ -94,7 +97,8 @@ def raw_rnn(
         ...     x = jnp.ones((2, 3)) if first else output
         ...     state = cell.zero_state(2) if first else state
         ...     return time >= limits, x, state, None if first else output, None
-        >>> emitted, state, _ = rnn.raw_rnn(cell, params, loop_fn, maximum_iterations=6)
+        >>> run = jax.jit(lambda p: rnn.raw_rnn(cell, p, loop_fn, maximum_iterations=6))
+        >>> emitted, state, _ = run(params)
         >>> emitted.stack().shape, int(emitted.size()), emitted.stack()[2:, 0].any().item()
         ((6, 2, 3), 4, False)
     """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from . import _check_data
@@ -62,7 +63,10 @@ def greedy_decode(
     *,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, State]:
-    """Feeds a cell the id that it finds most likely, until that is `end`.
+    """Feeds a cell the id that it finds most likely, until that is `end`. Call it under `jax.jit`.
+
+    Outside of `jit`, each call traces and compiles the loop again, which takes up to seconds:
+    `embed` and `logits` are new functions each time, as far as JAX can tell.
 
     Args:
         cell: the cell to run.
@@ -91,10 +95,13 @@ def greedy_decode(
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.BasicRNNCell(1, activation=lambda x: x - 1)
         >>> params = {"kernel": jnp.array([[0.0], [1.0]]), "bias": jnp.zeros(1)}
-        >>> ids, lengths, _ = rnn.greedy_decode(
-        ...     cell, params, lambda ids: jnp.ones((2, 1)),
-        ...     lambda output: jax.nn.one_hot(output[:, 0].astype(int), 5),
-        ...     start=4, end=0, initial_state=jnp.array([[4.0], [2.0]]), maximum_iterations=5)
+        >>> @jax.jit
+        ... def decode(params, state):
+        ...     return rnn.greedy_decode(
+        ...         cell, params, lambda ids: jnp.ones((2, 1)),
+        ...         lambda output: jax.nn.one_hot(output[:, 0].astype(int), 5),
+        ...         start=4, end=0, initial_state=state, maximum_iterations=5)
+        >>> ids, lengths, _ = decode(params, jnp.array([[4.0], [2.0]]))
         >>> ids.tolist(), lengths.tolist()
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
@@ -132,7 +139,9 @@ def beam_search(
     length_penalty: float = 0.0,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keeps the `beam_width` best sequences of each row at every step.
+    """Keeps the `beam_width` best sequences of each row at every step. Call it under `jax.jit`.
+
+    Outside of `jit`, each call traces and compiles the loop again, as of `greedy_decode`.
 
         score = log-probability / ((5 + length) / 6) ** length_penalty
 
@@ -142,7 +151,8 @@ def beam_search(
         cell, params, embed, logits, start, end, initial_state, maximum_iterations: as in
             `greedy_decode`; nothing is tiled.
         beam_width: the number `K` of sequences kept.
-        length_penalty: 0 prefers short sequences, larger numbers longer ones.
+        length_penalty: 0 prefers short sequences, larger numbers longer ones. The order is right
+            also where the dtype cannot hold the scores, which then are 0 or `-inf`.
 
     Returns:
         `(ids int32 [B, K, L], lengths int32 [B, K], scores [B, K])`, the best first; ids are
@@ -150,7 +160,8 @@ def beam_search(
         `-inf`, and the length 0.
 
     Raises:
-        TypeError, ValueError: what is given or returned has another type or shape.
+        TypeError, ValueError: what is given or returned has another type or shape, or
+            `length_penalty` is not finite.
 
     Differs from TF1: ids are `[B, K, L]`, nothing is tiled, and the length never counts the end.
     TF1 counts it from the step after the one that adds it, as long as any row of the batch goes
@@ -162,18 +173,19 @@ def beam_search(
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.BasicRNNCell(1)
         >>> params = cell.init(jax.random.key(0), (1, 1))
-        >>> ids, lengths, scores = rnn.beam_search(
-        ...     cell, params, lambda ids: jnp.zeros((1, 1)),
-        ...     lambda output: jnp.log(jnp.array([[0.25, 0.75]])),
-        ...     start=1, end=0, initial_state=cell.zero_state(1), beam_width=3,
-        ...     maximum_iterations=2)
+        >>> @jax.jit
+        ... def search(params, state):
+        ...     return rnn.beam_search(
+        ...         cell, params, lambda ids: jnp.zeros((1, 1)),
+        ...         lambda output: jnp.log(jnp.array([[0.25, 0.75]])),
+        ...         start=1, end=0, initial_state=state, beam_width=3, maximum_iterations=2)
+        >>> ids, lengths, scores = search(params, cell.zero_state(1))
         >>> ids.tolist(), [round(p, 4) for p in jnp.exp(scores[0]).tolist()]
         ([[[1, 1], [0, 0], [1, 0]]], [0.5625, 0.25, 0.1875])
     """
     _check_data.count("beam_width", beam_width, least=1)
     _check_data.count("maximum_iterations", maximum_iterations, least=0)
-    if not hasattr(length_penalty, "__float__") or jnp.ndim(length_penalty):
-        raise TypeError(f"length_penalty: expected one number, got {length_penalty!r}")
+    _check_penalty(length_penalty)
     batch, end = _checked(start, end, initial_state)
     embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
     embed, logits = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
@@ -193,9 +205,26 @@ def beam_search(
         return over, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
 
     *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
-    is_one = ~jnp.isneginf(beams.scores)
+    is_one = ~jnp.isneginf(beams.probability)
     ids = jnp.where(jnp.expand_dims(is_one, -1), beams.ids, end)
     return ids, jnp.where(is_one, beams.lengths, 0), beams.scores
+
+
+LARGEST_PENALTY = 1e30
+"""Above it the product with the logarithm of a length may be infinite in float32."""
+
+
+def _check_penalty(penalty: Any) -> None:
+    """Checks one number, and its value where it is known."""
+    if not hasattr(penalty, "__float__") or jnp.ndim(penalty):
+        raise TypeError(f"length_penalty: expected one number, got {penalty!r}")
+    if isinstance(penalty, jax.core.Tracer):
+        return
+    if not abs(float(penalty)) <= LARGEST_PENALTY:
+        raise ValueError(
+            f"length_penalty: expected a number in [-{LARGEST_PENALTY:g}, {LARGEST_PENALTY:g}], "
+            f"got {penalty!r}"
+        )
 
 
 def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:

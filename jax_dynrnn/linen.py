@@ -17,6 +17,8 @@ from ._cell import State, as_cell
 from ._layer import Pair, Stack
 from ._linen_layer import Layer, OneCell
 
+__all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
+
 
 class RNN(OneCell):
     """Runs a cell: `layer(inputs, sequence_length, ...) -> (outputs, state)`.

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from . import _check_data
+from .sequence import valid_steps
+
 
 def pad_sequences(
     arrays: Iterable[Any],
@@ -121,3 +124,75 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         )
     before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
     return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]
+
+
+def pending_resets(
+    resets: ArrayLike,
+    sequence_length: ArrayLike | Sequence[int] | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    time_major: bool = False,
+    previous: ArrayLike | None = None,
+) -> jax.Array:
+    """The rows whose last reset comes after their last valid step: it is still to take effect.
+
+    A reset on a masked step takes effect at the next valid step. If a stream is run chunk by
+    chunk, that step may be in the next chunk, which is then run with `resets[:, 0] | pending`.
+    For forward runs: with `reverse`, the chunk before would need it.
+
+    Args:
+        resets: bool `[B, T]`, the resets of this chunk, as of `dynamic_rnn`.
+        sequence_length: `[B]` integers, the valid steps of this chunk, or `None`.
+        mask: bool `[B, T]`; with both, a step is valid where both say so.
+        time_major: `resets` and `mask` are `[T, B]`.
+        previous: bool `[B]`, the flags that came into this chunk. They are needed if they are not
+            in `resets[:, 0]`: a row without a valid step keeps its flag.
+
+    Returns:
+        bool `[B]`.
+
+    Raises:
+        TypeError, ValueError: as `dynamic_rnn` of `resets`, `sequence_length` and `mask`;
+            `previous` is not one bool for each row.
+
+    Example: the second document begins on a masked step, at the end of the first chunk
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell, inputs = rnn.GRUCell(4), jnp.ones((1, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> resets, mask = jnp.arange(5)[None] == 2, jnp.arange(5)[None] != 2
+        >>> _, state = rnn.dynamic_rnn(
+        ...     cell, params, inputs[:, :3], mask=mask[:, :3], resets=resets[:, :3])
+        >>> pending = rnn.pending_resets(resets[:, :3], mask=mask[:, :3])
+        >>> pending.tolist()
+        [True]
+        >>> rest = resets[:, 3:].at[:, 0].set(resets[:, 3] | pending)
+        >>> outputs, _ = rnn.dynamic_rnn(
+        ...     cell, params, inputs[:, 3:], initial_state=state, mask=mask[:, 3:], resets=rest)
+        >>> whole, _ = rnn.dynamic_rnn(cell, params, inputs, mask=mask, resets=resets)
+        >>> bool(jnp.allclose(outputs, whole[:, 3:]))
+        True
+    """
+    _check_data.flag("time_major", time_major)
+    time_axis = 0 if time_major else 1
+    flags, batch, time = _check_data.steps("resets", resets, time_axis)
+    _check_data.flags("resets", flags, batch, time, time_axis)
+    if sequence_length is not None:
+        sequence_length = _check_data.sequence_length(sequence_length, batch, time, time_axis)
+    if mask is not None:
+        mask = _check_data.flags("mask", mask, batch, time, time_axis)
+    valid = valid_steps(sequence_length, mask, batch, time, time_axis)
+    steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
+
+    def last(flags):
+        return jnp.max(jnp.where(flags, steps, -1), time_axis, initial=-1)
+
+    pending = last(flags) > last(valid)
+    if previous is None:
+        return pending
+    came = jnp.asarray(previous)
+    if came.shape != (batch,) or came.dtype != bool:
+        raise ValueError(
+            f"previous: expected bool of shape ({batch},), one flag for each row, got "
+            f"{came.dtype} of shape {came.shape}"
+        )
+    return pending | (came & ~valid.any(time_axis))

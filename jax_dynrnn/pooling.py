@@ -60,7 +60,7 @@ def last_output(
 
     def last(x, valid, time_axis):
         if x.shape[time_axis] == 0:
-            return jnp.zeros_like(x).sum(time_axis)
+            return jnp.zeros((*x.shape[:time_axis], *x.shape[time_axis + 1 :]), x.dtype)
         steps = jnp.arange(x.shape[time_axis], dtype=jnp.int32)
         steps = jnp.expand_dims(steps, [a for a in range(x.ndim) if a != time_axis])
         index = jnp.max(jnp.where(valid, steps, -1), time_axis, keepdims=True)

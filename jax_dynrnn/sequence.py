@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from . import _check_data
@@ -38,32 +41,67 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     return jnp.minimum(lengths, jnp.asarray(time, lengths.dtype)).astype(jnp.int32)
 
 
-def sequence_mask(lengths: ArrayLike | Sequence[int], maxlen: int) -> jax.Array:
+def sequence_mask(
+    lengths: ArrayLike | Sequence[int], maxlen: Any = None, dtype: Any = bool
+) -> jax.Array:
     """Which steps are real: `mask[..., t] = t < lengths[...]`.
 
     Args:
         lengths: integers `[...]`, an array or a list; clamped to [0, maxlen].
-        maxlen: the number `T` of time steps.
+        maxlen: the number `T` of time steps; default: the largest length, where it is known.
+        dtype: of the mask; numbers are 1 where it is True.
 
     Returns:
-        bool `[..., T]`.
+        bool `[..., T]`, or of `dtype`.
 
     Raises:
-        TypeError: `lengths` are not integers.
+        TypeError: `lengths` are not integers, `maxlen` is not an int, or either is traced where
+            the shape of the mask depends on its value.
 
-    Differs from TF1: `maxlen` has no default, since JAX wants to know shapes when it traces;
-    lengths above it are clamped; there is no `dtype`: the mask is bool.
+    Differs from TF1: under `jax.jit` lengths are not known, and `maxlen` must be given; lengths
+    above it are clamped.
 
     Reference: `tf.sequence_mask`.
 
     Example:
-        >>> import jax_dynrnn as rnn
-        >>> rnn.sequence_mask([1, 3], 3).astype(int).tolist()
-        [[1, 0, 0], [1, 1, 1]]
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> rnn.sequence_mask([1, 3]).tolist()
+        [[True, False, False], [True, True, True]]
+        >>> rnn.sequence_mask([1, 3], 4, jnp.float32).tolist()
+        [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
     """
-    rows = as_lengths(lengths, maxlen)
-    steps = jnp.arange(maxlen, dtype=jnp.int32)
-    return jnp.expand_dims(rows, -1) > jnp.expand_dims(steps, tuple(range(rows.ndim)))
+    time = _largest(lengths) if maxlen is None else _time(maxlen)
+    rows = as_lengths(lengths, time)
+    steps = jnp.arange(time, dtype=jnp.int32)
+    mask = jnp.expand_dims(rows, -1) > jnp.expand_dims(steps, tuple(range(rows.ndim)))
+    return mask.astype(dtype)
+
+
+def _largest(lengths: Any) -> int:
+    """The largest length, at least 0."""
+    given = _check_data.integers(lengths)
+    if isinstance(given, jax.core.Tracer) or not getattr(given, "is_fully_addressable", True):
+        raise TypeError(
+            "sequence_mask: expected maxlen=, the number of time steps: the lengths are traced, as "
+            "under jax.jit, or not all on this host, and so the largest one is not known"
+        )
+    return int(np.max(given, initial=0))
+
+
+def _time(maxlen: Any) -> Any:
+    """`maxlen` as an int, or the symbolic size that it is."""
+    # JAX has no public name for the type of the symbolic sizes of jax.export.
+    if type(maxlen).__module__.startswith("jax.") and not isinstance(maxlen, jax.Array):
+        return maxlen
+    if isinstance(maxlen, jax.core.Tracer):
+        raise TypeError(
+            f"sequence_mask: expected maxlen as an int, got {maxlen}, which is traced: the shape "
+            "of the mask depends on it; give the size of the time axis, as in x.shape[1]"
+        )
+    try:
+        return operator.index(maxlen)
+    except TypeError:
+        raise TypeError(f"sequence_mask: expected maxlen as an int, got {maxlen!r}") from None
 
 
 def valid_steps(

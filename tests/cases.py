@@ -60,16 +60,16 @@ class Case:
 
         return jax.tree.map(leaf, self.features, is_leaf=is_shape)
 
-    def params(self, dtype):
+    def params(self, dtype, rows=B):
         shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
         params = perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
-        return self.cell.attend(params, *self.memory(dtype)) if self.places else params
+        return self.cell.attend(params, *self.memory(dtype, rows)) if self.places else params
 
-    def memory(self, dtype):
+    def memory(self, dtype, rows=B):
         """Of two features, and how much of it is real: of one row nothing."""
         random = np.random.default_rng(0)
-        memory = [jnp.asarray(random.normal(size=(B, n, 2)), dtype) for n in self.places]
-        return memory, [np.minimum([n, 1, 0, 3], n) for n in self.places]
+        memory = [jnp.asarray(random.normal(size=(B, n, 2))[:rows], dtype) for n in self.places]
+        return memory, [np.minimum([n, 1, 0, 3], n)[:rows] for n in self.places]
 
     def state(self, dtype, seed=3):
         state = perturbed(self.start(dtype, B), seed)

@@ -93,6 +93,28 @@ def test_many_blocks_with_gaps_and_walls(lengths, reverse):
         close(*both, 1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"remat": "sqrt"}, {"reverse": True}])
+def test_more_steps_in_all_than_an_int32_counts(options):
+    """Of 4.9e9 steps no engine puts the number into 32 bits."""
+    cell, size = rnn.GRUCell(2), 70_000
+    shape = jax.ShapeDtypeStruct
+    inputs = shape((size, size, 1), "float32"), shape((size,), "int32"), shape((size, size), bool)
+
+    def loss(params, inputs, lengths, mask):
+        outputs, _ = rnn.dynamic_rnn(
+            cell, params, inputs, lengths, mask=mask, implementation="blocked", **options
+        )
+        return outputs.sum()
+
+    with jax.enable_x64(False):
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), (1,)))
+        for arguments in ((*inputs[:2], None), inputs):
+            gradients = jax.eval_shape(jax.grad(loss), params, *arguments)
+            assert jax.tree.map(lambda x: x.shape, gradients) == jax.tree.map(
+                lambda x: x.shape, params
+            )
+
+
 @pytest.mark.usefixtures("cuts")
 @pytest.mark.parametrize("lengths", [[1, 0, 3, 9], [9, 8, 9, 9], None])
 def test_forward_alone(lengths):

@@ -284,14 +284,21 @@ def test_what_engines_take_for_a_step(law):
 
 
 @one_setting
-def test_no_steps_at_all(law):
-    """T = 0: no outputs, and the initial state."""
+@pytest.mark.parametrize(("rows", "steps"), [(0, T), (B, 0), (0, 0)])
+def test_no_rows_or_no_steps(law, rows, steps):
+    """Outputs and state are cut; leaves of rank 0 are those of rows without a valid step.
+
+    Params have a gradient of 0.
+    """
     params, inputs, state = laws.arguments(law)
-    none = jax.tree.map(lambda x: x[:, :0], inputs)
-    outputs, final = rnn.dynamic_rnn(
-        law.case.cell, params, none, np.zeros(B, int), state, key=law.case.key(),
-        implementation=law.engine,
-    )  # fmt: skip
-    whole = compiled(law)(params, inputs, state, LENGTHS)[0][0]
-    close(outputs, jax.tree.map(lambda y: y[:, :0], whole), 0)
-    close(final, state, 0)
+    outputs, final = compiled(law)(params, inputs, state, np.zeros(B, np.int32))[0]
+    cut = lambda x: x[:rows] if x.ndim else x  # noqa: E731
+    params = law.case.params(law.dtype, rows)
+    none = jax.tree.map(lambda x: x[:rows, :steps], inputs), jax.tree.map(cut, state)
+    flags = np.ones((rows, steps), bool)
+    results, gradients = compiled(law)(params, *none, np.zeros(rows, np.int32), flags, flags)
+    expected = jax.tree.map(lambda y: y[:rows, :steps] if y.ndim > 1 else y[:steps], outputs)
+    close(results, (expected, jax.tree.map(cut, final) if steps else none[1]), 0)
+    if gradients is not None:
+        for x in jax.tree.leaves(gradients[0]):
+            assert x.dtype == jax.dtypes.float0 or not np.asarray(x, np.float64).any()

@@ -1,12 +1,14 @@
 """The package as a whole: what it exports, documents and imports."""
 
 import dataclasses
+import doctest
 import inspect
 import pathlib
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
 import reference
 from cases import CASES
@@ -14,14 +16,10 @@ from faults import FAULTS
 from tensorflow_oracle import CONFIGS
 
 import jax_dynrnn as rnn
-from jax_dynrnn import linen, nnx
+from jax_dynrnn import interop, linen, nnx
 from jax_dynrnn.interop import foreign
 
-PUBLIC = [
-    *(value for name, value in vars(rnn).items() if name[0] != "_" and callable(value)),
-    *(getattr(module, name) for module in (linen, nnx)
-      for name in ("RNN", "RNNCell", "Bidirectional", "StackedBidirectional")),
-]  # fmt: skip
+PUBLIC = [getattr(module, name) for module in (rnn, linen, nnx) for name in module.__all__]
 FOREIGN = [foreign.LinenCell, foreign.NNXCell, foreign.HaikuCell, foreign.EquinoxCell]
 
 
@@ -146,13 +144,58 @@ def test_version():
     assert rnn.__version__ == "0.1.0"
 
 
-def test_all_of_it_is_in_the_reference():
-    """A page of `docs/api` has a line for each public name."""
+INTEROP = [getattr(interop, name) for name in interop.__all__]
+MODULES = [rnn, linen, nnx, *INTEROP]
+
+
+def documented():
+    """By its module, each name that `docs/api` has: a line, or one of the members of a module."""
     folder = pathlib.Path(__file__).parents[1] / "docs" / "api"
     pages = "".join(page.read_text() for page in folder.glob("*.md"))
-    listed = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
-    names = {f"jax_dynrnn.{n}" for n, x in vars(rnn).items() if n[0] != "_" and callable(x)}
-    assert names <= listed
-    layers = {f"{thing.__module__}.{thing.__name__}" for thing in PUBLIC if thing.__module__ in
-              ("jax_dynrnn.linen", "jax_dynrnn.nnx")}  # fmt: skip
-    assert layers and layers <= listed
+    entry = re.compile(r"^::: (\S+)$(?:\n +options:\n +members: \[(.*)\]$)?", re.MULTILINE)
+    found = {}
+    for path, members in entry.findall(pages):
+        module, _, name = path.rpartition(".")
+        module, names = (path, members.split(", ")) if members else (module, [name])
+        found.setdefault(module, set()).update(names)
+    return found
+
+
+def test_what_is_exported_is_documented():
+    """`__all__` of each public module has the names in `docs/api`, each once, and no other."""
+    expected = documented()
+    assert expected.keys() == {module.__name__ for module in MODULES}
+    for module in MODULES:
+        assert sorted(module.__all__) == sorted(expected[module.__name__])
+
+
+@pytest.mark.parametrize("module", [*MODULES, interop], ids=lambda module: module.__name__)
+def test_import_star_brings_what_is_exported(module):
+    namespace = {}
+    exec(f"from {module.__name__} import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == {*module.__all__}
+
+
+def sources():
+    """Every docstring and page that has a cell of one's own."""
+    docs = pathlib.Path(__file__).parents[1].glob("*/*.md")
+    texts = {page.name: page.read_text() for page in docs}
+    texts |= {thing.__qualname__: inspect.getdoc(thing) for thing in PUBLIC}
+    return {name: text for name, text in texts.items() if "def zero_state(" in text}
+
+
+@pytest.mark.parametrize("name", sources())
+def test_cells_in_examples_take_batches_of_any_rank(name):
+    """As `Cell.zero_state` says: an int is a batch of one axis."""
+    examples = doctest.DocTestParser().get_examples(sources()[name])
+    namespace = {}
+    for example in examples:
+        if "import " in example.source or "class " in example.source:
+            exec(example.source, namespace)
+    written = [x for x in namespace.values() if hasattr(x, "zero_state")]
+    assert written
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    for written_cell in written:
+        cell = written_cell(*[4] * len(inspect.signature(written_cell).parameters))
+        assert kinds(cell.zero_state(2)) == kinds(cell.zero_state((2,)))
+        assert kinds(cell.zero_state((2, 3))) != kinds(cell.zero_state(()))

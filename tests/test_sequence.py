@@ -35,6 +35,33 @@ def test_sequence_mask_of_other_ranks():
         rnn.sequence_mask([1.5], 3)
 
 
+def test_sequence_mask_as_tf1_calls_it():
+    """Without the number of steps, and with a dtype by its place."""
+    assert rnn.sequence_mask([1, 3]).tolist() == [[True, False, False], [True] * 3]
+    assert rnn.sequence_mask(np.array([[0], [-2]])).shape == (2, 1, 0)
+    assert rnn.sequence_mask([]).shape == (0, 0)
+    weights = rnn.sequence_mask(jnp.array([1, 3]), 4, jnp.bfloat16)
+    assert weights.dtype == jnp.bfloat16 and weights.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
+    assert rnn.sequence_mask(jnp.array([1, 2]), jnp.array(2), "int8").tolist() == [[1, 0], [1, 1]]
+    traced_size = jax.export.symbolic_shape("t")[0]
+    shape = jax.eval_shape(lambda n: rnn.sequence_mask(n, traced_size), jnp.array([1, 2])).shape
+    assert shape == (2, traced_size)
+
+
+@pytest.mark.parametrize(
+    ("run", "match"),
+    [
+        (lambda n: rnn.sequence_mask(n), "expected maxlen=.* the lengths are traced"),
+        (lambda n: rnn.sequence_mask(n, n.max()), "maxlen as an int, got .*, which is traced"),
+        (lambda n: rnn.sequence_mask(n, 2.5), "maxlen as an int, got 2.5"),
+        (lambda n: rnn.sequence_mask(n, np.ones(2)), "maxlen as an int, got array"),
+    ],
+)
+def test_sequence_mask_needs_to_know_its_shape(run, match):
+    with pytest.raises(TypeError, match=match):
+        jax.jit(run)(jnp.array([1, 2]))
+
+
 @pytest.mark.parametrize("time_major", [False, True])
 def test_reverse_sequence(time_major):
     expected = np.stack(
@@ -110,6 +137,18 @@ def test_pooling_other_dtypes():
     assert rnn.mean_pool(many).tolist() == [[100.0]]
     assert rnn.mean_pool(many).dtype == jnp.float16
     assert rnn.max_pool(np.array([[False, True], [False, False]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int4", "float16", "bfloat16"])
+@pytest.mark.parametrize(("rows", "steps"), [(2, 3), (0, 3), (2, 0), (0, 0)])
+def test_pooling_keeps_the_dtype(dtype, rows, steps):
+    """But for the mean of what is not floating; 0 where there are no steps."""
+    outputs = jnp.ones((rows, steps, 2), dtype)
+    for pool in POOLS:
+        pooled = pool(outputs, np.full(rows, steps))
+        floats = pool is rnn.mean_pool and not jnp.issubdtype(dtype, jnp.floating)
+        assert pooled.dtype == (jnp.float64 if floats else dtype)
+        assert pooled.astype(float).tolist() == [[float(steps > 0)] * 2] * rows
 
 
 def test_pad_sequences():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .._cell import StagedCell
 from ..wrappers import MultiRNNCell
@@ -75,5 +76,6 @@ def _plain(parts: Parts, call: Call) -> tuple[Any, Any]:
         return scan.run(call)
     if call.lengths is None:
         return tiles(call)
-    little = call.lengths.sum() > int(FULL * call.batch * call.time)
+    # As floats: the sum of all lengths may be no int32.
+    little = call.lengths.astype(jnp.float32).mean() > FULL * call.time
     return jax.lax.cond(little, scan.run, tiles, call)

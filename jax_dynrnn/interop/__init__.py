@@ -38,3 +38,5 @@ from . import haiku as haiku
 from . import keras as keras
 from . import tf1 as tf1
 from . import torch as torch
+
+__all__ = ["checkpoint", "cudnn", "equinox", "flax", "foreign", "haiku", "keras", "tf1", "torch"]

@@ -30,6 +30,16 @@ from ._formats.index import Entry, write_index
 from ._tf1.kinds import kind as kind
 from ._tf1.kinds import moving_averages as moving_averages
 
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "kind",
+    "moving_averages",
+    "read_checkpoint",
+    "read_graph_def",
+    "write_checkpoint",
+]
+
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The variables of a checkpoint by name: a mapping that reads an array when asked for it.

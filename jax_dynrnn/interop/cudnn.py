@@ -18,6 +18,8 @@ from ._layouts.framework import Framework, check
 from ._layouts.layers import Layer, walk
 from .torch import table
 
+__all__ = ["export_params", "import_params"]
+
 CUDNN = Framework("cuDNN (jax.experimental.rnn)", table, kinds=("lstm",), uniform=True)
 
 

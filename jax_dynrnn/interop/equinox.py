@@ -14,6 +14,8 @@ from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, check, kind
 from ._layouts.layers import Layer, walk
 
+__all__ = ["export_params", "import_params"]
+
 NAMES = ("weight_ih", "weight_hh", "bias", "bias_n")
 
 

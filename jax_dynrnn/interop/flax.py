@@ -16,6 +16,8 @@ from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, kind
 from ._layouts.layers import Layer, flatten, nest, walk
 
+__all__ = ["export_params", "import_params"]
+
 LAYOUTS = ("linen", "nnx", "nnx_optimized")
 
 

@@ -9,3 +9,5 @@ from ._cells.equinox import EquinoxCell as EquinoxCell
 from ._cells.flax import LinenCell as LinenCell
 from ._cells.flax import NNXCell as NNXCell
 from ._cells.haiku import HaikuCell as HaikuCell
+
+__all__ = ["EquinoxCell", "HaikuCell", "LinenCell", "NNXCell"]

@@ -17,6 +17,8 @@ from ._layouts.blocks import Block, Table
 from ._layouts.framework import KINDS, Framework, kind
 from ._layouts.layers import flatten, walk
 
+__all__ = ["export_params", "import_params"]
+
 NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
 
 

@@ -19,6 +19,8 @@ from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, check, kind
 from ._layouts.layers import Layer, walk
 
+__all__ = ["export_params", "import_params"]
+
 NAMES = ("kernel", "recurrent_kernel", "bias")
 GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
 

@@ -18,6 +18,8 @@ from ._tf1.scopes import as_run, variable_names
 from ._tf1.shapes import fitted, smallest
 from ._tf1.table import Table
 
+__all__ = ["export_params", "import_params"]
+
 
 def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = None) -> Params:
     """The params of a run from the variables of a TensorFlow 1 model.

@@ -18,6 +18,8 @@ from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, kind
 from ._layouts.layers import Layer, walk
 
+__all__ = ["export_params", "import_params"]
+
 GATES = {"lstm": "ifgo", "cudnn_gru": "rzn", "rnn": "h"}
 
 

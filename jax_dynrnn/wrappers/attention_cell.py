@@ -138,7 +138,8 @@ class AttentionCellWrapper(ParamsWrapper):
         both = jnp.concatenate([output, attention], -1)
         output = dense(params["attn_output_projection"], both, "output")
         past = jnp.concatenate([past[..., 1:, :], jnp.expand_dims(output, -2)], -2)
-        return output, (cell_state, attention, past.reshape(*past.shape[:-2], -1))
+        past = past.reshape(*past.shape[:-2], self.attn_length * rows)
+        return output, (cell_state, attention, past)
 
 
 def _attend(params: Params, cell_state: State, past: jax.Array) -> jax.Array:

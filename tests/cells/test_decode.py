@@ -77,6 +77,47 @@ def test_a_wide_beam_finds_the_best_of_everything(penalty):
         assert found[0] == best
 
 
+@pytest.mark.parametrize("penalty", [4000.0, -4000.0])
+def test_the_order_is_right_where_scores_are_not(penalty):
+    """Scores that are 0 or infinite in their dtype are ordered by their logarithms.
+
+    Of sequences of one length, that is by their probabilities.
+    """
+    ids, lengths, scores = jax.jit(lambda: search(364, penalty))()
+    for row in range(B):
+        sizes, tuples = [], [tuple(x) for x in np.asarray(ids[row]).tolist()]
+        for sequence, length in zip(tuples, lengths[row].tolist(), strict=True):
+            total = probability(sequence[: length + 1], row)
+            sizes.append(np.log(-total) - penalty * np.log((5 + length) / 6))
+        with np.errstate(over="ignore", under="ignore"):
+            expected = -np.exp(sizes)
+        assert len({*tuples}) == 364 and {0.0, -np.inf} & {*expected.tolist()}
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-10)
+        assert (np.diff(sizes) >= -1e-10).all()
+        counts = [3**n for n in range(L)] + [3**L]  # all sequences of each length
+        assert np.bincount(lengths[row]).tolist() == counts
+
+
+def test_certain_sequences_and_penalties():
+    """A sequence of probability 1 has the score 0 whatever the penalty is."""
+    certain = lambda output: jnp.broadcast_to(jnp.where(jnp.arange(V) == 1, 0.0, -jnp.inf), (B, V))  # noqa: E731
+    for penalty in (-4000.0, 0.0, 4000.0):
+        ids, lengths, scores = rnn.beam_search(
+            CELL, PARAMS, embed, certain, 0, END, STATE, beam_width=2, length_penalty=penalty,
+            maximum_iterations=L,
+        )  # fmt: skip
+        assert ids[:, 0].tolist() == [[1] * L] * B and lengths.tolist() == [[L, 0]] * B
+        assert scores.tolist() == [[0.0, -np.inf]] * B
+
+
+def test_scores_have_gradients():
+    """Those of the log-probability of the best sequence."""
+    best = lambda x: search(3, 0.7, state=STATE + x)[2][0, 0]  # noqa: E731
+    value, gradient = jax.jit(jax.value_and_grad(best))(0.0)
+    moved = [float(jax.jit(best)(x)) for x in (-1e-6, 1e-6)]
+    assert moved[0] != value and abs(gradient - (moved[1] - moved[0]) / 2e-6) < 1e-7
+
+
 def test_a_narrow_beam_keeps_its_best():
     """TF's rules, step by step in NumPy, with a width that does drop sequences."""
     width, penalty = 3, 0.7
@@ -238,6 +279,9 @@ def test_width_multiplier_and_penalty():
         search(0)
     for penalty in ("0.5", None, np.zeros(2)):
         with pytest.raises(TypeError, match="length_penalty: expected one number, got"):
+            search(2, penalty)
+    for penalty in (np.nan, np.inf, -1e39):
+        with pytest.raises(ValueError, match="length_penalty: expected a number in .*, got"):
             search(2, penalty)
     with pytest.raises(ValueError, match="multiplier: expected an int >= 1, got 1.5"):
         rnn.tile_batch(STATE, 1.5)
