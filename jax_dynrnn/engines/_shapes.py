@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+from jax.extend import core
 
 from .._cell import Cell, Memory
 from .._tools import remembering, unboxed
 from ..wrappers import MultiRNNCell
 from ._layers import inside, layers
 from ._parts import Parts
-from .call import Call
+from .call import Call, varying
 
 
 def _of_rows(f: Callable) -> Callable[[Call], Any]:
@@ -121,6 +123,67 @@ def odd(parts: Any, weights: Any, row: Any, state: Any) -> str | None:
             if what != "params" and x.shape[:1] != (1,):
                 return f"the {what} of {name} has an array without rows"
     return None
+
+
+def collective(call: Call) -> str | None:
+    """Why the collectives of a step need all devices to take the same steps, or `None`.
+
+    Devices sort their rows by length and stop at their own last valid step. A collective over an
+    axis that the rows vary over would mix the wrong rows, or wait for a device that has stopped.
+    It is traced with the types of this call, never remembered: axes have names only where they
+    are mapped.
+    """
+    leaves = jax.tree.leaves(call)
+    if not any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in leaves):
+        return None  # nothing is mapped
+    try:
+        jaxpr = _jaxpr_of_a_step(call)
+    except Exception:  # a run takes the same step first, to check it, and says what is wrong
+        return None
+    rows = varying((call.inputs, call.lengths, call.mask, call.resets))
+    for axis, result in _collectives(jaxpr):
+        described = f"a step of {type(call.cell).__name__} has a collective over the axis {axis!r}"
+        if axis in rows:
+            return f"{described}, which the rows vary over: each device takes them in its own order"
+        if axis not in result:  # nor are those of `vmap`, nor any with `check_vma=False`
+            return f"{described}, whose result is not known to vary over it"
+    return None
+
+
+def _jaxpr_of_a_step(call: Call) -> Any:
+    def prepare(params, inputs, state):
+        cast = lambda x: jnp.asarray(x, _cast(jnp.result_type(x), call.dtype))  # noqa: E731
+        params, inputs = jax.tree.map(cast, (params, inputs))
+        first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, call.time_axis, False), inputs)
+        state = call.cell.start(params, (call.batch,), call.dtype) if state is None else state
+        return call.cell.prepare(params, batch_shape=(call.batch,)), first, state
+
+    def step(params, inputs, state):
+        return call.cell.step(params, call.cell.project(params, inputs), state, key=call.key)
+
+    arguments = jax.eval_shape(prepare, call.params, call.inputs, call.initial_state)
+    return jax.make_jaxpr(step)(*arguments).jaxpr
+
+
+def _collectives(jaxpr: Any) -> Iterator[tuple[Any, frozenset]]:
+    """The axes that collectives are over, and the axes that their results vary over.
+
+    Of a jaxpr and those inside. (Not from its effects: a `ppermute` has none.)
+    """
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("pvary", "shard_map"):
+            continue  # a cast of the type alone; a map with axes of its own
+        over = equation.params.get("axes", equation.params.get("axis_name", ()))
+        for axis in over if isinstance(over, tuple) else (over,):
+            if not isinstance(axis, int):  # that is an axis of an array
+                yield axis, equation.outvars[0].aval.manual_axis_type.varying
+        for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _collectives(getattr(inner, "jaxpr", inner))
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _prepared_sizes(cell: Any, params: Any, key: Any, rows: int) -> list[tuple]:

@@ -14,7 +14,7 @@ from ._layers import inside_loop, run_apart
 from ._parts import Parts
 from ._passes import backward, forward
 from ._run import run_parts
-from ._shapes import innermost, odd
+from ._shapes import collective, innermost, odd
 from ._tiles import on_cpu
 from .call import Call, explicit, partly_by_hand
 
@@ -32,7 +32,7 @@ def unsupported(call: Call) -> str | None:
         return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
     if explicit(call):
         return "it takes rows out of their order, which a mesh of explicit axes does not allow"
-    return partly_by_hand() or _unknown(call)
+    return partly_by_hand() or _unknown(call) or collective(call)
 
 
 def _unknown(call: Call) -> str | None:

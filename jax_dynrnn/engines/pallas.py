@@ -26,7 +26,7 @@ from ._pallas.launch import blocks_for
 from ._pallas.passes import backward, forward
 from ._pallas.step import Step
 from ._run import run_parts
-from ._shapes import innermost, odd, of_shapes
+from ._shapes import collective, innermost, odd, of_shapes
 from .call import Call, partly_by_hand
 
 one_launch = True
@@ -59,7 +59,9 @@ def unsupported(call: Call) -> str | None:
     if (reason := partly_by_hand()) is not None:
         return reason
     reason = _first(_unknown, call)
-    of_stack = reason and isinstance(call.cell, MultiRNNCell)
+    if reason is None:
+        return collective(call)
+    of_stack = isinstance(call.cell, MultiRNNCell)
     return f"a layer of the stack cannot be run by it: {reason}" if of_stack else reason
 
 

@@ -1,0 +1,1 @@
+"""What `jax_dynrnn.testing` is made of."""

@@ -1,0 +1,86 @@
+"""How results are compared, and how a difference is described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+AXES = {
+    "outputs": ("row", "step"),
+    "output": ("row",),
+    "state": ("row",),
+    "gradient with respect to inputs": ("row", "step"),
+    "gradient with respect to initial_state": ("row",),
+}
+"""The leading axes of the leaves of results, by the name of the result."""
+
+
+class Broken(Exception):
+    """A law does not hold; `law` is its name where it is not the one that was checked."""
+
+    def __init__(self, text: str, law: str | None = None):
+        super().__init__(text)
+        self.text = text
+        self.law = law
+
+
+def described(error: Exception) -> str:
+    """An error in one line: what JAX says below may be pages of a program."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def leaves_by_path(tree: Any) -> list[tuple[tuple, np.ndarray]]:
+    """The leaves with a value to compare, as NumPy arrays in float64."""
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    arrays = [(path, x) for path, x in found if jnp.result_type(x) != jax.dtypes.float0]
+    return [(path, np.asarray(x).astype(np.float64)) for path, x in arrays]
+
+
+def assert_close(
+    actual: Any, expected: Any, tolerance: float, here: str, there: str, row: int = 0
+) -> None:
+    """Checks `max|a - b| <= tolerance * (1 + max|b|)` of every leaf of two dicts of results.
+
+    `here` and `there` say, after the two values, which runs they are from; `row` is the first.
+    """
+    if jax.tree.structure(actual) != jax.tree.structure(expected):
+        raise Broken(
+            f"the results have different structures: {jax.tree.structure(actual)} {here}, "
+            f"{jax.tree.structure(expected)} {there}"
+        )
+    for (path, a), (_, b) in zip(leaves_by_path(actual), leaves_by_path(expected), strict=True):
+        if a.shape != b.shape:
+            raise Broken(f"{place(path)}: shape {a.shape} {here}, {b.shape} {there}")
+        if not a.size:
+            continue
+        error = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.inf)
+        error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, error)
+        bound = tolerance * (1 + np.abs(b[np.isfinite(b)]).max(initial=0))
+        if error.max() > bound:
+            index = np.unravel_index(error.argmax(), error.shape)
+            raise Broken(
+                f"{place(path, index, row)}: {a[index]:.8g} {here}, {b[index]:.8g} {there}"
+            )  # fmt: skip
+
+
+def assert_finite(results: Any) -> None:
+    """Checks that no leaf has a NaN or an infinity."""
+    for path, x in leaves_by_path(results):
+        if not np.isfinite(x).all():
+            index = np.unravel_index((~np.isfinite(x)).argmax(), x.shape)
+            raise Broken(f"{place(path, index)}: {x[index]}")
+
+
+def place(path: tuple, index: tuple = (), row: int = 0) -> str:
+    """A leaf, and an element of it: `state.c at row 1, element (3,)`."""
+    name = path[0].key
+    found = []
+    for axis, i in zip(AXES.get(name, ()), index, strict=False):
+        found.append(f"{axis} {i + row * (axis == 'row')}")
+    if rest := tuple(int(i) for i in index[len(found) :]):
+        found.append(f"element {rest}")
+    return f"{name}{keystr(path[1:])}{' at ' * bool(found)}{', '.join(found)}"

@@ -1,0 +1,275 @@
+"""Cells with one fault each, for `check_cell`: most fail by one law and pass all others."""
+
+import dataclasses
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toys import batch_of, config
+
+import jax_dynrnn as rnn
+
+UNITS = 3
+
+
+class Base(rnn.Cell):
+    """`h' = tanh(w x + h)`, with a word of its subclasses on the way."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"w": jax.random.normal(key, (UNITS,), dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), UNITS), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        w = jnp.expand_dims(params["w"], tuple(range(inputs.ndim - 1)))
+        new = jnp.tanh(w * self.change(inputs, state, key) + state)
+        return new, new
+
+    def change(self, x, state, key):
+        return x
+
+
+# structure
+
+
+@config
+class InitReadsTime(Base):
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"w": jnp.ones((UNITS,), dtype) * input_shape[1] ** 0, "t": jnp.ones(input_shape[1])}
+
+
+@config
+class InitLooksAtValues(Base):
+    def init(self, key, input_shape, dtype=jnp.float32):
+        w = jax.random.normal(key, (UNITS,), dtype)
+        return {"w": w if float(w[0]) > 0 else -w}
+
+
+@config
+class NoIntBatch(Base):
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_shape, UNITS), dtype)
+
+
+@config
+class FlatBatch(Base):
+    """Its state has one batch axis, whatever is asked for."""
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        shape = batch_of(batch_shape)
+        return jnp.zeros((*((int(np.prod(shape)),) if shape else ()), UNITS), dtype)
+
+
+# structure, and they cannot be run
+
+
+@config
+class OtherDtype(Base):
+    def __call__(self, params, inputs, state, *, key=None):
+        output, new = super().__call__(params, inputs, state)
+        return output, new.astype(jnp.float16)
+
+
+@config
+class OtherStructure(Base):
+    def __call__(self, params, inputs, state, *, key=None):
+        output, new = super().__call__(params, inputs, state)
+        return output, (new, new)
+
+
+@config
+class FeaturesFirst(Base):
+    """Its output has the batch last."""
+
+    def __call__(self, params, inputs, state, *, key=None):
+        output, new = super().__call__(params, inputs, state)
+        return output.T, new
+
+
+@config
+class NoKey(Base):
+    def __call__(self, params, inputs, state):
+        return super().__call__(params, inputs, state)
+
+
+# of one law each
+
+
+@config
+class BatchNorm(Base):
+    """Mixes rows."""
+
+    def change(self, x, state, key):
+        return x - x.mean(0, keepdims=True) if x.ndim > 1 else x
+
+
+@config
+class Steps(Base):
+    """Remembers the last input, and has no derivative where the next is equal to it."""
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        zeros = super().zero_state(batch_shape, dtype)
+        return zeros, zeros
+
+    def __call__(self, params, inputs, state, *, key=None):
+        change = jnp.sqrt(jnp.abs(inputs - state[0]))
+        output, new = super().__call__(params, change, state[1])
+        return output, (inputs, new)
+
+
+class Host:
+    """What a cell should not have: a memory outside of the state."""
+
+    last = -10
+
+
+def is_first(count):
+    """Whether no step of the count before has just been run."""
+    first = np.max(count) != Host.last + 1
+    Host.last = np.max(count)
+    return np.full(np.shape(count), first, np.int32)
+
+
+@config
+class RemembersOnTheHost(Base):
+    """The first step of a run is special, and a memory of the host says which that is."""
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        count = jnp.zeros(batch_of(batch_shape), jnp.int32)
+        return super().zero_state(batch_shape, dtype), count
+
+    def __call__(self, params, inputs, state, *, key=None):
+        h, count = state
+        kind = jax.ShapeDtypeStruct(count.shape, jnp.int32)
+        first = jax.pure_callback(is_first, kind, count, vmap_method="broadcast_all")
+        inputs = inputs + jnp.expand_dims(first.astype(inputs.dtype), -1)
+        output, h = super().__call__(params, inputs, h)
+        return output, (h, count + 1)
+
+
+@config
+class NeedsABatch(Base):
+    def change(self, x, state, key):
+        return jnp.concatenate([x[:, 1:], x[:, :1]], axis=1)
+
+
+@config
+class LooksAtValues(Base):
+    """Takes another way where it can see the numbers: outside of jit."""
+
+    def change(self, x, state, key):
+        try:
+            return x if float(x.max()) < 0.1 else x / 2
+        except jax.errors.ConcretizationTypeError:
+            return x
+
+
+@config
+class NormOfTheState(Base):
+    """Has no derivative where its state starts."""
+
+    def change(self, x, state, key):
+        return x + jnp.sqrt(jnp.sum(state**2, -1, keepdims=True))
+
+
+@jax.custom_jvp
+def double(x):
+    return 2 * x
+
+
+double.defjvp(lambda x, dx: (double(*x), 3 * dx[0]))
+
+
+@config
+class WrongDerivative(Base):
+    def change(self, x, state, key):
+        return double(x)
+
+
+@config
+class CutsAGradient(Base):
+    def change(self, x, state, key):
+        return x + jax.lax.stop_gradient(jnp.sin(state))
+
+
+@config
+class OtherStep(rnn.BasicRNNCell):
+    """Its step clips, of which `pointwise` knows nothing."""
+
+    def step(self, params, projected, state, *, key=None):
+        output, new = super().step(params, projected, state, key=key)
+        return jnp.clip(output, -0.1, 0.1), jnp.clip(new, -0.1, 0.1)
+
+
+@config
+class DrawsOnTheHost(Base):
+    def change(self, x, state, key):
+        return x if key is None else x + np.random.normal() * jax.random.normal(key, x.shape)  # noqa: NPY002
+
+
+@config
+class ShufflesRows(Base):
+    """With a key."""
+
+    def change(self, x, state, key):
+        return x if key is None or x.ndim < 2 else jax.random.permutation(key, x)
+
+
+@config
+class HoldsALock(Base):
+    lock: Any = dataclasses.field(default_factory=threading.Lock)
+
+
+@config
+class ForgetsInPickle(Base):
+    scale: float = 2.0
+
+    def change(self, x, state, key):
+        return x * self.scale
+
+    def __getstate__(self):
+        return {}
+
+
+@config
+class NoReverse(Base):
+    """Has no gradient: a loop of dynamic length."""
+
+    def __call__(self, params, inputs, state, *, key=None):
+        times = (params["w"][0] > 0).astype(jnp.int32)
+        return super().__call__(
+            params, jax.lax.fori_loop(0, times, lambda i, x: x / 2, inputs), state
+        )
+
+
+ONE_LAW = [
+    (InitLooksAtValues(), "structure"),
+    (NoIntBatch(), "structure"),
+    (FlatBatch(), "structure"),
+    (Steps(), "garbage"),
+    (RemembersOnTheHost(), "split"),
+    (NeedsABatch(), "vmap"),
+    (LooksAtValues(), "jit"),
+    (NormOfTheState(), "finite"),
+    (WrongDerivative(), "gradients"),
+    (CutsAGradient(), "gradients"),
+    (OtherStep(4), "engines"),
+    (DrawsOnTheHost(), "keys"),
+    (ShufflesRows(), "keys"),
+    (HoldsALock(), "pickle"),
+    (ForgetsInPickle(scale=3.0), "pickle"),
+]
+"""Each fails by this law, and passes all others."""
+
+CANNOT_RUN = [
+    (InitReadsTime(), "structure"),
+    (OtherDtype(), "structure"),
+    (OtherStructure(), "structure"),
+    (FeaturesFirst(), "structure"),
+    (NoKey(), "structure"),
+    (NoReverse(), "gradients"),
+]
+"""Each fails by this law, whichever of the laws that need it is checked."""

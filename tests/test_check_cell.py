@@ -1,0 +1,170 @@
+"""`check_cell`: it passes every cell of the package, and finds each planted fault by its law."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from broken_cells import CANNOT_RUN, ONE_LAW, BatchNorm
+from cases import CASES, D, H, is_shape
+from toys import Duck
+
+import jax_dynrnn as rnn
+from jax_dynrnn.testing import CellCheckError, CellReport, check_cell
+
+SHAPE = (2, 5, 3)
+LAWS = [
+    *("structure", "padding", "garbage", "split", "rows", "vmap"),
+    *("jit", "finite", "gradients", "engines", "keys", "pickle"),
+]
+
+
+def named(pairs):
+    return [pytest.param(*pair, id=type(pair[0]).__name__) for pair in pairs]
+
+
+def broken_law(cell, laws, **options):
+    """The law by which a cell fails, or `None`."""
+    try:
+        check_cell(cell, SHAPE, laws=laws, **options)
+    except CellCheckError as error:
+        return error.law
+    return None
+
+
+@pytest.mark.parametrize("cell, broken", named(ONE_LAW))
+def test_a_fault_breaks_one_law(cell, broken):
+    assert broken_law(cell, [broken]) == broken
+    assert broken_law(cell, [name for name in LAWS if name != broken]) is None
+
+
+@pytest.mark.parametrize("cell, broken", named(CANNOT_RUN))
+def test_a_cell_that_cannot_be_run_says_why(cell, broken):
+    """Whatever is asked: what was broken is named, not what could not be checked."""
+    assert broken_law(cell, [broken]) == broken
+    assert broken_law(cell, ["garbage"]) == broken
+
+
+@pytest.mark.parametrize("broken", ["padding", "rows", "vmap"])
+def test_mixed_rows_break_what_is_said_of_rows(broken):
+    assert broken_law(BatchNorm(), [broken]) == broken
+
+
+def test_mixed_rows_break_nothing_else():
+    others = [name for name in LAWS if name not in ("padding", "split", "rows", "vmap")]
+    assert broken_law(BatchNorm(), others) is None
+
+
+EVERYDAY = {
+    *("gru", "lstm_projection", "multi", "dropout", "zoneout", "embedding", "learned", "phased"),
+    *("plus_one", "norm", "nested", "images", "wrapped_duck"),
+}
+PASSING = [
+    pytest.param(case, id=case.name, marks=[] if case.name in EVERYDAY else [pytest.mark.full])
+    for case in CASES
+    if not case.places
+]
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_cells_of_the_package_pass(case):
+    shapes = jax.tree.map(lambda s: (2, 7, *s), case.features, is_leaf=is_shape)
+    laws = [name for name in LAWS if case.derivative or name != "gradients"]
+    report = check_cell(case.cell, shapes, laws=laws)
+    assert {*report.passed, *report.skipped} == {*laws}
+    assert {*report.skipped} <= {"engines", "keys", "pickle"}
+    if case.core:
+        assert "engines" in report.passed
+    if case.keyed:
+        assert "keys" in report.passed
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_dtypes(dtype):
+    assert set(LAWS) - {"keys"} == {*check_cell(rnn.GRUCell(H), SHAPE, dtype=dtype).passed}
+
+
+def test_what_it_says():
+    """The law, what it means, where, both values, what to mend, and how to see it again."""
+    with pytest.raises(CellCheckError) as error:
+        check_cell(BatchNorm(), SHAPE, key=jax.random.key(3), laws=["rows"])
+    law, found, mend, again = str(error.value).split("\n")
+    assert law == "the law 'rows' is broken by BatchNorm(): no row depends on another one."
+    number = r"-?\d\.\d+(e-\d+)?"
+    where = rf"outputs at row [012], step \d, element \(\d,\): {number}"
+    pattern = rf"  Found: {where} after the inputs of row 3 alone were changed, {number} before"
+    assert re.fullmatch(pattern, found), found
+    assert mend.startswith("  Mend: Compute each row from its own inputs and state;")
+    assert again == (
+        "  Reproduce: check_cell(cell, (2, 5, 3), key=key, dtype='float32', laws=['rows'])"
+    )
+
+
+def test_the_seed_decides():
+    """The same key finds the same values; another one finds others."""
+
+    def text(seed):
+        with pytest.raises(CellCheckError) as error:
+            check_cell(BatchNorm(), SHAPE, key=jax.random.key(seed), laws=["rows"])
+        return str(error.value)
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_a_gradient_that_is_not_the_derivative_says_of_what():
+    cell = next(cell for cell, _ in ONE_LAW if type(cell).__name__ == "WrongDerivative")
+    with pytest.raises(CellCheckError, match="gradient with respect to params.'w'.|to inputs: "):
+        check_cell(cell, SHAPE, laws=["gradients"])
+
+
+@pytest.mark.parametrize(
+    "cell, reason",
+    [
+        (
+            rnn.BasicRNNCell(H, activation=lambda x: jnp.tanh(x)),
+            "activation is a function without an importable name: ",
+        ),
+        (rnn.MultiRNNCell([rnn.GRUCell(2, activation=lambda x: x)]), "activation is a function"),
+        (type("Local", (rnn.GRUCell,), {})(4), "the class Local has no importable name"),
+    ],
+)
+def test_what_has_no_importable_name_is_not_pickled(cell, reason):
+    report = check_cell(cell, SHAPE, laws=["pickle"])
+    assert report.passed == () and report.skipped["pickle"].startswith(reason)
+    assert str(report) == f"pickle  skipped: {report.skipped['pickle']}"
+
+
+def test_only_scan_says_why():
+    report = check_cell(Duck(H), SHAPE, laws=["engines"])
+    assert "only scan can run it" in report.skipped["engines"]
+
+
+def test_the_report():
+    report = check_cell(rnn.GRUCell(H), SHAPE, laws=("rows", "structure"))
+    assert report == CellReport(("structure", "rows"), {})
+    assert str(report) == "structure  passed\nrows       passed"
+
+
+ATTENTION = rnn.AttentionWrapper(rnn.GRUCell(H), rnn.LuongAttention(H))
+BAD = [
+    ((rnn.GRUCell, SHAPE), {}, TypeError, "got the class GRUCell itself"),
+    ((object(), SHAPE), {}, TypeError, "expected a cell"),
+    ((rnn.GRUCell(H), D), {}, TypeError, "input_shape: expected a shape .*, got 3"),
+    ((rnn.GRUCell(H), "abc"), {}, TypeError, "input_shape: expected a shape .*, got 'abc'"),
+    ((rnn.GRUCell(H), None), {}, TypeError, "input_shape: expected a shape .*, got None"),
+    ((rnn.GRUCell(H), (2, 5, 0.5)), {}, TypeError, "input_shape: expected a shape"),
+    ((rnn.GRUCell(H), ()), {}, TypeError, "input_shape: expected a shape"),
+    ((rnn.GRUCell(H), np.ones(SHAPE)), {}, TypeError, r"got an array; give its .shape, \(2, 5, 3"),
+    ((SHAPE, rnn.GRUCell(H)), {}, TypeError, "cell: expected a cell"),
+    ((rnn.GRUCell(H), SHAPE), {"laws": ["row"]}, ValueError, "names among structure, .*'row'"),
+    ((rnn.GRUCell(H), SHAPE), {"dtype": "int32"}, TypeError, "dtype: expected a real floating"),
+    ((rnn.GRUCell(H), SHAPE), {"key": 3}, ValueError, "key: expected one key"),
+    ((ATTENTION, SHAPE), {}, NotImplementedError, "attends to a memory; check the cell inside"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, options, error, message", BAD)
+def test_wrong_arguments(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        check_cell(*arguments, **options)
