@@ -51,11 +51,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             TensorFlow's file `checkpoint` names the newest one, or that of a SavedModel.
 
     Returns:
-        `Checkpoint`, sorted by name; `dict(checkpoint)` reads all of it.
+        `Checkpoint`, sorted by name; `dict(checkpoint)` reads all of it, and
+        `checkpoint.spec(name)` is the shape and dtype of a variable without its values.
 
     Raises:
         CheckpointError: the index is truncated, corrupt, or of another kind (a V1 checkpoint), or
-            data files are missing. So is an error of the data, when it is read.
+            data files are missing, or `path` is a pipe or a device. So is an error of the data,
+            when it is read.
         FileNotFoundError: there is no checkpoint at `path`; those nearby are listed.
 
     Reference: `tf.train.load_checkpoint`.

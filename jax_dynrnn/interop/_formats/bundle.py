@@ -96,7 +96,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def _entry(self, name: str) -> Entry:
         if name not in self:
             nearest = closest(str(name), self, 5, 0.3)
-            raise KeyError(f"{self._prefix}: no variable {name!r}; the nearest are {nearest}")
+            raise KeyError(
+                f"{escaped(self._prefix)}: no variable {name!r}; the nearest are {nearest}"
+            )
         return read_entry(self._index.variables[name])
 
     def _located(self, name: str) -> contextlib.AbstractContextManager[None]:

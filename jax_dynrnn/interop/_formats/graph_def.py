@@ -25,7 +25,7 @@ BITS = {"float16": 13, "bfloat16": 13}
 FIELD, STRINGS, FLOAT8 = 7, 8, 18
 """The fields of a TensorProto that its numbers may be in; `FIELD` is that of other integers."""
 MOST_BYTES = 1 << 31  # of a constant, and of a graph: TensorFlow's own bound
-CONSTANT_BYTES = 768  # what Python and NumPy need for an array and its name, beside their bytes
+CONSTANT_BYTES = 448  # what Python and NumPy need for an array and its name, beside their bytes
 
 
 def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -39,8 +39,8 @@ def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         file has as one value for a whole array is a read-only view of that value.
 
     Raises:
-        CheckpointError: the file is truncated, corrupt or of another kind, or has no constants,
-            or one of a dtype that NumPy lacks.
+        CheckpointError: the file is truncated, corrupt or of another kind, has no constants, or
+            one of a dtype that NumPy lacks, or takes far more memory than its size suggests.
 
     Reference: `tf.import_graph_def`.
 

@@ -56,7 +56,7 @@ def canonical(name: str) -> tuple[str, int]:
     scopes = OF_STATIC_STACK.sub(r"\1/bidirectional_rnn/\2", "/".join(scopes)).split("/")
     shard = PART.fullmatch("/".join(scopes))
     if shard:
-        scopes = (shard[1] or shard[2]).split("/")
+        scopes = (shard[1] or shard[2] or "").split("/")
     *scopes, last = scopes
     scopes = [SCOPES.get(scope, scope) for scope in scopes]
     return "/".join([*scopes, NAMES.get(last, last)]), int(shard[3]) if shard else 0
