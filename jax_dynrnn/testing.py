@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from . import _check_data
 from ._cell import as_cell
 from ._testing.compare import Broken, described
-from ._testing.laws import LAWS
 from ._testing.problem import Problem
+from ._testing.table import LAWS
 from ._tools import map_shapes
+
+__all__ = ["CellCheckError", "CellReport", "check_cell"]
 
 
 class CellCheckError(AssertionError):

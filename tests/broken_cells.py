@@ -207,7 +207,9 @@ class OtherStep(rnn.BasicRNNCell):
 @config
 class DrawsOnTheHost(Base):
     def change(self, x, state, key):
-        return x if key is None else x + np.random.normal() * jax.random.normal(key, x.shape)  # noqa: NPY002
+        if key is None:
+            return x
+        return x + np.random.normal() * jax.random.normal(key, x.shape, x.dtype)
 
 
 @config

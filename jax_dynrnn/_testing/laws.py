@@ -5,9 +5,7 @@ A law returns why it was skipped, or `None`, and raises `Broken` where it does n
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,16 +16,6 @@ from .. import _rnn
 from .compare import Broken, assert_close, assert_finite, leaves_by_path, place
 from .pickling import unimportable
 from .problem import ALL, CUT, GRADIENTS, LARGE_ID, MIXED, B, Problem, T, uses_key
-from .structure import structure
-
-
-@dataclasses.dataclass(frozen=True)
-class Law:
-    """What is checked, and what to say where it does not hold."""
-
-    check: Callable[[Problem], str | None]
-    statement: str
-    mend: str
 
 
 def padding(problem: Problem, key: Any = None) -> None:
@@ -40,13 +28,17 @@ def padding(problem: Problem, key: Any = None) -> None:
         _compare(problem, found, expected, here, f"where all have length {n}", row)
 
 
-def _row(results: Any, row: int, steps: int) -> Any:
-    """One row of the first steps; leaves of rank 0 belong to all rows."""
-    cut = {"outputs": lambda y: y[row : row + 1, :steps], "state": lambda s: s[row : row + 1]}
-    return {
-        name: jax.tree.map(lambda x, f=f: f(x) if x.ndim else np.zeros_like(x), results[name])
-        for name, f in cut.items()
-    }
+def _row(results: Any, row: int, end: int) -> Any:
+    """One row of the first steps; what has no rows belongs to all of them."""
+    own = slice(row, row + 1)
+    outputs = jax.tree.map(lambda y: y[own, :end] if y.ndim > 1 else y[:0], results["outputs"])
+    state = jax.tree.map(lambda s: s[own] if s.ndim else np.zeros_like(s), results["state"])
+    return {"outputs": outputs, "state": state}
+
+
+def _steps(x: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Some steps of an output `[B, T, ...]`, or of one that the rows share, `[T]`."""
+    return x[:, begin:end] if x.ndim > 1 else x[begin:end]
 
 
 def _compare(problem, actual, expected, here, there, row=0) -> None:
@@ -67,9 +59,9 @@ def garbage(problem: Problem) -> None:
     cut = problem.gradients(lengths, first, state)
     for name in ("outputs", GRADIENTS[1]):
         for path, x in leaves_by_path({name: padded[name]}):
-            if x[:, 1:].any():
+            if x.ndim > 1 and x[:, 1:].any():
                 raise Broken(f"{place(path)}: not 0 in the padding, where the inputs are NaN")
-        padded[name] = jax.tree.map(lambda x: x[:, :1], padded[name])
+        padded[name] = jax.tree.map(lambda x: _steps(x, 0, 1), padded[name])
     _compare(problem, padded, cut, "with NaN in the padding", "without padding")
 
 
@@ -81,7 +73,8 @@ def split(problem: Problem) -> None:
     tail = problem.values(MIXED - first, rest, head["state"])
 
     def joined(h, t):
-        return np.concatenate([h[:, : CUT - 1], t[:, : T - CUT + 1]], 1)
+        both = [_steps(h, 0, CUT - 1), _steps(t, 0, T - CUT + 1)]
+        return np.concatenate(both, min(1, h.ndim - 1))
 
     outputs = jax.tree.map(joined, head["outputs"], tail["outputs"])
     parts = {"outputs": outputs, "state": tail["state"]}
@@ -136,9 +129,7 @@ def jit(problem: Problem, key: Any = None) -> None:
         outputs.append(jax.device_get(output))
     stacked = jax.tree.map(lambda *y: np.stack(y, 1 if y[0].ndim else 0), *outputs)
     compiled = problem.values(np.full(B, 2, np.int32), key=key)
-    compiled["outputs"] = jax.tree.map(
-        lambda y: y[:, :2] if y.ndim > 1 else y[:2], compiled["outputs"]
-    )
+    compiled["outputs"] = jax.tree.map(lambda y: _steps(y, 0, 2), compiled["outputs"])
     eager = {"outputs": stacked, "state": state}
     _compare(problem, eager, compiled, "step by step, without jit", "compiled")
 
@@ -237,83 +228,5 @@ def pickles(problem: Problem) -> str | None:
         one = Problem(cell, problem.features, problem.key, problem.dtype)
         output, state = jax.jit(one.take_step)(problem.params, inputs, problem.start)
         steps.append({"output": output, "state": state})
-    _compare(problem, *steps, "by the copy", "by the cell")
+    _compare(problem, steps[0], steps[1], "by the copy", "by the cell")
     return None
-
-
-LAWS = {
-    "structure": Law(
-        structure,
-        "init, zero_state and a step return the structure, shapes and dtypes of the protocol",
-        "init reads only the features of its shape. zero_state takes (), an int or a tuple, and "
-        "puts it in front of every leaf. A step returns (output, new_state), the state as it got "
-        "it and the batch first.",
-    ),
-    "padding": Law(
-        padding,
-        "a row of a padded batch is what it is alone",
-        "Compute each row from its own inputs and state; no mean, maximum or norm over the batch.",
-    ),
-    "garbage": Law(
-        garbage,
-        "what the padding holds reaches no value and no gradient",
-        "A padded step is computed on the row's first valid inputs and its final state, and "
-        "thrown away. Where its derivative is not finite the gradients become NaN: keep "
-        "sqrt, log, norms and quotients away from 0 (jnp.where on their argument too).",
-    ),
-    "split": Law(
-        split,
-        "a run in two parts is one run",
-        "Keep all that a step remembers in the state; nothing in attributes of the cell, in "
-        "globals or on the host.",
-    ),
-    "rows": Law(
-        rows,
-        "no row depends on another one",
-        "Compute each row from its own inputs and state; no mean, maximum, norm or sort over the "
-        "batch (the first axis).",
-    ),
-    "vmap": Law(
-        vmap,
-        "jax.vmap of one row is the batch",
-        "Count axes from the end (axis=-1, x[..., :n]): one row has no batch axis. "
-        "Keep rows apart.",
-    ),
-    "jit": Law(
-        jit,
-        "a compiled step is the step called from Python",
-        "Compute with jax.numpy alone. Python and NumPy code runs once, while JAX traces: no "
-        "np.random, no counters, no float(x), no `if` on values.",
-    ),
-    "finite": Law(
-        finite,
-        "from the start of a run all values and gradients are finite",
-        "Look for sqrt, log, a norm or a quotient at the start state (zeros): move its argument "
-        "away from 0, by jnp.where before the function, not after.",
-    ),
-    "gradients": Law(
-        gradients,
-        "the gradient is the derivative",
-        "Look at custom_jvp, custom_vjp, stop_gradient, and functions that are rounded; leave "
-        "the law out (laws=) where the gradient differs on purpose.",
-    ),
-    "engines": Law(
-        engines,
-        "every engine that can run the cell computes what scan does",
-        "Say the step once: a MatmulCell has all of it in project, hidden, recurrent_kernel and "
-        "pointwise, and overrides step only to draw.",
-    ),
-    "keys": Law(
-        keys,
-        "what is drawn depends on the key and the row's place in the batch alone",
-        "Draw with jax.random from the key that the step gets, a number for each row; no "
-        "np.random, no permutation of rows.",
-    ),
-    "pickle": Law(
-        pickles,
-        "a cell is saved and sent to other processes by pickle",
-        "Keep numbers, strings, importable functions and cells in the attributes; no locks, "
-        "files or generators.",
-    ),
-}
-"""In the order in which they are checked."""
