@@ -99,14 +99,23 @@ def _candidates(beams: Beams, of_next: jax.Array, end: Any) -> _Candidates:
 
 
 def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple:
-    """The scores, and `log(-score)`, which neither underflows nor overflows."""
+    """The scores, and `log(-score)`, which neither underflows nor overflows.
+
+    A score may be held by the dtype though its divisor is not: then it comes from its logarithm.
+    """
     base = (5 + lengths.astype(probability.dtype)) / 6
-    penalty = jnp.asarray(penalty, probability.dtype)
-    factor, limits = base**penalty, jnp.finfo(probability.dtype)
-    log_sizes = jnp.log(-probability) - penalty * jnp.log(base)
-    usable = (factor >= limits.tiny) & (factor <= limits.max)
-    scores = probability / jnp.where(usable, factor, 1)
-    return jnp.where(usable, scores, -jnp.exp(log_sizes)), log_sizes
+    penalty, limits = jnp.asarray(penalty, probability.dtype), jnp.finfo(probability.dtype)
+    divisor, log_divisor = base**penalty, penalty * jnp.log(base)
+    held = (divisor >= limits.tiny) & (divisor <= limits.max)
+    divided = held | (probability == 0) | jnp.isneginf(probability)  # which no divisor changes
+    # What is not selected must have a finite derivative, or the gradient is NaN.
+    inside = jnp.where(divided, -1, probability)
+    scores = jnp.where(
+        divided,
+        probability / jnp.where(held, divisor, 1),
+        -jnp.exp(jnp.log(-inside) - log_divisor),
+    )
+    return scores, jnp.log(-probability) - log_divisor
 
 
 def _best(found: _Candidates, scores: jax.Array, log_sizes: jax.Array, width: int) -> jax.Array:
