@@ -8,11 +8,11 @@ from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
 
-B, T, D, DRAWS = 3, 6, 2, 8
+B, T, D, DRAWS = 3, 6, 2, 32
 RANDOM = np.random.default_rng(0)
 INPUTS = RANDOM.normal(size=(B, T, D))
-LENGTHS = RANDOM.integers(0, T + 1, (DRAWS, B))
-MASKS, RESETS = RANDOM.random((2, DRAWS, B, T)) < 0.5
+LENGTHS = RANDOM.integers(0, T + 3, (DRAWS, B)).clip(0, T)
+MASKS, RESETS = RANDOM.random((2, DRAWS, B, T)) < np.array([0.5, 0.25]).reshape(2, 1, 1, 1)
 CELLS = {
     "gru": rnn.GRUCell(3),
     "learned": rnn.LearnedInitialState(rnn.LSTMCell(3)),
@@ -62,6 +62,15 @@ def test_chunks_of_any_size_are_one_run(name, size, previous):
     params = jax.tree.map(lambda x: x + 0.3, params)
     expected = differentiated(lambda *x: whole(cell, *x))(params)
     close(differentiated(lambda *x: chunked(cell, *x, size, previous))(params), expected, 1e-12)
+
+    def state_if_forgotten(*draw):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rnn, "pending_resets", lambda *_, **__: jnp.zeros(B, bool))
+            return chunked(cell, params, *draw, size, previous)[1]
+
+    forgotten = jax.jit(jax.vmap(state_if_forgotten))(LENGTHS, MASKS, RESETS)
+    different = jax.tree.map(lambda a, b: jnp.abs(a - b).max() > 1e-3, forgotten, expected[1][1])
+    assert all(jax.tree.leaves(different)), "no reset waits at a cut: the draws show nothing"
 
 
 def waiting(resets, valid, previous):
