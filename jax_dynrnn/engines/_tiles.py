@@ -230,7 +230,7 @@ def _cut(size: int, aim: int) -> int:
     A divisor where one is within 1.5 times the aim. Else the parts overlap by less than one element
     for each: no size costs much more than its neighbours.
     """
-    divisors = [d for d in range(1, size + 1) if size % d == 0 and 2 * aim <= 3 * d <= 4.5 * aim]
-    if divisors:
+    near = range(-(-2 * aim // 3), min(3 * aim // 2, size) + 1)
+    if divisors := [d for d in near if size % d == 0]:
         return min(divisors, key=lambda d: max(d / aim, aim / d))
     return -(-size // max(round(size / aim), 1))
