@@ -61,6 +61,16 @@ def test_many_blocks(remat):
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
 
 
+@pytest.mark.usefixtures("cuts")
+@pytest.mark.parametrize("remat", [None, 3])
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("batch, time", [(7, 13), (14, 22)])
+def test_odd_sizes(batch, time, lengths, remat):
+    """Primes and twice primes: the last tile and the last block reach back into those before."""
+    flags = {"resets": RANDOM.random((batch, time)) < 0.2}
+    close(*runs(rnn.GRUCell(4), batch, time, remat, lengths, reverse=not lengths, **flags), 1e-12)
+
+
 @pytest.mark.where(lambda law: law.engine == "blocked" and law.dtype == "float64")
 @pytest.mark.parametrize("cuts", ["again"], indirect=True)
 def test_matmuls_again(cuts, law):
@@ -161,8 +171,12 @@ def runs_time_major(flags, reverse, lengths):
 
 
 def test_sizes():
-    """Blocks are divisors near the size aimed at, or all of it."""
-    assert [_tiles._divisor(n, 16) for n in (64, 48, 50, 37, 7, 100)] == [16, 16, 25, 37, 7, 20]
+    """Divisors near the size aimed at, or parts that overlap by less than one for each."""
+    assert [_tiles._cut(n, 16) for n in (64, 48, 50, 37, 7, 100)] == [16, 16, 17, 19, 7, 20]
+    for n in range(1, 2100):
+        size = _tiles._cut(n, 32)
+        parts = -(-n // size)
+        assert size <= min(n, 48) and parts * size - n < parts, n
 
 
 def test_no_gradient_keeps_nothing():

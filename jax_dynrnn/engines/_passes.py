@@ -21,14 +21,15 @@ def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     outputs, kept = _buffers(blocks, keep)
     final = jax.tree.map(lambda s: zeros(call, s.shape, s.dtype), call.initial_state)
 
-    def run_tile(tile, carry):
+    def run_tile(i, carry):
+        tile = tiles.at(i)
         outputs, final, kept = carry
         state = jax.tree.map(lambda s: tiles.take_rows(s, tile), call.initial_state)
 
         def run_block(i, carry):
             state, outputs, kept = carry
             block = blocks.number(tile, i)
-            row = tile * tiles.rows
+            row = tiles.first_row(tile)
             if keep and tiles.remade:
                 begin = jax.tree.map(lambda s: s[None], state)
                 kept = jax.tree.map(lambda k, x: write(k, x, block, row), kept, begin)
@@ -75,7 +76,8 @@ def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any,
     d_weights = jax.tree.map(lambda w: zeros(call, w.shape, wide(w.dtype)), call.params)
     kernels = [kernel.T for kernel in call.params.kernels]  # once: not in every block
 
-    def run_tile(tile, carry):
+    def run_tile(i, carry):
+        tile = tiles.at(i)
         d_weights, d_inputs, (d_initial, d_start) = carry
         d_state = jax.tree.map(lambda d: tiles.take_rows(d, tile), d_final)
         none = jax.tree.map(lambda d: zeros(call, d.shape, d.dtype), d_state)

@@ -78,13 +78,13 @@ class Tiles:
         if not on_cpu():
             return self.call.batch
         if self.order is None:
-            return _divisor(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width))
+            return _cut(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width))
         if self.trains and self.call.batch <= FEW[0] and self.width <= FEW[1]:
             return self.call.batch
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
         aim = max(aim, min(SMALLEST // self.width, self.call.batch // 2))
-        return _divisor(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
+        return _cut(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
 
     @property
     def steps(self) -> int:
@@ -92,8 +92,8 @@ class Tiles:
         if self.remade:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
         if not on_cpu():
-            return _divisor(time, min(STEPS, time))
-        return _divisor(time, min(max(BLOCK // (self.rows * self.width), 8), 64))
+            return _cut(time, STEPS)
+        return _cut(time, min(max(BLOCK // (self.rows * self.width), 8), 64))
 
     @property
     def width(self) -> int:
@@ -108,7 +108,7 @@ class Tiles:
     @property
     def count(self) -> int:
         """How many tiles there are."""
-        return self.call.batch // self.rows
+        return -(-self.call.batch // self.rows)
 
     @property
     def whole(self) -> int:
@@ -128,8 +128,27 @@ class Tiles:
             return self.steps
         return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
 
+    def at(self, i: Any) -> Any:
+        """The tile of iteration `i`: the last one first, since what it writes to rows that it
+        shares is then overwritten by the tile that runs them."""
+        return self.count - 1 - i
+
+    def first_row(self, tile: Any) -> Any:
+        """The row a tile begins with: the last one may reach back into the one before."""
+        return jnp.minimum(tile * self.rows, self.call.batch - self.rows)
+
+    def own_ends(self, tile: Any) -> jax.Array:
+        """int32 `[b]`: the steps of each row up to its last valid one; 0 for a row that the tile
+        shares with the one before, which runs it."""
+        first = self.first_row(tile)
+        ends = places.slice_in_dim(self.ends, first, self.rows)
+        if self.call.batch % self.rows == 0:
+            return ends
+        own = first + jnp.arange(self.rows, dtype=jnp.int32) >= tile * self.rows
+        return jnp.where(own, ends, 0)
+
     def longest(self, tile: Any) -> jax.Array:
-        return places.slice_in_dim(self.ends, tile * self.rows, self.rows).max()
+        return self.own_ends(tile).max()
 
     def start(self, block: Any) -> jax.Array:
         """The step a block begins with: the last one may reach back into the one before."""
@@ -138,8 +157,7 @@ class Tiles:
     def mask(self, tile: Any, block: Any) -> jax.Array:
         """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
         t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
-        ends = places.slice_in_dim(self.ends, tile * self.rows, self.rows)
-        inside = t[:, None] < ends[None]
+        inside = t[:, None] < self.own_ends(tile)[None]
         if self.overlap:
             inside = inside & (t >= block * self.steps)[:, None]
         if self.valid is not None:
@@ -148,8 +166,9 @@ class Tiles:
 
     @property
     def all(self) -> bool:
-        """Whether all steps of all blocks are known to be valid, and of no block before."""
-        return self.call.lengths is None and self.call.mask is None and not self.overlap
+        """Whether all steps of all blocks are known to be valid, and no tile or block reaches back."""
+        even = not self.overlap and self.call.batch % self.rows == 0
+        return even and self.call.lengths is None and self.call.mask is None
 
     @property
     def overlap(self) -> bool:
@@ -157,7 +176,7 @@ class Tiles:
 
     def numbers(self, tile: Any) -> Any:
         """The rows of a tile."""
-        return places.slice_in_dim(self.order, tile * self.rows, self.rows)
+        return places.slice_in_dim(self.order, self.first_row(tile), self.rows)
 
     def take(self, x: jax.Array, tile: Any, block: Any, time_axis: int | None = None) -> jax.Array:
         """A block of `[B, T, ...]`, or `[T, B, ...]`."""
@@ -168,7 +187,7 @@ class Tiles:
 
     def take_rows(self, x: jax.Array, tile: Any, axis: int = 0) -> jax.Array:
         if self.order is None:
-            return places.slice_in_dim(x, tile * self.rows, self.rows, axis)
+            return places.slice_in_dim(x, self.first_row(tile), self.rows, axis)
         return jnp.take(x, self.numbers(tile), axis, mode="clip")
 
     def put(self, buffer: jax.Array, y: jax.Array, tile: Any, block: Any) -> jax.Array:
@@ -187,7 +206,7 @@ class Tiles:
             return places.update_slice(buffer, y, at)
 
         if self.order is None:
-            return write(buffer, y, tile * self.rows)
+            return write(buffer, y, self.first_row(tile))
         numbers = self.numbers(tile)
 
         def write_row(i, buffer):
@@ -197,7 +216,7 @@ class Tiles:
 
     def put_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
         if self.order is None:
-            return places.update_slice_in_dim(buffer, y, tile * self.rows, 0)
+            return places.update_slice_in_dim(buffer, y, self.first_row(tile), 0)
         return buffer.at[self.numbers(tile)].set(y, mode="promise_in_bounds", unique_indices=True)
 
 
@@ -205,7 +224,13 @@ def on_cpu() -> bool:
     return platform() == "cpu"
 
 
-def _divisor(size: int, aim: int) -> int:
-    """The divisor of `size` nearest to `aim` (in ratio); at least a quarter of it, else all."""
-    found = [d for d in range(1, size + 1) if size % d == 0 and aim <= 4 * d <= 16 * aim]
-    return min(found, key=lambda d: max(d / aim, aim / d)) if found else size
+def _cut(size: int, aim: int) -> int:
+    """The size of equal parts of about `aim`, of which the last may reach back into the one before.
+
+    A divisor where one is within 1.5 times the aim. Else the parts overlap by less than one element
+    for each: no size costs much more than its neighbours.
+    """
+    near = range(-(-2 * aim // 3), min(3 * aim // 2, size) + 1)
+    if divisors := [d for d in near if size % d == 0]:
+        return min(divisors, key=lambda d: max(d / aim, aim / d))
+    return -(-size // max(round(size / aim), 1))

@@ -68,7 +68,11 @@ class Transposed:
         tiles = self.blocks.tiles
 
         def read(buffer, steps):
-            at = (self.block * steps, self.tile * tiles.rows, *(np.int32(0),) * (buffer.ndim - 2))
+            at = (
+                self.block * steps,
+                tiles.first_row(self.tile),
+                *(np.int32(0),) * (buffer.ndim - 2),
+            )
             return places.slice(buffer, at, (steps, tiles.rows, *buffer.shape[2:]))
 
         if not tiles.remade:
