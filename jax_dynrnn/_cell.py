@@ -16,7 +16,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._tools import fold_in, map_shapes, matmul, unboxed
+from ._tools import fold_in, is_shape, map_shapes, matmul, unboxed
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -79,8 +79,12 @@ class Cell:
         ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
     """
 
-    feature_ndim: int = 1
-    """Trailing feature axes of every input leaf: 0 for ids, 2 to 4 for convolutions."""
+    feature_ndim: Any = 1
+    """Trailing feature axes of the inputs: 0 for ids, 2 to 4 for convolutions.
+
+    An int holds for every leaf. Where the leaves differ it is a pytree of ints of the inputs'
+    structure: `(1, 3)` for inputs `([B, T, D], [B, T, height, width, channels])`.
+    """
 
     attends: bool = False
     """Whether it is, or has inside, a cell that attends to a memory."""
@@ -328,7 +332,8 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
 
 def output_shape(cell: Cell, input_shape: Any) -> Any:
     """The shape of the output for one row, by tracing the cell without computing."""
-    features = map_shapes(lambda s: tuple(s)[len(s) - cell.feature_ndim :], input_shape)
+    ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
+    features = jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
 
     def one_step(dtype):
         params = unboxed(cell.init(jax.random.key(0), features))
@@ -343,8 +348,36 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
-def leading_shape(inputs: Any, feature_ndim: int) -> tuple:
-    """What is before the features: of one step `(B,)`, of one row nothing."""
-    leaves = jax.tree.leaves(inputs)
-    shape = jnp.shape(leaves[0]) if leaves else ()
-    return tuple(shape[: len(shape) - feature_ndim])
+def feature_ndims(
+    feature_ndim: Any, inputs: Any, is_leaf: Callable | None = None, where: str = "inputs"
+) -> Any:
+    """How many feature axes each leaf of `inputs` has: ints, in the structure of `inputs`.
+
+    Raises:
+        ValueError: `feature_ndim` has another structure.
+    """
+    ndims, structure = jax.tree.flatten(feature_ndim)
+    try:
+        parts = structure.flatten_up_to(inputs)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: expected the structure of the cell's feature_ndim={feature_ndim!r}, got "
+            f"{jax.tree.structure(inputs, is_leaf=is_leaf)}"
+        ) from error
+    same = [
+        jax.tree.map(lambda _, n=n: n, part, is_leaf=is_leaf)
+        for n, part in zip(ndims, parts, strict=True)
+    ]
+    return structure.unflatten(same)
+
+
+def leading_shape(inputs: Any, feature_ndim: Any) -> tuple:
+    """The axes before the features: of one step `(B,)`, of one row none."""
+    return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
+
+
+def leading_axes(input_shape: Any, feature_ndim: Any) -> tuple:
+    """The same of inputs of `input_shape`."""
+    ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
+    shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)
+    return tuple(shapes[0][: len(shapes[0]) - ndims[0]]) if shapes else ()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Memory, Params, as_cell, leading_shape
+from ._cell import Memory, Params, as_cell, feature_ndims, leading_shape
 from ._rnn import cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, is_configuration, remembering
 
@@ -195,7 +195,7 @@ def find_key(
 
 def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
     """Whether what the cells compute depends on the key."""
-    ndim = as_cell(plan.cells[0]).feature_ndim
+    ndims = feature_ndims(as_cell(plan.cells[0]).feature_ndim, inputs)
 
     def one(x, shape):
         floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -206,7 +206,7 @@ def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
             return jax.tree.map(lambda x: one(x, (1, *x.shape[1:])), x)
         return one(x, x.shape)
 
-    row = jax.tree.map(lambda x: one(x, (1, *x.shape[x.ndim - ndim :])), inputs)
+    row = jax.tree.map(lambda x, n: one(x, (1, *x.shape[x.ndim - n :])), inputs, ndims)
     params = jax.tree.map(param, params, is_leaf=lambda x: isinstance(x, Memory))
     types, structure = jax.tree.flatten((params, row))
     trace = _uses_key if all(map(is_configuration, plan.cells)) else _uses_key.__wrapped__

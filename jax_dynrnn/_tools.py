@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,13 @@ def boxed_as(box: Any, value: Any) -> Any:
     if hasattr(box, "replace_boxed"):
         return box.replace_boxed(value)
     return dataclasses.replace(box, raw_value=value) if hasattr(box, "raw_value") else value
+
+
+def as_dicts(params: Any) -> Any:
+    """`params` with every mapping as a dict."""
+    if not isinstance(params, Mapping):
+        return params
+    return {name: as_dicts(x) for name, x in params.items()}
 
 
 def fold_in(key: Any, i: Any) -> Any:
@@ -149,7 +156,7 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
 def is_shape(x: Any) -> bool:
     """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
     return isinstance(x, tuple | list) and not any(
-        isinstance(size, tuple | list | dict) for size in x
+        isinstance(size, tuple | list | Mapping) for size in x
     )
 
 

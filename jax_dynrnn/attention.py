@@ -179,7 +179,7 @@ class BahdanauAttention(Mechanism):
             return params
         v = widened(params["attention_v"])
         v = (v * jax.lax.rsqrt((v * v).sum())).astype(params["attention_v"].dtype)
-        return params | {"attention_v": params["attention_g"] * v}
+        return {**params, "attention_v": params["attention_g"] * v}
 
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
         query = matmul(query, params["query_layer"]["kernel"], "query")

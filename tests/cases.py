@@ -111,6 +111,7 @@ TWO_ATTENTIONS = rnn.AttentionWrapper(
 )
 
 
+MIXED = {"image": (2, 4), "number": (), "vectors": ((D,), (D,))}
 DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0.8}
 
 CASES = [
@@ -377,6 +378,24 @@ CASES = [
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
     Case("ids", toys.Ids(), features=(), integers=7),
     Case("images", toys.Images(), features=(2, 3)),
+    Case("mixed", toys.Mixed(), features=MIXED),
+    Case(
+        "mixed_wrapped",
+        rnn.MultiRNNCell(
+            [
+                rnn.DropoutWrapper(
+                    rnn.ResidualWrapper(toys.Mixed(), residual_fn=toys.add_first_vector),
+                    0.6,
+                    state_keep_prob=0.8,
+                    variational_recurrent=True,
+                ),
+                rnn.GRUCell(H),
+            ]
+        ),
+        features=MIXED,
+        keyed=True,
+        variant=True,
+    ),
     Case("duck", toys.Duck(H), configuration=False),
     Case(
         "wrapped_duck",
