@@ -30,19 +30,25 @@ def check_units(cell: Any) -> None:
 
 
 def unboxed(params: Any) -> Any:
-    """Params without what Flax's initializers put around them: where they lie on a mesh."""
-    around = ("unbox", "raw_value")  # of Linen, of NNX
+    """Params stripped of Flax's partitioning metadata, which initialisers may add."""
+    around = ("replace_boxed", "raw_value")  # of Linen, of NNX
 
     def leaf(x):
-        if hasattr(x, "unbox"):
-            return x.unbox()
+        if hasattr(x, "replace_boxed"):
+            return jax.tree.leaves(x)[0]  # unbox() may lay it out on a mesh by these names
         return getattr(x, "raw_value", x)
 
     return jax.tree.map(leaf, params, is_leaf=lambda x: any(hasattr(x, name) for name in around))
 
 
 def boxed_as(box: Any, value: Any) -> Any:
-    """`value` with what is around another array, if anything is."""
+    """`value` with the partitioning metadata of `box`, if it has any.
+
+    Metadata that names another number of axes says nothing of `value`, and is dropped.
+    """
+    names = getattr(box, "names", None) or getattr(box, "metadata", {}).get("out_sharding")
+    if names is not None and len(names) != value.ndim:
+        return value
     if hasattr(box, "replace_boxed"):
         return box.replace_boxed(value)
     return dataclasses.replace(box, raw_value=value) if hasattr(box, "raw_value") else value
