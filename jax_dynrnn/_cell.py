@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import sys
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._tools import fold_in, is_shape, map_shapes, matmul, unboxed
+from ._repr import BriefRepr
+from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -54,7 +54,7 @@ class Memory(NamedTuple):
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
 
 
-class Cell:
+class Cell(BriefRepr):
     """What every recurrent cell does; a cell of your own implements three methods.
 
     `init`, `zero_state` and one of `__call__` and `step` are needed, the rest is
@@ -168,9 +168,8 @@ class _Name(NamedTuple):
 
 
 def _as_name(value: Any) -> Any:
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    found = getattr(sys.modules.get(module or ""), name or "", None)
-    return _Name(str(module), str(name)) if callable(value) and found is value else value
+    name = importable_name(value)
+    return value if name is None else _Name(value.__module__, name)
 
 
 class StagedCell(Cell):
@@ -279,8 +278,9 @@ PREPARE = 2**31 - 1
 """What `prepare`'s key is folded with: no step of a sequence has this place."""
 
 
+@jax.tree_util.register_static
 class Adapter(Cell):
-    """A foreign object with the three methods, seen as a `Cell`."""
+    """A foreign object with the three methods, as a `Cell`: static where that object is."""
 
     def __init__(self, cell: Any):
         self.cell = cell
@@ -298,6 +298,12 @@ class Adapter(Cell):
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         return self.cell(params, inputs, state, key=key)
+
+    def __eq__(self, other):
+        return isinstance(other, Adapter) and self.cell == other.cell
+
+    def __hash__(self):
+        return hash(self.cell)
 
     def __repr__(self):
         return repr(self.cell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -187,45 +187,9 @@ def input_size(cell: Any, input_shape: Any) -> int:
     return size.__index__()
 
 
-def is_configuration(cell: Any) -> bool:
-    """Whether a cell, and every cell inside it, says that it may be compared.
-
-    Those are registered as static: equal ones are compiled once. Any other object is
-    closed over; it is not even hashed.
-    """
-    if jax.tree.leaves(cell):
-        return False
-    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
-    values = [getattr(cell, field.name) for field in fields]
-    parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
-    if not all(is_configuration(x) for x in parts if hasattr(x, "zero_state")):
-        return False
-    try:
-        hash(cell)
-    except TypeError:
-        return False
-    return True
-
-
-def remembering(ask: Callable) -> Callable:
-    """`ask(cell, ...)`, which is asked once of cells that are equal.
-
-    Not of those that hold arrays, or what is being traced: they would live as long as the process.
-    """
-    remembered = functools.lru_cache(1024)(ask)
-
-    def asked(cell: Any, *more: Any) -> Any:
-        once = is_configuration(cell) and not _closes_over_arrays(cell)
-        return remembered(cell, *more) if once else ask(cell, *more)
-
-    return asked
-
-
-def _closes_over_arrays(x: Any) -> bool:
-    """Whether functions in a configuration close over arrays."""
-    if isinstance(x, tuple | list):
-        return any(map(_closes_over_arrays, x))
-    if dataclasses.is_dataclass(x):
-        return any(map(_closes_over_arrays, vars(x).values()))
-    cells = getattr(x, "__closure__", None) or ()
-    return any(isinstance(cell.cell_contents, jax.Array) for cell in cells)
+def importable_name(x: Any) -> str | None:
+    """The name under which a function is found in its module, or `None`."""
+    module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None)
+    if not (callable(x) and isinstance(module, str) and isinstance(name, str)):
+        return None
+    return name if getattr(sys.modules.get(module), name, None) is x else None
