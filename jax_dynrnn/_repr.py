@@ -47,7 +47,7 @@ def _arguments(x: Any, prefix: str) -> list[str]:
     """Those of the call that makes a configuration: required ones, and what is no default."""
     given = []
     fields = [field for field in dataclasses.fields(x) if field.init and field.repr]
-    for field in sorted(fields, key=lambda field: field.kw_only):
+    for field in sorted(fields, key=lambda field: bool(field.kw_only)):
         value = getattr(x, field.name)
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required or not _is_default(value, field):

@@ -47,8 +47,17 @@ class Case:
     configuration: bool = True
     """Whether it is one: a foreign object is not compared, hashed or copied."""
 
+    inside: bool = True
+    """Whether all that is inside of a cell of the library is of the library too."""
+
     def __hash__(self):
         return hash(self.name)
+
+    @property
+    def ours(self):
+        """Whether the library has the cell, with all that is inside of it."""
+        known = type(self.cell).__module__.startswith("jax_dynrnn.")
+        return known and self.configuration and self.inside
 
     def inputs(self, dtype, time=T, seed=0):
         random = np.random.default_rng(zlib.crc32(self.name.encode()) + seed)
@@ -395,6 +404,7 @@ CASES = [
         features=MIXED,
         keyed=True,
         variant=True,
+        inside=False,
     ),
     Case("duck", toys.Duck(H), configuration=False),
     Case(
