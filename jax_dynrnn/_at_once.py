@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from . import engines
+from ._memoize import is_configuration
 from ._rnn import dynamic_rnn, explain
-from ._tools import is_configuration
 from .sequence import reverse_sequence
 
 

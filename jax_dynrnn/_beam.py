@@ -145,8 +145,8 @@ class OnBeams(Cell):
         self.init, self.prepare, self.project = cell.init, cell.prepare, self._project
 
     @property
-    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.cell.feature_ndim + 1
+    def feature_ndim(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return jax.tree.map(lambda n: n + 1, self.cell.feature_ndim)
 
     def spread(self, state: State) -> State:
         """The state of every beam, from that of every row."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import sys
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._tools import fold_in, map_shapes, matmul, unboxed
+from ._repr import BriefRepr
+from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -54,7 +54,7 @@ class Memory(NamedTuple):
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
 
 
-class Cell:
+class Cell(BriefRepr):
     """What every recurrent cell does; a cell of your own implements three methods.
 
     `init`, `zero_state` and one of `__call__` and `step` are needed, the rest is
@@ -79,8 +79,12 @@ class Cell:
         ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
     """
 
-    feature_ndim: int = 1
-    """Trailing feature axes of every input leaf: 0 for ids, 2 to 4 for convolutions."""
+    feature_ndim: Any = 1
+    """Trailing feature axes of the inputs: 0 for ids, 2 to 4 for convolutions.
+
+    An int holds for every leaf. Where the leaves differ it is a pytree of ints of the inputs'
+    structure: `(1, 3)` for inputs `([B, T, D], [B, T, height, width, channels])`.
+    """
 
     attends: bool = False
     """Whether it is, or has inside, a cell that attends to a memory."""
@@ -164,9 +168,8 @@ class _Name(NamedTuple):
 
 
 def _as_name(value: Any) -> Any:
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    found = getattr(sys.modules.get(module or ""), name or "", None)
-    return _Name(str(module), str(name)) if callable(value) and found is value else value
+    name = importable_name(value)
+    return value if name is None else _Name(value.__module__, name)
 
 
 class StagedCell(Cell):
@@ -289,8 +292,9 @@ PREPARE = 2**31 - 1
 """What `prepare`'s key is folded with: no step of a sequence has this place."""
 
 
+@jax.tree_util.register_static
 class Adapter(Cell):
-    """A foreign object with the three methods, seen as a `Cell`."""
+    """A foreign object with the three methods, as a `Cell`: static where that object is."""
 
     def __init__(self, cell: Any):
         self.cell = cell
@@ -308,6 +312,12 @@ class Adapter(Cell):
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         return self.cell(params, inputs, state, key=key)
+
+    def __eq__(self, other):
+        return isinstance(other, Adapter) and self.cell == other.cell
+
+    def __hash__(self):
+        return hash(self.cell)
 
     def __repr__(self):
         return repr(self.cell)
@@ -342,7 +352,8 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
 
 def output_shape(cell: Cell, input_shape: Any) -> Any:
     """The shape of the output for one row, by tracing the cell without computing."""
-    features = map_shapes(lambda s: tuple(s)[len(s) - cell.feature_ndim :], input_shape)
+    ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
+    features = jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
 
     def one_step(dtype):
         params = unboxed(cell.init(jax.random.key(0), features))
@@ -357,8 +368,36 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
-def leading_shape(inputs: Any, feature_ndim: int) -> tuple:
-    """What is before the features: of one step `(B,)`, of one row nothing."""
-    leaves = jax.tree.leaves(inputs)
-    shape = jnp.shape(leaves[0]) if leaves else ()
-    return tuple(shape[: len(shape) - feature_ndim])
+def feature_ndims(
+    feature_ndim: Any, inputs: Any, is_leaf: Callable | None = None, where: str = "inputs"
+) -> Any:
+    """How many feature axes each leaf of `inputs` has: ints, in the structure of `inputs`.
+
+    Raises:
+        ValueError: `feature_ndim` has another structure.
+    """
+    ndims, structure = jax.tree.flatten(feature_ndim)
+    try:
+        parts = structure.flatten_up_to(inputs)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: expected the structure of the cell's feature_ndim={feature_ndim!r}, got "
+            f"{jax.tree.structure(inputs, is_leaf=is_leaf)}"
+        ) from error
+    same = [
+        jax.tree.map(lambda _, n=n: n, part, is_leaf=is_leaf)
+        for n, part in zip(ndims, parts, strict=True)
+    ]
+    return structure.unflatten(same)
+
+
+def leading_shape(inputs: Any, feature_ndim: Any) -> tuple:
+    """The axes before the features: of one step `(B,)`, of one row none."""
+    return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
+
+
+def leading_axes(input_shape: Any, feature_ndim: Any) -> tuple:
+    """The same of inputs of `input_shape`."""
+    ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
+    shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)
+    return tuple(shapes[0][: len(shapes[0]) - ndims[0]]) if shapes else ()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from ._cell import Adapter, Cell, Memory, Params, State
-from ._tools import unboxed
+from ._tools import as_dicts, unboxed
 
 ORDER = "the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
@@ -56,6 +56,7 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
 
 def by_name(tree: Any) -> dict[str, Any]:
     """The params by name; a memory is none of them."""
+    tree = as_dicts(tree)  # other mappings may be flattened without their keys
     is_memory = lambda x: isinstance(x, Memory)  # noqa: E731
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_memory)[0]
     path_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from ._cell import Cell
+from ._cell import Cell, feature_ndims
 from ._tools import is_flag
 
 
@@ -25,10 +25,11 @@ def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
         raise ValueError(f"inputs: expected at least one array, got {inputs!r}")
     _check_not_ragged(cell, inputs, [x for _, x in leaves])
     inputs = jax.tree_util.tree_map_with_path(lambda p, x: array("inputs" + keystr(p), x), inputs)
+    ndims = jax.tree.leaves(feature_ndims(cell.feature_ndim, inputs))
     found = []
-    for path, x in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+    for n, (path, x) in zip(ndims, jax.tree_util.tree_flatten_with_path(inputs)[0], strict=True):
         where = "inputs" + keystr(path)
-        _check_rank(cell, where, x, time_axis)
+        _check_rank(cell, where, x, n, time_axis)
         found.append((where, (x.shape[1 - time_axis], x.shape[time_axis])))
     first, sizes = found[0]
     for where, others in found:
@@ -42,7 +43,7 @@ def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
 def _check_not_ragged(cell: Cell, inputs: Any, leaves: list) -> None:
     ranks = [np.ndim(x) for x in leaves if not hasattr(x, "ndim")]
     ranks += [x.ndim for x in leaves if hasattr(x, "ndim")]
-    expected = 2 + cell.feature_ndim
+    expected = 2 + max(jax.tree.leaves(cell.feature_ndim))
     if isinstance(inputs, list | tuple) and max(ranks) <= 2 and max(ranks) != expected:
         raise TypeError(
             f"inputs: expected one padded array [batch, time, ...], got a "
@@ -51,12 +52,12 @@ def _check_not_ragged(cell: Cell, inputs: Any, leaves: list) -> None:
         )
 
 
-def _check_rank(cell: Cell, where: str, x: Any, time_axis: int) -> None:
-    expected = 2 + cell.feature_ndim
+def _check_rank(cell: Cell, where: str, x: Any, feature_ndim: int, time_axis: int) -> None:
+    expected = 2 + feature_ndim
     if x.ndim == expected:
         return
     axes = "[batch, time" if time_axis == 1 else "[time, batch"
-    features = {0: "]", 1: ", features]"}.get(cell.feature_ndim, f"] + {cell.feature_ndim} axes")
+    features = {0: "]", 1: ", features]"}.get(feature_ndim, f"] + {feature_ndim} axes")
     hint = ""
     if x.ndim == expected - 1 and jnp.issubdtype(x.dtype, jnp.integer):
         hint = "; ids are embedded or one-hot encoded first"

@@ -41,9 +41,24 @@ def init_kernel(
     if cell.recurrent_initializer is None or not rows[1]:
         return kernel
     keys = jax.random.split(jax.random.fold_in(key, 1), gates)
-    blocks = [unboxed(cell.recurrent_initializer(k, (rows[1], units), dtype)) for k in keys]
-    rest = jnp.concatenate([unboxed(kernel)[: rows[0]], jnp.concatenate(blocks, -1)])
-    return boxed_as(kernel, rest)
+    recurrent = init_gates(cell.recurrent_initializer, keys, (rows[1], units), dtype)
+    return with_last_rows(kernel, recurrent)
+
+
+def init_gates(initializer: Initializer, keys: Any, shape: tuple, dtype: Any) -> jax.Array:
+    """A kernel whose gates are initialised one by one; `shape` is that of one gate.
+
+    Partitioning metadata is that of the first gate.
+    """
+    gates = [initializer(key, shape, dtype) for key in keys]
+    return boxed_as(gates[0], jnp.concatenate([unboxed(gate) for gate in gates], -1))
+
+
+def with_last_rows(kernel: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
+    """`kernel` whose last rows are replaced by `rows`, with its own partitioning metadata."""
+    values, rows = unboxed(kernel), unboxed(rows)
+    first = jax.lax.slice_in_dim(values, 0, values.shape[axis] - rows.shape[axis], axis=axis)
+    return boxed_as(kernel, jnp.concatenate([first, rows], axis))
 
 
 def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) -> dict:
@@ -58,9 +73,10 @@ def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) ->
 def init_vector(
     initializer: Initializer | None, default: Initializer, key: jax.Array, size: int, dtype: Any
 ) -> jax.Array:
-    """A `[size]` vector; an initialiser that the user gave sees it as a column.
+    """A `[size]` vector; an initialiser that the user gave gets the shape of a column.
 
-    (Most of JAX's initialisers refuse vectors.)
+    (Most of JAX's initialisers refuse vectors.) Partitioning metadata is kept where it names
+    one axis.
     """
     if initializer is None:
         return default(key, (size,), dtype)

@@ -7,7 +7,6 @@ makes the params, `run` is one of the pure functions, and `one_step` shows what 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,13 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Memory, Params, as_cell, leading_shape
+from ._cell import Memory, Params, as_cell, feature_ndims, leading_shape
+from ._memoize import memoize_by_cell
 from ._rnn import cast, dynamic_rnn, promoted
-from ._tools import batch_tuple, is_configuration, remembering
+from ._tools import batch_tuple
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Single:
     """`dynamic_rnn` of one cell."""
@@ -46,6 +47,7 @@ class Single:
         return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """`bidirectional_dynamic_rnn`, with the outputs merged."""
@@ -73,6 +75,7 @@ class Pair:
         return fw, Single(self.cell_bw).one_step(params["bw"], row, key)
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Stack:
     """`stack_bidirectional_dynamic_rnn`, with the states as a pair."""
@@ -148,7 +151,7 @@ def _begins(cell: Any, params: Params, batch_shape: tuple, dtype: Any) -> Any:
     return _begin(cell, structure, types, batch_shape, dtype)
 
 
-@remembering
+@memoize_by_cell
 def _begin(cell: Any, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
     params = structure.unflatten(types)
     return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
@@ -195,7 +198,7 @@ def find_key(
 
 def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
     """Whether what the cells compute depends on the key."""
-    ndim = as_cell(plan.cells[0]).feature_ndim
+    ndims = feature_ndims(as_cell(plan.cells[0]).feature_ndim, inputs)
 
     def one(x, shape):
         floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -206,14 +209,13 @@ def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
             return jax.tree.map(lambda x: one(x, (1, *x.shape[1:])), x)
         return one(x, x.shape)
 
-    row = jax.tree.map(lambda x: one(x, (1, *x.shape[x.ndim - ndim :])), inputs)
+    row = jax.tree.map(lambda x, n: one(x, (1, *x.shape[x.ndim - n :])), inputs, ndims)
     params = jax.tree.map(param, params, is_leaf=lambda x: isinstance(x, Memory))
     types, structure = jax.tree.flatten((params, row))
-    trace = _uses_key if all(map(is_configuration, plan.cells)) else _uses_key.__wrapped__
-    return trace(plan, structure, tuple(types))
+    return _uses_key(plan, structure, tuple(types))
 
 
-@functools.lru_cache
+@memoize_by_cell
 def _uses_key(plan: Any, structure: Any, types: tuple) -> bool:
     """Traces one step, and goes from its results back to what they are made of."""
     params, row = structure.unflatten(types)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
-from ._cell import PREPARE, Cell, Params, State, as_cell
+from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims
 from ._tools import fold_in
 from .engines.call import rows
 
@@ -162,11 +162,12 @@ def _batch(cell: Cell, inputs: Any) -> int:
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     if not leaves:
         raise ValueError("loop_fn: expected a first next_input of at least one array, got none")
-    for path, x in leaves:
-        if x.ndim != 1 + cell.feature_ndim or x.shape[0] != leaves[0][1].shape[0]:
+    ndims = jax.tree.leaves(feature_ndims(cell.feature_ndim, inputs, where="loop_fn: next_input"))
+    for n, (path, x) in zip(ndims, leaves, strict=True):
+        if x.ndim != 1 + n or x.shape[0] != leaves[0][1].shape[0]:
             raise ValueError(
                 f"loop_fn: expected next_input{keystr(path)} to be [batch] and "
-                f"{cell.feature_ndim} axes of features for {cell!r}, got shape {x.shape}"
+                f"{n} axes of features for {cell!r}, got shape {x.shape}"
             )
     return leaves[0][1].shape[0]
 

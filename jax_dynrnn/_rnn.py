@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data, engines
 from ._cell import PREPARE, Params, State, as_cell
-from ._tools import fold_in, is_configuration
+from ._memoize import why_not_cached
+from ._tools import fold_in
 from .engines import Call
 from .sequence import as_lengths
 
@@ -201,7 +202,8 @@ def promoted(tree: Any) -> Any:
 
 
 def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
-    return (_compiled if is_configuration(call.cell) else _execute)(call, engine_run)
+    # A compiled run keeps its cell, and what is in it, as long as the process runs.
+    return (_compiled if why_not_cached(call.cell) is None else _execute)(call, engine_run)
 
 
 def _execute(call: Call, engine_run: Any) -> tuple[Any, State]:

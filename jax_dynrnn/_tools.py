@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,22 +30,35 @@ def check_units(cell: Any) -> None:
 
 
 def unboxed(params: Any) -> Any:
-    """Params without what Flax's initializers put around them: where they lie on a mesh."""
-    around = ("unbox", "raw_value")  # of Linen, of NNX
+    """Params stripped of Flax's partitioning metadata, which initialisers may add."""
+    around = ("replace_boxed", "raw_value")  # of Linen, of NNX
 
     def leaf(x):
-        if hasattr(x, "unbox"):
-            return x.unbox()
+        if hasattr(x, "replace_boxed"):
+            return jax.tree.leaves(x)[0]  # unbox() may lay it out on a mesh by these names
         return getattr(x, "raw_value", x)
 
     return jax.tree.map(leaf, params, is_leaf=lambda x: any(hasattr(x, name) for name in around))
 
 
 def boxed_as(box: Any, value: Any) -> Any:
-    """`value` with what is around another array, if anything is."""
+    """`value` with the partitioning metadata of `box`, if it has any.
+
+    Metadata that names another number of axes says nothing of `value`, and is dropped.
+    """
+    names = getattr(box, "names", None) or getattr(box, "metadata", {}).get("out_sharding")
+    if names is not None and len(names) != value.ndim:
+        return value
     if hasattr(box, "replace_boxed"):
         return box.replace_boxed(value)
     return dataclasses.replace(box, raw_value=value) if hasattr(box, "raw_value") else value
+
+
+def as_dicts(params: Any) -> Any:
+    """`params` with every mapping as a dict."""
+    if not isinstance(params, Mapping):
+        return params
+    return {name: as_dicts(x) for name, x in params.items()}
 
 
 def fold_in(key: Any, i: Any) -> Any:
@@ -149,7 +162,7 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
 def is_shape(x: Any) -> bool:
     """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
     return isinstance(x, tuple | list) and not any(
-        isinstance(size, tuple | list | dict) for size in x
+        isinstance(size, tuple | list | Mapping) for size in x
     )
 
 
@@ -174,45 +187,9 @@ def input_size(cell: Any, input_shape: Any) -> int:
     return size.__index__()
 
 
-def is_configuration(cell: Any) -> bool:
-    """Whether a cell, and every cell inside it, says that it may be compared.
-
-    Those are registered as static: equal ones are compiled once. Any other object is
-    closed over; it is not even hashed.
-    """
-    if jax.tree.leaves(cell):
-        return False
-    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
-    values = [getattr(cell, field.name) for field in fields]
-    parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
-    if not all(is_configuration(x) for x in parts if hasattr(x, "zero_state")):
-        return False
-    try:
-        hash(cell)
-    except TypeError:
-        return False
-    return True
-
-
-def remembering(ask: Callable) -> Callable:
-    """`ask(cell, ...)`, which is asked once of cells that are equal.
-
-    Not of those that hold arrays, or what is being traced: they would live as long as the process.
-    """
-    remembered = functools.lru_cache(1024)(ask)
-
-    def asked(cell: Any, *more: Any) -> Any:
-        once = is_configuration(cell) and not _closes_over_arrays(cell)
-        return remembered(cell, *more) if once else ask(cell, *more)
-
-    return asked
-
-
-def _closes_over_arrays(x: Any) -> bool:
-    """Whether functions in a configuration close over arrays."""
-    if isinstance(x, tuple | list):
-        return any(map(_closes_over_arrays, x))
-    if dataclasses.is_dataclass(x):
-        return any(map(_closes_over_arrays, vars(x).values()))
-    cells = getattr(x, "__closure__", None) or ()
-    return any(isinstance(cell.cell_contents, jax.Array) for cell in cells)
+def importable_name(x: Any) -> str | None:
+    """The name under which a function is found in its module, or `None`."""
+    module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None)
+    if not (callable(x) and isinstance(module, str) and isinstance(name, str)):
+        return None
+    return name if getattr(sys.modules.get(module), name, None) is x else None

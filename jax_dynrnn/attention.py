@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from . import _check_data
 from ._cell import Memory, Params
 from ._init import Initializer, glorot_uniform, init_vector, zeros
+from ._repr import BriefRepr
 from ._tools import along_last, check_size, check_units, matmul, widened
 from .sequence import as_lengths
 
@@ -30,7 +31,7 @@ class Attended(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mechanism:
+class Mechanism(BriefRepr):
     """What the mechanisms share: keys and values from the memory, weights from scores."""
 
     NAME = ""
@@ -179,7 +180,7 @@ class BahdanauAttention(Mechanism):
             return params
         v = widened(params["attention_v"])
         v = (v * jax.lax.rsqrt((v * v).sum())).astype(params["attention_v"].dtype)
-        return params | {"attention_v": params["attention_g"] * v}
+        return {**params, "attention_v": params["attention_g"] * v}
 
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
         query = matmul(query, params["query_layer"]["kernel"], "query")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from . import _check_data
 from ._beam import OnBeams, choose, extended, first_beams
-from ._cell import Cell, Params, State, as_cell
+from ._cell import Cell, Params, State, as_cell, feature_ndims
 from ._raw import raw_rnn
 from ._tools import widened
 from .sequence import sequence_mask
@@ -264,10 +264,13 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
             )
 
     def inputs(ids):
-        given, rank = jax.tree.map(jnp.asarray, embed(ids)), 1 + cell.feature_ndim
-        if any(x.ndim != rank or x.shape[0] != batch for x in jax.tree.leaves(given)):
+        given = jax.tree.map(jnp.asarray, embed(ids))
+        ndims = feature_ndims(cell.feature_ndim, given, where="embed: inputs")
+        ranks = jax.tree.map(lambda n: 1 + n, ndims)
+        leaves = jax.tree.leaves(given)
+        if jax.tree.map(jnp.ndim, given) != ranks or any(x.shape[0] != batch for x in leaves):
             raise ValueError(
-                f"embed: expected it to return inputs [{batch}, ...] of rank {rank} for {cell!r}, "
+                f"embed: expected it to return inputs [{batch}, ...] of rank {ranks} for {cell!r}, "
                 f"got shape {jax.tree.map(jnp.shape, given)}"
             )
         return given

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ._bidirectional import concatenate
-from ._cell import State, as_cell
+from ._cell import State, as_cell, leading_axes
 from ._layer import Pair, Stack
 from ._linen_layer import Layer, OneCell
+from ._tools import map_shapes
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -102,11 +103,11 @@ class RNNCell(OneCell, nn.RNNCellBase):
         if self.scope is None:
             params = cell.init(rng, input_shape, dtype)
         else:
-            params = self._params(jnp.zeros(input_shape, dtype))
-        return cell.start(params, input_shape[: len(input_shape) - cell.feature_ndim], dtype)
+            params = self._params(map_shapes(lambda s: jnp.zeros(s, dtype), input_shape))
+        return cell.start(params, leading_axes(input_shape, cell.feature_ndim), dtype)
 
     @property
-    def num_feature_axes(self) -> int:
+    def num_feature_axes(self) -> Any:
         """How many axes the inputs have beside batch and time."""
         return as_cell(self.cell).feature_ndim
 

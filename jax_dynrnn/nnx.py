@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ._bidirectional import concatenate
-from ._cell import State, as_cell
+from ._cell import State, as_cell, leading_axes
 from ._layer import Pair, Stack
 from ._nnx_layer import Layer, OneCell
 
@@ -87,10 +87,10 @@ class RNNCell(OneCell, nnx.RNNCellBase):
     def initialize_carry(self, input_shape: tuple, rngs: Any = None) -> State:
         """Where the cell starts, for `input_shape` `[*batch, *features]`."""
         del rngs
-        return self.start(input_shape[: len(input_shape) - self.num_feature_axes])
+        return self.start(leading_axes(input_shape, self.num_feature_axes))
 
     @property
-    def num_feature_axes(self) -> int:
+    def num_feature_axes(self) -> Any:
         """How many axes the inputs have beside batch and time."""
         return as_cell(self.cell).feature_ndim
 

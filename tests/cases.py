@@ -47,8 +47,17 @@ class Case:
     configuration: bool = True
     """Whether it is one: a foreign object is not compared, hashed or copied."""
 
+    inside: bool = True
+    """Whether all that is inside of a cell of the library is of the library too."""
+
     def __hash__(self):
         return hash(self.name)
+
+    @property
+    def ours(self):
+        """Whether the library has the cell, with all that is inside of it."""
+        known = type(self.cell).__module__.startswith("jax_dynrnn.")
+        return known and self.configuration and self.inside
 
     def inputs(self, dtype, time=T, seed=0):
         random = np.random.default_rng(zlib.crc32(self.name.encode()) + seed)
@@ -111,6 +120,7 @@ TWO_ATTENTIONS = rnn.AttentionWrapper(
 )
 
 
+MIXED = {"image": (2, 4), "number": (), "vectors": ((D,), (D,))}
 DROPOUT = {"input_keep_prob": 0.7, "output_keep_prob": 0.6, "state_keep_prob": 0.8}
 
 CASES = [
@@ -393,6 +403,25 @@ CASES = [
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
     Case("ids", toys.Ids(), features=(), integers=7),
     Case("images", toys.Images(), features=(2, 3)),
+    Case("mixed", toys.Mixed(), features=MIXED),
+    Case(
+        "mixed_wrapped",
+        rnn.MultiRNNCell(
+            [
+                rnn.DropoutWrapper(
+                    rnn.ResidualWrapper(toys.Mixed(), residual_fn=toys.add_first_vector),
+                    0.6,
+                    state_keep_prob=0.8,
+                    variational_recurrent=True,
+                ),
+                rnn.GRUCell(H),
+            ]
+        ),
+        features=MIXED,
+        keyed=True,
+        variant=True,
+        inside=False,
+    ),
     Case("duck", toys.Duck(H), configuration=False),
     Case(
         "wrapped_duck",

@@ -171,7 +171,7 @@ def with_initializers(cell):
     return dataclasses.replace(cell, **made)
 
 
-OURS = [c for c in CASES if type(c.cell).__module__.startswith("jax_dynrnn.") and c.configuration]
+OURS = [case for case in CASES if case.ours]
 
 
 @pytest.mark.parametrize("case", OURS, ids=lambda case: case.name)

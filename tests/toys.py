@@ -136,6 +136,31 @@ class Images(rnn.Cell):
         return new.sum(-1), new
 
 
+@config
+class Mixed(rnn.Cell):
+    """Takes an image, two vectors and a number: leaves with two, one and no feature axes."""
+
+    feature_ndim = {"image": 2, "number": 0, "vectors": 1}
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        size = input_shape["vectors"][0][-1]
+        return {"w": jax.random.normal(key, (*input_shape["image"][-2:], size), dtype)}
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_of(batch_shape), 3), dtype)
+
+    def __call__(self, params, inputs, state, *, key=None):
+        seen = jnp.tensordot(inputs["image"], params["w"], 2)
+        number = jnp.expand_dims(inputs["number"], -1)
+        new = jnp.tanh(0.5 * state * number + seen + inputs["vectors"][0] * inputs["vectors"][1])
+        return new, new
+
+
+def add_first_vector(inputs, outputs):
+    """The residual connection of a `Mixed`."""
+    return inputs["vectors"][0] + outputs
+
+
 class Duck:
     """A foreign cell: the three methods, unhashable, no base class, no configuration."""
 

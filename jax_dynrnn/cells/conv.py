@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, LSTMStateTuple, Params
-from .._init import Initializer, glorot_uniform, init_vector, zeros
+from .._init import (
+    Initializer,
+    glorot_uniform,
+    init_gates,
+    init_vector,
+    with_last_rows,
+    zeros,
+)
 from .._tools import along_last, batch_tuple, check_options, check_size, is_shape
 
 
@@ -64,9 +71,8 @@ class _ConvLSTM(Cell):
         kernel = initialize(keys[0], (*window, seen + channels, 4 * channels), dtype)
         if self.recurrent_initializer is not None:
             shape, gates = (*window, channels, channels), jax.random.split(keys[1], 4)
-            blocks = [self.recurrent_initializer(k, shape, dtype) for k in gates]
-            own = jnp.concatenate(blocks, -1)
-            kernel = jnp.concatenate([kernel[..., :seen, :], own], -2)
+            recurrent = init_gates(self.recurrent_initializer, gates, shape, dtype)
+            kernel = with_last_rows(kernel, recurrent, axis=len(window))
         if not self.use_bias:
             return {"kernel": kernel}
         bias = init_vector(self.bias_initializer, zeros, keys[2], 4 * channels, dtype)

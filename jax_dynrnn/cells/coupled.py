@@ -90,7 +90,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
         del key, batch_shape
         named = {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}
         projection = {"kernel": params.get("W_P_0")}
-        return params | named | {"projection": projection}
+        return {**params, **named, "projection": projection}
 
     def memory(self, params: Params, gates: list[jax.Array], c: jax.Array) -> jax.Array:
         j, f = gates

@@ -14,7 +14,7 @@ from .._init import Initializer, init_kernel, init_vector, ones, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _GRU:
     """The configuration that both units share."""
 

@@ -152,7 +152,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
     ) -> tuple[Any, State]:
         if key is not None and self.dropout_keep_prob < 1:
             mask = jax.random.bernoulli(key, self.dropout_keep_prob, state.c.shape)
-            params = params | {"mask": mask}  # for `candidate`, which has no key
+            params = {**params, "mask": mask}  # for `candidate`, which has no key
         return super().step(params, projected, state)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:

@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import MatmulCell, Params
-from .._init import Initializer, glorot_uniform, init_vector, ones
+from .._init import (
+    Initializer,
+    glorot_uniform,
+    init_gates,
+    init_vector,
+    ones,
+    with_last_rows,
+)
 from .._tools import along_last, batch_tuple, check_options, check_size, input_size, matmul
 
 
@@ -81,7 +88,7 @@ class MinimalRNNCell(_Small):
         kernel = (self.kernel_initializer or glorot_uniform)(keys[0], shape, dtype)
         if self.recurrent_initializer is not None:
             recurrent = self.recurrent_initializer(keys[1], (units, units), dtype)
-            kernel = jnp.concatenate([kernel[:-units], recurrent])
+            kernel = with_last_rows(kernel, recurrent)
         return {
             "kernel": kernel,
             "bias": init_vector(self.bias_initializer, ones, keys[2], units, dtype),
@@ -148,8 +155,8 @@ class CFNCell(_Small):
         size = input_size(self, input_shape)
         recurrent = initialize(keys[1], (units, 2 * units), dtype)
         if self.recurrent_initializer is not None:
-            gates = [self.recurrent_initializer(k, (units, units), dtype) for k in keys[3:]]
-            recurrent = jnp.concatenate(gates, -1)
+            shape = (units, units)
+            recurrent = init_gates(self.recurrent_initializer, keys[3:], shape, dtype)
         return {
             "kernel": initialize(keys[0], (size, 3 * units), dtype),
             "recurrent_kernel": recurrent,

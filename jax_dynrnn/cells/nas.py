@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple, MatmulCell, Params, Stages
-from .._init import Initializer, glorot_uniform, init_vector, zeros
+from .._init import Initializer, glorot_uniform, init_gates, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_size, check_units, input_size, matmul
 
 
@@ -80,8 +80,9 @@ class NASCell(MatmulCell):
             "recurrent_kernel": initialize(keys[1], (hidden, 8 * units), dtype),
         }
         if self.recurrent_initializer is not None:
-            blocks = [self.recurrent_initializer(k, (hidden, units), dtype) for k in keys[3:]]
-            params["recurrent_kernel"] = jnp.concatenate(blocks, -1)
+            params["recurrent_kernel"] = init_gates(
+                self.recurrent_initializer, keys[3:], (hidden, units), dtype
+            )
         if self.use_bias:
             params["bias"] = init_vector(self.bias_initializer, zeros, keys[2], 8 * units, dtype)
         if self.num_proj is not None:

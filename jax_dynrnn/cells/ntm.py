@@ -192,7 +192,8 @@ class NTMCell(Cell):
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         cell = as_cell(self.controller)
-        return params | {"cell": cell.prepare(params["cell"], key=key, batch_shape=batch_shape)}
+        prepared = cell.prepare(params["cell"], key=key, batch_shape=batch_shape)
+        return {**params, "cell": prepared}
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None

@@ -150,7 +150,8 @@ class PhasedLSTMCell(StagedCell):
         kernels = [layer["kernel"] for layer in layers]
         seen = jnp.concatenate([kernel[: features + units] for kernel in kernels], -1)
         ratio_on = params["ratio_on"]
-        return params | {
+        return {
+            **params,
             "inputs": seen[:features],
             "hidden": seen[features:],
             "bias": jnp.concatenate([layer["bias"] for layer in layers]),

@@ -96,7 +96,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
         projection = params.get("projection")
         if projection is not None:
             projection = {"kernel": _normalize(projection["kernel"], projection["norm_0"])}
-        return params | {"kernel": kernel, "projection": projection}
+        return {**params, "kernel": kernel, "projection": projection}
 
 
 def _normalize(kernel: jax.Array, length: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .._memoize import why_not_cached
 from . import blocked, choice, cudnn, pallas, scan
 from .call import Call as Call
 from .call import platform
@@ -41,12 +42,14 @@ class Explanation:
         reasons: for each engine why it cannot run the call, or `None` if it can.
         slower: for an engine that can, why another one is faster.
         why: the figures that speak for the one that was chosen, where there are any.
+        note: why calls outside of `jax.jit` compile every time, for a cell that no cache keeps.
     """
 
     chosen: str | None
     reasons: dict[str, str | None]
     slower: dict[str, str] = dataclasses.field(default_factory=dict)
     why: str | None = None
+    note: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
@@ -56,6 +59,8 @@ class Explanation:
             chosen = f"chosen: {self.why}" if self.why else "chosen"
             verdict = chosen if name == self.chosen else (reason or can)
             lines.append(f"{name:<{width}}  {verdict}")
+        if self.note:
+            lines.append(f"note: each call outside of jax.jit is compiled again; {self.note}")
         return "\n".join(lines)
 
 
@@ -67,13 +72,16 @@ def explain(call: Call, implementation: str | None = None) -> Explanation:
             f"{implementation!r}"
         )
     reasons = {name: engine.unsupported(call) for name, engine in ENGINES.items()}
+    note = why_not_cached(call.cell)
     if implementation is not None:
-        return Explanation(None if reasons[implementation] else implementation, reasons)
+        chosen = None if reasons[implementation] else implementation
+        return Explanation(chosen, reasons, note=note)
     able = [name for name in AUTOMATIC if reasons[name] is None]
     against = {name: AUTOMATIC[name](call) for name in able}
     chosen = next((name for name in able if against[name] is None), None)
     slower = {name: why for name, why in against.items() if why}
-    return Explanation(chosen, reasons, slower, choice.CHOSEN.get((chosen, platform())))
+    why = choice.CHOSEN.get((chosen, platform()))
+    return Explanation(chosen, reasons, slower, why, note)
 
 
 def choose(call: Call, implementation: str | None = None) -> tuple[Call, Any]:

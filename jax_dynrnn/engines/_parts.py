@@ -159,15 +159,18 @@ def _type(x: Any) -> Any:
 
 
 def closes_over(call: Call) -> bool:
-    """Whether a step uses what is being traced and is no argument of it.
+    """Whether a step uses arrays that are no arguments of it, in a way that passes do not allow.
 
-    Of that only plain JAX has a derivative.
+    Of what is being traced only plain JAX has a derivative. For several devices the passes are
+    partitioned by a function that takes no constants.
     """
 
     def step(params, inputs, state):
         return call.cell.step(params, call.cell.project(params, inputs), state)
 
     closed = jax.make_jaxpr(step)(call.params, *_one_row(call))
+    if closed.consts and jax.device_count() > 1:
+        return True
     return any(isinstance(x, jax.core.Tracer) for x in closed.consts)
 
 

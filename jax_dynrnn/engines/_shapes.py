@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from .._cell import Cell, Memory
-from .._tools import remembering, unboxed
+from .._memoize import memoize_by_cell
+from .._tools import unboxed
 from ..wrappers import MultiRNNCell
 from ._layers import inside, layers
 from ._parts import Parts
@@ -26,7 +27,7 @@ def _of_rows(f: Callable) -> Callable[[Call], Any]:
         row = structure.unflatten([jax.ShapeDtypeStruct(*x) for x in leaves])
         return f(cell, row, dtype, jax.random.key(0) if draws else None)
 
-    ask = remembering(ask)
+    ask = memoize_by_cell(ask)
 
     def asked(call: Call) -> Any:
         leaves, structure = jax.tree.flatten(call.inputs)

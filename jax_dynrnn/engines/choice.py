@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .._tools import remembering
+from .._memoize import memoize_by_cell
 from . import pallas
 from ._tiles import on_cpu
 from .call import Call, platform
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
     reason: str
 
 
-@remembering
+@memoize_by_cell
 def _units(cell: Any, dtype: Any) -> list[int]:
     """Of each leaf of the state; of one whose size depends on a memory, none."""
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+from .._repr import as_code
 
 
 def code(cells: Any) -> str:
@@ -13,17 +14,4 @@ def code(cells: Any) -> str:
     >>> code((rnn.LSTMCell(8, num_proj=4), rnn.MultiRNNCell([rnn.GRUCell(8)])))
     '(rnn.LSTMCell(8, num_proj=4), rnn.MultiRNNCell([rnn.GRUCell(8)]))'
     """
-    if isinstance(cells, tuple | list):
-        left, right = "()" if isinstance(cells, tuple) else "[]"
-        return left + ", ".join(map(code, cells)) + right
-    if isinstance(cells, type) or not type(cells).__module__.startswith("jax_dynrnn."):
-        return getattr(cells, "__name__", repr(cells))
-    given = []
-    for field in dataclasses.fields(cells):
-        value = getattr(cells, field.name)
-        value = list(value) if isinstance(value, tuple) else value
-        if field.default is dataclasses.MISSING:
-            given.append(code(value))
-        elif value != field.default:
-            given.append(f"{field.name}={code(value)}")
-    return f"rnn.{type(cells).__name__}({', '.join(given)})"
+    return as_code(cells, prefix="rnn.")

@@ -27,7 +27,7 @@ class Wrapper(Cell):
         return as_cell(self.cell)
 
     @property
-    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def feature_ndim(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.inner.feature_ndim
 
     @property
@@ -71,10 +71,10 @@ class ParamsWrapper(Wrapper):
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
-        return params | {"cell": cell}
+        return {**params, "cell": cell}
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
-        return params | {"cell": self.inner.attend(params["cell"], memory, memory_length)}
+        return {**params, "cell": self.inner.attend(params["cell"], memory, memory_length)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,7 +205,7 @@ class AttentionWrapper(ParamsWrapper):
         parts = zip(self.mechanisms.values(), memories, lengths, strict=True)
         if self.inner.attends:
             params = super().attend(params, memory, memory_length)
-        return params | {"memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
+        return {**params, "memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
 
     def _memory(self, params: Params) -> tuple[Memory, ...]:
         memory = params.get("memory")
@@ -247,8 +247,8 @@ class AttentionWrapper(ParamsWrapper):
                     f"{memory.values.shape[:-2]}, of a memory of shape {memory.values.shape}"
                 )
             attended.append(mechanism.attended(params[name], memory))
-            prepared |= {name: mechanism.prepare(params[name])}
-        return prepared | {"memory": tuple(attended)}
+            prepared[name] = mechanism.prepare(params[name])
+        return {**prepared, "memory": tuple(attended)}
 
     def project(self, params: Params, inputs: Any) -> Any:
         del params  # the cell sees the inputs together with the attention of the step before

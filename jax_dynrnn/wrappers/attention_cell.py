@@ -11,7 +11,16 @@ import jax.numpy as jnp
 from .. import _check_cell
 from .._cell import Params, State, output_shape
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
-from .._tools import along_last, batch_tuple, check_size, dense, input_size, matmul
+from .._tools import (
+    along_last,
+    batch_tuple,
+    boxed_as,
+    check_size,
+    dense,
+    input_size,
+    matmul,
+    unboxed,
+)
 from ._wrapper import ParamsWrapper
 
 
@@ -98,7 +107,8 @@ class AttentionCellWrapper(ParamsWrapper):
         keys = jax.random.split(key, 6)
         initialize = self.kernel_initializer or glorot_uniform
         attention = init_dense(keys[1], (sum(x.shape[-1] for x in state), hidden), self, dtype)
-        attention["attn_w"] = initialize(keys[2], (1, 1, size, hidden), dtype)
+        scores = initialize(keys[2], (1, 1, size, hidden), dtype)
+        attention["attn_w"] = boxed_as(scores, unboxed(scores))  # metadata may be of two axes
         attention["attn_v"] = init_vector(
             self.kernel_initializer, glorot_uniform, keys[3], hidden, dtype
         )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .. import _check_cell
 from .._cell import Params, State
-from .._tools import along_last, batch_tuple
+from .._tools import along_last, batch_tuple, unboxed
 from ._wrapper import AroundWrapper, ParamsWrapper
 
 
@@ -52,7 +52,7 @@ class LearnedInitialState(AroundWrapper, ParamsWrapper):
 
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         params = self.inner.init(key, input_shape, dtype)
-        state = self.inner.start(params, (), dtype)
+        state = self.inner.start(unboxed(params), (), dtype)
         return {"cell": params, "initial_state": {n: x for n, x in _floating(state)}}
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:

@@ -57,7 +57,7 @@ class MultiRNNCell(Cell):
             as_cell(cell, f"MultiRNNCell's cell {i}")
 
     @property
-    def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def feature_ndim(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._layers()[0][1].feature_ndim
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
@@ -84,10 +84,10 @@ class MultiRNNCell(Cell):
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         if not self.attends:
             return super().attend(params, memory)
-        return params | {
-            name: cell.attend(params[name], memory, memory_length)
-            for name, cell in self._layers()
-            if cell.attends
+        attending = [(name, cell) for name, cell in self._layers() if cell.attends]
+        return {
+            **params,
+            **{name: cell.attend(params[name], memory, memory_length) for name, cell in attending},
         }
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:

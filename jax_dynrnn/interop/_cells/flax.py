@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ..._cell import Cell, Params, State
 from ..._rnn import cast, promoted
-from ..._tools import batch_tuple, is_shape
+from ..._tools import as_dicts, batch_tuple, is_shape
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -124,7 +124,7 @@ class LinenCell(_FlaxCell):
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         rngs = None if key is None else {"dropout": key}
-        new, output = self.module.apply({"params": params}, state, inputs, rngs=rngs)
+        new, output = self.module.apply({"params": as_dicts(params)}, state, inputs, rngs=rngs)
         return output, new
 
 
@@ -180,7 +180,7 @@ class NNXCell(_FlaxCell):
 
         graph, _, streams = self._split()
         streams = nnx.to_pure_dict(streams if key is None else _begun_anew(streams, key))
-        module = nnx.merge(graph, params, streams)  # a copy
+        module = nnx.merge(graph, as_dicts(params), streams)  # a copy
         if key is None:
             module.eval()
         new, output = module(state, inputs)

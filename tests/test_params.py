@@ -1,0 +1,91 @@
+"""Params in any mapping that is a pytree: the laws of every cell; partitioning metadata."""
+
+import collections
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import laws
+import pytest
+from cases import LENGTHS, B
+from flax.core import FrozenDict
+from laws import MASK, RESETS, close, compiled
+
+import jax_dynrnn as rnn
+
+
+@jax.tree_util.register_pytree_node_class
+class Named(Mapping):
+    """A mapping with nothing but its interface, whose leaves have no names for JAX."""
+
+    def __init__(self, items):
+        self._items = dict(items)
+
+    def __getitem__(self, name):
+        return self._items[name]
+
+    def __iter__(self):
+        return iter(self._items)
+
+    def __len__(self):
+        return len(self._items)
+
+    def tree_flatten(self):
+        names = sorted(self._items)
+        return [self._items[name] for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names, leaves):
+        return cls(zip(names, leaves, strict=True))
+
+
+def reversed_dict(items):
+    """Its leaves are in another order than those of a dict."""
+    return collections.OrderedDict(reversed(sorted(dict(items).items())))
+
+
+def as_kind(kind, tree):
+    """`tree` with every mapping in it as one of `kind`."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return kind({name: as_kind(kind, x) for name, x in tree.items()})
+
+
+@pytest.mark.where(lambda law: (law.engine, law.dtype) == ("scan", "float64"))
+@pytest.mark.everyday(lambda law: law.engine == "scan" and not law.case.variant)
+def test_any_mapping_gives_the_same_program(law):
+    """Of the cell called by hand, its start, `attend`, and a run."""
+    case, key = law.case, law.case.key()
+    _, inputs, state = laws.arguments(law)
+    features = jax.tree.map(lambda x: x[:, 0], inputs)
+    params = case.cell.init(jax.random.key(1), jax.tree.map(jnp.shape, inputs), law.dtype)
+
+    def everything(params):
+        if case.places:
+            params = case.cell.attend(params, *case.memory(law.dtype))
+        start = case.cell.start(params, (B,), law.dtype) if hasattr(case.cell, "start") else None
+        step = case.cell(params, features, state, key=key)
+        run = rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS, state, key=key)
+        return start, step, run
+
+    expected = program(everything, params)
+    for kind in (FrozenDict, Named):
+        assert program(everything, as_kind(kind, params)) == expected
+
+
+def program(f, *arguments):
+    """What `f` computes, without results that nobody uses: of probes that are made only once."""
+    lines = str(jax.make_jaxpr(f)(*arguments)).splitlines()
+    return [line for line in lines if not line.lstrip().startswith("_:")]
+
+
+@pytest.mark.where(lambda law: law.dtype == "float64" and law.case.name in ("lstm", "attentions"))
+def test_gradients_have_the_kind_of_the_params(law):
+    """Whatever the order of their leaves."""
+    params, inputs, state = laws.arguments(law)
+    expected, gradients = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)
+    given = as_kind(reversed_dict, params)
+    actual, found = compiled(law)(given, inputs, state, LENGTHS, MASK, RESETS)
+    assert jax.tree.structure(found[0]) == jax.tree.structure(given)
+    close(actual, expected, law.tolerance)
+    close(as_kind(dict, found[0]), gradients[0], law.tolerance)
