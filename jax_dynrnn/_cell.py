@@ -352,8 +352,7 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
 
 def output_shape(cell: Cell, input_shape: Any) -> Any:
     """The shape of the output for one row, by tracing the cell without computing."""
-    ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
-    features = jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
+    features = feature_shapes(cell, input_shape)
 
     def one_step(dtype):
         params = unboxed(cell.init(jax.random.key(0), features))
@@ -366,6 +365,12 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     except TypeError:  # a cell that takes ids
         output = jax.eval_shape(lambda: one_step(jnp.int32))
     return jax.tree.map(lambda x: x.shape, output)
+
+
+def feature_shapes(cell: Cell, input_shape: Any) -> Any:
+    """The last sizes of each shape in `input_shape`: what belongs to one step of one row."""
+    ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
+    return jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
 
 
 def feature_ndims(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import PREPARE, as_cell
+from .._cell import PREPARE, as_cell, feature_shapes
 from .._rnn import dynamic_rnn
 from .._tools import fold_in, map_shapes, unboxed
 from .compare import Broken, described
@@ -43,8 +43,7 @@ class Problem:
         self.cell = as_cell(cell)
         self.key = key
         self.dtype = jnp.dtype(dtype)
-        ndim = self.cell.feature_ndim
-        self.features = map_shapes(lambda s: tuple(s)[len(s) - ndim :], input_shape)
+        self.features = feature_shapes(self.cell, input_shape)
         self.shapes = map_shapes(lambda s: (B, T, *s), self.features)
         self.random = np.random.default_rng(int(jax.random.bits(key, dtype="uint32")))
         self._programs: dict[tuple, Callable] = {}
