@@ -16,15 +16,18 @@ from faults import FAULTS
 from tensorflow_oracle import CONFIGS
 
 import jax_dynrnn as rnn
-from jax_dynrnn import interop, linen, nnx
+from jax_dynrnn import interop, linen, nnx, testing
 from jax_dynrnn.interop import foreign
 
 PUBLIC = [getattr(module, name) for module in (rnn, linen, nnx) for name in module.__all__]
 FOREIGN = [foreign.LinenCell, foreign.NNXCell, foreign.HaikuCell, foreign.EquinoxCell]
 
 
+TESTING = [getattr(testing, name) for name in testing.__all__]
+
+
 @pytest.mark.parametrize(
-    "thing", [*PUBLIC, *FOREIGN], ids=lambda thing: f"{thing.__module__}.{thing.__name__}"
+    "thing", [*PUBLIC, *FOREIGN, *TESTING], ids=lambda thing: f"{thing.__module__}.{thing.__name__}"
 )
 def test_is_documented_with_an_example(thing):
     """Its docstring has a first line, and an example (which runs as a doctest)."""
@@ -145,7 +148,7 @@ def test_version():
 
 
 INTEROP = [getattr(interop, name) for name in interop.__all__]
-MODULES = [rnn, linen, nnx, *INTEROP]
+MODULES = [rnn, linen, nnx, testing, *INTEROP]
 
 
 def documented():

@@ -166,7 +166,7 @@ class Tiles:
 
     @property
     def all(self) -> bool:
-        """Whether all steps of all blocks are known to be valid, and no tile or block reaches back."""
+        """Whether all steps of all blocks are known to be valid, none shared by two of them."""
         even = not self.overlap and self.call.batch % self.rows == 0
         return even and self.call.lengths is None and self.call.mask is None
 
