@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documents sunspots \
 	carbon_dioxide memory_policy long_series own_cell port_tf1_g2p
 
-FUZZ := tests/test_random_calls.py
+FUZZ := tests/test_random_calls.py tests/interop/test_fuzzed_files.py
 
 .PHONY: demo examples notebooks docs test test-newest fuzz faults golden benchmarks lint clean
 
