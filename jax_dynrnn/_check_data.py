@@ -6,6 +6,8 @@ the number of time steps.
 
 from __future__ import annotations
 
+import difflib
+import operator
 from typing import Any
 
 import jax
@@ -176,29 +178,64 @@ def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
 def flag(where: str, x: Any) -> None:
     """Checks True or False."""
     if not is_flag(x):
-        raise TypeError(f"{where}: expected True or False, got {x!r}")
+        raise TypeError(f"{where}: expected True or False, got {_got(x)}")
 
 
-def count(where: str, n: Any, least: int) -> None:
-    """Checks an int that counts something."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < least:
-        raise ValueError(f"{where}: expected an int >= {least}, got {n!r}")
+def count(where: str, n: Any, least: int) -> int:
+    """An int that counts something, checked."""
+    try:
+        number = None if is_flag(n) else operator.index(n)
+    except TypeError:  # of what is traced too
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{where}: expected an int >= {least}, got {_got(n)}")
+    return number
 
 
-def options(unroll: Any, remat: Any, dtype: Any, key: Any) -> None:
-    """Checks what is neither data nor cell."""
-    count("unroll", unroll, least=1)
-    is_size = hasattr(remat, "__index__") and not isinstance(remat, bool) and remat >= 1
-    if not (remat is None or remat in ("sqrt", "offload") or is_size):
-        raise ValueError(f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {remat!r}")
-    floating(dtype)
-    one_key(key)
+def _got(x: Any) -> str:
+    """What came in the place of a Python value, and what to do if it is traced."""
+    if not isinstance(x, jax.core.Tracer):
+        return f"{x!r:.200}"
+    return (
+        f"a traced {x.aval.str_short()}: the program depends on its value, which must be known "  # pyright: ignore
+        "when it is traced; jax.jit(f, static_argnames=...) keeps it a Python value"
+    )
 
 
-def floating(dtype: Any) -> None:
-    """Checks the dtype to compute in, or `None`."""
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype: expected a real floating dtype, got {jnp.dtype(dtype)}")
+def remat(given: Any) -> int | str | None:
+    """What the backward pass keeps, checked."""
+    if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
+        return given
+    try:
+        return count("remat", given, least=1)
+    except ValueError:
+        raise ValueError(
+            f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {_got(given)}"
+        ) from None
+
+
+def floating(dtype: Any) -> Any:
+    """The dtype to compute in, checked; `None` of `None`."""
+    if dtype is None or dtype is float:
+        return None if dtype is None else jnp.result_type(float)
+    expected = "dtype: expected a real floating dtype, as jnp.float32"
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        close = difflib.get_close_matches(str(dtype).replace("fp", "float"), FLOATING, 1, 0.4)
+        hint = f"; did you mean {close[0]!r}?" if isinstance(dtype, str) and close else ""
+        raise TypeError(f"{expected}, got {_got(dtype)}{hint}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{expected}, got {found}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise ValueError(
+            f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
+            "runs, jax.config.update('jax_enable_x64', True), or use jnp.float32"
+        )
+    return found
+
+
+FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
 def one_key(key: Any) -> None:

@@ -16,9 +16,24 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Memory, Params, as_cell, leading_shape
-from ._rnn import cast, dynamic_rnn, promoted
-from ._tools import batch_tuple, is_configuration, remembering
+from ._cell import Cell, Memory, Params, as_cell, leading_shape
+from ._protocol import ask
+from ._rnn import RunOptions, cast, dynamic_rnn, promoted
+from ._tools import batch_tuple, is_configuration
+
+
+class LayerOptions(RunOptions, total=False):
+    """The options of a call of a layer."""
+
+    deterministic: bool | None
+
+
+class OneCellOptions(LayerOptions, total=False):
+    """Those of a layer of one cell."""
+
+    reverse: bool
+    memory: Any
+    memory_length: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Single:
         return (self.cell,)
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
-        return as_cell(self.cell).init(key, input_shape, dtype)
+        return ask(as_cell(self.cell), "init", key, input_shape, dtype)
 
     def attend(self, params: Params, *memory: Any) -> Params:
         return as_cell(self.cell).attend(params, *memory)
@@ -43,7 +58,8 @@ class Single:
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cell = as_cell(self.cell)
         _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
-        return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)
+        start = cell.start(params, (1,), jnp.float32)
+        return Cell.__call__(cell, params, row, start, key=key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +137,7 @@ def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
 
 def start(cell: Any, params: Params, batch_shape: Any, dtype: Any) -> Any:
     """Where a run of a layer of one cell begins, in that dtype."""
-    _check_data.floating(dtype)
+    dtype = _check_data.floating(dtype)
     return as_cell(cell).start(cast(params, dtype), batch_tuple(batch_shape), dtype)
 
 
@@ -130,28 +146,14 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
 
     A narrower state is widened to it: `start` does not see the inputs.
     """
-    _check_data.floating(dtype)
-    dtype = promoted((params, inputs)) if dtype is None else dtype
+    dtype = _check_data.floating(dtype) or promoted((params, inputs))
     params, inputs = cast((params, inputs), dtype)
     cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
     batch_shape = leading_shape(inputs, cell.feature_ndim)
-    begin = _begins(cell, params, batch_shape, jnp.dtype(dtype))
+    begin = _check_cell.start_shapes(cell, params, batch_shape, jnp.dtype(dtype))
     state = _check_cell.initial_state(cell, state, begin, "state")
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
-    return cell(params, inputs, state, key=key)
-
-
-def _begins(cell: Any, params: Params, batch_shape: tuple, dtype: Any) -> Any:
-    """The shapes of the state in which the cell starts; equal cells are traced once."""
-    leaves, structure = jax.tree.flatten(params)
-    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return _begin(cell, structure, types, batch_shape, dtype)
-
-
-@remembering
-def _begin(cell: Any, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
-    params = structure.unflatten(types)
-    return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
+    return Cell.__call__(cell, params, inputs, state, key=key)
 
 
 def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
@@ -187,8 +189,9 @@ def find_key(
         return key
     if stream is None:
         raise ValueError(
-            f"{plan}: a cell draws random numbers; expected a stream of keys named 'dropout', "
-            "got none; give one, or pass deterministic=True to evaluate"
+            f"{' and '.join(map(repr, dict.fromkeys(plan.cells)))}: draws random numbers; expected "
+            "a stream of keys named 'dropout', got none; give one, or a key=, or pass "
+            "deterministic=True to evaluate"
         )
     return stream()
 

@@ -8,9 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ._arguments import explained
 from ._cell import State, as_cell
+from ._check_cell import located
 from ._layer import Single, check_inputs, find_key, input_shape, start, step, with_memory
 from ._tools import batch_tuple
+
+PARAMS = 'variables["params"]["cell"]'
 
 
 class Layer(nn.Module):
@@ -18,6 +22,10 @@ class Layer(nn.Module):
 
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.__init__ = explained(cls.__init__)
 
     def plan(self) -> Any:
         raise NotImplementedError
@@ -29,6 +37,10 @@ class Layer(nn.Module):
         return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+        with located(params=PARAMS):
+            return self._key_of(key, deterministic, params, inputs)
+
+    def _key_of(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
         has_stream = self.has_rng("dropout")
         if self.is_initializing() and not has_stream:
             deterministic = True  # the params do not depend on what is drawn
@@ -41,7 +53,8 @@ class Layer(nn.Module):
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        return self.plan().run(params, inputs, *arguments, key=key, **options)
+        with located(params=PARAMS):
+            return self.plan().run(params, inputs, *arguments, key=key, **options)
 
 
 class OneCell(Layer):
@@ -52,6 +65,7 @@ class OneCell(Layer):
     def plan(self) -> Single:
         return Single(self.cell)
 
+    @explained
     def step(
         self,
         inputs: Any,
@@ -69,8 +83,10 @@ class OneCell(Layer):
         """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key, dtype)
+        with located(params=PARAMS):
+            return step(self.cell, params, inputs, state, key, dtype)
 
+    @explained
     def start(
         self,
         batch_shape: Any = (),

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
-from ._cell import PREPARE, Cell, Params, State, as_cell
+from ._arguments import explained
+from ._cell import PREPARE, Cell, Params, State, as_cell, take_step
+from ._protocol import traced
 from ._tools import fold_in
 from .engines.call import rows
+
+ORDER = "raw_rnn(cell, params, loop_fn)"
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +47,7 @@ class Emitted:
         return self._steps
 
 
+@explained
 def raw_rnn(
     cell: Any,
     params: Params,
@@ -99,30 +104,33 @@ def raw_rnn(
         ((6, 2, 3), 4, False)
     """
     cell = as_cell(cell)
-    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     _check_data.one_key(key)
+    loop_fn = _checked(loop_fn)
     zero = jnp.zeros((), jnp.int32)
-    finished, inputs, state, emit, loop_state = _five(loop_fn(zero, None, None, None))
+    finished, inputs, state, emit, loop_state = loop_fn(zero, None, None, None)
     inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))
     batch = _batch(cell, inputs)
     finished = _flags(finished, batch)
-    state = _first_state(cell, params, inputs, state, batch)
+    with _check_cell.located(ORDER, initial_state="next_cell_state"):
+        state = _first_state(cell, params, inputs, state, batch)
     prepare_key = fold_in(key, PREPARE)
     prepared = cell.prepare(params, key=prepare_key, batch_shape=(batch,))
 
-    def take_step(t, inputs, state):
-        step_key = fold_in(key, t)
-        return cell.step(prepared, cell.project(prepared, inputs), state, key=step_key)
+    def step(t, inputs, state):
+        with traced(f"a step of {cell!r}"):
+            projected = cell.project(prepared, inputs)
+            return take_step(cell, prepared, projected, state, key=fold_in(key, t))
 
     if emit is None:
-        emit = jax.eval_shape(take_step, zero, inputs, state)[0]
+        emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
         emit = jax.tree.map(lambda x: _with_batch(x, batch), emit)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
 
     def advance(t, finished, inputs, state, loop_state):
-        output, new = take_step(t, inputs, state)
-        given = _five(loop_fn(t + 1, output, new, loop_state))
+        output, new = step(t, inputs, state)
+        given = loop_fn(t + 1, output, new, loop_state)
         next_finished, next_inputs, new, emit, next_loop_state = given
         next_loop_state = loop_state if next_loop_state is None else next_loop_state
         new = _alike("next_cell_state", state, new)
@@ -142,6 +150,22 @@ def raw_rnn(
     times = jnp.arange(maximum_iterations, dtype=jnp.int32)
     carry, (values, taken) = jax.lax.scan(one, (finished, inputs, state, loop_state), times)
     return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
+
+
+def _checked(loop_fn: Callable) -> Callable:
+    """`loop_fn`, of which it is checked that it returns five things."""
+    if not callable(loop_fn):
+        raise TypeError(
+            "loop_fn: expected a function (time, cell_output, cell_state, loop_state) -> "
+            "(finished, next_input, next_cell_state, emit_output, next_loop_state), got "
+            f"{type(loop_fn).__name__}; the order of arguments is {ORDER}"
+        )
+
+    def checked(*arguments):
+        with traced("loop_fn"):
+            return _five(loop_fn(*arguments))
+
+    return checked
 
 
 def _five(returned: Any) -> tuple:

@@ -13,13 +13,21 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_data
+from ._arguments import explained
 from ._beam import OnBeams, choose, extended, first_beams
 from ._cell import Cell, Params, State, as_cell
+from ._check_cell import located
+from ._protocol import traced
 from ._raw import raw_rnn
 from ._tools import widened
 from .sequence import sequence_mask
 
+ORDER = "(cell, params, embed, logits, start, end, initial_state)"
+PLACES = {"next_cell_state": "initial_state", "loop_fn": "a step of the cell, or embed"}
+"""Where the arguments of `raw_rnn` come from."""
 
+
+@explained
 def tile_batch(tree: Any, multiplier: int) -> Any:
     """Repeats every row: `[B, ...]` -> `[B * multiplier, ...]`, the copies of a row adjacent.
 
@@ -42,7 +50,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
         >>> rnn.tile_batch(jnp.array([1, 2]), 3).tolist()
         [1, 1, 1, 2, 2, 2]
     """
-    _check_data.count("multiplier", multiplier, least=1)
+    multiplier = _check_data.count("multiplier", multiplier, least=1)
 
     def repeat(x):
         x = jnp.asarray(x)
@@ -51,6 +59,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
     return jax.tree.map(repeat, tree)
 
 
+@explained
 def greedy_decode(
     cell: Any,
     params: Params,
@@ -112,13 +121,15 @@ def greedy_decode(
         loop_state = (~going_on, lengths + going_on.astype(jnp.int32))
         return ~going_on, embed(ids), state, ids, loop_state
 
-    emitted, state, (_, lengths) = raw_rnn(
-        cell, params, loop_fn, maximum_iterations=maximum_iterations
-    )
+    with located("greedy_decode" + ORDER, **PLACES):
+        emitted, state, (_, lengths) = raw_rnn(
+            cell, params, loop_fn, maximum_iterations=maximum_iterations
+        )
     chosen = sequence_mask(lengths, maximum_iterations)
     return jnp.where(chosen, emitted.stack().T, end), lengths, state
 
 
+@explained
 def beam_search(
     cell: Any,
     params: Params,
@@ -170,8 +181,8 @@ def beam_search(
         >>> ids.tolist(), [round(p, 4) for p in jnp.exp(scores[0]).tolist()]
         ([[[1, 1], [0, 0], [1, 0]]], [0.5625, 0.25, 0.1875])
     """
-    _check_data.count("beam_width", beam_width, least=1)
-    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    beam_width = _check_data.count("beam_width", beam_width, least=1)
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     if not hasattr(length_penalty, "__float__") or jnp.ndim(length_penalty):
         raise TypeError(f"length_penalty: expected one number, got {length_penalty!r}")
     batch, end = _checked(start, end, initial_state)
@@ -192,7 +203,8 @@ def beam_search(
         over = (beams.finished | jnp.isneginf(beams.probability)).all(1)
         return over, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
 
-    *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
+    with located("beam_search" + ORDER, **PLACES):
+        *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
     is_one = ~jnp.isneginf(beams.scores)
     ids = jnp.where(jnp.expand_dims(is_one, -1), beams.ids, end)
     return ids, jnp.where(is_one, beams.lengths, 0), beams.scores
@@ -235,7 +247,9 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
             )
 
     def inputs(ids):
-        given, rank = jax.tree.map(jnp.asarray, embed(ids)), 1 + cell.feature_ndim
+        rank = 1 + cell.feature_ndim
+        with traced("embed"):
+            given = jax.tree.map(jnp.asarray, embed(ids))
         if any(x.ndim != rank or x.shape[0] != batch for x in jax.tree.leaves(given)):
             raise ValueError(
                 f"embed: expected it to return inputs [{batch}, ...] of rank {rank} for {cell!r}, "
@@ -244,7 +258,8 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
         return given
 
     def scores(output):
-        given = logits(output)
+        with traced("logits"):
+            given = logits(output)
         shape = jax.tree.map(jnp.shape, given)
         if not hasattr(given, "shape") or len(shape) != 2 or shape[0] != batch:
             raise ValueError(f"logits: expected it to return [{batch}, V], got shape {shape}")

@@ -184,7 +184,7 @@ ERRORS = {
             "cell": GRU,
         },
         KeyError,
-        [r"\['candidate'\]\['bias'\]", "'candidate/bias'"],
+        [r'\["candidate"\]\["bias"\]', "candidate/bias"],
     ),
     "49 another cell's params": (
         {"params": PARAMS[GRU]},

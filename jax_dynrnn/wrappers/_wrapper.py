@@ -7,7 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State, as_cell
+from .._cell import Cell, Params, State, as_cell, take_step
+from .._protocol import ask
 from .._tools import check_options
 
 
@@ -35,7 +36,7 @@ class Wrapper(Cell):
         return self.inner.attends
 
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
-        return self.inner.init(key, input_shape, dtype)
+        return ask(self.inner, "init", key, input_shape, dtype)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
         return self.inner.zero_state(batch_shape, dtype)
@@ -59,7 +60,7 @@ class Wrapper(Cell):
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        return self.inner.step(self.cell_params(params), projected, state, key=key)
+        return take_step(self.inner, self.cell_params(params), projected, state, key=key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State, as_cell, output_shape
+from .._cell import Cell, Params, State, as_cell, output_shape, take_step
+from .._protocol import ask
 from .._tools import fold_in
 
 
@@ -65,7 +66,7 @@ class MultiRNNCell(Cell):
         for i, (name, cell) in enumerate(self._layers()):
             if i > 0:
                 input_shape = output_shape(self._layers()[i - 1][1], input_shape)
-            params[name] = cell.init(jax.random.fold_in(key, i), input_shape, dtype)
+            params[name] = ask(cell, "init", jax.random.fold_in(key, i), input_shape, dtype)
         return params
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
@@ -110,7 +111,7 @@ class MultiRNNCell(Cell):
         for i, (name, cell) in enumerate(self._layers()):
             if i > 0:
                 projected = cell.project(params[name], output)
-            output, new = cell.step(params[name], projected, state[i], key=fold_in(key, i))
+            output, new = take_step(cell, params[name], projected, state[i], key=fold_in(key, i))
             states.append(new)
         return output, tuple(states)
 
