@@ -115,8 +115,9 @@ class Cell:
         try:
             state = _check_cell.state_of_step(self, params, inputs, state, batch_shape)
             prepare_key = fold_in(key, PREPARE)
-            prepared = self.prepare(params, key=prepare_key, batch_shape=batch_shape)
-            return take_step(self, prepared, self.project(prepared, inputs), state, key=key)
+            prepared = ask(self, "prepare", params, key=prepare_key, batch_shape=batch_shape)
+            projected = ask(self, "project", prepared, inputs)
+            return take_step(self, prepared, projected, state, key=key)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             _check_cell.blame_params(self, params, inputs, error)
             raise
@@ -370,7 +371,8 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
         params = unboxed(cell.init(jax.random.key(0), features))
         params = cell.attend(params, None) if cell.attends else params  # any memory will do
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
-        return Cell.__call__(cell, params, inputs, cell.start(params, (), jnp.float32))[0]
+        start = ask(cell, "start", params, (), jnp.float32)
+        return Cell.__call__(cell, params, inputs, start)[0]
 
     try:
         output = jax.eval_shape(lambda: one_step(jnp.float32))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from ._protocol import ask, match, same, swapped, traced
+from ._protocol import ask, match, same, swapped
 from ._tools import remembering, unboxed
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: Any) -> 
 @remembering
 def _start_shapes(cell: Cell, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
     params = structure.unflatten(types)
-    return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
+    return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
 def blame_params(cell: Cell, given: Params, inputs: Any, error: Exception) -> None:
@@ -199,8 +199,7 @@ def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> 
     Returns the shapes of the output.
     """
     try:
-        with traced(f"a step of {cell!r}"):
-            output, new = jax.eval_shape(take_step, state)
+        output, new = jax.eval_shape(take_step, state)
     except Exception as error:
         _blame_state_dtype(cell, state, start, error)
         raise
@@ -214,7 +213,7 @@ def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> 
             raise TypeError(
                 f"{cell!r}: a step must return the state it was given; expected "
                 f"state{keystr(path)} of {old.dtype}{list(old.shape)}, got "
-                f"{x.dtype}{list(x.shape)}{swapped(output, state)}"
+                f"{x.dtype}{list(x.shape)}{swapped(output, new, state)}"
             )
     batch_leaves(cell, output, batch, "output")
     return output

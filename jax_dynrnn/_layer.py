@@ -58,7 +58,7 @@ class Single:
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cell = as_cell(self.cell)
         _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
-        start = cell.start(params, (1,), jnp.float32)
+        start = ask(cell, "start", params, (1,), jnp.float32)
         return Cell.__call__(cell, params, row, start, key=key)
 
 
@@ -138,7 +138,7 @@ def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
 def start(cell: Any, params: Params, batch_shape: Any, dtype: Any) -> Any:
     """Where a run of a layer of one cell begins, in that dtype."""
     dtype = _check_data.floating(dtype)
-    return as_cell(cell).start(cast(params, dtype), batch_tuple(batch_shape), dtype)
+    return ask(as_cell(cell), "start", cast(params, dtype), batch_tuple(batch_shape), dtype)
 
 
 def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: Any) -> Any:

@@ -23,17 +23,33 @@ SIGNATURES = {
     "start": "start(params, batch_shape, dtype)",
 }
 
+NUMPY = (
+    "expected functions and arrays of JAX, as it is traced, got NumPy's; use jax.numpy, and "
+    "jnp.asarray(table) in place of a NumPy table that is indexed"
+)
+
 
 def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
     """Calls a method of a cell; a `TypeError` says how it is defined if it cannot be called so."""
     try:
         return getattr(cell, method)(*arguments, **options)
-    except TypeError as error:
+    except Exception as error:
         # Only Python's refusal of the call itself has no frame of the method.
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        inside = error.__traceback__ is None or error.__traceback__.tb_next is not None
+        if isinstance(error, jax.errors.TracerArrayConversionError) and method != "init":
+            raise TypeError(f"{name_of(cell)}.{method}: {NUMPY}") from error
+        if inside and not _is_ours(cell, method):
+            error.add_note(f"{name_of(cell)} was called as {SIGNATURES[method]}")
+        if inside or not isinstance(error, TypeError):
             raise
         refused = str(error).partition("() ")[2]
     raise TypeError(f"{name_of(cell)}.{method}: expected {SIGNATURES[method]}, but it {refused}")
+
+
+def _is_ours(cell: Any, method: str) -> bool:
+    """Whether a method is this package's, whose errors need no explanation."""
+    defined_in = getattr(getattr(cell, method, None), "__module__", None) or ""
+    return defined_in.partition(".")[0] == __name__.partition(".")[0]
 
 
 def name_of(cell: Any) -> str:
@@ -52,7 +68,7 @@ def result(cell: Any, returned: Any, state: Any) -> tuple[Any, Any]:
             raise TypeError(f"{expected}, got the new state alone: {structure(returned)}")
         raise TypeError(
             f"{cell!r}: a step must return the state it was given; expected {structure(state)}, "
-            f"got {structure(new)}{swapped(output, state)}"
+            f"got {structure(new)}{swapped(output, new, state)}"
         )
     for name, tree in (("output", output), ("state", new)):
         for path, x in tree_flatten_with_path(tree)[0]:
@@ -88,9 +104,9 @@ def same(tree: Any, like: Any) -> bool:
     return all(jnp.shape(x) == jnp.shape(y) for x, y in pairs if hasattr(x, "dtype"))
 
 
-def swapped(output: Any, state: Any) -> str:
-    """A hint where the output of a step looks as its state should."""
-    is_state = jax.tree.leaves(state) and same(output, state)
+def swapped(output: Any, new: Any, state: Any) -> str:
+    """A hint where the output of a step looks as its state should, and the state does not."""
+    is_state = jax.tree.leaves(new) and same(output, state) and not same(new, state)
     return "; return (output, new_state), not Flax's (new_state, output)" if is_state else ""
 
 
@@ -145,7 +161,4 @@ def traced(where: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            f"{where}: expected functions and arrays of JAX, as it is traced, got NumPy's; use "
-            "jax.numpy, and jnp.asarray(table) in place of a NumPy table that is indexed"
-        ) from error
+        raise TypeError(f"{where}: {NUMPY}") from error

@@ -16,7 +16,7 @@ from jax.tree_util import keystr
 from . import _check_cell, _check_data
 from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, as_cell, take_step
-from ._protocol import traced
+from ._protocol import ask, traced
 from ._tools import fold_in
 from .engines.call import rows
 
@@ -115,12 +115,11 @@ def raw_rnn(
     with _check_cell.located(ORDER, initial_state="next_cell_state"):
         state = _first_state(cell, params, inputs, state, batch)
     prepare_key = fold_in(key, PREPARE)
-    prepared = cell.prepare(params, key=prepare_key, batch_shape=(batch,))
+    prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))
 
     def step(t, inputs, state):
-        with traced(f"a step of {cell!r}"):
-            projected = cell.project(prepared, inputs)
-            return take_step(cell, prepared, projected, state, key=fold_in(key, t))
+        projected = ask(cell, "project", prepared, inputs)
+        return take_step(cell, prepared, projected, state, key=fold_in(key, t))
 
     if emit is None:
         emit = jax.eval_shape(step, zero, inputs, state)[0]
@@ -206,7 +205,7 @@ def _first_state(cell: Cell, params: Params, inputs: Any, state: Any, batch: int
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
     dtype = floating[0] if floating else jnp.result_type(float)
-    start = jax.eval_shape(lambda: cell.start(params, (batch,), dtype))
+    start = jax.eval_shape(lambda: ask(cell, "start", params, (batch,), dtype))
     return _check_cell.initial_state(cell, state, start)
 
 

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from . import _check_cell, _check_data, engines
 from ._arguments import F, explained
 from ._cell import PREPARE, Params, State, as_cell, take_step
+from ._protocol import ask
 from ._tools import fold_in, is_configuration
 from .engines import Call
 from .sequence import as_lengths
@@ -248,18 +249,19 @@ def _complete(call: Call) -> Call:
     shapes = jax.tree.map(lambda x: x.shape, call.inputs)
     _check_cell.params(cell, call.params, shapes)
     inputs, raw = cast(call.inputs, dtype), cast(call.params, dtype)
-    start = jax.tree.map(jnp.asarray, cell.start(raw, (batch,), dtype))
+    start = jax.tree.map(jnp.asarray, ask(cell, "start", raw, (batch,), dtype))
     _check_cell.batch_leaves(cell, start, batch, "state")
     state = default = start
     if call.initial_state is not None:
         state = _check_cell.initial_state(cell, call.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
     prepare_key = fold_in(call.key, PREPARE)
-    params = cell.prepare(raw, key=prepare_key, batch_shape=(batch,))
+    params = ask(cell, "prepare", raw, key=prepare_key, batch_shape=(batch,))
 
     def step(state):
         first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
-        return take_step(cell, params, cell.project(params, first), state, key=call.key)
+        projected = ask(cell, "project", params, first)
+        return take_step(cell, params, projected, state, key=call.key)
 
     _check_cell.step(cell, step, state, default, batch)
     return dataclasses.replace(

@@ -39,10 +39,10 @@ class Wrapper(Cell):
         return ask(self.inner, "init", key, input_shape, dtype)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
-        return self.inner.zero_state(batch_shape, dtype)
+        return ask(self.inner, "zero_state", batch_shape, dtype)
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        return self.inner.prepare(params, key=key, batch_shape=batch_shape)
+        return ask(self.inner, "prepare", params, key=key, batch_shape=batch_shape)
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         return self.inner.attend(params, memory, memory_length)
@@ -52,10 +52,10 @@ class Wrapper(Cell):
         return params
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return self.inner.start(self.cell_params(params), batch_shape, dtype)
+        return ask(self.inner, "start", self.cell_params(params), batch_shape, dtype)
 
     def project(self, params: Params, inputs: Any) -> Any:
-        return self.inner.project(self.cell_params(params), inputs)
+        return ask(self.inner, "project", self.cell_params(params), inputs)
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
@@ -71,7 +71,7 @@ class ParamsWrapper(Wrapper):
         return params["cell"]
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
+        cell = ask(self.inner, "prepare", params["cell"], key=key, batch_shape=batch_shape)
         return params | {"cell": cell}
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
