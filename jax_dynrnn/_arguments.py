@@ -38,7 +38,11 @@ FOREIGN: dict[str, Advice] = {
         "seq_lengths seq_length seq_lens seq_len sequence_lengths lengths length input_lengths",
         "sequence_length",
     ),
-    **_same("memory_sequence_length memory_lengths", "memory_length"),
+    **_same(
+        "memory_sequence_length memory_lengths",
+        "memory_length",
+        otherwise="cell.attend(params, memory, memory_length) takes it",
+    ),
     **_same(
         "initial_state initial_states initial_carry carry init_state init_carry hx h0 hc state",
         "initial_state",
@@ -68,6 +72,10 @@ FOREIGN: dict[str, Advice] = {
         "unroll",
         renamed="steps run in order, {}= of them in one iteration: leave it out",
         otherwise="steps run in order: leave it out",
+    ),
+    **_same(
+        "memory memory_length memory_mask",
+        otherwise="expected a layer of one cell, an RNN: that attends to a memory",
     ),
     **_same("maxlen max_length max_steps maximum_steps", "maximum_iterations", "length"),
     **_same("scope name reuse trainable variable_scope", otherwise=GRAPH),
@@ -121,7 +129,7 @@ def advice(owner: str, unknown: str, known: Iterable[str]) -> str:
     """The message for `unknown=`, which `owner` with the arguments `known` does not have."""
     known = list(known)
     names, otherwise, renamed = FOREIGN.get(unknown, Advice())
-    close = difflib.get_close_matches(unknown, known, n=1)
+    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.7)
     hint = next((renamed.format(name) for name in names if name in known), otherwise)
     if not hint and close:
         hint = f"did you mean {close[0]}=?"
@@ -129,12 +137,14 @@ def advice(owner: str, unknown: str, known: Iterable[str]) -> str:
     return f"{owner}: no argument is named {unknown}; {hint or expected}"
 
 
-def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Checks that all `given` names are `known`."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise TypeError(advice(owner, name, known))
+def check_construction(cls: type, arguments: tuple, options: dict[str, Any]) -> None:
+    """Checks the arguments of a constructor; with none at all, as copies are made, nothing."""
+    if not arguments and not options:
+        return
+    signature = inspect.signature(cls)
+    refused = refusal(signature, arguments, options)
+    if refused is not None:
+        raise TypeError(_message(cls.__name__, signature, False, arguments, options, refused))
 
 
 def explained(function: F, options: Iterable[inspect.Parameter] = ()) -> F:
@@ -151,11 +161,10 @@ def explained(function: F, options: Iterable[inspect.Parameter] = ()) -> F:
         if given.keys() <= signature.parameters.keys():  # **options would let all names pass
             try:
                 return function(*arguments, **given)
-            except TypeError as error:
-                # Only Python's refusal of the call itself has no frame of the function.
-                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            except TypeError:
+                refused = refusal(signature, arguments, given)
+                if refused is None:  # an error inside of the function
                     raise
-                refused = str(error)
         else:
             refused = ""
         owner = _owner(function, arguments if is_method else ())
@@ -163,6 +172,15 @@ def explained(function: F, options: Iterable[inspect.Parameter] = ()) -> F:
 
     call.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     return call  # pyright: ignore[reportReturnType]
+
+
+def refusal(signature: inspect.Signature, arguments: tuple, options: dict[str, Any]) -> str | None:
+    """Why a function cannot be called with these arguments; `None` if it can."""
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        return str(error)
+    return None
 
 
 def _expanded(
@@ -201,7 +219,7 @@ def _message(
     if len(arguments) > len(positional):
         more = [name for name in known if name not in positional]
         return (
-            f"{owner}: expected at most {len(positional)} arguments without a name "
+            f"{owner}: expected at most {len(positional)} without a name "
             f"({', '.join(positional)}), got {len(arguments)}"
             + (f"; give the others by name: {', '.join(more)}" if more else "")
         )
@@ -211,7 +229,7 @@ def _message(
             f"{owner}: expected the arguments ({', '.join(required)}), missing {', '.join(missing)}"
             + _params_hint(missing, positional, arguments)
         )
-    return f"{owner}: {refused.partition('() ')[2]}"
+    return f"{owner}: {refused}"
 
 
 def _params_hint(missing: list[str], positional: list[str], arguments: tuple) -> str:

@@ -7,7 +7,6 @@ arrays of its own. `B` is the batch size and `D` the feature size in the shapes 
 from __future__ import annotations
 
 import importlib
-import inspect
 import itertools
 import sys
 from collections.abc import Callable, Generator
@@ -18,8 +17,8 @@ import jax.export
 import jax.numpy as jnp
 
 from . import _check_cell
-from ._arguments import check_names, explained
-from ._protocol import ask, result
+from ._arguments import check_construction, explained
+from ._protocol import ask, result, structure
 from ._tools import fold_in, map_shapes, matmul, unboxed
 
 Params = Any  # a nested dict of arrays
@@ -93,9 +92,7 @@ class Cell:
 
     def __new__(cls, *sizes: Any, **options: Any):
         """Says what to do about options of TF1, Flax or PyTorch that a cell does not have."""
-        parameters = inspect.signature(cls).parameters if options else {}
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            check_names(cls.__name__, options, parameters)
+        check_construction(cls, sizes, options)
         return super().__new__(cls)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
@@ -119,7 +116,7 @@ class Cell:
             projected = ask(self, "project", prepared, inputs)
             return take_step(self, prepared, projected, state, key=key)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            _check_cell.blame_params(self, params, inputs, error)
+            _check_cell.blame_params(self, params, inputs, state, error)
             raise
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
@@ -226,8 +223,7 @@ def run_stages(stages: Stages, multiply: Callable) -> tuple[Any, State]:
         for i in itertools.count():
             if not isinstance(asked, tuple) or len(asked) != 2:
                 raise TypeError(
-                    f"stages: expected each yield to be a tuple (x, kernel), got "
-                    f"{type(asked).__name__}"
+                    f"stages: expected each yield to be a tuple (x, kernel), got {structure(asked)}"
                 )
             asked = stages.send(multiply(i, *asked))
     except StopIteration as end:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from ._protocol import ask, match, same, swapped
+from ._protocol import ask, changed, match, same
 from ._tools import remembering, unboxed
 
 if TYPE_CHECKING:
@@ -144,9 +144,10 @@ def _start_shapes(cell: Cell, structure: Any, types: tuple, batch_shape: tuple, 
     return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
-def blame_params(cell: Cell, given: Params, inputs: Any, error: Exception) -> None:
+def blame_params(cell: Cell, given: Params, inputs: Any, state: Any, error: Exception) -> None:
     """Raises if a step failed because of its params."""
-    if hasattr(given, "shape") and isinstance(inputs, Mapping):
+    is_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
+    if hasattr(given, "shape") and is_elsewhere:
         raise TypeError(
             f"params: expected what init of {cell!r} made, got {_describe(given)}; the order of "
             "arguments is cell(params, inputs, state)"
@@ -210,11 +211,7 @@ def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> 
     ):
         if old.shape != x.shape or old.dtype != x.dtype:
             _blame_state_dtype(cell, state, start, None)
-            raise TypeError(
-                f"{cell!r}: a step must return the state it was given; expected "
-                f"state{keystr(path)} of {old.dtype}{list(old.shape)}, got "
-                f"{x.dtype}{list(x.shape)}{swapped(output, new, state)}"
-            )
+            raise changed(cell, path, old, x)
     batch_leaves(cell, output, batch, "output")
     return output
 

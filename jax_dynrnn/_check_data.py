@@ -218,12 +218,13 @@ def floating(dtype: Any) -> Any:
     """The dtype to compute in, checked; `None` of `None`."""
     if dtype is None or dtype is float:
         return None if dtype is None else jnp.result_type(float)
-    expected = "dtype: expected a real floating dtype, as jnp.float32"
+    expected = "dtype: expected a real floating dtype"
     try:
         found = jnp.dtype(dtype)
     except TypeError:
-        close = difflib.get_close_matches(str(dtype).replace("fp", "float"), FLOATING, 1, 0.4)
-        hint = f"; did you mean {close[0]!r}?" if isinstance(dtype, str) and close else ""
+        name = dtype if isinstance(dtype, str) else ""
+        close = difflib.get_close_matches(name.replace("fp", "float"), FLOATING, 1, 0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else "; jnp.float32 is one"
         raise TypeError(f"{expected}, got {_got(dtype)}{hint}") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{expected}, got {found}")

@@ -85,8 +85,13 @@ class Pair:
         return self.merge_fn(*outputs) if self.merge_fn else outputs, states
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
-        fw = Single(self.cell_fw).one_step(params["fw"], row, key)
-        return fw, Single(self.cell_bw).one_step(params["bw"], row, key)
+        cells = {"fw": self.cell_fw, "bw": self.cell_bw}
+        _check_cell.directions(params, tuple(cells))
+        results = []
+        for name, cell in cells.items():
+            with _check_cell.located(params=f'params["{name}"]'):
+                results.append(Single(cell).one_step(params[name], row, key))
+        return tuple(results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +122,11 @@ class Stack:
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         results = []
-        for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
-            fw, bw = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
+        names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
+        _check_cell.directions(params, names)
+        for name, *cells in zip(names, self.cells_fw, self.cells_bw, strict=True):
+            with _check_cell.located(params=f'params["{name}"]'):
+                fw, bw = Pair(*cells, None).one_step(params[name], row, key)
             row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
@@ -161,6 +169,7 @@ def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
 
     It is made first: the params and the need of a key depend on what the inputs are.
     """
+    _check_data.flag("time_major", time_major)
     return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 

@@ -48,7 +48,7 @@ class Layer(nn.Module):
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        inputs = check_inputs(self.plan(), inputs, options.get("time_major"))
+        inputs = check_inputs(self.plan(), inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)

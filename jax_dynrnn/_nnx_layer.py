@@ -51,7 +51,7 @@ class Layer(nnx.Module):
             return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        inputs = check_inputs(self.plan, inputs, options.get("time_major"))
+        inputs = check_inputs(self.plan, inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)

@@ -6,12 +6,15 @@ Nothing here computes; all of it is about structure, and runs while a call is tr
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
+
+from ._arguments import refusal
 
 SIGNATURES = {
     "init": "init(key, input_shape, dtype=jnp.float32)",
@@ -34,16 +37,25 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
     try:
         return getattr(cell, method)(*arguments, **options)
     except Exception as error:
-        # Only Python's refusal of the call itself has no frame of the method.
-        inside = error.__traceback__ is None or error.__traceback__.tb_next is not None
         if isinstance(error, jax.errors.TracerArrayConversionError) and method != "init":
             raise TypeError(f"{name_of(cell)}.{method}: {NUMPY}") from error
-        if inside and not _is_ours(cell, method):
+        if isinstance(error, TypeError):
+            _check_signature(cell, method, arguments, options)
+        if not _is_ours(cell, method):
             error.add_note(f"{name_of(cell)} was called as {SIGNATURES[method]}")
-        if inside or not isinstance(error, TypeError):
-            raise
-        refused = str(error).partition("() ")[2]
-    raise TypeError(f"{name_of(cell)}.{method}: expected {SIGNATURES[method]}, but it {refused}")
+        raise
+
+
+def _check_signature(cell: Any, method: str, arguments: tuple, options: dict[str, Any]) -> None:
+    """Checks that a method can be called so at all."""
+    try:
+        signature = inspect.signature(getattr(cell, method))
+    except (TypeError, ValueError):  # of what is written in C
+        return
+    if refusal(signature, arguments, options) is not None:
+        raise TypeError(
+            f"{name_of(cell)}.{method}: expected {SIGNATURES[method]}, got {method}{signature}"
+        )
 
 
 def _is_ours(cell: Any, method: str) -> bool:
@@ -78,7 +90,18 @@ def result(cell: Any, returned: Any, state: Any) -> tuple[Any, Any]:
                     f"{name}{keystr(path)}; jnp.full({_batch(state)}, {x!r:.60}) is one for each "
                     "row"
                 )
+    for (path, x), old in zip(tree_flatten_with_path(new)[0], jax.tree.leaves(state), strict=True):
+        if jnp.shape(x) != jnp.shape(old):
+            raise changed(cell, path, old, x, swapped(output, new, state))
     return output, new
+
+
+def changed(cell: Any, path: Any, old: Any, new: Any, hint: str = "") -> TypeError:
+    """The error about a leaf of the state that a step returned in another shape or dtype."""
+    return TypeError(
+        f"{cell!r}: a step must return the state it was given; expected state{keystr(path)} of "
+        f"{old.dtype}{list(jnp.shape(old))}, got {new.dtype}{list(new.shape)}{hint}"
+    )
 
 
 def _what(returned: Any, state: Any) -> str:

@@ -110,7 +110,11 @@ def dynamic_rnn(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
         time_major, dtype, key, unroll, remat,
     )  # fmt: skip
-    call, engine = engines.choose(call, implementation)
+    try:
+        call, engine = engines.choose(call, implementation)
+    except NotImplementedError:
+        jax.eval_shape(lambda: _complete(call))  # if the call is wrong, that is what to say
+        raise
     return _run(call, engine.run)
 
 

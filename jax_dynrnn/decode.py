@@ -107,6 +107,7 @@ def greedy_decode(
         >>> ids.tolist(), lengths.tolist()
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     batch, end = _checked(start, end, initial_state)
     embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
     first = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
