@@ -107,7 +107,11 @@ class Cell:
     def __call__(
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`."""
+        """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`.
+
+        The state is checked as that of a run. Inputs and a state of the same shapes in each
+        other's place, as Flax has them, cannot be recognised.
+        """
         batch_shape = leading_shape(inputs, self.feature_ndim)
         try:
             state = _check_cell.state_of_step(self, params, inputs, state, batch_shape)

@@ -251,11 +251,15 @@ def located(order: str = "", **places: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
-        message = str(error.args[0]) if error.args else ""
-        order = order and f"; the order of arguments is {order}"
-        message = re.sub("; the order of arguments is .*", lambda _: order, message)
-        argument = re.match(r"\w*", message)[0]  # pyright: ignore[reportOptionalSubscript]
-        if argument in places and message[len(argument) :].startswith((":", ".", "[")):
-            message = places[argument] + message.removeprefix(argument)
-        error.args = (message, *error.args[1:])
+        if error.args and isinstance(error.args[0], str):
+            error.args = (_moved(error.args[0], order, places), *error.args[1:])
         raise
+
+
+def _moved(message: str, order: str, places: dict[str, str]) -> str:
+    order = order and f"; the order of arguments is {order}"
+    message = re.sub("; the order of arguments is .*", lambda _: order, message)
+    argument = re.match(r"\w*", message)[0]  # pyright: ignore[reportOptionalSubscript]
+    if argument in places and message[len(argument) :].startswith((":", ".", "[")):
+        return places[argument] + message.removeprefix(argument)
+    return message

@@ -7,6 +7,7 @@ the number of time steps.
 from __future__ import annotations
 
 import difflib
+import numbers
 import operator
 from typing import Any
 
@@ -99,6 +100,15 @@ def array(where: str, x: Any) -> Any:
     return x
 
 
+def arrays(where: str, tree: Any) -> None:
+    """Checks that the leaves of params or of a state are arrays or numbers."""
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        is_array = hasattr(x, "dtype") and getattr(x.dtype, "kind", "V") not in "OSU"
+        if not (is_array or isinstance(x, numbers.Number)):
+            of = f"{type(x).__name__} of {x.dtype}" if hasattr(x, "dtype") else f"{_got(x):.80}"
+            raise TypeError(f"{where}{keystr(path)}: expected an array, got {of}")
+
+
 def _of_numpy_or_jax(where: str, x: Any) -> Any:
     """`x` as an array whose dtype is one of NumPy's or JAX's."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
@@ -141,7 +151,10 @@ def integers(lengths: Any, where: str = "sequence_length") -> Any:
     if hasattr(lengths, "dtype"):
         return _of_numpy_or_jax(where, lengths)
     traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
-    array = (jnp if traced else np).asarray(lengths)
+    try:
+        array = (jnp if traced else np).asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}") from error
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
@@ -243,7 +256,13 @@ def one_key(key: Any) -> None:
     """Checks a key, or `None`."""
     if key is None:
         return
-    typed = jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key)
-    if jnp.ndim(key) != (0 if typed else 1):
-        got = f"shape {jnp.shape(key)}" if hasattr(key, "shape") else repr(key)
+    dtype = getattr(key, "dtype", None)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
+    if not (legacy or (typed and key.ndim == 0)):
+        got = (
+            f"{dtype} of shape {key.shape}"
+            if isinstance(key, jax.Array | np.ndarray)
+            else f"{key!r:.80}"
+        )
         raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

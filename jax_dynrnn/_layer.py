@@ -70,6 +70,13 @@ class Pair:
     cell_bw: Any
     merge_fn: Callable | None
 
+    def __post_init__(self):
+        if not (self.merge_fn is None or callable(self.merge_fn)):
+            raise TypeError(
+                "merge_fn: expected a function of both outputs, or None for the pair, got "
+                f"{self.merge_fn!r}"
+            )
+
     @property
     def cells(self) -> tuple:
         return (self.cell_fw, self.cell_bw)
@@ -124,9 +131,9 @@ class Stack:
         results = []
         names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
         _check_cell.directions(params, names)
-        for name, *cells in zip(names, self.cells_fw, self.cells_bw, strict=True):
+        for name, *pair in zip(names, self.cells_fw, self.cells_bw, strict=True):
             with _check_cell.located(params=f'params["{name}"]'):
-                fw, bw = Pair(*cells, None).one_step(params[name], row, key)
+                fw, bw = Pair(pair[0], pair[1], None).one_step(params[name], row, key)
             row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
@@ -157,11 +164,18 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
     dtype = _check_data.floating(dtype) or promoted((params, inputs))
     params, inputs = cast((params, inputs), dtype)
     cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
-    batch_shape = leading_shape(inputs, cell.feature_ndim)
-    begin = _check_cell.start_shapes(cell, params, batch_shape, jnp.dtype(dtype))
-    state = _check_cell.initial_state(cell, state, begin, "state")
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
     return Cell.__call__(cell, params, inputs, state, key=key)
+
+
+def check_state(cell: Any, params: Params, inputs: Any, state: Any) -> Any:
+    """The state of a step, after the check that a cell makes of it.
+
+    It is made first: whether the cell draws can only be found with inputs that are inputs.
+    """
+    cell = as_cell(cell)
+    batch_shape = leading_shape(inputs, cell.feature_ndim)
+    return _check_cell.state_of_step(cell, params, inputs, state, batch_shape)
 
 
 def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
@@ -192,6 +206,8 @@ def find_key(
     of a whole run or of one step: only the features matter.
     """
     _check_data.one_key(key)
+    if deterministic is not None:
+        _check_data.flag("deterministic", deterministic)
     if deterministic:
         return None
     if key is not None or not uses_key(plan, params, inputs):

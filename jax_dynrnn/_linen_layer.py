@@ -11,7 +11,16 @@ from flax import linen as nn
 from ._arguments import explained
 from ._cell import State, as_cell
 from ._check_cell import located
-from ._layer import Single, check_inputs, find_key, input_shape, start, step, with_memory
+from ._layer import (
+    Single,
+    check_inputs,
+    check_state,
+    find_key,
+    input_shape,
+    start,
+    step,
+    with_memory,
+)
 from ._tools import batch_tuple
 
 PARAMS = 'variables["params"]["cell"]'
@@ -32,9 +41,18 @@ class Layer(nn.Module):
 
     @nn.compact
     def _params(self, inputs: Any) -> Any:
-        if self.has_variable("params", "cell"):  # whose shapes the run checks, and says more
-            return nn.unbox(self.get_variable("params", "cell"))
+        if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
+            return self._made_params()  # whose shapes the run checks, and says more
         return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
+
+    def _made_params(self) -> Any:
+        if not self.has_variable("params", "cell"):
+            given = sorted(self.variables.get("params", {}))
+            raise KeyError(
+                f"{PARAMS}: expected the params that {type(self).__name__}.init made, got none; "
+                f'variables["params"] has {", ".join(given) or "nothing"}'
+            )
+        return nn.unbox(self.get_variable("params", "cell"))
 
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
         with located(params=PARAMS):
@@ -82,6 +100,8 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
+        with located(params=PARAMS):
+            state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
         with located(params=PARAMS):
             return step(self.cell, params, inputs, state, key, dtype)
@@ -108,6 +128,6 @@ class OneCell(Layer):
                     "depends; make them by a call of the layer, init(key, inputs, memory=...)"
                 )
             return as_cell(self.cell).zero_state(batch_tuple(batch_shape), dtype)
-        params = nn.unbox(self.get_variable("params", "cell"))
+        params = self._made_params()
         params = with_memory(self.plan(), params, memory, memory_length)
         return start(self.cell, params, batch_shape, dtype)

@@ -11,7 +11,7 @@ from flax import nnx
 from ._arguments import explained
 from ._cell import State
 from ._check_cell import located
-from ._layer import Single, check_inputs, find_key, start, step, with_memory
+from ._layer import Single, check_inputs, check_state, find_key, start, step, with_memory
 
 
 class Layer(nnx.Module):
@@ -88,6 +88,8 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan, self._values(), memory, memory_length)
+        with located():
+            state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
         with located():
             return step(self.cell, params, inputs, state, key, dtype)

@@ -193,6 +193,8 @@ def _call(
 ) -> Call:  # fmt: skip
     """Checks what can be checked without tracing the cell."""
     cell = as_cell(cell)
+    _check_data.arrays("params", params)
+    _check_data.arrays("initial_state", initial_state)
     _check_data.flag("reverse", reverse)
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1

@@ -222,6 +222,10 @@ def static_state_saving_rnn(
         )
     if len({*names}) != len(names):
         raise ValueError(f"state_name: expected different names, got {state_name!r}")
+    if not isinstance(state_saver, Mapping):
+        raise TypeError(
+            f"state_saver: expected a dict of arrays by name, got {type(state_saver).__name__}"
+        )
     missing = [name for name in names if name not in state_saver]
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")
