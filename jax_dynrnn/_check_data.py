@@ -103,9 +103,10 @@ def array(where: str, x: Any) -> Any:
 def arrays(where: str, tree: Any) -> None:
     """Checks that the leaves of params or of a state are arrays or numbers."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        is_array = hasattr(x, "dtype") and getattr(x.dtype, "kind", "V") not in "OSU"
-        if not (is_array or isinstance(x, numbers.Number)):
-            of = f"{type(x).__name__} of {x.dtype}" if hasattr(x, "dtype") else f"{_got(x):.80}"
+        is_text = isinstance(getattr(x, "dtype", None), np.dtype) and x.dtype.kind in "OSU"
+        if is_text or not (hasattr(x, "dtype") or isinstance(x, numbers.Number)):
+            of = f" of {x.dtype}" if is_text else f" {x!r:.60}" if isinstance(x, str) else ""
+            of = type(x).__name__ + of
             raise TypeError(f"{where}{keystr(path)}: expected an array, got {of}")
 
 
@@ -260,9 +261,6 @@ def one_key(key: Any) -> None:
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     legacy = dtype == np.uint32 and jnp.ndim(key) == 1
     if not (legacy or (typed and key.ndim == 0)):
-        got = (
-            f"{dtype} of shape {key.shape}"
-            if isinstance(key, jax.Array | np.ndarray)
-            else f"{key!r:.80}"
-        )
+        is_array = isinstance(key, jax.Array | np.ndarray)
+        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
         raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

@@ -128,6 +128,6 @@ class OneCell(Layer):
                     "depends; make them by a call of the layer, init(key, inputs, memory=...)"
                 )
             return as_cell(self.cell).zero_state(batch_tuple(batch_shape), dtype)
-        params = self._made_params()
+        params = nn.unbox(self.get_variable("params", "cell"))
         params = with_memory(self.plan(), params, memory, memory_length)
         return start(self.cell, params, batch_shape, dtype)

@@ -229,6 +229,37 @@ ERRORS = {
         ["one key", r"\(2,\)"],
     ),
     "engine": ({"implementation": "fast"}, ValueError, ["'scan'", "'fast'"]),
+    "ragged lengths": (
+        {"lengths": [[1], [2, 3]]},
+        TypeError,
+        [r"^sequence_length: expected a list of integers, got \[\[1\], \[2, 3\]\]"],
+    ),
+    "text as state": (
+        {"state": "zeros"},
+        TypeError,
+        ["^initial_state: expected an array, got str 'zeros'"],
+    ),
+    "text in the params": (
+        {"params": {"kernel": "a", "bias": C}},
+        TypeError,
+        [r"^params\['kernel'\]: expected an array, got str 'a'"],
+    ),
+    "objects in the params": (
+        {"params": {"kernel": np.array([["a"]]), "bias": C}},
+        TypeError,
+        [r"^params\['kernel'\]: expected an array, got ndarray of <U1"],
+    ),
+    "init as params": (
+        {"params": LSTM.init},
+        TypeError,
+        ["^params: expected an array, got method$"],
+    ),
+    "a key of floats": (
+        {"key": jnp.ones(2)},
+        ValueError,
+        ["^key: expected one key.*got shape .*float64"],
+    ),
+    "text as a key": ({"key": "seed"}, ValueError, ["^key: expected one key.*got 'seed'"]),
     "a list of engines": (
         {"implementation": ["scan"]},
         ValueError,
@@ -407,6 +438,11 @@ CONSTRUCTIONS = {
         ValueError,
         [r"expected inputs \(time, x\)", "got {'time'"],
     ),
+    "inputs for their shape": (
+        lambda: GRU.init(jax.random.key(0), X),
+        ValueError,
+        [r"expected the shape of the inputs, got an array; give its shape, \(3, 5, 2\)"],
+    ),
     "features unknown": (
         lambda: GRU.init(jax.random.key(0), (None, None, None)),
         ValueError,
@@ -563,6 +599,8 @@ def test_the_function_that_was_called_is_named():
         rnn.static_rnn(GRU, X, steps)
     with says(KeyError, r"the order of arguments is static_state_saving_rnn\(cell, params, inp"):
         rnn.static_state_saving_rnn(GRU, PARAMS[LSTM], steps, {"h": C}, "h")
+    with says(TypeError, "^state_saver: expected a dict of arrays by name, got NoneType"):
+        rnn.static_state_saving_rnn(GRU, PARAMS[GRU], steps, None, "h")
     decoding = {"embed": lambda ids: X[:, 0], "logits": lambda y: y, "start": 0, "end": 0}
     for function, options in ((rnn.greedy_decode, {}), (rnn.beam_search, {"beam_width": 2})):
         options |= decoding | {"maximum_iterations": 2}

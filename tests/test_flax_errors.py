@@ -174,6 +174,37 @@ def test_a_traced_option(call):
 
 
 def test_dtypes_of_start_and_step():
-    for call in (layer(LSTM).start, lambda n, dtype: layer(LSTM).step(X[:, 0], None, dtype=dtype)):
+    for call in (
+        layer(LSTM).start,
+        lambda n, dtype: layer(LSTM).step(X[:, 0], layer(LSTM).start(B), dtype=dtype),
+    ):
         with says(TypeError, "^dtype: expected a real floating dtype, got 'bf16'; did you mean"):
             call(B, dtype="bf16")
+
+
+def test_params_that_are_not_the_layers():
+    for variables, there in (({}, "nothing"), ({"params": PARAMS[LSTM]}, "bias, kernel")):
+        with says(KeyError, rf"expected the params that RNN.init made, got none; .* has {there}$"):
+            rnnl.RNN(LSTM).apply(variables, X)
+
+
+def test_what_is_no_function_and_no_flag():
+    for make in (
+        rnnl.Bidirectional,
+        functools.partial(rnnx.Bidirectional, in_features=D, rngs=RNGS),
+    ):
+        with says(TypeError, "^merge_fn: expected a function of both outputs, .*got 'sum'"):
+            made = make(GRU, merge_fn="sum")
+            made.init(jax.random.key(0), X)
+    for call in (linen, nnx_call):
+        with says(TypeError, "^deterministic: expected True or False, got 'no'"):
+            call(LSTM, X, deterministic="no")
+
+
+def test_a_step_of_whole_sequences_and_of_swapped_arguments():
+    one = layer(LSTM)
+    with says(ValueError, r"^state\.c: .*leading axes \(3, 5\).*dynamic_rnn runs them all"):
+        one.step(X, one.start(B))
+    cell = rnnx.RNNCell(LSTM, in_features=D, rngs=RNGS)
+    with says(ValueError, r"^state: expected LSTMStateTuple\(.*, got \[3, 2\]$"):
+        cell(X[:, 0], one.start(B))
