@@ -1,4 +1,4 @@
-"""How the methods of a cell are called: what a cell of one's own gets wrong is said at once.
+"""How the methods of a cell are called, and errors about what a cell of one's own gets wrong.
 
 Nothing here computes; all of it is about structure, and runs while a call is traced.
 """

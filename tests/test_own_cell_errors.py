@@ -325,7 +325,7 @@ def test_a_tuple_by_hand_is_the_state_of_an_lstm(leading):
 
 
 def test_called_by_hand_where_it_is_traced():
-    """Under `vmap` a row has no batch; equal cells are looked at once."""
+    """Under `vmap` a row has no batch; the checks see shapes only."""
     state = LSTM.zero_state(B)
     expected = LSTM(params_of(LSTM), FEATURES, state)[0]
     mapped = jax.jit(jax.vmap(LSTM, (None, 0, 0)))
