@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._cell import Cell, Params, State
+from ._cell import Cell, Params, State, take_step
 from .sequence import take_steps
 
 
@@ -167,7 +167,7 @@ class OnBeams(Cell):
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         axes = jax.tree.map(lambda x: 1 if x.ndim else None, state)
-        one = lambda projected, state: self.cell.step(params, projected, state, key=key)  # noqa: E731
+        one = lambda projected, state: take_step(self.cell, params, projected, state, key=key)  # noqa: E731
         return jax.vmap(one, (1, axes), (1, axes))(projected, state)
 
     def __repr__(self):

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +13,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _at_once, _check_cell, _check_data
+from ._arguments import explained
 from ._cell import Params, State, as_cell
+from ._protocol import ask
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
 
+ORDER = "bidirectional_dynamic_rnn(cell_fw, cell_bw, params, inputs, sequence_length)"
 
+
+@explained
 def init_bidirectional(
     key: jax.Array, cell_fw: Any, cell_bw: Any, input_shape: Any, dtype: Any = jnp.float32
 ) -> Params:
@@ -45,10 +49,11 @@ def init_bidirectional(
     """
     keys = jax.random.split(key)
     cells = as_cell(cell_fw, "cell_fw"), as_cell(cell_bw, "cell_bw")
-    fw, bw = (c.init(k, input_shape, dtype) for c, k in zip(cells, keys, strict=True))
+    fw, bw = (ask(c, "init", k, input_shape, dtype) for c, k in zip(cells, keys, strict=True))
     return {"fw": fw, "bw": bw}
 
 
+@explained
 def bidirectional_dynamic_rnn(
     cell_fw: Any,
     cell_bw: Any,
@@ -101,9 +106,10 @@ def bidirectional_dynamic_rnn(
         >>> bool(jnp.allclose(bw[:, 0], state_bw)), bool(jnp.allclose(fw[1, 2], state_fw[1]))
         (True, True)
     """
-    _check_cell.directions(params, ("fw", "bw"), "bidirectional_dynamic_rnn")
     _check_data.one_key(key)
     cells = as_cell(cell_fw, "cell_fw"), as_cell(cell_bw, "cell_bw")
+    with _check_cell.located(ORDER):
+        _check_cell.directions(params, ("fw", "bw"))
     options: dict[str, Any] = {
         "sequence_length": sequence_length,
         "mask": mask,
@@ -116,29 +122,20 @@ def bidirectional_dynamic_rnn(
         "implementation": implementation,
     }
     states = initial_state_fw, initial_state_bw
-    if _at_once.possible(cells, params, states, inputs, options):
-        return _at_once.run(cells[0], params, states, inputs, options)
+    with _check_cell.located(ORDER, params='params["fw"]', initial_state="initial_state_fw"):
+        if _at_once.possible(cells, params, states, inputs, options):
+            return _at_once.run(cells[0], params, states, inputs, options)
     runs = []
     for i, name in enumerate(("fw", "bw")):
         options["key"] = fold_in(key, i)
         options["reverse"] = name == "bw"
-        with named("initial_state", f"initial_state_{name}"):
+        places = {"params": f'params["{name}"]', "initial_state": f"initial_state_{name}"}
+        with _check_cell.located(ORDER, **places):
             runs.append(
                 dynamic_rnn(cells[i], params[name], inputs, initial_state=states[i], **options)
             )
     (outputs_fw, state_fw), (outputs_bw, state_bw) = runs
     return (outputs_fw, outputs_bw), (state_fw, state_bw)
-
-
-@contextlib.contextmanager
-def named(here: str, there: str) -> Iterator[None]:
-    """Lets an error about the argument `here` of the run inside be one about `there`."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if not str(error).startswith(here):
-            raise
-        raise type(error)(there + str(error).removeprefix(here)) from error
 
 
 def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:

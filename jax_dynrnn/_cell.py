@@ -15,6 +15,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from . import _check_cell
+from ._arguments import check_construction, explained
+from ._protocol import ask, result, structure
 from ._repr import BriefRepr
 from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
 
@@ -44,6 +47,8 @@ jax.export.register_namedtuple_serialization(
 
 class Memory(NamedTuple):
     """What a cell attends to: it is in the params, but none of them."""
+
+    is_param = False
 
     values: Any
     """`[B, S, M]`."""
@@ -89,6 +94,11 @@ class Cell(BriefRepr):
     attends: bool = False
     """Whether it is, or has inside, a cell that attends to a memory."""
 
+    def __new__(cls, *sizes: Any, **options: Any):
+        """Says what to do about options of TF1, Flax or PyTorch that a cell does not have."""
+        check_construction(cls, sizes, options)
+        return super().__new__(cls)
+
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
         raise NotImplementedError
@@ -97,14 +107,25 @@ class Cell(BriefRepr):
         """The state of zeros; `batch_shape` is an int, or a tuple, `()` for one row."""
         raise NotImplementedError
 
+    @explained
     def __call__(
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`."""
+        """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`.
+
+        The state is checked as that of a run. Inputs and a state of the same shapes in each
+        other's place, as Flax has them, cannot be recognised.
+        """
         batch_shape = leading_shape(inputs, self.feature_ndim)
-        prepare_key = fold_in(key, PREPARE)
-        params = self.prepare(params, key=prepare_key, batch_shape=batch_shape)
-        return self.step(params, self.project(params, inputs), state, key=key)
+        try:
+            state = _check_cell.state_of_step(self, params, inputs, state, batch_shape)
+            prepare_key = fold_in(key, PREPARE)
+            prepared = ask(self, "prepare", params, key=prepare_key, batch_shape=batch_shape)
+            projected = ask(self, "project", prepared, inputs)
+            return take_step(self, prepared, projected, state, key=key)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            _check_cell.blame_params(self, params, inputs, state, error)
+            raise
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         """What is the same at every step, made once per run outside the loop."""
@@ -114,7 +135,7 @@ class Cell(BriefRepr):
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         """Where a run, and every reset, begins. `params` are not prepared."""
         del params
-        return self.zero_state(batch_shape, dtype)
+        return ask(self, "zero_state", batch_shape, dtype)
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         """The params with a memory for the cells inside that attend to one.
@@ -133,7 +154,7 @@ class Cell(BriefRepr):
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         """The rest of a step, with prepared params -> `(output, new_state)`."""
-        return self(params, projected, state, key=key)
+        return ask(self, "__call__", params, projected, state, key=key)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: _as_name(value) for name, value in self.__dict__.items()}
@@ -208,9 +229,18 @@ class StagedCell(Cell):
 
 def run_stages(stages: Stages, multiply: Callable) -> tuple[Any, State]:
     """Runs the generator of `StagedCell.stages`, with `multiply(i, x, kernel)` for matmul i."""
+    if not isinstance(stages, Generator):
+        raise TypeError(
+            "stages: expected a generator, which yields each (x, kernel) and returns (output, "
+            f"new_state), got {type(stages).__name__}"
+        )
     try:
         asked = next(stages)
         for i in itertools.count():
+            if not isinstance(asked, tuple) or len(asked) != 2:
+                raise TypeError(
+                    f"stages: expected each yield to be a tuple (x, kernel), got {structure(asked)}"
+                )
             asked = stages.send(multiply(i, *asked))
     except StopIteration as end:
         return end.value
@@ -297,7 +327,7 @@ class Adapter(Cell):
     """A foreign object with the three methods, as a `Cell`: static where that object is."""
 
     def __init__(self, cell: Any):
-        self.cell = cell
+        self.foreign = cell
         self.feature_ndim = getattr(cell, "feature_ndim", 1)
         self.init = cell.init
         self.zero_state = cell.zero_state
@@ -311,16 +341,23 @@ class Adapter(Cell):
     def __call__(
         self, params: Params, inputs: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        return self.cell(params, inputs, state, key=key)
+        return ask(self.foreign, "__call__", params, inputs, state, key=key)
 
     def __eq__(self, other):
-        return isinstance(other, Adapter) and self.cell == other.cell
+        return isinstance(other, Adapter) and self.foreign == other.foreign
 
     def __hash__(self):
-        return hash(self.cell)
+        return hash(self.foreign)
 
     def __repr__(self):
-        return repr(self.cell)
+        return repr(self.foreign)
+
+
+def take_step(
+    cell: Cell, params: Params, projected: Any, state: State, *, key: Any = None
+) -> tuple[Any, State]:
+    """`cell.step`, of which it is checked that it returns `(output, new_state)`."""
+    return result(cell, ask(cell, "step", params, projected, state, key=key), state)
 
 
 def as_cell(cell: Any, name: str = "cell") -> Cell:
@@ -358,7 +395,8 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
         params = unboxed(cell.init(jax.random.key(0), features))
         params = cell.attend(params, None) if cell.attends else params  # any memory will do
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
-        return cell(params, inputs, cell.start(params, (), jnp.float32))[0]
+        start = ask(cell, "start", params, (), jnp.float32)
+        return Cell.__call__(cell, params, inputs, start)[0]
 
     try:
         output = jax.eval_shape(lambda: one_step(jnp.float32))

@@ -5,71 +5,104 @@ Each error says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
-from typing import Any
+import os.path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from ._cell import Adapter, Cell, Memory, Params, State
+from ._memoize import memoize_by_cell
+from ._protocol import ask, changed, match, same
 from ._tools import as_dicts, unboxed
 
-ORDER = "the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
+if TYPE_CHECKING:
+    from ._cell import Cell, Params, State
+
+ORDER = "; the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
 
 def params(cell: Cell, given: Params, input_shape: Any) -> None:
     """Compares names and shapes in `given` with what `cell.init` makes of `input_shape`."""
-    if isinstance(cell, Adapter):  # its params are its own affair
+    if hasattr(cell, "foreign"):  # its params are its own affair
         return
+    init = lambda: unboxed(ask(cell, "init", jax.random.key(0), input_shape))  # noqa: E731
     try:
-        expected_tree = jax.eval_shape(lambda: unboxed(cell.init(jax.random.key(0), input_shape)))
+        expected_tree = jax.eval_shape(init)
     except (jax.errors.JAXTypeError, NotImplementedError):
         return  # an init that cannot be traced, or that a foreign cell does not have
     expected, got = by_name(expected_tree), by_name(given)
     if isinstance(expected_tree, Mapping) and not isinstance(given, Mapping):
         raise TypeError(
-            f"params: expected a dict of {', '.join(expected) or 'nothing'} for {cell!r}, got "
-            f"{_describe(given)}; {ORDER}"
+            f"params: expected a dict of {_listed(expected)} for {cell!r}, got "
+            f"{_describe(given)}{ORDER}"
         )
     if set(expected) != set(got):
-        missing = [n for n in expected if n not in got]
-        unexpected = [n for n in got if n not in expected]
-        raise KeyError(
-            f"params: expected those of {cell!r}: {', '.join(expected)}; missing: "
-            f"{', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}; "
-            f"{ORDER}"
-        )
+        _blame_names(cell, expected, got)
     flat = [n for n in got if "/" in n and isinstance(given, Mapping) and n in given]
     if flat:
-        nested = "".join(f"[{part!r}]" for part in flat[0].split("/"))
         raise KeyError(
-            f"params: expected nested dicts, params{nested}, got the flat name {flat[0]!r}"
+            f"params: expected nested dicts, {_where(flat[0])}, got the flat name {flat[0]!r}"
         )
     for name, leaf in expected.items():
         if tuple(leaf.shape) != jnp.shape(got[name]):
-            raise ValueError(
-                _shape_message(cell, name, leaf.shape, jnp.shape(got[name]), input_shape)
+            shapes = tuple(leaf.shape), tuple(jnp.shape(got[name]))
+            raise ValueError(_shape_message(cell, name, *shapes, input_shape))
+
+
+def _blame_names(cell: Cell, expected: dict[str, Any], got: dict[str, Any]) -> None:
+    """Raises the error about names, which says in which dict they are wrong."""
+    missing = [name for name in expected if name not in got]
+    unexpected = [name for name in got if name not in expected]
+    for name in unexpected:
+        if inside := _below(missing, f"{name}/"):
+            raise TypeError(
+                f"{_where(name)}: expected a dict of {_listed(inside)} for {cell!r}, got "
+                f"{_describe(got[name])}"
             )
+    parts = os.path.commonprefix([name.split("/")[:-1] for name in (*missing, *unexpected)])
+    common = "".join(f"{part}/" for part in parts)
+    raise KeyError(
+        f"{_where(common)}: expected those of {cell!r}: {_listed(_below(expected, common))}; "
+        f"missing: {_listed(_below(missing, common))}; unexpected: "
+        f"{_listed(_below(unexpected, common))}{ORDER}"
+    )
+
+
+def _below(names: Iterable[str], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+def _where(name: str) -> str:
+    """`cell_0/kernel` as it is written in Python."""
+    return "params" + "".join(f'["{part}"]' for part in name.split("/") if part)
 
 
 def by_name(tree: Any) -> dict[str, Any]:
     """The params by name; a memory is none of them."""
     tree = as_dicts(tree)  # other mappings may be flattened without their keys
-    is_memory = lambda x: isinstance(x, Memory)  # noqa: E731
+    is_memory = lambda x: getattr(x, "is_param", True) is False  # noqa: E731
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_memory)[0]
     path_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {path_name(p) or "(one array)": x for p, x in leaves if not is_memory(x)}
 
 
-def _shape_message(cell: Cell, name: str, expected: Any, got: Any, input_shape: Any) -> str:
+def _shape_message(cell: Cell, name: str, expected: tuple, got: tuple, input_shape: Any) -> str:
     message = (
-        f"params: expected {name} of shape {tuple(expected)} for {cell!r} on inputs of shape "
-        f"{input_shape}, got {tuple(got)}"
+        f"{_where(name)}: expected shape {expected} for {cell!r} on inputs of shape "
+        f"{input_shape}, got {got}"
     )
     sizes = jax.tree.leaves(input_shape)
-    if cell.feature_ndim == 1 and len(expected) == len(got) and expected[1:] == got[1:]:
+    of_first_layer = not re.search("cell_[1-9]", name)  # the others do not get these inputs
+    if cell.feature_ndim == 1 and of_first_layer and expected[1:] == got[1:] and expected and got:
         fits = sizes[-1] - expected[0] + got[0]
         message += f": the inputs have {sizes[-1]} features, these params were made for {fits}"
     return message
@@ -77,8 +110,58 @@ def _shape_message(cell: Cell, name: str, expected: Any, got: Any, input_shape: 
 
 def params_not_inputs(cell: Cell, given: Params) -> None:
     """Refuses an array in the place of the params, where the rest makes no sense either."""
-    if not isinstance(cell, Adapter) and hasattr(given, "shape"):
+    if not hasattr(cell, "foreign") and hasattr(given, "shape"):
         params(cell, given, tuple(given.shape))
+
+
+def state_of_step(
+    cell: Cell, params: Params, inputs: Any, state: State, batch_shape: tuple
+) -> State:
+    """The state that a cell called by hand was given, checked as that of a run is."""
+    start = start_shapes(cell, params, batch_shape, jnp.dtype(jnp.float32))
+    try:
+        return match(cell, start, state, "state")
+    except ValueError as error:
+        hint = ""
+        if same(inputs, start):
+            hint = "; the order of arguments is cell(params, inputs, state)"
+        elif len(batch_shape) > 1:
+            hint = (
+                f"; inputs with the leading axes {batch_shape} are many steps, and a cell takes "
+                "one, [batch, features]: dynamic_rnn runs them all"
+            )
+        raise ValueError(f"{error}{hint}") from None
+
+
+def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: Any) -> Any:
+    """The shapes of the state in which the cell starts; equal cells are traced once."""
+    leaves, structure = jax.tree.flatten(params)
+    types = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return _start_shapes(cell, structure, types, batch_shape, dtype)
+
+
+@memoize_by_cell
+def _start_shapes(cell: Cell, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
+    params = structure.unflatten(types)
+    return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
+
+
+def blame_params(cell: Cell, given: Params, inputs: Any, state: Any, error: Exception) -> None:
+    """Raises if a step failed because of its params."""
+    is_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
+    if hasattr(given, "shape") and is_elsewhere:
+        raise TypeError(
+            f"params: expected what init of {cell!r} made, got {_describe(given)}; the order of "
+            "arguments is cell(params, inputs, state)"
+        ) from error
+    if str(error).startswith("state"):
+        return
+    try:
+        with located("cell(params, inputs, state)"):
+            params(cell, given, jax.tree.map(jnp.shape, inputs))
+    except (KeyError, TypeError, ValueError) as about_params:
+        if str(about_params.args[0]).startswith("params"):
+            raise about_params from error
 
 
 def _describe(x: Any) -> str:
@@ -89,46 +172,7 @@ def _describe(x: Any) -> str:
 
 def initial_state(cell: Cell, given: State, start: State, where: str = "initial_state") -> State:
     """`given` with the structure of `start`; shapes are checked, dtypes kept."""
-    return _match(cell, start, given, where)
-
-
-def _match(cell: Cell, start: Any, given: Any, where: str) -> Any:
-    if isinstance(start, tuple):
-        fields = getattr(start, "_fields", None)
-        others = getattr(given, "_fields", fields)
-        if not isinstance(given, tuple) or len(given) != len(start) or others != fields:
-            raise ValueError(
-                f"{where}: expected {_structure(start)} for {cell!r}, got {_structure(given)}"
-            )
-        names = [f".{f}" for f in fields] if fields else [f"[{i}]" for i in range(len(start))]
-        parts = [_match(cell, s, g, where + n) for s, g, n in zip(start, given, names, strict=True)]
-        return type(start)(*parts) if fields else tuple(parts)
-    if jax.tree.structure(start) != jax.tree.structure(given):
-        raise ValueError(
-            f"{where}: expected {_structure(start)} for {cell!r}, got {_structure(given)}"
-        )
-
-    def leaf(path, s, g):
-        if tuple(s.shape) != jnp.shape(g):
-            raise ValueError(
-                f"{where}{keystr(path)}: expected shape {tuple(s.shape)} for {cell!r}, got "
-                f"{jnp.shape(g)}; states are not broadcast"
-            )
-        return jnp.asarray(g)
-
-    return jax.tree_util.tree_map_with_path(leaf, start, given)
-
-
-def _structure(tree: Any) -> str:
-    """How a state looks, with its shapes: `LSTMStateTuple(c=[2, 4], h=[2, 4])`."""
-    if isinstance(tree, tuple | list):
-        fields = getattr(tree, "_fields", None)
-        parts = [_structure(x) for x in tree]
-        if fields:
-            inside = ", ".join(f"{f}={p}" for f, p in zip(fields, parts, strict=True))
-            return f"{type(tree).__name__}({inside})"
-        return f"{type(tree).__name__} of {len(tree)} ({', '.join(parts)})"
-    return str(list(tree.shape)) if hasattr(tree, "shape") else repr(tree)
+    return match(cell, start, given, where)
 
 
 def fixed_state(owner: Any, cell: Cell) -> None:
@@ -152,14 +196,16 @@ def batch_leaves(cell: Cell, tree: Any, batch: Any, where: str) -> None:
             )
 
 
-def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> None:
-    """Traces one step: it must return the state's structure, shapes and dtypes."""
+def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> Any:
+    """Traces one step, which must return the state's structure, shapes and dtypes.
+
+    Returns the shapes of the output.
+    """
     try:
         output, new = jax.eval_shape(take_step, state)
     except Exception as error:
         _blame_state_dtype(cell, state, start, error)
         raise
-    _blame_state_structure(cell, state, new)
     for (path, old), (_, x) in zip(
         jax.tree_util.tree_flatten_with_path(state)[0],
         jax.tree_util.tree_flatten_with_path(new)[0],
@@ -167,20 +213,9 @@ def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> 
     ):
         if old.shape != x.shape or old.dtype != x.dtype:
             _blame_state_dtype(cell, state, start, None)
-            raise TypeError(
-                f"{cell!r}: a step must return the state it was given; expected "
-                f"state{keystr(path)} of {old.dtype}{list(old.shape)}, got "
-                f"{x.dtype}{list(x.shape)}"
-            )
+            raise changed(cell, path, old, x)
     batch_leaves(cell, output, batch, "output")
-
-
-def _blame_state_structure(cell: Cell, state: State, new: State) -> None:
-    if jax.tree.structure(state) != jax.tree.structure(new):
-        raise TypeError(
-            f"{cell!r}: a step must return the state it was given; expected "
-            f"{_structure(state)}, got {_structure(new)}"
-        )
+    return output
 
 
 def _blame_state_dtype(cell: Cell, state: State, start: State, error: Any) -> None:
@@ -191,20 +226,42 @@ def _blame_state_dtype(cell: Cell, state: State, start: State, error: Any) -> No
         if x.dtype != s.dtype:
             raise TypeError(
                 f"initial_state{keystr(path)}: expected {s.dtype}, in which {cell!r} computes "
-                f"here, got {x.dtype}; cast it, or give dtype="
+                f"here, got {x.dtype}; cast it"
             ) from error
 
 
-def directions(params: Params, names: tuple[str, ...], function: str) -> None:
+def directions(params: Params, names: tuple[str, ...]) -> None:
     """Checks that `params` are those of several runs under `names`."""
     if not isinstance(params, Mapping):
         raise TypeError(
-            f"params: expected a dict of {', '.join(names)} for {function}, got "
-            f"{_describe(params)}; params follow the cells, then inputs"
+            f"params: expected a dict of {_listed(names)}, got {_describe(params)}{ORDER}"
         )
     if set(params) != set(names):
         raise KeyError(
-            f"params: expected {', '.join(names)} for {function}; missing: "
-            f"{', '.join(n for n in names if n not in params) or 'none'}; unexpected: "
-            f"{', '.join(str(n) for n in params if n not in names) or 'none'}"
+            f"params: expected a dict of {_listed(names)}; missing: "
+            f"{_listed(n for n in names if n not in params)}; unexpected: "
+            f"{_listed(n for n in params if n not in names)}{ORDER}"
         )
+
+
+@contextlib.contextmanager
+def located(order: str = "", **places: str) -> Iterator[None]:
+    """Lets errors about the arguments of a run inside be about those that the caller gave.
+
+    `order` is the caller's signature; `places` says what each argument of the run is there.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (_moved(error.args[0], order, places), *error.args[1:])
+        raise
+
+
+def _moved(message: str, order: str, places: dict[str, str]) -> str:
+    order = order and f"; the order of arguments is {order}"
+    message = re.sub("; the order of arguments is .*", lambda _: order, message)
+    argument = re.match(r"\w*", message)[0]  # pyright: ignore[reportOptionalSubscript]
+    if argument in places and message[len(argument) :].startswith((":", ".", "[")):
+        return places[argument] + message.removeprefix(argument)
+    return message

@@ -6,6 +6,9 @@ the number of time steps.
 
 from __future__ import annotations
 
+import difflib
+import numbers
+import operator
 from typing import Any
 
 import jax
@@ -98,6 +101,16 @@ def array(where: str, x: Any) -> Any:
     return x
 
 
+def arrays(where: str, tree: Any) -> None:
+    """Checks that the leaves of params or of a state are arrays or numbers."""
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        is_text = isinstance(getattr(x, "dtype", None), np.dtype) and x.dtype.kind in "OSU"
+        if is_text or not (hasattr(x, "dtype") or isinstance(x, numbers.Number)):
+            of = f" of {x.dtype}" if is_text else f" {x!r:.60}" if isinstance(x, str) else ""
+            of = type(x).__name__ + of
+            raise TypeError(f"{where}{keystr(path)}: expected an array, got {of}")
+
+
 def _of_numpy_or_jax(where: str, x: Any) -> Any:
     """`x` as an array whose dtype is one of NumPy's or JAX's."""
     x = x if hasattr(x, "dtype") else np.asarray(x)
@@ -140,7 +153,10 @@ def integers(lengths: Any, where: str = "sequence_length") -> Any:
     if hasattr(lengths, "dtype"):
         return _of_numpy_or_jax(where, lengths)
     traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
-    array = (jnp if traced else np).asarray(lengths)
+    try:
+        array = (jnp if traced else np).asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}") from error
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
@@ -177,36 +193,75 @@ def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
 def flag(where: str, x: Any) -> None:
     """Checks True or False."""
     if not is_flag(x):
-        raise TypeError(f"{where}: expected True or False, got {x!r}")
+        raise TypeError(f"{where}: expected True or False, got {_got(x)}")
 
 
-def count(where: str, n: Any, least: int) -> None:
-    """Checks an int that counts something."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < least:
-        raise ValueError(f"{where}: expected an int >= {least}, got {n!r}")
+def count(where: str, n: Any, least: int) -> int:
+    """An int that counts something, checked."""
+    try:
+        number = None if is_flag(n) else operator.index(n)
+    except TypeError:  # of what is traced too
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{where}: expected an int >= {least}, got {_got(n)}")
+    return number
 
 
-def options(unroll: Any, remat: Any, dtype: Any, key: Any) -> None:
-    """Checks what is neither data nor cell."""
-    count("unroll", unroll, least=1)
-    is_size = hasattr(remat, "__index__") and not isinstance(remat, bool) and remat >= 1
-    if not (remat is None or remat in ("sqrt", "offload") or is_size):
-        raise ValueError(f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {remat!r}")
-    floating(dtype)
-    one_key(key)
+def _got(x: Any) -> str:
+    """What came in the place of a Python value, and what to do if it is traced."""
+    if not isinstance(x, jax.core.Tracer):
+        return f"{x!r:.200}"
+    return (
+        f"a traced {x.aval.str_short()}: the program depends on its value, which must be known "  # pyright: ignore
+        "when it is traced; jax.jit(f, static_argnames=...) keeps it a Python value"
+    )
 
 
-def floating(dtype: Any) -> None:
-    """Checks the dtype to compute in, or `None`."""
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype: expected a real floating dtype, got {jnp.dtype(dtype)}")
+def remat(given: Any) -> int | str | None:
+    """What the backward pass keeps, checked."""
+    if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
+        return given
+    try:
+        return count("remat", given, least=1)
+    except ValueError:
+        raise ValueError(
+            f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {_got(given)}"
+        ) from None
+
+
+def floating(dtype: Any) -> Any:
+    """The dtype to compute in, checked; `None` of `None`."""
+    if dtype is None or dtype is float:
+        return None if dtype is None else jnp.result_type(float)
+    expected = "dtype: expected a real floating dtype"
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        name = dtype if isinstance(dtype, str) else ""
+        close = difflib.get_close_matches(name.replace("fp", "float"), FLOATING, 1, 0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else "; jnp.float32 is one"
+        raise TypeError(f"{expected}, got {_got(dtype)}{hint}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{expected}, got {found}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise ValueError(
+            f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
+            "runs, jax.config.update('jax_enable_x64', True), or use jnp.float32"
+        )
+    return found
+
+
+FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
 def one_key(key: Any) -> None:
     """Checks a key, or `None`."""
     if key is None:
         return
-    typed = jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key)
-    if jnp.ndim(key) != (0 if typed else 1):
-        got = f"shape {jnp.shape(key)}" if hasattr(key, "shape") else repr(key)
+    dtype = getattr(key, "dtype", None)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
+    if not (legacy or (typed and key.ndim == 0)):
+        is_array = isinstance(key, jax.Array | np.ndarray)
+        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
         raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

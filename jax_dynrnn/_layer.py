@@ -15,10 +15,25 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Memory, Params, as_cell, feature_ndims, leading_shape
+from ._cell import Cell, Memory, Params, as_cell, feature_ndims, leading_shape
 from ._memoize import memoize_by_cell
-from ._rnn import cast, dynamic_rnn, promoted
+from ._protocol import ask
+from ._rnn import RunOptions, cast, dynamic_rnn, promoted
 from ._tools import batch_tuple
+
+
+class LayerOptions(RunOptions, total=False):
+    """The options of a call of a layer."""
+
+    deterministic: bool | None
+
+
+class OneCellOptions(LayerOptions, total=False):
+    """Those of a layer of one cell."""
+
+    reverse: bool
+    memory: Any
+    memory_length: Any
 
 
 @jax.tree_util.register_static
@@ -33,7 +48,7 @@ class Single:
         return (self.cell,)
 
     def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
-        return as_cell(self.cell).init(key, input_shape, dtype)
+        return ask(as_cell(self.cell), "init", key, input_shape, dtype)
 
     def attend(self, params: Params, *memory: Any) -> Params:
         return as_cell(self.cell).attend(params, *memory)
@@ -44,7 +59,8 @@ class Single:
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cell = as_cell(self.cell)
         _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
-        return cell(params, row, cell.start(params, (1,), jnp.float32), key=key)
+        start = ask(cell, "start", params, (1,), jnp.float32)
+        return Cell.__call__(cell, params, row, start, key=key)
 
 
 @jax.tree_util.register_static
@@ -55,6 +71,13 @@ class Pair:
     cell_fw: Any
     cell_bw: Any
     merge_fn: Callable | None
+
+    def __post_init__(self):
+        if not (self.merge_fn is None or callable(self.merge_fn)):
+            raise TypeError(
+                "merge_fn: expected a function of both outputs, or None for the pair, got "
+                f"{self.merge_fn!r}"
+            )
 
     @property
     def cells(self) -> tuple:
@@ -71,8 +94,13 @@ class Pair:
         return self.merge_fn(*outputs) if self.merge_fn else outputs, states
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
-        fw = Single(self.cell_fw).one_step(params["fw"], row, key)
-        return fw, Single(self.cell_bw).one_step(params["bw"], row, key)
+        cells = {"fw": self.cell_fw, "bw": self.cell_bw}
+        _check_cell.directions(params, tuple(cells))
+        results = []
+        for name, cell in cells.items():
+            with _check_cell.located(params=f'params["{name}"]'):
+                results.append(Single(cell).one_step(params[name], row, key))
+        return tuple(results)
 
 
 @jax.tree_util.register_static
@@ -104,8 +132,11 @@ class Stack:
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         results = []
-        for i, cells in enumerate(zip(self.cells_fw, self.cells_bw, strict=True)):
-            fw, bw = Pair(*cells, None).one_step(params[f"cell_{i}"], row, key)
+        names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
+        _check_cell.directions(params, names)
+        for name, *pair in zip(names, self.cells_fw, self.cells_bw, strict=True):
+            with _check_cell.located(params=f'params["{name}"]'):
+                fw, bw = Pair(pair[0], pair[1], None).one_step(params[name], row, key)
             row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
@@ -124,8 +155,8 @@ def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
 
 def start(cell: Any, params: Params, batch_shape: Any, dtype: Any) -> Any:
     """Where a run of a layer of one cell begins, in that dtype."""
-    _check_data.floating(dtype)
-    return as_cell(cell).start(cast(params, dtype), batch_tuple(batch_shape), dtype)
+    dtype = _check_data.floating(dtype)
+    return ask(as_cell(cell), "start", cast(params, dtype), batch_tuple(batch_shape), dtype)
 
 
 def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: Any) -> Any:
@@ -133,28 +164,21 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
 
     A narrower state is widened to it: `start` does not see the inputs.
     """
-    _check_data.floating(dtype)
-    dtype = promoted((params, inputs)) if dtype is None else dtype
+    dtype = _check_data.floating(dtype) or promoted((params, inputs))
     params, inputs = cast((params, inputs), dtype)
     cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
-    batch_shape = leading_shape(inputs, cell.feature_ndim)
-    begin = _begins(cell, params, batch_shape, jnp.dtype(dtype))
-    state = _check_cell.initial_state(cell, state, begin, "state")
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
-    return cell(params, inputs, state, key=key)
+    return Cell.__call__(cell, params, inputs, state, key=key)
 
 
-def _begins(cell: Any, params: Params, batch_shape: tuple, dtype: Any) -> Any:
-    """The shapes of the state in which the cell starts; equal cells are traced once."""
-    leaves, structure = jax.tree.flatten(params)
-    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return _begin(cell, structure, types, batch_shape, dtype)
+def check_state(cell: Any, params: Params, inputs: Any, state: Any) -> Any:
+    """The state of a step, after the check that a cell makes of it.
 
-
-@memoize_by_cell
-def _begin(cell: Any, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
-    params = structure.unflatten(types)
-    return jax.eval_shape(lambda params: cell.start(params, batch_shape, dtype), params)
+    It is made first: whether the cell draws can only be found with inputs that are inputs.
+    """
+    cell = as_cell(cell)
+    batch_shape = leading_shape(inputs, cell.feature_ndim)
+    return _check_cell.state_of_step(cell, params, inputs, state, batch_shape)
 
 
 def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
@@ -162,6 +186,7 @@ def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
 
     It is made first: the params and the need of a key depend on what the inputs are.
     """
+    _check_data.flag("time_major", time_major)
     return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 
@@ -184,14 +209,17 @@ def find_key(
     of a whole run or of one step: only the features matter.
     """
     _check_data.one_key(key)
+    if deterministic is not None:
+        _check_data.flag("deterministic", deterministic)
     if deterministic:
         return None
     if key is not None or not uses_key(plan, params, inputs):
         return key
     if stream is None:
         raise ValueError(
-            f"{plan}: a cell draws random numbers; expected a stream of keys named 'dropout', "
-            "got none; give one, or pass deterministic=True to evaluate"
+            f"{' and '.join(map(repr, dict.fromkeys(plan.cells)))}: draws random numbers; expected "
+            "a stream of keys named 'dropout', got none; give one, or a key=, or pass "
+            "deterministic=True to evaluate"
         )
     return stream()
 

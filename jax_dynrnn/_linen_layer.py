@@ -8,9 +8,22 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ._arguments import explained
 from ._cell import State, as_cell
-from ._layer import Single, check_inputs, find_key, input_shape, start, step, with_memory
+from ._check_cell import located
+from ._layer import (
+    Single,
+    check_inputs,
+    check_state,
+    find_key,
+    input_shape,
+    start,
+    step,
+    with_memory,
+)
 from ._tools import batch_tuple
+
+PARAMS = 'variables["params"]["cell"]'
 
 
 class Layer(nn.Module):
@@ -19,16 +32,33 @@ class Layer(nn.Module):
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.__init__ = explained(cls.__init__)
+
     def plan(self) -> Any:
         raise NotImplementedError
 
     @nn.compact
     def _params(self, inputs: Any) -> Any:
-        if self.has_variable("params", "cell"):  # whose shapes the run checks, and says more
-            return nn.unbox(self.get_variable("params", "cell"))
+        if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
+            return self._made_params()  # whose shapes the run checks, and says more
         return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
+    def _made_params(self) -> Any:
+        if not self.has_variable("params", "cell"):
+            given = sorted(self.variables.get("params", {}))
+            raise KeyError(
+                f"{PARAMS}: expected the params that {type(self).__name__}.init made, got none; "
+                f'variables["params"] has {", ".join(given) or "nothing"}'
+            )
+        return nn.unbox(self.get_variable("params", "cell"))
+
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+        with located(params=PARAMS):
+            return self._key_of(key, deterministic, params, inputs)
+
+    def _key_of(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
         has_stream = self.has_rng("dropout")
         if self.is_initializing() and not has_stream:
             deterministic = True  # the params do not depend on what is drawn
@@ -36,12 +66,13 @@ class Layer(nn.Module):
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        inputs = check_inputs(self.plan(), inputs, options.get("time_major"))
+        inputs = check_inputs(self.plan(), inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        return self.plan().run(params, inputs, *arguments, key=key, **options)
+        with located(params=PARAMS):
+            return self.plan().run(params, inputs, *arguments, key=key, **options)
 
 
 class OneCell(Layer):
@@ -52,6 +83,7 @@ class OneCell(Layer):
     def plan(self) -> Single:
         return Single(self.cell)
 
+    @explained
     def step(
         self,
         inputs: Any,
@@ -68,9 +100,13 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
+        with located(params=PARAMS):
+            state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key, dtype)
+        with located(params=PARAMS):
+            return step(self.cell, params, inputs, state, key, dtype)
 
+    @explained
     def start(
         self,
         batch_shape: Any = (),

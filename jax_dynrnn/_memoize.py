@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._cell import Adapter
 from ._tools import importable_name
 
 
@@ -57,8 +56,8 @@ def is_configuration(cell: Any) -> bool:
 
 def _not_static(cell: Any) -> Any:
     """The cell, or the first one inside it, that is not registered as static; or `None`."""
-    if isinstance(cell, Adapter):
-        return _not_static(cell.cell)
+    if hasattr(cell, "foreign"):  # an object that is no `Cell`, in its adapter
+        return _not_static(cell.foreign)
     if jax.tree.leaves(cell):
         return cell
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()

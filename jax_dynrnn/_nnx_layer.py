@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ._arguments import explained
 from ._cell import State
-from ._layer import Single, check_inputs, find_key, start, step, with_memory
+from ._check_cell import located
+from ._layer import Single, check_inputs, check_state, find_key, start, step, with_memory
 
 
 class Layer(nnx.Module):
@@ -22,6 +24,10 @@ class Layer(nnx.Module):
     """
 
     def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: Any):
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(
+                f"{type(self).__name__}: expected rngs=nnx.Rngs(seed), got {type(rngs).__name__}"
+            )
         shape = in_features if not hasattr(in_features, "__index__") else (in_features,)
         params = plan.init(rngs.params(), shape, param_dtype)
         self.plan = plan
@@ -41,20 +47,23 @@ class Layer(nnx.Module):
 
     def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
         deterministic = self.deterministic if deterministic is None else deterministic
-        return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
+        with located():
+            return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        inputs = check_inputs(self.plan, inputs, options.get("time_major"))
+        inputs = check_inputs(self.plan, inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        return self.plan.run(params, inputs, *arguments, key=key, **options)
+        with located():
+            return self.plan.run(params, inputs, *arguments, key=key, **options)
 
 
 class OneCell(Layer):
     """A layer of one cell, which may also be run step by step."""
 
+    @explained
     def __init__(
         self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: Any = jnp.float32
     ):
@@ -62,6 +71,7 @@ class OneCell(Layer):
         self.cell = cell
         self.param_dtype = param_dtype
 
+    @explained
     def step(
         self,
         inputs: Any,
@@ -78,9 +88,13 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan, self._values(), memory, memory_length)
+        with located():
+            state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        return step(self.cell, params, inputs, state, key, dtype)
+        with located():
+            return step(self.cell, params, inputs, state, key, dtype)
 
+    @explained
     def start(
         self,
         batch_shape: Any = (),

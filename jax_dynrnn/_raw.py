@@ -14,9 +14,13 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
-from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims
+from ._arguments import explained
+from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
+from ._protocol import ask, traced
 from ._tools import fold_in
 from .engines.call import rows
+
+ORDER = "raw_rnn(cell, params, loop_fn)"
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +47,7 @@ class Emitted:
         return self._steps
 
 
+@explained
 def raw_rnn(
     cell: Any,
     params: Params,
@@ -103,30 +108,32 @@ def raw_rnn(
         ((6, 2, 3), 4, False)
     """
     cell = as_cell(cell)
-    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     _check_data.one_key(key)
+    loop_fn = _checked(loop_fn)
     zero = jnp.zeros((), jnp.int32)
-    finished, inputs, state, emit, loop_state = _five(loop_fn(zero, None, None, None))
+    finished, inputs, state, emit, loop_state = loop_fn(zero, None, None, None)
     inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))
     batch = _batch(cell, inputs)
     finished = _flags(finished, batch)
-    state = _first_state(cell, params, inputs, state, batch)
+    with _check_cell.located(ORDER, initial_state="next_cell_state"):
+        state = _first_state(cell, params, inputs, state, batch)
     prepare_key = fold_in(key, PREPARE)
-    prepared = cell.prepare(params, key=prepare_key, batch_shape=(batch,))
+    prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))
 
-    def take_step(t, inputs, state):
-        step_key = fold_in(key, t)
-        return cell.step(prepared, cell.project(prepared, inputs), state, key=step_key)
+    def step(t, inputs, state):
+        projected = ask(cell, "project", prepared, inputs)
+        return take_step(cell, prepared, projected, state, key=fold_in(key, t))
 
     if emit is None:
-        emit = jax.eval_shape(take_step, zero, inputs, state)[0]
+        emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
         emit = jax.tree.map(lambda x: _with_batch(x, batch), emit)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
 
     def advance(t, finished, inputs, state, loop_state):
-        output, new = take_step(t, inputs, state)
-        given = _five(loop_fn(t + 1, output, new, loop_state))
+        output, new = step(t, inputs, state)
+        given = loop_fn(t + 1, output, new, loop_state)
         next_finished, next_inputs, new, emit, next_loop_state = given
         next_loop_state = loop_state if next_loop_state is None else next_loop_state
         new = _alike("next_cell_state", state, new)
@@ -146,6 +153,22 @@ def raw_rnn(
     times = jnp.arange(maximum_iterations, dtype=jnp.int32)
     carry, (values, taken) = jax.lax.scan(one, (finished, inputs, state, loop_state), times)
     return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
+
+
+def _checked(loop_fn: Callable) -> Callable:
+    """`loop_fn`, of which it is checked that it returns five things."""
+    if not callable(loop_fn):
+        raise TypeError(
+            "loop_fn: expected a function (time, cell_output, cell_state, loop_state) -> "
+            "(finished, next_input, next_cell_state, emit_output, next_loop_state), got "
+            f"{type(loop_fn).__name__}; the order of arguments is {ORDER}"
+        )
+
+    def checked(*arguments):
+        with traced("loop_fn"):
+            return _five(loop_fn(*arguments))
+
+    return checked
 
 
 def _five(returned: Any) -> tuple:
@@ -187,7 +210,7 @@ def _first_state(cell: Cell, params: Params, inputs: Any, state: Any, batch: int
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
     dtype = floating[0] if floating else jnp.result_type(float)
-    start = jax.eval_shape(lambda: cell.start(params, (batch,), dtype))
+    start = jax.eval_shape(lambda: ask(cell, "start", params, (batch,), dtype))
     return _check_cell.initial_state(cell, state, start)
 
 

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data, engines
-from ._cell import PREPARE, Params, State, as_cell
+from ._arguments import F, explained
+from ._cell import PREPARE, Params, State, as_cell, take_step
 from ._memoize import why_not_cached
+from ._protocol import ask
 from ._tools import fold_in
 from .engines import Call
 from .sequence import as_lengths
 
 
+@explained
 def dynamic_rnn(
     cell: Any,
     params: Params,
@@ -107,10 +111,15 @@ def dynamic_rnn(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
         time_major, dtype, key, unroll, remat,
     )  # fmt: skip
-    call, engine = engines.choose(call, implementation)
+    try:
+        call, engine = engines.choose(call, implementation)
+    except NotImplementedError:
+        jax.eval_shape(lambda: _complete(call))  # if the call is wrong, that is what to say
+        raise
     return _run(call, engine.run)
 
 
+@explained
 def explain(
     cell: Any,
     params: Params,
@@ -154,12 +163,39 @@ def explain(
     return engines.explain(call, implementation)
 
 
+class RunOptions(TypedDict, total=False):
+    """The options of a run in a fixed order of steps, all as of `dynamic_rnn`."""
+
+    mask: ArrayLike | None
+    resets: ArrayLike | None
+    time_major: bool
+    dtype: Any
+    key: jax.Array | None
+    unroll: int
+    remat: int | str | None
+    implementation: str | None
+
+
+def takes(options: type) -> Callable[[F], F]:
+    """Decorates a function of `**options: Unpack[options]`: they are its signature, and checked."""
+    like = inspect.signature(dynamic_rnn).parameters
+    annotations = {n: getattr(a, "__forward_arg__", a) for n, a in options.__annotations__.items()}
+    parameters = [
+        inspect.Parameter(name, kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
+                          default=like[name].default if name in like else None)
+        for name, annotation in annotations.items()
+    ]  # fmt: skip
+    return functools.partial(explained, options=parameters)
+
+
 def _call(
     cell, params, inputs, sequence_length, initial_state, mask, resets, reverse, time_major,
     dtype, key, unroll, remat,
 ) -> Call:  # fmt: skip
     """Checks what can be checked without tracing the cell."""
     cell = as_cell(cell)
+    _check_data.arrays("params", params)
+    _check_data.arrays("initial_state", initial_state)
     _check_data.flag("reverse", reverse)
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
@@ -174,7 +210,9 @@ def _call(
         mask = _check_data.flags("mask", mask, batch, time, time_axis)
     if resets is not None:
         resets = _check_data.flags("resets", resets, batch, time, time_axis)
-    _check_data.options(unroll, remat, dtype, key)
+    unroll, remat = _check_data.count("unroll", unroll, least=1), _check_data.remat(remat)
+    dtype = _check_data.floating(dtype)
+    _check_data.one_key(key)
     return Call(
         cell=cell,
         params=params,
@@ -186,9 +224,9 @@ def _call(
         key=key,
         time_axis=time_axis,
         reverse=bool(reverse),
-        dtype=promoted((inputs, params)) if dtype is None else jnp.dtype(dtype),
-        unroll=int(unroll),
-        remat=int(remat) if hasattr(remat, "__index__") else remat,
+        dtype=promoted((inputs, params)) if dtype is None else dtype,
+        unroll=unroll,
+        remat=remat,
     )
 
 
@@ -219,20 +257,21 @@ def _complete(call: Call) -> Call:
     shapes = jax.tree.map(lambda x: x.shape, call.inputs)
     _check_cell.params(cell, call.params, shapes)
     inputs, raw = cast(call.inputs, dtype), cast(call.params, dtype)
-    start = jax.tree.map(jnp.asarray, cell.start(raw, (batch,), dtype))
+    start = jax.tree.map(jnp.asarray, ask(cell, "start", raw, (batch,), dtype))
     _check_cell.batch_leaves(cell, start, batch, "state")
     state = default = start
     if call.initial_state is not None:
         state = _check_cell.initial_state(cell, call.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
     prepare_key = fold_in(call.key, PREPARE)
-    params = cell.prepare(raw, key=prepare_key, batch_shape=(batch,))
+    params = ask(cell, "prepare", raw, key=prepare_key, batch_shape=(batch,))
 
-    def take_step(state):
+    def step(state):
         first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
-        return cell.step(params, cell.project(params, first), state, key=call.key)
+        projected = ask(cell, "project", params, first)
+        return take_step(cell, params, projected, state, key=call.key)
 
-    _check_cell.step(cell, take_step, state, default, batch)
+    _check_cell.step(cell, step, state, default, batch)
     return dataclasses.replace(
         call,
         params=params,

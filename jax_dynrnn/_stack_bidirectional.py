@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data
+from ._arguments import explained
 from ._bidirectional import (
     bidirectional_dynamic_rnn,
     check_features,
     concatenate,
     init_bidirectional,
-    named,
 )
 from ._cell import Params, State, as_cell, output_shape
+from ._rnn import RunOptions, takes
 from ._tools import fold_in, is_shape
 
+ORDER = "stack_bidirectional_dynamic_rnn(cells_fw, cells_bw, params, inputs, sequence_length)"
 
+
+@explained
 def init_stack_bidirectional(
     key: jax.Array,
     cells_fw: Sequence[Any],
@@ -62,6 +66,7 @@ def init_stack_bidirectional(
     return params
 
 
+@takes(RunOptions)
 def stack_bidirectional_dynamic_rnn(
     cells_fw: Sequence[Any],
     cells_bw: Sequence[Any],
@@ -70,9 +75,7 @@ def stack_bidirectional_dynamic_rnn(
     sequence_length: ArrayLike | Sequence[int] | None = None,
     initial_states_fw: Sequence[State] | None = None,
     initial_states_bw: Sequence[State] | None = None,
-    *,
-    key: jax.Array | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> tuple[Any, tuple[State, ...], tuple[State, ...]]:
     """Bidirectional layers, each on the concatenated outputs of the one below.
 
@@ -83,9 +86,8 @@ def stack_bidirectional_dynamic_rnn(
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
         initial_states_fw, initial_states_bw: one state a layer; default: where the cells
             start.
-        key: as for `dynamic_rnn`; layer i uses `fold_in(key, i)`.
-        **options: `mask`, `resets`, `time_major`, `dtype`, `unroll`, `remat`,
-            `implementation`, as for `dynamic_rnn`.
+        **options: `mask`, `resets`, `time_major`, `dtype`, `key`, `unroll`, `remat`,
+            `implementation`, as for `dynamic_rnn`; layer i uses `fold_in(key, i)`.
 
     Returns:
         `(outputs, states_fw, states_bw)`: the outputs `[B, T, H_fw + H_bw]` of the last
@@ -109,16 +111,21 @@ def stack_bidirectional_dynamic_rnn(
     """
     pairs = layers(cells_fw, cells_bw)
     names = tuple(f"cell_{i}" for i in range(len(pairs)))
-    _check_cell.directions(params, names, "stack_bidirectional_dynamic_rnn")
+    with _check_cell.located(ORDER):
+        _check_cell.directions(params, names)
+    key = options.get("key")
     _check_data.one_key(key)
     initial_fw = _states(initial_states_fw, len(pairs), "initial_states_fw")
     initial_bw = _states(initial_states_bw, len(pairs), "initial_states_bw")
     states = []
     for i, (fw, bw) in enumerate(pairs):
-        with (
-            named("initial_state_fw", f"initial_states_fw[{i}]"),
-            named("initial_state_bw", f"initial_states_bw[{i}]"),
-        ):
+        places = {
+            "params": f'params["{names[i]}"]',
+            "initial_state_fw": f"initial_states_fw[{i}]",
+            "initial_state_bw": f"initial_states_bw[{i}]",
+        }
+        layer_options: Any = {**options, "key": fold_in(key, i)}
+        with _check_cell.located(ORDER, **places):
             outputs, state = bidirectional_dynamic_rnn(
                 fw,
                 bw,
@@ -127,8 +134,7 @@ def stack_bidirectional_dynamic_rnn(
                 sequence_length,
                 initial_fw[i],
                 initial_bw[i],
-                key=fold_in(key, i),
-                **options,
+                **layer_options,
             )
         inputs = concatenate(*outputs)
         states.append(state)

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_cell
+from ._arguments import explained
 from ._bidirectional import bidirectional_dynamic_rnn, check_features
 from ._cell import Params, State, as_cell
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
 
 
+@explained
 def static_rnn(
     cell: Any,
     params: Params,
@@ -58,13 +60,15 @@ def static_rnn(
         >>> len(outputs), outputs[0].shape, bool(jnp.allclose(outputs[2][1], state[1]))
         (5, (2, 4), True)
     """
-    outputs, state = dynamic_rnn(
-        cell, params, _stacked(inputs), sequence_length, initial_state, time_major=True,
-        dtype=dtype, key=key,
-    )  # fmt: skip
+    with _check_cell.located("static_rnn(cell, params, inputs)"):
+        outputs, state = dynamic_rnn(
+            cell, params, _stacked(inputs), sequence_length, initial_state, time_major=True,
+            dtype=dtype, key=key,
+        )  # fmt: skip
     return _steps(outputs, len(inputs)), state
 
 
+@explained
 def static_bidirectional_rnn(
     cell_fw: Any,
     cell_bw: Any,
@@ -102,15 +106,17 @@ def static_bidirectional_rnn(
         >>> outputs[0].shape, bool(jnp.allclose(outputs[0][:, 4:], bw))
         ((2, 8), True)
     """
-    (outputs_fw, outputs_bw), (state_fw, state_bw) = bidirectional_dynamic_rnn(
-        cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
-        initial_state_bw, time_major=True, dtype=dtype, key=key,
-    )  # fmt: skip
+    with _check_cell.located("static_bidirectional_rnn(cell_fw, cell_bw, params, inputs)"):
+        (outputs_fw, outputs_bw), (state_fw, state_bw) = bidirectional_dynamic_rnn(
+            cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
+            initial_state_bw, time_major=True, dtype=dtype, key=key,
+        )  # fmt: skip
     check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
     outputs = jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], 2), outputs_fw, outputs_bw)
     return _steps(outputs, len(inputs)), state_fw, state_bw
 
 
+@explained
 def stack_bidirectional_rnn(
     cells_fw: Sequence[Any],
     cells_bw: Sequence[Any],
@@ -148,13 +154,15 @@ def stack_bidirectional_rnn(
         >>> outputs[0].shape, [state.shape for state in fw]
         ((2, 10), [(2, 4), (2, 5)])
     """
-    outputs, states_fw, states_bw = stack_bidirectional_dynamic_rnn(
-        cells_fw, cells_bw, params, _stacked(inputs), sequence_length, initial_states_fw,
-        initial_states_bw, time_major=True, dtype=dtype, key=key,
-    )  # fmt: skip
+    with _check_cell.located("stack_bidirectional_rnn(cells_fw, cells_bw, params, inputs)"):
+        outputs, states_fw, states_bw = stack_bidirectional_dynamic_rnn(
+            cells_fw, cells_bw, params, _stacked(inputs), sequence_length, initial_states_fw,
+            initial_states_bw, time_major=True, dtype=dtype, key=key,
+        )  # fmt: skip
     return _steps(outputs, len(inputs)), states_fw, states_bw
 
 
+@explained
 def static_state_saving_rnn(
     cell: Any,
     params: Params,
@@ -201,7 +209,9 @@ def static_state_saving_rnn(
         True
     """
     steps, cell = _stacked(inputs), as_cell(cell)
-    _check_cell.params(cell, params, jax.tree.map(jnp.shape, steps))
+    order = "static_state_saving_rnn(cell, params, inputs, state_saver, state_name)"
+    with _check_cell.located(order):
+        _check_cell.params(cell, params, jax.tree.map(jnp.shape, steps))
     state = jax.eval_shape(lambda: cell.start(params, (1,), jnp.float32))
     names, leaves = jax.tree.leaves(state_name), jax.tree.leaves(state)
     nested = not isinstance(state_name, str)
@@ -212,13 +222,18 @@ def static_state_saving_rnn(
         )
     if len({*names}) != len(names):
         raise ValueError(f"state_name: expected different names, got {state_name!r}")
+    if not isinstance(state_saver, Mapping):
+        raise TypeError(
+            f"state_saver: expected a dict of arrays by name, got {type(state_saver).__name__}"
+        )
     missing = [name for name in names if name not in state_saver]
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")
     saved = jax.tree.structure(state).unflatten([state_saver[name] for name in names])
-    outputs, final = dynamic_rnn(
-        cell, params, steps, sequence_length, saved, time_major=True, dtype=dtype, key=key
-    )
+    with _check_cell.located(order, initial_state="state_saver"):
+        outputs, final = dynamic_rnn(
+            cell, params, steps, sequence_length, saved, time_major=True, dtype=dtype, key=key
+        )
     outputs = _steps(outputs, len(inputs))
     return outputs, final, {**state_saver, **dict(zip(names, jax.tree.leaves(final), strict=True))}
 

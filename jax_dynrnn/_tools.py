@@ -173,6 +173,11 @@ def map_shapes(f: Callable, shapes: Any) -> Any:
 
 def input_size(cell: Any, input_shape: Any) -> int:
     """The one feature size of a cell that takes one array `[..., D]`."""
+    if hasattr(input_shape, "shape"):
+        raise ValueError(
+            f"{cell!r}: expected the shape of the inputs, got an array; give its shape, "
+            f"{tuple(input_shape.shape)}"
+        )
     if not is_shape(input_shape) or not input_shape:
         raise ValueError(
             f"{cell!r} takes one array of inputs [batch, time, features]: expected one "

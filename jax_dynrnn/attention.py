@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_data
+from ._arguments import check_construction
 from ._cell import Memory, Params
 from ._init import Initializer, glorot_uniform, init_vector, zeros
 from ._repr import BriefRepr
@@ -47,6 +48,7 @@ class Mechanism(BriefRepr):
                 f"{cls.__name__}: expected no memory, got one, which TF1 gave here; it is given to "
                 "the cell: params = cell.attend(params, memory, memory_length)"
             )
+        check_construction(cls, given, options)
         return super().__new__(cls)
 
     def __post_init__(self):

@@ -14,13 +14,21 @@ import jax.core
 import jax.numpy as jnp
 
 from . import _check_data
+from ._arguments import explained
 from ._beam import OnBeams, choose, extended, first_beams
 from ._cell import Cell, Params, State, as_cell, feature_ndims
+from ._check_cell import located
+from ._protocol import traced
 from ._raw import raw_rnn
 from ._tools import widened
 from .sequence import sequence_mask
 
+ORDER = "(cell, params, embed, logits, start, end, initial_state)"
+PLACES = {"next_cell_state": "initial_state", "loop_fn": "a step of the cell, or embed"}
+"""Where the arguments of `raw_rnn` come from."""
 
+
+@explained
 def tile_batch(tree: Any, multiplier: int) -> Any:
     """Repeats every row: `[B, ...]` -> `[B * multiplier, ...]`, the copies of a row adjacent.
 
@@ -43,7 +51,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
         >>> rnn.tile_batch(jnp.array([1, 2]), 3).tolist()
         [1, 1, 1, 2, 2, 2]
     """
-    _check_data.count("multiplier", multiplier, least=1)
+    multiplier = _check_data.count("multiplier", multiplier, least=1)
 
     def repeat(x):
         x = jnp.asarray(x)
@@ -52,6 +60,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
     return jax.tree.map(repeat, tree)
 
 
+@explained
 def greedy_decode(
     cell: Any,
     params: Params,
@@ -105,6 +114,7 @@ def greedy_decode(
         >>> ids.tolist(), lengths.tolist()
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     batch, end = _checked(start, end, initial_state)
     embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
     first = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
@@ -119,13 +129,15 @@ def greedy_decode(
         loop_state = (~going_on, lengths + going_on.astype(jnp.int32))
         return ~going_on, embed(ids), state, ids, loop_state
 
-    emitted, state, (_, lengths) = raw_rnn(
-        cell, params, loop_fn, maximum_iterations=maximum_iterations
-    )
+    with located("greedy_decode" + ORDER, **PLACES):
+        emitted, state, (_, lengths) = raw_rnn(
+            cell, params, loop_fn, maximum_iterations=maximum_iterations
+        )
     chosen = sequence_mask(lengths, maximum_iterations)
     return jnp.where(chosen, emitted.stack().T, end), lengths, state
 
 
+@explained
 def beam_search(
     cell: Any,
     params: Params,
@@ -183,8 +195,8 @@ def beam_search(
         >>> ids.tolist(), [round(p, 4) for p in jnp.exp(scores[0]).tolist()]
         ([[[1, 1], [0, 0], [1, 0]]], [0.5625, 0.25, 0.1875])
     """
-    _check_data.count("beam_width", beam_width, least=1)
-    _check_data.count("maximum_iterations", maximum_iterations, least=0)
+    beam_width = _check_data.count("beam_width", beam_width, least=1)
+    maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     _check_penalty(length_penalty)
     batch, end = _checked(start, end, initial_state)
     embed, logits = _functions(as_cell(cell), embed, logits, batch, end)
@@ -204,7 +216,8 @@ def beam_search(
         over = (beams.finished | jnp.isneginf(beams.probability)).all(1)
         return over, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
 
-    *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
+    with located("beam_search" + ORDER, **PLACES):
+        *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
     is_one = ~jnp.isneginf(beams.probability)
     ids = jnp.where(jnp.expand_dims(is_one, -1), beams.ids, end)
     return ids, jnp.where(is_one, beams.lengths, 0), beams.scores
@@ -264,7 +277,8 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
             )
 
     def inputs(ids):
-        given = jax.tree.map(jnp.asarray, embed(ids))
+        with traced("embed"):
+            given = jax.tree.map(jnp.asarray, embed(ids))
         ndims = feature_ndims(cell.feature_ndim, given, where="embed: inputs")
         ranks = jax.tree.map(lambda n: 1 + n, ndims)
         leaves = jax.tree.leaves(given)
@@ -276,7 +290,8 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
         return given
 
     def scores(output):
-        given = logits(output)
+        with traced("logits"):
+            given = logits(output)
         shape = jax.tree.map(jnp.shape, given)
         if not hasattr(given, "shape") or len(shape) != 2 or shape[0] != batch:
             raise ValueError(f"logits: expected it to return [{batch}, V], got shape {shape}")

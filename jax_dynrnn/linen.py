@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ._bidirectional import concatenate
 from ._cell import State, as_cell, leading_axes
-from ._layer import Pair, Stack
+from ._layer import LayerOptions, OneCellOptions, Pair, Stack
 from ._linen_layer import Layer, OneCell
+from ._rnn import takes
 from ._tools import map_shapes
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
@@ -47,12 +48,13 @@ class RNN(OneCell):
         ((2, 5, 4), (2, 4))
     """
 
+    @takes(OneCellOptions)
     def __call__(
         self,
         inputs: Any,
         sequence_length: Any = None,
         initial_state: State | None = None,
-        **options: Any,
+        **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
 
@@ -147,10 +149,16 @@ class Bidirectional(Layer):
             self.cell_fw, self.cell_fw if self.cell_bw is None else self.cell_bw, self.merge_fn
         )
 
+    @takes(LayerOptions)
     def __call__(
-        self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
+        self,
+        inputs: Any,
+        sequence_length: Any = None,
+        initial_state_fw: State | None = None,
+        initial_state_bw: State | None = None,
+        **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[State, State]]:
-        return self._run(inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, initial_state_fw, initial_state_bw, **options)
 
 
 class StackedBidirectional(Layer):
@@ -184,7 +192,13 @@ class StackedBidirectional(Layer):
     def plan(self) -> Stack:
         return Stack(self.cells_fw, self.cells_fw if self.cells_bw is None else self.cells_bw)
 
+    @takes(LayerOptions)
     def __call__(
-        self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
+        self,
+        inputs: Any,
+        sequence_length: Any = None,
+        initial_states_fw: Sequence[State] | None = None,
+        initial_states_bw: Sequence[State] | None = None,
+        **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[tuple, tuple]]:
-        return self._run(inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 
+from ._arguments import explained
 from ._bidirectional import concatenate
 from ._cell import State, as_cell, leading_axes
-from ._layer import Pair, Stack
+from ._layer import LayerOptions, OneCellOptions, Pair, Stack
 from ._nnx_layer import Layer, OneCell
+from ._rnn import takes
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -47,12 +49,13 @@ class RNN(OneCell):
         ((2, 5, 4), (2, 4))
     """
 
+    @takes(OneCellOptions)
     def __call__(
         self,
         inputs: Any,
         sequence_length: Any = None,
         initial_state: State | None = None,
-        **options: Any,
+        **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
 
@@ -120,6 +123,7 @@ class Bidirectional(Layer):
         ((2, 5, 8), (2, 4))
     """
 
+    @explained
     def __init__(
         self,
         cell_fw: Any,
@@ -133,10 +137,16 @@ class Bidirectional(Layer):
         plan = Pair(cell_fw, cell_fw if cell_bw is None else cell_bw, merge_fn)
         super().__init__(plan, in_features, rngs, param_dtype)
 
+    @takes(LayerOptions)
     def __call__(
-        self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
+        self,
+        inputs: Any,
+        sequence_length: Any = None,
+        initial_state_fw: State | None = None,
+        initial_state_bw: State | None = None,
+        **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[State, State]]:
-        return self._run(inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, initial_state_fw, initial_state_bw, **options)
 
 
 class StackedBidirectional(Layer):
@@ -164,6 +174,7 @@ class StackedBidirectional(Layer):
         ((2, 5, 10), 2)
     """
 
+    @explained
     def __init__(
         self,
         cells_fw: Sequence[Any],
@@ -176,7 +187,13 @@ class StackedBidirectional(Layer):
         plan = Stack(cells_fw, cells_fw if cells_bw is None else cells_bw)
         super().__init__(plan, in_features, rngs, param_dtype)
 
+    @takes(LayerOptions)
     def __call__(
-        self, inputs: Any, sequence_length: Any = None, *initial_states: Any, **options: Any
+        self,
+        inputs: Any,
+        sequence_length: Any = None,
+        initial_states_fw: Sequence[State] | None = None,
+        initial_states_bw: Sequence[State] | None = None,
+        **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[tuple, tuple]]:
-        return self._run(inputs, sequence_length, *initial_states, **options)
+        return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from messages import says
 
 import jax_dynrnn as rnn
 
@@ -153,7 +155,32 @@ def test_error(row):
         return changed(FIRST, first) if output is None else changed(LATER, later)
 
     options = {"cell": GRU, "params": PARAMS, "maximum_iterations": 4, **options}
-    with pytest.raises(error) as caught:
+    with says(error, *fragments):
         rnn.raw_rnn(options.pop("cell"), options.pop("params"), loop_fn, **options)
-    for fragment in fragments:
-        caught.match(fragment)
+
+
+TABLE = np.ones((7, D))
+
+
+def test_numpy_tables():
+    """What is traced cannot index them; `jnp.asarray` can be."""
+    fragments = ["expected functions and arrays of JAX", r"jnp\.asarray\(table\)"]
+
+    def loop_fn(time, output, state, loop_state):
+        x = TABLE[jnp.full(B, time)]
+        return jnp.full(B, time > 1), x, STATE if output is None else state, output, None
+
+    with says(TypeError, "^loop_fn: ", *fragments):
+        rnn.raw_rnn(GRU, PARAMS, loop_fn, maximum_iterations=2)
+    given = {"start": 0, "end": 0, "initial_state": STATE, "maximum_iterations": 2}
+    logits = lambda output: output  # noqa: E731
+    with says(TypeError, "^embed: ", *fragments):
+        rnn.greedy_decode(GRU, PARAMS, lambda ids: TABLE[ids], logits, **given)
+    with says(TypeError, "^embed: ", *fragments):
+        rnn.beam_search(GRU, PARAMS, lambda ids: TABLE[ids], logits, beam_width=2, **given)
+    with says(TypeError, "^logits: ", *fragments):
+        rnn.greedy_decode(GRU, PARAMS, lambda ids: X, lambda y: np.log(y), **given)
+    with says(
+        TypeError, r"^loop_fn: expected a function .*the order .*raw_rnn\(cell, params, loop"
+    ):
+        rnn.raw_rnn(GRU, PARAMS, X, maximum_iterations=2)

@@ -159,7 +159,7 @@ ERRORS = {
     "a saved state of another shape": (
         lambda: saving(("c", "h"), {"c": np.zeros((B, 3)), "h": np.zeros((B, 4))}),
         ValueError,
-        [r"initial_state\.h: expected shape \(3, 3\)", r"got \(3, 4\)"],
+        [r"state_saver\.h: expected shape \(3, 3\)", r"got \(3, 4\)"],
     ),
 }
 

@@ -10,7 +10,7 @@ import jax.export
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Cell, Params, State, as_cell, output_shape
+from .._cell import Cell, Params, State, as_cell, output_shape, take_step
 from .._init import Initializer, glorot_uniform, init_vector, zeros
 from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
 from ._lstm import clip
@@ -201,7 +201,7 @@ class NTMCell(Cell):
         controller = as_cell(self.controller)
         seen = jnp.concatenate([projected, *state.read_vector_list], -1)
         inner = controller.project(params["cell"], seen)
-        output, new = controller.step(params["cell"], inner, state.controller_state, key=key)
+        output, new = take_step(controller, params["cell"], inner, state.controller_state, key=key)
         parameters = clip(_dense(params, "parameters", output), self.clip_value)
         ends = [sum(self._splits[: i + 1]) for i in range(len(self._splits) - 1)]
         parts = jnp.split(parameters, ends, -1)

@@ -66,7 +66,9 @@ class Explanation:
 
 def explain(call: Call, implementation: str | None = None) -> Explanation:
     """Asks every engine about `call`."""
-    if implementation is not None and implementation not in ENGINES:
+    if not (
+        implementation is None or isinstance(implementation, str) and implementation in ENGINES
+    ):
         raise ValueError(
             f"implementation: expected None or one of {', '.join(map(repr, ENGINES))}, got "
             f"{implementation!r}"

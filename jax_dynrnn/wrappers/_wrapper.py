@@ -7,7 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State, as_cell
+from .._cell import Cell, Params, State, as_cell, take_step
+from .._protocol import ask
 from .._tools import check_options
 
 
@@ -35,13 +36,13 @@ class Wrapper(Cell):
         return self.inner.attends
 
     def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
-        return self.inner.init(key, input_shape, dtype)
+        return ask(self.inner, "init", key, input_shape, dtype)
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
-        return self.inner.zero_state(batch_shape, dtype)
+        return ask(self.inner, "zero_state", batch_shape, dtype)
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        return self.inner.prepare(params, key=key, batch_shape=batch_shape)
+        return ask(self.inner, "prepare", params, key=key, batch_shape=batch_shape)
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         return self.inner.attend(params, memory, memory_length)
@@ -51,15 +52,15 @@ class Wrapper(Cell):
         return params
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return self.inner.start(self.cell_params(params), batch_shape, dtype)
+        return ask(self.inner, "start", self.cell_params(params), batch_shape, dtype)
 
     def project(self, params: Params, inputs: Any) -> Any:
-        return self.inner.project(self.cell_params(params), inputs)
+        return ask(self.inner, "project", self.cell_params(params), inputs)
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        return self.inner.step(self.cell_params(params), projected, state, key=key)
+        return take_step(self.inner, self.cell_params(params), projected, state, key=key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ParamsWrapper(Wrapper):
         return params["cell"]
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        cell = self.inner.prepare(params["cell"], key=key, batch_shape=batch_shape)
+        cell = ask(self.inner, "prepare", params["cell"], key=key, batch_shape=batch_shape)
         return {**params, "cell": cell}
 
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:

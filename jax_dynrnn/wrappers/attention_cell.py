@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Params, State, output_shape
+from .._cell import Params, State, output_shape, take_step
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
 from .._tools import (
     along_last,
@@ -142,7 +142,7 @@ class AttentionCellWrapper(ParamsWrapper):
         rows = attention.shape[-1]
         seen = projected + matmul(attention, params["kernel"][-rows:], "attention")
         inner = self.inner.project(params["cell"], seen)
-        output, cell_state = self.inner.step(params["cell"], inner, cell_state, key=key)
+        output, cell_state = take_step(self.inner, params["cell"], inner, cell_state, key=key)
         past = past.reshape(*past.shape[:-1], self.attn_length, rows)
         attention = _attend(params["attention"], cell_state, past)
         both = jnp.concatenate([output, attention], -1)

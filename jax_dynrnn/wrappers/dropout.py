@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Adapter, Cell, LSTMStateTuple, Params, StagedCell, State
+from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
+from .._protocol import name_of
 from .._tools import check_probability, is_flag
 from ._wrapper import AroundWrapper, Wrapper
 from .multi import MultiRNNCell
@@ -242,11 +243,10 @@ def _check_recurrent(cell: Cell) -> None:
         )
     staged = isinstance(cell, StagedCell)
     if not staged or type(cell).recurrent_input is StagedCell.recurrent_input:
-        name = type(cell.cell if isinstance(cell, Adapter) else cell).__name__
         raise TypeError(
             "DropoutWrapper: recurrent_keep_prob expected a cell that multiplies its hidden state "
             "by a recurrent kernel (an LSTM, a GRU, any MatmulCell; inside of this library's "
-            f"wrappers too), got {name}; if that holds another cell, wrap the one inside"
+            f"wrappers too), got {name_of(cell)}; if that holds another cell, wrap the one inside"
         )
 
 

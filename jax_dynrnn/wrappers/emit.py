@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from .._cell import Params, State
+from .._cell import Params, State, take_step
 from ._wrapper import Wrapper
 
 
@@ -42,5 +42,5 @@ class EmitState(Wrapper):
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        output, new_state = self.inner.step(params, projected, state, key=key)
+        output, new_state = take_step(self.inner, params, projected, state, key=key)
         return (output, new_state), new_state

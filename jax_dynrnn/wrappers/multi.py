@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Params, State, as_cell, output_shape
+from .._cell import Cell, Params, State, as_cell, output_shape, take_step
+from .._protocol import ask
 from .._tools import fold_in
 
 
@@ -65,15 +66,15 @@ class MultiRNNCell(Cell):
         for i, (name, cell) in enumerate(self._layers()):
             if i > 0:
                 input_shape = output_shape(self._layers()[i - 1][1], input_shape)
-            params[name] = cell.init(jax.random.fold_in(key, i), input_shape, dtype)
+            params[name] = ask(cell, "init", jax.random.fold_in(key, i), input_shape, dtype)
         return params
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
-        return tuple(cell.zero_state(batch_shape, dtype) for _, cell in self._layers())
+        return tuple(ask(cell, "zero_state", batch_shape, dtype) for _, cell in self._layers())
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         return {
-            name: cell.prepare(params[name], key=fold_in(key, i), batch_shape=batch_shape)
+            name: ask(cell, "prepare", params[name], key=fold_in(key, i), batch_shape=batch_shape)
             for i, (name, cell) in enumerate(self._layers())
         }
 
@@ -92,11 +93,11 @@ class MultiRNNCell(Cell):
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         layers = self._layers()
-        return tuple(cell.start(params[name], batch_shape, dtype) for name, cell in layers)
+        return tuple(ask(cell, "start", params[name], batch_shape, dtype) for name, cell in layers)
 
     def project(self, params: Params, inputs: Any) -> Any:
         name, cell = self._layers()[0]
-        return cell.project(params[name], inputs)
+        return ask(cell, "project", params[name], inputs)
 
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
@@ -109,8 +110,8 @@ class MultiRNNCell(Cell):
         output, states = None, []
         for i, (name, cell) in enumerate(self._layers()):
             if i > 0:
-                projected = cell.project(params[name], output)
-            output, new = cell.step(params[name], projected, state[i], key=fold_in(key, i))
+                projected = ask(cell, "project", params[name], output)
+            output, new = take_step(cell, params[name], projected, state[i], key=fold_in(key, i))
             states.append(new)
         return output, tuple(states)
 
