@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "tests/tf_cases.md": "tf_cases.md",
     "examples/outputs_vs_state.ipynb": "outputs-vs-state.md",
 }
@@ -47,7 +48,7 @@ def on_page_markdown(markdown, page, **_):
         target = f"examples.md#{example[1]}" if example else ELSEWHERE.get(target, target)
         return f"{found[1]}({up}{target})"
 
-    local = r"(\])\(((?:\.\./)?(?:docs/|examples/|tests/|benchmarks/|README|CONTRIBUTING)[^)\s]*)\)"
+    local = r"(\])\(((?:\.\./)?(?:docs/|examples/|tests/|benchmarks/|README|CONTRIBUTING|SECURITY)[^)\s]*)\)"
     return re.sub(local, link, markdown)
 
 
