@@ -48,7 +48,8 @@ def on_page_markdown(markdown, page, **_):
         target = f"examples.md#{example[1]}" if example else ELSEWHERE.get(target, target)
         return f"{found[1]}({up}{target})"
 
-    local = r"(\])\(((?:\.\./)?(?:docs/|examples/|tests/|benchmarks/|README|CONTRIBUTING|SECURITY)[^)\s]*)\)"
+    begins = r"docs/|examples/|tests/|benchmarks/|README|CONTRIBUTING|SECURITY"
+    local = rf"(\])\(((?:\.\./)?(?:{begins})[^)\s]*)\)"
     return re.sub(local, link, markdown)
 
 
