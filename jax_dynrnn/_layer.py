@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
 from ._cell import Cell, Memory, Params, as_cell, feature_ndims, leading_shape
 from ._memoize import memoize_by_cell
 from ._protocol import ask
 from ._rnn import RunOptions, cast, dynamic_rnn, promoted
-from ._tools import batch_tuple
+from ._tools import batch_tuple, depends_on_last
 
 
 class LayerOptions(RunOptions, total=False):
@@ -245,11 +244,5 @@ def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
 
 @memoize_by_cell
 def _uses_key(plan: Any, structure: Any, types: tuple) -> bool:
-    """Traces one step, and goes from its results back to what they are made of."""
     params, row = structure.unflatten(types)
-    jaxpr = jax.make_jaxpr(plan.one_step)(params, row, jax.random.key(0)).jaxpr
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
-    for equation in reversed(jaxpr.eqns):
-        if not needed.isdisjoint(equation.outvars):
-            needed.update(v for v in equation.invars if not isinstance(v, Literal))
-    return jaxpr.invars[-1] in needed
+    return depends_on_last(plan.one_step, params, row, jax.random.key(0))

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 
 def check_size(owner: Any, name: str) -> None:
@@ -64,6 +65,19 @@ def as_dicts(params: Any) -> Any:
 def fold_in(key: Any, i: Any) -> Any:
     """The key of part `i`; of no key none."""
     return None if key is None else jax.random.fold_in(key, i)
+
+
+def depends_on_last(f: Callable, *arguments: Any) -> bool:
+    """Whether results of `f` depend on its last argument, one array: does a step use its key?
+
+    Traces `f`, and goes from its results back to what they are computed from.
+    """
+    jaxpr = jax.make_jaxpr(f)(*arguments).jaxpr
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(v for v in equation.invars if not isinstance(v, Literal))
+    return jaxpr.invars[-1] in needed
 
 
 def is_flag(x: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._cell import PREPARE, as_cell, feature_shapes
 from .._rnn import dynamic_rnn
-from .._tools import fold_in, map_shapes, unboxed
+from .._tools import depends_on_last, fold_in, map_shapes, unboxed
 from .compare import Broken, described
 
 B, T, CUT = 4, 5, 3
@@ -190,9 +190,4 @@ def uses_key(problem: Problem) -> bool:
     def step(key):
         return problem.take_step(problem.params, one, problem.start, key)
 
-    jaxpr = jax.make_jaxpr(step)(problem.key).jaxpr
-    needed = {id(v) for v in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if not needed.isdisjoint(map(id, equation.outvars)):
-            needed.update(map(id, equation.invars))
-    return id(jaxpr.invars[0]) in needed
+    return depends_on_last(step, problem.key)
