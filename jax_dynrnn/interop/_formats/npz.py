@@ -87,8 +87,10 @@ def _spec(header: bytes, size: int) -> Spec:
         raise CheckpointError("expected an array of numbers, got pickled objects, never loaded")
     if dtype.names:
         raise CheckpointError("expected an array of numbers, got a structured one")
+    if min(shape, default=0) < 0:
+        raise CheckpointError(f"expected a shape, got {list(shape)}")
     check_shape(shape)
     expected = file.tell() + math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size != expected:
+    if size != expected:
         raise CheckpointError(f"expected {expected} bytes for {dtype} {list(shape)}, got {size}")
     return Spec(shape, dtype)
