@@ -1,6 +1,7 @@
 """Many, long and strange names: what they cost, and that the command says what it passes over."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_a_state_file_that_names_no_path(tmp_path, named):
 
 def test_structured_arrays_and_long_headers_are_refused(tmp_path):
     """Their dtypes take twenty times the characters that they are written with."""
-    fields = [(f"{i}", "<f4") for i in range(3)]
+    fields: Any = [(f"{i}", "<f4") for i in range(3)]
     path = archive(tmp_path / "a.npz", {"a.npy": npy((2,), fields)})
     refused(lambda path: read_npz_specs(str(path)), path, "got a structured one")
     fields = [(f"{i}", "<f4") for i in range(400)]
