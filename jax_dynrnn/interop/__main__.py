@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from . import checkpoint
@@ -17,15 +17,25 @@ from ._code import code
 from ._escape import escaped
 from ._formats.npz import read_npz_specs
 from ._formats.tensors import Spec
-from ._tf1.kinds import kind
+from ._tf1.kinds import MOST_SCOPES, kind
 from ._tf1.match import fit
-from ._tf1.recognise import Found, recognised
+from ._tf1.names import canonical, is_memory
+from ._tf1.recognise import (
+    MOST_FOUND,
+    MOST_LENGTH,
+    is_too_long,
+    needed_bytes,
+    recognised,
+)
 from ._tf1.scopes import as_run
 from ._tf1.shapes import seen
 from ._tf1.table import Table, spec_of
 
 MOST_WIDTH = 100
 """Of a column; names may be longer, and those of others are not padded to their length."""
+MOST_TABLE_BYTES = 16 << 20
+"""Of the table that cells are found in: beside it there is what was read of the file."""
+MOST_LISTED = 8
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,12 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
         names = [name for name in variables if _within(name, scope)]
         if not names:
             raise ValueError(_nothing(variables, scope))
-        specs = {name: _spec(variables, name, _within(name, scope)) for name in variables}
-        for line in _listed(specs, names):
+        unreadable: set[str] = set()
+        for line in _listed(variables, names, unreadable):
             print(escaped(line))
-        table = Table({n: spec for n, spec in specs.items() if not isinstance(spec, ValueError)})
-        found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
-        for line in _code(variables, read, found, table):
+        for line in _code(variables, read, scope, unreadable):
             print(escaped(line))
     except (OSError, ValueError) as error:
         sys.exit(escaped(f"{given.checkpoint}: {error}"))
@@ -57,7 +65,9 @@ def _nothing(variables: Mapping[str, Any], scope: str) -> str:
     if not variables:
         return "there are no variables in it"
     outermost = sorted({name.partition("/")[0] for name in variables})
-    return f"expected a scope with variables, got --scope {scope}; there are {', '.join(outermost)}"
+    listed = ", ".join(_shortened(name) for name in outermost[:MOST_LISTED])
+    more = f" and {len(outermost) - MOST_LISTED} more" if len(outermost) > MOST_LISTED else ""
+    return f"expected a scope with variables, got --scope {scope}; there are {listed}{more}"
 
 
 def _within(name: str, scope: str) -> bool:
@@ -73,37 +83,69 @@ def _read(path: str) -> tuple[Mapping[str, Any], str]:
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
 
 
-def _spec(variables: Mapping[str, Any], name: str, read: bool) -> Spec | ValueError:
-    """Shape and dtype of a variable, or why it cannot be read, which is tried with `read`.
+def _shortened(name: str) -> str:
+    """A name to print, on one line."""
+    return escaped(name[:MOST_LENGTH]) + ("..." if len(name) > MOST_LENGTH else "")
 
-    Only one variable at a time is in memory.
-    """
+
+Row = tuple[str, str, str, str]
+
+
+def _row(variables: Mapping[str, Any], name: str) -> Row:
+    """Name, shape, dtype, kind; or why there is none, which is raised by a file's format."""
     try:
-        if read:
-            variables[name]
-        return spec_of(variables, name)
+        spec = spec_of(variables, name)
     except ValueError as error:
-        return error
+        return _unreadable_row(name, error)
+    return _shortened(name), str(list(spec.shape)), str(spec.dtype), kind(name)
 
 
-def _listed(specs: Mapping[str, Spec | ValueError], names: list[str]) -> Iterator[str]:
-    """A line for each variable: name, shape, dtype, kind; or why it cannot be read."""
-    rows = []
+def _unreadable_row(name: str, error: ValueError) -> Row:
+    return _shortened(name), "", "", f"{kind(name)}: {error}"
+
+
+def _listed(variables: Mapping[str, Any], names: list[str], unreadable: set[str]) -> Iterator[str]:
+    """A line for each variable, which is read; the names of those that cannot be are added.
+
+    One variable and one row is in memory at a time: the widths of the columns are found first.
+    """
+    widths = [0, 0, 0, 0]
     for name in names:
-        spec = specs[name]
-        if isinstance(spec, ValueError):
-            rows.append((escaped(name), "", "", f"{kind(name)}: {spec}"))
-        else:
-            rows.append((escaped(name), str(list(spec.shape)), str(spec.dtype), kind(name)))
-    widths = [min(max(map(len, column)), MOST_WIDTH) for column in zip(*rows, strict=True)]
-    for row in rows:
+        widths = [*map(max, widths, map(len, _row(variables, name)))]
+    widths = [min(width, MOST_WIDTH) for width in widths]
+    for name in names:
+        row = _row(variables, name)
+        try:
+            variables[name]
+        except ValueError as error:
+            unreadable.add(name)
+            row = _unreadable_row(name, error)
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
+class _Specs(Mapping[str, Spec]):
+    """The specs of some variables, each made when it is asked for."""
+
+    def __init__(self, variables: Mapping[str, Any], names: Iterable[str]):
+        self._variables, self._names = variables, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Spec:
+        return spec_of(self._variables, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _code(
-    variables: Mapping[str, Any], read: str, found: list[Found], table: Table
+    variables: Mapping[str, Any], read: str, scope: str, unreadable: set[str]
 ) -> Iterator[str]:
-    """The lines that make params of what was recognised."""
+    """The lines that make params of what is recognised in a scope."""
     yield ""
     yield "import numpy as np"
     yield ""
@@ -113,15 +155,36 @@ def _code(
     yield f"variables = {read}"
     if any(kind(name) == "average" for name in variables):
         yield "# the averages of the weights: variables = checkpoint.moving_averages(variables)"
+    relevant = _relevant(variables, scope, unreadable)
+    if needed_bytes(relevant) > MOST_TABLE_BYTES:
+        yield f"# {len(relevant)} variables are too many to find cells among; use --scope"
+        return
+    if any(map(is_too_long, variables)):
+        yield f"# names above {MOST_LENGTH} characters or {MOST_SCOPES} scopes are no cells'"
+    table = Table(_Specs(variables, relevant))
+    found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
+    if len(found) > MOST_FOUND:
+        yield f"# there are more cells than these {MOST_FOUND}; use --scope for others"
     if not found:
         yield "# no cells were recognised by their names"
         return
     yield "# forget_bias, activations and clips are not in variables: add them to the cells"
     yield "cells = {"
-    for scope, cells in found:
-        yield f"    {_run(table, scope, cells)}"
+    for place, cells in found[:MOST_FOUND]:
+        yield f"    {_run(table, place, cells)}"
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
+
+
+def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) -> list[str]:
+    """The names in a scope of what can be read, sorted; what is attended to may be anywhere."""
+    return sorted(
+        name
+        for name in variables
+        if name not in unreadable
+        and not is_too_long(name)
+        and (_within(name, scope) or is_memory(canonical(name)[0]))
+    )
 
 
 def _run(table: Table, scope: str, cells: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 MOST_CHARACTERS = 200  # of a name in a message
 MOST_COMPARED = 2000
+PIECE = 4096  # characters that are escaped at a time: each is an object then
 
 
 def escaped(text: Any) -> str:
@@ -20,7 +21,13 @@ def escaped(text: Any) -> str:
     >>> print(escaped("rnn\n\x1b[2J/größe"), escaped(escaped("a\nb")))
     rnn\n\x1b[2J/größe a\nb
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    text = str(text)
+    pieces = (text[i : i + PIECE] for i in range(0, len(text), PIECE))
+    return "".join(p if p.isprintable() else "".join(map(_escaped_character, p)) for p in pieces)
+
+
+def _escaped_character(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]
 
 
 def quoted(name: str | bytes) -> str:

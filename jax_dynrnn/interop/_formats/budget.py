@@ -10,6 +10,11 @@ FACTOR = 2
 64 MiB + 4 times the size of the file."""
 
 
+def text_bytes(data: bytes) -> int:
+    """The most that the characters of this UTF-8 take: one rare one makes all of them 4 bytes."""
+    return len(data) if data.isascii() else 4 * len(data)
+
+
 class Budget:
     """The bytes that a reader may still allocate beyond the file's own.
 

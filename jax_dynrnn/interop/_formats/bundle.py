@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -110,11 +111,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if shards and not 0 <= shards[0] <= shards[-1] < total:
             raise CheckpointError(f"expected tensors in {total} data files, got {shards[:8]}")
         files = (data_file(self._prefix, shard, total) for shard in shards)
-        missing = [file for file in files if not os.path.isfile(file)]
-        if missing:
+        missing = (file for file in files if not os.path.isfile(file))
+        first = list(itertools.islice(missing, 8))
+        if first:
+            count = len(first) + sum(1 for _ in missing)
             raise CheckpointError(
-                f"expected {len(shards)} data files beside the .index, {len(missing)} of them are "
-                f"missing: {missing[:8]}"
+                f"expected {len(shards)} data files beside the .index, {count} of them are "
+                f"missing: {first}"
             )
 
     def _check_span(self, entry: Entry) -> None:
@@ -163,14 +166,15 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def _slices(self, name: str, entry: Entry) -> Iterator[tuple[tuple[slice, ...], Entry]]:
         """Where in the whole each slice is, and its entry."""
-        found = set()
+        found, name_bytes = set(), len(slice_key(name, ()))
         for extents in entry.slices or ():
             key = slice_key(name, extents)
             if key not in self._index.slices:
                 raise CheckpointError(f"expected a slice at {extents}, got none in the .index")
-            if key in found:
+            bounds = key[name_bytes - 1 :]  # a copy of a long name for each slice is too much
+            if bounds in found:
                 raise CheckpointError(f"expected one slice at {extents}, got it twice")
-            found.add(key)
+            found.add(bounds)
             part = read_entry(self._index.slices[key])
             place = _place(extents, entry.shape)
             if part.shape != tuple(p.stop - p.start for p in place):

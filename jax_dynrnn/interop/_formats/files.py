@@ -13,7 +13,8 @@ from .error import CheckpointError
 from .table import MAGIC
 
 STATE = "checkpoint"  # the file in which TensorFlow notes the newest one of a folder
-MOST_STATE_BYTES = 1 << 20  # of it, which names the newest in its first line
+MOST_PATH_BYTES = 4096  # longer ones, no system opens
+MOST_STATE_BYTES = 1 << 16  # of the state file, which names the newest in its first line
 NAMED = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
 ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|(.))")  # a byte in octal digits, or one as it is
 
@@ -32,9 +33,16 @@ def without_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file for reading. To open a pipe would wait for a writer, and a device may never end."""
+    """A file for reading. To open a pipe would wait for a writer, and a device may never end.
+
+    Nothing behind the size of a file may be read: some in Linux' `/proc`, of size 0, never end.
+    """
     check_regular(path)
     return open(path, "rb")
+
+
+def file_size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -74,8 +82,9 @@ def _check_not_alone(path: str, prefix: str) -> None:
 def _why_not(file: str) -> str:
     """What to say of a file that stands alone."""
     with open_file(file) as opened:
-        opened.seek(max(os.path.getsize(file) - len(MAGIC), 0))
-        if opened.read() != MAGIC:
+        size = file_size(opened)
+        opened.seek(max(size - len(MAGIC), 0))
+        if opened.read(min(size, len(MAGIC))) != MAGIC:
             return "expected a checkpoint, which has an .index beside it, got another file"
     return (
         "a checkpoint of format V1, which this library does not read; tf.train.load_checkpoint of "
@@ -92,12 +101,14 @@ def _newest(folder: str) -> str:
             return inside
         raise FileNotFoundError(f"{escaped(state)}: no such file{_nearby(folder)}")
     with open_file(state) as opened:
-        named = NAMED.search(opened.read(MOST_STATE_BYTES))
+        named = NAMED.search(opened.read(min(file_size(opened), MOST_STATE_BYTES)))
     if not named:
         raise CheckpointError(f"{escaped(state)}: expected a line model_checkpoint_path, got none")
     prefix = os.fsdecode(
         ESCAPE.sub(lambda escape: escape[2] or bytes([int(escape[1], 8) & 255]), named[1])
     )
+    if len(prefix) > MOST_PATH_BYTES or "\0" in prefix:
+        raise CheckpointError(f"{escaped(state)}: expected a path, got {quoted(prefix)}")
     found = [os.path.join(folder, prefix), os.path.join(folder, os.path.basename(prefix))]
     for candidate in found:
         if os.path.isfile(index_file(candidate)):

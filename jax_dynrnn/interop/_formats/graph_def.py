@@ -14,10 +14,10 @@ import numpy as np
 
 from .._escape import escaped, quoted
 from . import tensors
-from .budget import Budget
+from .budget import Budget, text_bytes
 from .error import CheckpointError, located
-from .files import open_file
-from .wire import Message
+from .files import file_size, open_file
+from .wire import Message, as_text
 
 FLOATS = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
 INTEGERS = {"int64": 10, "bool": 11, "uint32": 16, "uint64": 17}
@@ -56,10 +56,10 @@ def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         [0.5, 0.5, 0.5]
     """
     with open_file(path) as file, located(escaped(os.fspath(path))):
-        size = os.path.getsize(path)
+        size = file_size(file)
         if size > MOST_BYTES:
             raise CheckpointError(f"expected a GraphDef of at most {MOST_BYTES} bytes, got {size}")
-        constants = dict(_constants(file.read(), Budget(size)))
+        constants = dict(_constants(file.read(size), Budget(size)))
         if not constants:
             raise CheckpointError("expected a graph with constants, got none: is it frozen?")
     return constants
@@ -69,9 +69,10 @@ def _constants(data: bytes, budget: Budget) -> Iterator[tuple[str, np.ndarray]]:
     for blob in _nodes(data):
         node = Message(blob)
         if node.blob(2) == b"Const":
-            name = node.text(1)
+            written = bytes(node.blob(1))
+            budget.take(CONSTANT_BYTES + text_bytes(written))
+            name = as_text(written)
             with located(f"constant {quoted(name)}"):
-                budget.take(CONSTANT_BYTES + len(name))
                 yield name, _array(_value(node).message(8), budget)
 
 

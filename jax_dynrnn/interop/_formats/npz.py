@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import zipfile
 
 import numpy as np
 
 from .._escape import escaped, quoted
 from .error import CheckpointError, located
-from .files import check_regular
+from .files import check_regular, file_size
 from .tensors import Spec, check_shape
 
 MOST_READ_BYTES = 3 << 20
 """Of the list of members, which `zipfile` turns into objects of twenty times its size."""
-HEADER_BYTES = 1 << 14  # more than NumPy accepts for the header of an array
+HEADER_BYTES = 2000  # of an array of numbers: that of 64 axes is shorter
 DEFLATE_RATIO = 1032  # the most that it compresses
 SUFFIX = ".npy"
 
@@ -26,7 +25,7 @@ class _Limited(io.FileIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
-            size = os.fstat(self.fileno()).st_size - self.tell()
+            size = file_size(self) - self.tell()
         if size > MOST_READ_BYTES:
             raise CheckpointError(
                 f"expected a list of members of at most {MOST_READ_BYTES} bytes, got {size}"
@@ -49,16 +48,16 @@ def read_npz_specs(path: str) -> dict[str, Spec]:
 
 
 def _specs(file: _Limited) -> dict[str, Spec]:
-    if file.read(6) == b"\x93NUMPY":
+    size = file_size(file)
+    if file.read(min(size, 6)) == b"\x93NUMPY":
         raise CheckpointError("expected arrays by name, as np.savez writes them, got one array")
-    size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         specs = {}
         for info in archive.infolist():
             with located(f"member {quoted(info.filename)}"):
                 _check_member(info, size)
                 with archive.open(info) as member:
-                    spec = _spec(member.read(HEADER_BYTES), info.file_size)
+                    spec = _spec(member.read(2 * HEADER_BYTES), info.file_size)
             specs[info.filename.removesuffix(SUFFIX)] = spec
     return specs
 
@@ -81,13 +80,17 @@ def _spec(header: bytes, size: int) -> Spec:
     file = io.BytesIO(header)
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, HEADER_BYTES)
     else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file, HEADER_BYTES)
     if dtype.hasobject:
         raise CheckpointError("expected an array of numbers, got pickled objects, never loaded")
+    if dtype.names:
+        raise CheckpointError("expected an array of numbers, got a structured one")
+    if min(shape, default=0) < 0:
+        raise CheckpointError(f"expected a shape, got {list(shape)}")
     check_shape(shape)
     expected = file.tell() + math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size != expected:
+    if size != expected:
         raise CheckpointError(f"expected {expected} bytes for {dtype} {list(shape)}, got {size}")
     return Spec(shape, dtype)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from .._escape import quoted
-from .budget import Budget
+from .budget import Budget, text_bytes
 from .crc32c import crc32c, masked
 from .error import CheckpointError, located
 from .snappy import decompress
@@ -120,8 +120,8 @@ def block_entries(content: Any, budget: Budget) -> Iterator[tuple[bytes, bytes]]
         size, at = varint(content, at)
         if not (0 <= shared <= len(key) and own >= 0 and 0 <= size <= end - at - own):
             raise CheckpointError(f"expected an entry before byte {at} of it, got other bytes")
-        budget.take(ENTRY_BYTES + shared + own + size)
         key = key[:shared] + content[at : at + own]
+        budget.take(ENTRY_BYTES + text_bytes(key) + size)
         yield key, bytes(content[at + own : at + own + size])
         at += own + size
     if at != end:

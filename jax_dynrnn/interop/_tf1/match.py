@@ -162,6 +162,6 @@ def nearest_memories(table: Table, scope: str) -> list[str]:
     def number(key):
         return int(re.sub(r".*memory_layer_?(\d*)/kernel", r"0\1", key))
 
-    found = [key for key in table if is_memory(key)]
+    found = table.memories()
     most = max(map(nearness, found), default=(0, False))
     return sorted((key for key in found if nearness(key) == most), key=number)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os.path
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ... import wrappers as w
@@ -21,6 +23,8 @@ Node = dict[str, Any]
 
 
 MOST_FOUND = 1000
+MOST_LENGTH = 1000
+NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, beside the names' characters
 
 
 class Found(NamedTuple):
@@ -44,11 +48,11 @@ OF_RUN = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
 def recognised(table: Table) -> list[Found]:
     """The runs whose cells are known, and the cells that are not, in the order of their scopes.
 
-    No model has more than `MOST_FOUND`, or more scopes in one another than `MOST_SCOPES`.
+    They are at most `MOST_FOUND + 1`, so that the caller can say that there are more.
     """
     root: Node = {}
     for key in sorted(table):
-        if key.count("/") < MOST_SCOPES and table.is_weight(key):
+        if not is_too_long(key) and table.is_weight(key):
             *scopes, name = key.split("/")
             node = root
             for scope in scopes:
@@ -56,7 +60,28 @@ def recognised(table: Table) -> list[Found]:
                     node[scope] = {}
                 node = node[scope]
             node.setdefault(name, key)
-    return list(itertools.islice(_runs(table, root, ""), MOST_FOUND))
+    return list(itertools.islice(_runs(table, root, ""), MOST_FOUND + 1))
+
+
+def is_too_long(name: str) -> bool:
+    """Whether a name is longer than those of models, and so is passed over."""
+    return name.count("/") >= MOST_SCOPES or len(name) > MOST_LENGTH
+
+
+def needed_bytes(names: Iterable[str]) -> int:
+    """The most memory that a table of these names, and the scopes they are in, take.
+
+    Args:
+        names: sorted, so that those in one scope follow each other.
+    """
+    total, last = 0, []
+    for name in names:
+        if not is_too_long(name):
+            scopes = name.split("/")[:-1]
+            new = len(scopes) - len(os.path.commonprefix([scopes, last]))
+            total += NAME_BYTES + 3 * sys.getsizeof(name) + new * SCOPE_BYTES
+            last = scopes
+    return total
 
 
 def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:

@@ -30,7 +30,8 @@ class Table:
     def __init__(self, variables: Mapping[str, Any]):
         self.variables = variables
         self._specs: dict[str, Spec] = {}
-        self._order: list[str] | None = None
+        self._order: list[str] | None = None  # these two when they are asked for
+        self._memories: list[str] | None = None
         self._names: dict[str, dict[int, str]] = {}
         self._twice: dict[str, tuple[str, str]] = {}
         self._nested = "", ""
@@ -77,7 +78,7 @@ class Table:
     def nested(self, scope: str, cell: str) -> Table:
         """The table with all that is in `scope` in the scope of a cell inside of it instead."""
         table = copy.copy(self)
-        table._order = None
+        table._order = table._memories = None
         table._nested = f"{scope}/{cell}/", f"{scope}/"
 
         def placed(key: str) -> str:
@@ -91,10 +92,16 @@ class Table:
     def within(self, scope: str) -> Table:
         """The table of what is in a scope, and of all memory layers, wherever they are."""
         table = copy.copy(self)
-        table._order = None
-        keys = [*self._below(scope), *filter(is_memory, self)] if scope else list(self)
+        table._order = table._memories = None
+        keys = [*self._below(scope), *self.memories()] if scope else list(self)
         table._names = {key: self._names[key] for key in keys}
         return table
+
+    def memories(self) -> list[str]:
+        """The keys of all memory layers."""
+        if self._memories is None:
+            self._memories = list(filter(is_memory, self))
+        return self._memories
 
     def has(self, scope: str) -> bool:
         """Whether anything is in a scope."""

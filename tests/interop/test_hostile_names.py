@@ -1,0 +1,195 @@
+"""Many, long and strange names: what they cost, and that the command says what it passes over."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from caps import MEBIBYTE, capped
+from test_hostile_command import fails, printed
+from test_hostile_files import (
+    BUNDLE_HEADER,
+    FIRST,
+    FLOAT,
+    archive,
+    bundle,
+    constant,
+    entry,
+    extents_field,
+    npy,
+    one_restart,
+    refused,
+    sealed,
+    shape_field,
+    table,
+    tensor,
+)
+
+from jax_dynrnn.interop import __main__ as command
+from jax_dynrnn.interop import checkpoint
+from jax_dynrnn.interop._escape import escaped
+from jax_dynrnn.interop._formats.crc32c import crc32c, masked
+from jax_dynrnn.interop._formats.npz import read_npz_specs
+from jax_dynrnn.interop._formats.slices import slice_key
+from jax_dynrnn.interop._formats.table import write_table
+from jax_dynrnn.interop._formats.wire import field
+from jax_dynrnn.interop._tf1 import recognise
+
+RARE = "\U0001f600"  # with which each character of a string takes 4 bytes
+
+
+def grus(count):
+    return {f"scope_{i}/gru_cell/gates/bias": np.ones(4, np.float32) for i in range(count)}
+
+
+def test_many_variables_are_listed_in_little_memory(tmp_path):
+    """Each row is dropped when it is printed; too many to recognise are not recognised."""
+    count = 5000
+    empty = FLOAT + shape_field(0)
+    header = field(1, 1) + field(3, field(1, 1))
+    names = [b"%06d/w" % i for i in range(count)]
+    index = write_table({b"": header} | dict.fromkeys(names, empty))
+    (tmp_path / "model.index").write_bytes(index)
+    (tmp_path / "model.data-00000-of-00001").write_bytes(b"")
+    written = []
+
+    class Discarded:
+        def write(self, text):
+            written.append(text.count("\n"))
+
+    with pytest.MonkeyPatch.context() as patch, capped(len(index), fixed_bytes=3 * MEBIBYTE):
+        patch.setattr(command, "MOST_TABLE_BYTES", MEBIBYTE)
+        patch.setattr("sys.stdout", Discarded())
+        command.main([str(tmp_path / "model")])
+    assert sum(written) > count
+
+
+def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
+    """It says so, and finds those of a scope."""
+    monkeypatch.setattr(command, "MOST_TABLE_BYTES", 1 << 14)
+    checkpoint.write_checkpoint(tmp_path / "model", grus(30))
+    assert "# 30 variables are too many to find cells among; use --scope" in printed(
+        capsys, tmp_path / "model"
+    )
+    output = printed(capsys, tmp_path / "model", "--scope", "scope_7")
+    assert "# scope_7: rnn.GRUCell(2) does not fit" in output and "too many" not in output
+
+
+def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatch):
+    for module in (command, recognise):
+        monkeypatch.setattr(module, "MOST_FOUND", 3)
+    for count in (3, 4):
+        checkpoint.write_checkpoint(tmp_path / "model", grus(count))
+        output = printed(capsys, tmp_path / "model")
+        assert ("# there are more cells than these 3; use --scope" in output) == (count > 3)
+        assert output.count("does not fit") == 3
+    assert "# scope_3: " in printed(capsys, tmp_path / "model", "--scope", "scope_3")
+
+
+@pytest.mark.parametrize("scope", ["a/" * 64, "a" * 1000 + "/"], ids=["deep", "long"])
+def test_the_command_says_which_names_it_passes_over(tmp_path, capsys, scope):
+    checkpoint.write_checkpoint(tmp_path / "model", grus(1) | {f"{scope}w": np.ones(2)})
+    assert "# names above 1000 characters or 64 scopes" in printed(capsys, tmp_path / "model")
+
+
+def test_the_names_of_scopes_in_an_error_are_few(tmp_path, capsys):
+    variables = {f"{'x' * 2000}{i}": np.ones(1) for i in range(500)}
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    message = fails(capsys, tmp_path / "model", "--scope", "y")
+    assert "and 492 more" in message and len(message) < 10_000
+
+
+@pytest.mark.parametrize("name", ["\0" * (4 * MEBIBYTE), "a" * (4 * MEBIBYTE)], ids=["nul", "a"])
+def test_a_very_long_name(tmp_path, capsys, name):
+    (tmp_path / "model.pb").write_bytes(constant(name.encode(), FLOAT))
+    size = os.path.getsize(tmp_path / "model.pb")
+    with capped(size, fixed_bytes=4 * MEBIBYTE):
+        assert len(printed(capsys, tmp_path / "model.pb")) < 10_000
+
+
+def test_escaping_takes_few_objects():
+    text = "a" * (4 * MEBIBYTE) + "\n"
+    with capped(0, fixed_bytes=12 * MEBIBYTE):
+        found = escaped(text)
+    assert found == text[:-1] + "\\n"
+
+
+def test_names_with_a_rare_character(tmp_path):
+    """A long prefix in many names takes 4 times its bytes in each of them."""
+    prefix = b"a" * 32_000 + RARE.encode()
+    keys = [entry(len(prefix), b"%04d" % i, FLOAT) for i in range(1150)]
+    index = table(sealed(one_restart(FIRST, entry(0, prefix, FLOAT), *keys)))
+    path = bundle(tmp_path, index)
+    with capped(len(index)):
+        with pytest.raises(checkpoint.CheckpointError, match="bytes of memory"):
+            checkpoint.read_checkpoint(path)
+    graph = constant(RARE.encode() + b"a" * (40 * MEBIBYTE), FLOAT + shape_field(2))
+    (tmp_path / "graph.pb").write_bytes(graph)
+    with capped(len(graph)):
+        with pytest.raises(checkpoint.CheckpointError, match="bytes of memory"):
+            checkpoint.read_graph_def(tmp_path / "graph.pb")
+
+
+@pytest.mark.parametrize("named", ["a" * 60_000, "[" * 60_000, "a/" * 30_000, r"a\000/b"])
+def test_a_state_file_that_names_no_path(tmp_path, named):
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
+    with capped(0, fixed_bytes=16 * MEBIBYTE, seconds=2):
+        with pytest.raises(checkpoint.CheckpointError, match="expected a path, got '"):
+            checkpoint.read_checkpoint(tmp_path)
+
+
+def test_structured_arrays_and_long_headers_are_refused(tmp_path):
+    """Their dtypes take twenty times the characters that they are written with."""
+    fields: Any = [(f"{i}", "<f4") for i in range(3)]
+    path = archive(tmp_path / "a.npz", {"a.npy": npy((2,), fields)})
+    refused(lambda path: read_npz_specs(str(path)), path, "got a structured one")
+    fields = [(f"{i}", "<f4") for i in range(400)]
+    path = archive(tmp_path / "a.npz", {"a.npy": npy((2,), fields)})
+    refused(lambda path: read_npz_specs(str(path)), path, "damaged one")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="there is no /proc")
+def test_what_the_system_makes_up_is_not_read(tmp_path):
+    """Its size is 0: to read more may never end."""
+    os.symlink("/proc/self/maps", tmp_path / "model.pb")
+    with pytest.raises(checkpoint.CheckpointError, match="got none: is it frozen"):
+        checkpoint.read_graph_def(tmp_path / "model.pb")
+
+
+def test_an_index_that_names_many_data_files(tmp_path):
+    """The names of those that are missing are not all made at one time."""
+    entries = {b"%05d" % i: FLOAT + field(3, i) for i in range(2000)}
+    header = field(1, 2000) + field(3, field(1, 1))
+    folder = tmp_path.joinpath(*["d" * 250] * 10)
+    folder.mkdir(parents=True)
+    (folder / "model.index").write_bytes(write_table({b"": header} | entries))
+    with capped(0, fixed_bytes=3 * MEBIBYTE):
+        with pytest.raises(checkpoint.CheckpointError, match="2000 of them are missing"):
+            checkpoint.read_checkpoint(folder / "model")
+
+
+def test_many_slices_of_a_long_name(tmp_path):
+    """The name is in the key of each, which the index has; no second copy is made."""
+    count, name = 300, "a" * 30_000
+    whole = FLOAT + shape_field(count)
+    whole += b"".join(extents_field((i, 1)) for i in range(count))
+    data = bytes(4 * count)
+    slices = {
+        slice_key(name, [(i, 1)]): tensor((1,), 4 * i, 4, masked(crc32c(bytes(4))))
+        for i in range(count)
+    }
+    index = write_table({b"": BUNDLE_HEADER, name.encode(): whole} | slices)
+    found = checkpoint.read_checkpoint(bundle(tmp_path, index, data))
+    with capped(0, fixed_bytes=MEBIBYTE):
+        assert found[name].tolist() == [0] * count
+
+
+def test_a_model_of_usual_size_is_recognised():
+    """Thousands of variables, with the slots of an optimizer."""
+    names = sorted(
+        f"model/encoder/rnn/multi_rnn_cell/cell_{i}/lstm_cell/{part}{slot}"
+        for i in range(1000)
+        for part in ("kernel", "bias", "w_f_diag")
+        for slot in ("", "/Adam", "/Adam_1")
+    )
+    assert recognise.needed_bytes(names) < command.MOST_TABLE_BYTES
