@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os.path
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -135,7 +134,7 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
     """The variables in a scope."""
     keys = {path: f"{scope}/{name}".strip("/") for path, name in names.items()}
     memories = [path for path, name in names.items() if is_memory(name)]
-    nearest = nearest_memories(table, scope) if memories else []
+    nearest = table.nearest_memories(scope) if memories else []
     if nearest and len(nearest) != len(memories):
         listed = ", ".join(map(table.name, nearest))
         message = (
@@ -149,19 +148,3 @@ def match(run: Run, size: int, names: Mapping[str, str], table: Table, scope: st
     if error:
         return Match(scope, {}, error)
     return Match(scope, keys, misshapen(run, size, keys, table))
-
-
-def nearest_memories(table: Table, scope: str) -> list[str]:
-    """The memory layers that have most scopes in common with `scope`, in the order of making."""
-
-    def nearness(key):
-        made = key.split("/")[:-2]
-        common = os.path.commonprefix([made, scope.split("/")])
-        return len(common), common == made
-
-    def number(key):
-        return int(re.sub(r".*memory_layer_?(\d*)/kernel", r"0\1", key))
-
-    found = table.memories()
-    most = max(map(nearness, found), default=(0, False))
-    return sorted((key for key in found if nearness(key) == most), key=number)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from ... import wrappers as w
 from .kinds import MOST_SCOPES
-from .match import nearest_memories
 from .names import canonical
 from .scopes import SCOPES
 from .sizes import CELLS, WRAPPERS, numbered
@@ -156,7 +155,7 @@ def _built(table: Table, node: Node, kind: type, scope: str) -> Any:
     inner = _cell(table, node, scope)
     if inner is None or kind not in WRAPPERS:
         return None
-    memories = [table.spec(key).shape for key in nearest_memories(table, scope)]
+    memories = [table.spec(key).shape for key in table.nearest_memories(scope)]
     return WRAPPERS[kind](inner, shapes, memories)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from .._formats.tensors import Spec
 from .kinds import kind
 from .names import canonical, is_memory
 
+MOST_MEMORIES = 100
 AFTER_SLASH = chr(ord("/") + 1)
 
 
@@ -90,18 +92,31 @@ class Table:
         return table
 
     def within(self, scope: str) -> Table:
-        """The table of what is in a scope, and of all memory layers, wherever they are."""
+        """The table of what is in a scope, and of the memory layers nearest to it."""
         table = copy.copy(self)
         table._order = table._memories = None
-        keys = [*self._below(scope), *self.memories()] if scope else list(self)
+        keys = [*self._below(scope), *self.nearest_memories(scope)] if scope else list(self)
         table._names = {key: self._names[key] for key in keys}
         return table
 
-    def memories(self) -> list[str]:
-        """The keys of all memory layers."""
+    def nearest_memories(self, scope: str) -> list[str]:
+        """The memory layers that have most scopes in common with `scope`, in the order of making.
+
+        Those that lie directly in one of its scopes come before others below that one. They are
+        at most `MOST_MEMORIES`: more belong to no cell.
+        """
         if self._memories is None:
-            self._memories = list(filter(is_memory, self))
-        return self._memories
+            self._memories = sorted(filter(is_memory, self))
+        scopes = scope.split("/") if scope else []
+        for depth in range(len(scopes), -1, -1):
+            common = "".join(f"{part}/" for part in scopes[:depth])
+            start = bisect.bisect_left(self._memories, common)
+            found = self._memories[start : start + MOST_MEMORIES]
+            found = [key for key in found if key.startswith(common)]
+            if found:
+                direct = [key for key in found if key.count("/") == common.count("/") + 1]
+                return sorted(direct or found, key=_number)
+        return []
 
     def has(self, scope: str) -> bool:
         """Whether anything is in a scope."""
@@ -169,6 +184,11 @@ class Table:
     def sharded(self, key: str) -> bool:
         """Whether it is made of several."""
         return len(self._names[key]) > 1
+
+
+def _number(memory: str) -> int:
+    """Which memory layer of its scope it is: the first has no number."""
+    return int(re.sub(r".*memory_layer_?(\d*)/kernel", r"0\1", memory))
 
 
 def spec_of(variables: Mapping[str, Any], name: str) -> Spec:
