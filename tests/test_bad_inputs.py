@@ -334,7 +334,9 @@ OF_TWO_OUTPUTS = rnn.EmitState(GRU)
     ids=lambda cell: type(cell).__name__,
 )
 def test_a_cell_that_needs_one_array_as_the_output_of_the_one_inside(cell):
-    with says(TypeError, rf"{type(cell).__name__}: expected a cell whose output is one .*EmitState"):
+    with says(
+        TypeError, rf"{type(cell).__name__}: expected a cell whose output is one .*EmitState"
+    ):
         cell.init(jax.random.key(0), (D,))
 
 
