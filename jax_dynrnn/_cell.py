@@ -405,6 +405,22 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
+def output_size(cell: Cell, input_shape: Any, owner: Any) -> int:
+    """The last size of the output of a cell inside of `owner`, if that is one array.
+
+    Raises:
+        TypeError: it is not.
+    """
+    shape = output_shape(cell, input_shape)
+    if not is_shape(shape) or not shape:
+        raise TypeError(
+            f"{type(owner).__name__}: expected a cell whose output is one array [batch, features], "
+            f"got {cell!r}, whose output has the shape {shape} for each row; put a wrapper like "
+            "EmitState outside"
+        )
+    return shape[-1]
+
+
 def feature_shapes(cell: Cell, input_shape: Any) -> Any:
     """The last sizes of each shape in `input_shape`: what belongs to one step of one row."""
     ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)

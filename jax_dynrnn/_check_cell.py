@@ -42,6 +42,11 @@ def params(cell: Cell, given: Params, input_shape: Any) -> None:
             f"{_describe(given)}{ORDER}"
         )
     if set(expected) != set(got):
+        if set(expected) == set(by_name(unboxed(given))):
+            raise TypeError(
+                f"params: expected arrays for {cell!r}, got some in Flax's partitioning metadata; "
+                "flax.linen.unbox(params) gives the arrays, as the layers do"
+            )
         _blame_names(cell, expected, got)
     flat = [n for n in got if "/" in n and isinstance(given, Mapping) and n in given]
     if flat:

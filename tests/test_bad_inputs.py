@@ -320,6 +320,26 @@ DECODING = {"embed": None, "logits": None, "start": 0, "end": 0, "initial_state"
 COMMON = {"cell": GRU, "params": PARAMS[GRU], "maximum_iterations": 2}
 
 
+OF_TWO_OUTPUTS = rnn.EmitState(GRU)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        rnn.OutputProjectionWrapper(OF_TWO_OUTPUTS, 2),
+        rnn.AttentionCellWrapper(OF_TWO_OUTPUTS, 2, attn_size=2),
+        rnn.AttentionWrapper(OF_TWO_OUTPUTS, rnn.LuongAttention(H, memory_size=2)),
+        rnn.NTMCell(OF_TWO_OUTPUTS, 5, 3, 1, 1),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_a_cell_that_needs_one_array_as_the_output_of_the_one_inside(cell):
+    with says(
+        TypeError, rf"{type(cell).__name__}: expected a cell whose output is one .*EmitState"
+    ):
+        cell.init(jax.random.key(0), (D,))
+
+
 @pytest.mark.parametrize(
     ("function", "count", "given"),
     [

@@ -9,6 +9,7 @@ import pytest
 from cases import CASES, B, T, is_shape
 from flax import linen as nn
 from flax import nnx
+from messages import says
 
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
@@ -111,6 +112,19 @@ def test_layers_run_with_metadata(case):
         assert jax.eval_shape(lambda: layer(inputs)) == expected
     params = jax.tree.leaves(layer.params, is_leaf=lambda x: isinstance(x, nnx.Param))
     assert any("out_sharding" in x.get_metadata() for x in params)
+
+
+def test_params_in_metadata_are_refused_with_advice():
+    """By functions; layers take the metadata off."""
+    cell = rnn.GRUCell(3, kernel_initializer=linen_initializer("kernel_initializer"))
+    params, inputs = cell.init(jax.random.key(0), (2, 4, 2)), jnp.ones((2, 4, 2))
+    for call in (
+        lambda: rnn.dynamic_rnn(cell, params, inputs),
+        lambda: cell(params, inputs[:, 0], cell.zero_state(2)),
+    ):
+        with says(TypeError, r"params: expected arrays .* metadata; flax\.linen\.unbox\(params\)"):
+            call()
+    rnn.dynamic_rnn(cell, nn.unbox(params), inputs)
 
 
 @jax.tree_util.register_static

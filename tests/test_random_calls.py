@@ -1,12 +1,15 @@
 """Calls drawn at random against NumPy: outputs, final states, and gradients by differences.
 
 The cells of the reference are transcribed in NumPy (see reference/), and so is the loop (see
-row_by_row.py): no JAX program is compared with another one. A longer run, with new examples:
+row_by_row.py): no JAX program is compared with another one. Wrappers in wrappers, which draw
+random numbers, are compared with their own steps in that loop, forward. A longer run, with new
+examples:
 
     python -m pytest tests/test_random_calls.py --hypothesis-profile=long
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +18,8 @@ import numpy as np
 import reference
 import row_by_row
 from cases import perturbed
-from hypothesis import given
+from flax.core import FrozenDict
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import close, weighted_sum
 
@@ -71,8 +75,8 @@ class RandomCall:
 
 
 @st.composite
-def calls(draw):
-    batch, time = draw(st.integers(0, 4)), draw(st.integers(0, 6))
+def calls(draw, least=0):
+    batch, time = draw(st.integers(least, 4)), draw(st.integers(least, 6))
     flags = st.none() | st.lists(st.booleans(), min_size=batch * time, max_size=batch * time)
     lengths = st.lists(st.integers(0, time), min_size=batch, max_size=batch)
     return RandomCall(
@@ -176,3 +180,56 @@ def test_a_random_call_is_what_numpy_computes(call):
     products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), gradients, direction)
     slope = sum(jax.tree.leaves(products))
     close(slope, slope_by_numpy(call, problem, direction), 1e-6)
+
+
+INSIDE = [rnn.GRUCell(D), rnn.LSTMCell(D, use_peepholes=True)]
+AROUND = {
+    "attention": lambda cell: rnn.AttentionCellWrapper(cell, 2, attn_size=D),
+    "dropout": lambda cell: rnn.DropoutWrapper(cell, 0.7, 0.6, 0.8),
+    "highway": rnn.HighwayWrapper,
+    "learned": rnn.LearnedInitialState,
+    "recurrent": lambda cell: rnn.DropoutWrapper(cell, recurrent_keep_prob=0.5),
+    "residual": rnn.ResidualWrapper,
+    "variational": lambda cell: rnn.DropoutWrapper(cell, 0.7, 0.6, variational_recurrent=True),
+    "zoneout": lambda cell: rnn.ZoneoutWrapper(cell, state_keep_prob=0.7),
+}
+
+
+@st.composite
+def wrapped_cells(draw):
+    cell = draw(st.sampled_from(INSIDE))
+    for name in draw(st.lists(st.sampled_from(sorted(AROUND)), min_size=1, max_size=4)):
+        cell = AROUND[name](cell)
+    below = st.sampled_from([None, *INSIDE])
+    return cell if (first := draw(below)) is None else rnn.MultiRNNCell([first, cell])
+
+
+def by_steps(call, params, inputs, state, key):
+    """`(outputs, state)` of the cell's own steps in the Python loop."""
+    return row_by_row.run(
+        call.cell,
+        params,
+        jnp.asarray(inputs),
+        state if call.begins else call.cell.start(params, (call.batch,), jnp.float64),
+        [call.time] * call.batch if call.lengths is None else call.lengths,
+        mask=flags_of(call, call.mask),
+        resets=flags_of(call, call.resets),
+        reverse=call.reverse,
+        key=key,
+    )
+
+
+@settings(max_examples=settings().max_examples // 8)
+@given(calls(least=1), wrapped_cells(), st.booleans(), st.booleans())
+def test_wrappers_in_wrappers_are_their_own_steps(call, cell, draws, frozen):
+    """In the engine drawn, if that takes them, with params in a dict or in a `FrozenDict`."""
+    call = dataclasses.replace(call, cell=cell)
+    params, inputs, state = arguments(call)
+    key = jax.random.key(call.seed) if draws else None
+    expected = by_steps(call, params, inputs, state, key)
+    params = FrozenDict(params) if frozen else params
+    options = {**call.options, "key": key}
+    if rnn.explain(cell, params, inputs, call.lengths, key=key).reasons["blocked"]:
+        options["implementation"] = "scan"
+    run = functools.partial(by_engine, dataclasses.replace(call, options=options))
+    close(jax.jit(run)(params, inputs, state), expected, 1e-11)

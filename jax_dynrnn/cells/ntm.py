@@ -10,7 +10,7 @@ import jax.export
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Cell, Params, State, as_cell, output_shape, take_step
+from .._cell import Cell, Params, State, as_cell, output_size, take_step
 from .._init import Initializer, glorot_uniform, init_vector, zeros
 from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
 from ._lstm import clip
@@ -138,7 +138,7 @@ class NTMCell(Cell):
         size, keys = input_size(self, input_shape), iter(jax.random.split(key, 5 + 2 * self._heads))
         places, width = self.memory_size, self.memory_vector_dim
         seen = (size + self.read_head_num * width,)
-        hidden = output_shape(as_cell(self.controller), seen)[-1]
+        hidden = output_size(as_cell(self.controller), seen, self)
 
         def layer(name, rows, columns):
             normal = jax.nn.initializers.truncated_normal(rows**-0.5)

@@ -12,7 +12,7 @@ import jax.export
 import jax.numpy as jnp
 
 from .. import _check_data
-from .._cell import Memory, Params, State, output_shape
+from .._cell import Memory, Params, State, output_size
 from .._init import Initializer, glorot_uniform
 from .._tools import batch_tuple, input_size, matmul
 from ..attention import Mechanism
@@ -171,7 +171,7 @@ class AttentionWrapper(ParamsWrapper):
         one, attention = ((n,) for n in (input_size(self, input_shape), sum(self._sizes())))
         shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (one, attention))
         seen = jax.eval_shape(self._see, *shapes).shape
-        query = output_shape(self.inner, seen)[-1]
+        query = output_size(self.inner, seen, self)
         params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), seen, dtype)}
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             params[name] = mechanism.init(jax.random.fold_in(key, 2 * i + 1), query, dtype)

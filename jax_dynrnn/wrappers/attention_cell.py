@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Params, State, output_shape, take_step
+from .._cell import Params, State, output_size, take_step
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
 from .._tools import (
     along_last,
@@ -93,7 +93,7 @@ class AttentionCellWrapper(ParamsWrapper):
         if self.attn_size is not None:
             return self.attn_size
         try:
-            return output_shape(self.inner, (self.input_size or 1,))[-1]
+            return output_size(self.inner, (self.input_size or 1,), self)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"AttentionCellWrapper: expected attn_size, as the size of {self.cell!r}'s "
@@ -112,7 +112,7 @@ class AttentionCellWrapper(ParamsWrapper):
         attention["attn_v"] = init_vector(
             self.kernel_initializer, glorot_uniform, keys[3], hidden, dtype
         )
-        behind = output_shape(self.inner, (seen,))[-1] + size
+        behind = output_size(self.inner, (seen,), self) + size
         return init_dense(keys[0], (inputs + size, seen), self, dtype) | {
             "attention": attention,
             "attn_output_projection": init_dense(keys[4], (behind, size), self, dtype),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, output_shape
+from .._cell import Params, output_size
 from .._init import Initializer, init_dense
 from .._tools import check_size, dense, input_size
 from ._wrapper import AroundWrapper, ParamsWrapper
@@ -110,7 +110,7 @@ class OutputProjectionWrapper(AroundWrapper, ParamsWrapper):
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         own, inner = jax.random.split(key)
-        rows = output_shape(self.inner, input_shape)[-1]
+        rows = output_size(self.inner, input_shape, self)
         layer = init_dense(own, (rows, self.output_size), self, dtype)
         return layer | {"cell": self.inner.init(inner, input_shape, dtype)}
 

@@ -48,6 +48,33 @@ def test_both_directions_and_stacks_of_them():
         assert_equal(tf1.import_params(cells, variables), params)
 
 
+ADDED = rnn.ResidualWrapper(rnn.LSTMCell(D))
+CONNECTED = {
+    "stack": rnn.MultiRNNCell([ADDED, rnn.GRUCell(H)]),
+    "highway": rnn.MultiRNNCell([rnn.HighwayWrapper(rnn.GRUCell(D)), ADDED]),
+    "around_a_stack": rnn.OutputProjectionWrapper(
+        rnn.ResidualWrapper(
+            rnn.MultiRNNCell([rnn.GRUCell(H), rnn.DropoutWrapper(ADDED.cell, 0.5)])
+        ),
+        2,
+    ),
+    "intersection": rnn.OutputProjectionWrapper(
+        rnn.ResidualWrapper(rnn.IntersectionRNNCell(D, num_in_proj=D)), 2
+    ),
+    "attention": rnn.AttentionCellWrapper(ADDED, 2, attn_size=H),
+    "directions": ([ADDED, rnn.GRUCell(2)], [rnn.GRUCell(H), rnn.GRUCell(2)]),
+}
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_what_is_added_to_the_inputs(name):
+    """The cells that see them accept one number of features only, as many as come out."""
+    cells = CONNECTED[name]
+    init = getattr(cells, "init", lambda *x: rnn.init_stack_bidirectional(x[0], *cells, x[1]))
+    params = drawn(init)
+    assert_equal(tf1.import_params(cells, tf1.export_params(cells, params)), params)
+
+
 def test_params_keep_their_dtype():
     variables = variables_of(rnn.BasicRNNCell(H))
     variables = {name: x.astype(jnp.bfloat16) for name, x in variables.items()}

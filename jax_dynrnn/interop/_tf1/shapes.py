@@ -12,7 +12,7 @@ import jax
 
 from ... import cells as c
 from ... import wrappers as w
-from ..._cell import Params
+from ..._cell import Params, as_cell, output_shape
 from ..._check_cell import by_name
 from ...wrappers._wrapper import Wrapper
 from .scopes import Run
@@ -30,7 +30,7 @@ def smallest(run: Run, names: Iterable[str]) -> tuple[int, Params]:
     where the number needs one.
     """
     projected = any("in_projection/" in name for name in names)
-    size = math.lcm(*(_smallest(cell, projected) for cell in _first(run)))
+    size = math.lcm(*(_smallest(cell, projected) for cell in _outer(run)))
     return size, _shapes(run, size)
 
 
@@ -70,15 +70,27 @@ def _shapes(run: Run, size: int) -> Params:
     return jax.eval_shape(lambda: run.init(jax.random.key(0), inputs))
 
 
+def _outer(run: Run) -> list[Any]:
+    """The cells that are given the inputs, with all around them, one for each direction."""
+    return [cell for place, cell in run.cells if re.match(r"cell_0/|(?!cell_)", place)]
+
+
 def _first(run: Run) -> list[Any]:
     """The cells that see the inputs as they are, one for each direction."""
-    return [_seeing(cell) for place, cell in run.cells if re.match(r"cell_0/|(?!cell_)", place)]
+    return [_seeing(cell) for cell in _outer(run)]
 
 
 def _seeing(cell: Any) -> Any:
-    while isinstance(cell, w.MultiRNNCell | Wrapper) and not isinstance(cell, CHANGING):
-        cell = cell.cells[0] if isinstance(cell, w.MultiRNNCell) else cell.cell
+    while (inner := _given_the_inputs(cell)) is not None:
+        cell = inner
     return cell
+
+
+def _given_the_inputs(cell: Any) -> Any:
+    """The cell inside of `cell` that sees the same inputs, or `None`."""
+    if isinstance(cell, w.MultiRNNCell):
+        return as_cell(cell.cells[0])
+    return cell.inner if isinstance(cell, Wrapper) and not isinstance(cell, CHANGING) else None
 
 
 def _input_shape(cell: Any, size: int) -> Any:
@@ -90,8 +102,27 @@ def _input_shape(cell: Any, size: int) -> Any:
     return getattr(cell, "input_shape", (size,))
 
 
+def _keeps_size(cell: Any) -> bool:
+    """Whether its cell sees as many features as it does itself, if not the same ones."""
+    return isinstance(cell, w.AttentionCellWrapper) and cell.input_size is None
+
+
+def _adds_inputs(cell: Any) -> bool:
+    return isinstance(cell, w.ResidualWrapper) and cell.residual_fn is None
+
+
+def _output_size(cell: Any, size: int) -> int:
+    """How many features come out of a cell, and so go into a connection around it."""
+    return output_shape(cell, _input_shape(_seeing(cell), size))[-1]
+
+
 def _smallest(cell: Any, projected: bool) -> int:
     """The lowest number of features that the cell accepts: a few accept no other."""
+    inner = cell.inner if _keeps_size(cell) else _given_the_inputs(cell)
+    if inner is not None:
+        size = _smallest(inner, projected)
+        needs_output = isinstance(cell, w.HighwayWrapper) or _adds_inputs(cell)
+        return _output_size(inner, size) if needs_output else size
     if isinstance(cell, c.TimeFreqLSTMCell):
         return cell.input_size
     if isinstance(cell, c.IntersectionRNNCell):
