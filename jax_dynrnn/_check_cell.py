@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 import os.path
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
+from . import _check_options
 from ._memoize import memoize_by_cell
-from ._protocol import ask, changed, match, same
+from ._protocol import ask, changed, match, same, structure
 from ._tools import as_dicts, unboxed
 
 if TYPE_CHECKING:
@@ -118,6 +120,13 @@ def state_of_step(
     cell: Cell, params: Params, inputs: Any, state: State, batch_shape: tuple
 ) -> State:
     """The state that a cell called by hand was given, checked as that of a run is."""
+    leaves = jax.tree.leaves(inputs)
+    is_array = all(hasattr(x, "dtype") for x in leaves) or isinstance(inputs, numbers.Number)
+    if not leaves or not is_array:
+        raise TypeError(
+            f"inputs: expected arrays [batch, features], or of one row, got {structure(inputs)}; "
+            "jnp.asarray(x) makes one of a list"
+        )
     start = start_shapes(cell, params, batch_shape, jnp.dtype(jnp.float32))
     try:
         return match(cell, start, state, "state")
@@ -162,6 +171,20 @@ def blame_params(cell: Cell, given: Params, inputs: Any, state: Any, error: Exce
     except (KeyError, TypeError, ValueError) as about_params:
         if str(about_params.args[0]).startswith("params"):
             raise about_params from error
+
+
+def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> None:
+    """Raises if `init`, `zero_state` or `attend` failed because of what it was `given` by name."""
+    if method == "init" and "key" in given:
+        _check_options.a_key(given["key"])
+    if method != "attend" and "dtype" in given:
+        _check_options.floating(given["dtype"])
+    if method == "attend" and not isinstance(given.get("params", {}), Mapping):
+        raise TypeError(
+            f"params: expected a dict, which init of {given.get('self')!r} made, got "
+            f"{_describe(given['params'])}; the order of arguments is "
+            "cell.attend(params, memory, memory_length)"
+        ) from error
 
 
 def _describe(x: Any) -> str:

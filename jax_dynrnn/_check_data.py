@@ -6,7 +6,6 @@ the number of time steps.
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import operator
 from typing import Any
@@ -18,6 +17,9 @@ import numpy as np
 from jax.tree_util import keystr
 
 from ._cell import Cell, feature_ndims
+from ._check_options import floating as floating
+from ._check_options import got as _got
+from ._check_options import one_key as one_key
 from ._tools import is_flag
 
 
@@ -207,16 +209,6 @@ def count(where: str, n: Any, least: int) -> int:
     return number
 
 
-def _got(x: Any) -> str:
-    """What came in the place of a Python value, and what to do if it is traced."""
-    if not isinstance(x, jax.core.Tracer):
-        return f"{x!r:.200}"
-    return (
-        f"a traced {x.aval.str_short()}: the program depends on its value, which must be known "  # pyright: ignore
-        "when it is traced; jax.jit(f, static_argnames=...) keeps it a Python value"
-    )
-
-
 def remat(given: Any) -> int | str | None:
     """What the backward pass keeps, checked."""
     if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
@@ -227,41 +219,3 @@ def remat(given: Any) -> int | str | None:
         raise ValueError(
             f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {_got(given)}"
         ) from None
-
-
-def floating(dtype: Any) -> Any:
-    """The dtype to compute in, checked; `None` of `None`."""
-    if dtype is None or dtype is float:
-        return None if dtype is None else jnp.result_type(float)
-    expected = "dtype: expected a real floating dtype"
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        name = dtype if isinstance(dtype, str) else ""
-        close = difflib.get_close_matches(name.replace("fp", "float"), FLOATING, 1, 0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else "; jnp.float32 is one"
-        raise TypeError(f"{expected}, got {_got(dtype)}{hint}") from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"{expected}, got {found}")
-    if jax.dtypes.canonicalize_dtype(found) != found:
-        raise ValueError(
-            f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
-            "runs, jax.config.update('jax_enable_x64', True), or use jnp.float32"
-        )
-    return found
-
-
-FLOATING = ("bfloat16", "float16", "float32", "float64")
-
-
-def one_key(key: Any) -> None:
-    """Checks a key, or `None`."""
-    if key is None:
-        return
-    dtype = getattr(key, "dtype", None)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
-    if not (legacy or (typed and key.ndim == 0)):
-        is_array = isinstance(key, jax.Array | np.ndarray)
-        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
-        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

@@ -39,6 +39,11 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
     except Exception as error:
         if isinstance(error, jax.errors.TracerArrayConversionError) and method != "init":
             raise TypeError(f"{name_of(cell)}.{method}: {NUMPY}") from error
+        if "PRNG key type <class 'NoneType'>" in str(error) and options.get("key", 0) is None:
+            raise TypeError(
+                f"{name_of(cell)}.{method}: expected it to run with key=None, which a run without "
+                "key= gives it, to evaluate; draw only where key is not None"
+            ) from error
         if isinstance(error, TypeError):
             _check_signature(cell, method, arguments, options)
         if not _is_ours(cell, method):
