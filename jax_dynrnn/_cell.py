@@ -195,7 +195,10 @@ def _explained_method(method: Callable) -> Callable:
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         try:
-            return method(*arguments, **options)
+            made = method(*arguments, **options)
+            if method.__name__ == "init":
+                _check_cell.made(arguments, made)
+            return made
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             given = dict(zip(names, arguments, strict=False)) | options
             _check_cell.blame_arguments(method.__name__, given, error)

@@ -19,7 +19,8 @@ from jax.tree_util import keystr
 
 from . import _check_options
 from ._memoize import memoize_by_cell
-from ._protocol import ask, changed, match, same, structure
+from ._protocol import ask, changed, match, same, structure, takes_other
+from ._repr import as_code
 from ._tools import as_dicts, unboxed
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> Non
     """Raises if `init`, `zero_state` or `attend` failed because of what it was `given` by name."""
     if method == "init" and "key" in given:
         _check_options.a_key(given["key"])
+        _check_initializers(given.get("self"), error)
     if method != "attend" and "dtype" in given:
         _check_options.floating(given["dtype"])
     if method == "attend" and not isinstance(given.get("params", {}), Mapping):
@@ -185,6 +187,32 @@ def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> Non
             f"{_describe(given['params'])}; the order of arguments is "
             "cell.attend(params, memory, memory_length)"
         ) from error
+
+
+def made(arguments: tuple, params: Params) -> None:
+    """Refuses functions among the params: an initialiser that makes initialisers was given."""
+    if any(callable(x) and not hasattr(x, "dtype") for x in jax.tree.leaves(params)):
+        _check_initializers(arguments[0], None)
+
+
+def _check_initializers(cell: Any, error: Exception | None) -> None:
+    """Checks that the initialisers of a cell take a key, a shape and a dtype."""
+    example = jax.random.key(0), (2, 2), jnp.float32
+    for name, given in getattr(cell, "__dict__", {}).items():
+        if not name.endswith("_initializer") or not callable(given):
+            continue
+        if takes_other(given, example) or _makes_a_function(given, example):
+            raise TypeError(
+                f"{type(cell).__name__}: expected {name} to be a function of (key, shape, dtype), "
+                f"as jax.nn.initializers.orthogonal() is, got {as_code(given)}; is it to be called?"
+            ) from error
+
+
+def _makes_a_function(initializer: Any, example: tuple) -> bool:
+    try:
+        return callable(initializer(*example))
+    except Exception:  # its own affair
+        return False
 
 
 def _describe(x: Any) -> str:

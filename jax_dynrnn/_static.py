@@ -17,6 +17,7 @@ from . import _check_cell
 from ._arguments import explained
 from ._bidirectional import bidirectional_dynamic_rnn, check_features
 from ._cell import Params, State, as_cell
+from ._protocol import structure
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
 
@@ -251,8 +252,8 @@ def _stacked(inputs: Any) -> Any:
     shapes = {tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(x)): None for x in inputs}
     if len(structures) > 1 or len(shapes) > 1:
         raise ValueError(
-            f"inputs: expected steps of one structure and shape, got {list(structures)}, "
-            f"{list(shapes)}"
+            "inputs: expected steps of one structure and shape, got "
+            f"{', '.join(dict.fromkeys(map(structure, inputs)))}"
         )
     return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
 

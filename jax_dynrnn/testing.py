@@ -102,7 +102,7 @@ def check_cell(
         split       a run in two parts, the state carried over, is one run
         rows        no row depends on another one
         vmap        jax.vmap of one row is the batch
-        jit         a compiled step is the step called from Python
+        jit         compiled, init and a step are what they are called from Python
         finite      values and gradients are finite from the start state
         gradients   gradients are finite differences
         engines     every engine that can run the cell equals scan
@@ -172,7 +172,7 @@ CAUSES = {
     "jit": ("structure",),
     "rows": ("structure", "jit"),
     "padding": ("structure", "jit"),
-    **dict.fromkeys(("garbage", "split", "vmap"), ("structure", "jit", "rows")),
+    **dict.fromkeys(("garbage", "split"), ("structure", "jit", "rows")),
 }
 """The laws without which others do not hold, and whose advice is then the right one."""
 

@@ -71,7 +71,7 @@ ERRORS = {
         {2: (STATE,)},
         {},
         TypeError,
-        [r"next_cell_state of the structure PyTreeDef\(\*\)", r"got PyTreeDef\(\(\*,\)\)"],
+        [r"next_cell_state as in the first call, \[3, 4\], got tuple of 1 \(\[3, 4\]\)"],
     ),
     "later input of another shape": (
         {},

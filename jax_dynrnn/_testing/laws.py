@@ -141,9 +141,9 @@ def jit(problem: Problem, key: Any = None) -> None:
 
 def _made_alike(problem: Problem) -> None:
     """Params come from the key alone: made twice, they are equal."""
-    made = [jax.device_get(problem.init(B, T)) for _ in range(2)]
-    both = [{"params": x} for x in made]
-    assert_close(*both, 0, "where init is called", "where it is called again with the same key")
+    first, second = ({"params": jax.device_get(problem.init(B, T))} for _ in range(2))
+    here, there = "where init is called", "where it is called again with the same key"
+    assert_close(first, second, 0, here, there)
 
 
 def finite(problem: Problem) -> None:

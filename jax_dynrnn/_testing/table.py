@@ -71,7 +71,7 @@ LAWS = {
     ),
     "jit": Law(
         jit,
-        "a compiled step is the step called from Python",
+        "compiled, init and a step are what they are called from Python",
         "Compute with jax.numpy alone. Python and NumPy code runs once, while JAX traces: no "
         "np.random, no counters, no float(x), no `if` on values, no change of params in place.",
     ),
