@@ -219,7 +219,7 @@ def static_state_saving_rnn(
     if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
         raise ValueError(
             f"state_name: expected a name for each array of the state, {len(leaves)} in "
-            f"{jax.tree.structure(state)}, got {state_name!r}"
+            f"{structure(state)}, got {state_name!r}"
         )
     if len({*names}) != len(names):
         raise ValueError(f"state_name: expected different names, got {state_name!r}")
