@@ -117,10 +117,18 @@ def check_probability(owner: Any, name: str) -> None:
     object.__setattr__(owner, name, float(probability))
 
 
+def is_symbolic(size: Any) -> bool:
+    """Whether it is a symbolic size of jax.export; JAX has no public name for their type."""
+    is_of_jax = type(size).__module__.startswith("jax.")
+    return is_of_jax and not isinstance(size, type | jax.Array) and not hasattr(size, "dtype")
+
+
 def batch_tuple(batch_shape: Any) -> tuple:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
     sizes = tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
-    for size in sizes:  # a symbolic size of jax.export has an __index__ too
+    for size in sizes:
+        if is_symbolic(size):
+            continue
         is_traced = isinstance(size, jax.core.Tracer)
         is_size = hasattr(size, "__index__") and not (is_flag(size) or getattr(size, "ndim", 0))
         if is_traced or not is_size or (isinstance(size, int | np.integer) and size < 0):

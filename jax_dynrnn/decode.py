@@ -6,6 +6,7 @@ Both are loops of `raw_rnn`. `B` is the batch size, `K` the beam's width, `L` th
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
         The pytree, of `[B * multiplier, ...]`.
 
     Raises:
-        TypeError, ValueError: `multiplier` is not such an int, or no leaf has rows.
+        TypeError, ValueError: `multiplier` is not such an int, or all leaves are numbers.
 
     Reference: `tf.contrib.seq2seq.tile_batch`.
 
@@ -53,12 +54,13 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
     """
     multiplier = _check_data.count("multiplier", multiplier, least=1)
 
-    tree = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("tree", x)), tree)
-    if not any(x.ndim for x in jax.tree.leaves(tree)):
+    leaves = jax.tree.leaves(tree)
+    if leaves and all(isinstance(x, numbers.Number) for x in leaves):
         raise ValueError(
             f"tree: expected arrays with the batch as their first axis, got {structure(tree)}; a "
             "list is a pytree of what is in it, and jnp.asarray(x) makes an array of it"
         )
+    tree = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("tree", x)), tree)
 
     def repeat(x):
         return jnp.repeat(x, multiplier, 0) if x.ndim else x

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from . import _check_data
 from ._arguments import explained
 from ._check_cell import located
-from ._tools import is_flag
+from ._tools import is_flag, is_symbolic
 
 
 def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
@@ -107,9 +107,7 @@ def _check_mask_dtype(dtype: Any) -> None:
 
 def _time(maxlen: Any) -> Any:
     """`maxlen` as an int, or the symbolic size that it is."""
-    # JAX has no public name for the type of the symbolic sizes of jax.export.
-    is_ours = not isinstance(maxlen, jax.Array | type) and not hasattr(maxlen, "dtype")
-    if type(maxlen).__module__.startswith("jax.") and is_ours:
+    if is_symbolic(maxlen):
         return maxlen
     if isinstance(maxlen, jax.core.Tracer):
         raise TypeError(

@@ -373,6 +373,18 @@ def test_a_cell_of_a_plain_class_is_printed_inside_of_others():
     assert "Looks object" in repr(rnn.MultiRNNCell([Looks(), GRU]))
 
 
+def test_what_has_no_rows_is_not_tiled():
+    """The state of a cell may be empty, or shared by the batch."""
+    assert rnn.tile_batch((), 2) == () and rnn.tile_batch(jnp.int32(3), 2) == 3
+
+
+def test_symbolic_sizes_are_sizes():
+    """`jax.export` has sizes that are no ints."""
+    batch = jax.export.symbolic_shape("b")[0]
+    exported = jax.export.export(jax.jit(lambda x: GRU.zero_state(x.shape[0])))
+    assert str(exported(jax.ShapeDtypeStruct((batch,), jnp.float32)).out_avals[0]) == "float32[b,5]"
+
+
 def test_rows_of_complex_numbers_are_padded():
     batch, _ = rnn.pad_sequences([np.ones(1, complex), np.full(2, 1j)])
     np.testing.assert_array_equal(batch, [[1, 0], [1j, 1j]])
