@@ -33,10 +33,21 @@ def _same(names: str, *here: str, otherwise: str = "", **renamed: str) -> dict[s
 GRAPH = "it named the variables of a TF1 graph; params are an argument here: leave it out"
 RETURNED = "the outputs of all steps and the final state are always returned: leave it out"
 
+AXIS = "of the first two axes the second is time, or with {}=True the first"
+
 FOREIGN: dict[str, Advice] = {
     **_same(
         "seq_lengths seq_length seq_lens seq_len sequence_lengths lengths length input_lengths",
         "sequence_length",
+        "lengths",
+    ),
+    **_same("sequence_length", "lengths"),
+    **_same("seq_axis seq_dim batch_axis batch_dim", "time_major", renamed=AXIS),
+    **_same("padding truncating", otherwise="rows are padded behind, and never cut: leave it out"),
+    **_same(
+        "merge_fn merge_mode merge",
+        "merge_fn",
+        otherwise="outputs are a pair, (fw, bw), and concatenate(*outputs) joins them",
     ),
     **_same(
         "memory_sequence_length memory_lengths",
@@ -93,7 +104,7 @@ FOREIGN: dict[str, Advice] = {
     **_same("precision", otherwise="jax.default_matmul_precision sets it"),
     **_same("num_layers", otherwise="MultiRNNCell([cell, cell]) is a stack of cells"),
     **_same(
-        "dropout recurrent_dropout dropout_rate",
+        "dropout recurrent_dropout dropout_rate rate",
         otherwise="DropoutWrapper(cell, ...) drops; it takes the probabilities of keeping a value",
     ),
     **_same(

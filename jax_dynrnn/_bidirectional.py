@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from . import _at_once, _check_cell, _check_data
 from ._arguments import explained
 from ._cell import Params, State, as_cell
-from ._protocol import ask
+from ._protocol import ask, same, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
 
@@ -47,6 +47,7 @@ def init_bidirectional(
         >>> params["bw"]["kernel"].shape
         (7, 4)
     """
+    _check_data.a_key(key)
     keys = jax.random.split(key)
     cells = as_cell(cell_fw, "cell_fw"), as_cell(cell_bw, "cell_bw")
     fw, bw = (ask(c, "init", k, input_shape, dtype) for c, k in zip(cells, keys, strict=True))
@@ -138,6 +139,7 @@ def bidirectional_dynamic_rnn(
     return (outputs_fw, outputs_bw), (state_fw, state_bw)
 
 
+@explained
 def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
     """The outputs of both directions side by side on the last axis.
 
@@ -148,7 +150,8 @@ def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
         The pytree of `[B, T, H_fw + H_bw]`.
 
     Raises:
-        ValueError: outputs `[B, T]`, whose last axis is no feature axis.
+        ValueError: outputs `[B, T]`, whose last axis is no feature axis, or that differ in
+            another axis.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -156,6 +159,12 @@ def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
         (2, 5, 7)
     """
     check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
+    both = jax.tree.map(lambda x: x[..., 0], (outputs_fw, outputs_bw))
+    if not same(*both):
+        raise ValueError(
+            "concatenate: expected outputs of both directions that differ in their last axis alone,"
+            f" got {structure(outputs_fw)} and {structure(outputs_bw)}"
+        )
     return jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], -1), outputs_fw, outputs_bw)
 
 

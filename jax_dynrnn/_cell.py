@@ -6,8 +6,11 @@ arrays of its own. `B` is the batch size and `D` the feature size in the shapes 
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import itertools
+import types
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from . import _check_cell
+from . import _check_cell, _check_options
 from ._arguments import check_construction, explained
 from ._protocol import ask, result, structure
 from ._repr import BriefRepr
@@ -117,6 +120,7 @@ class Cell(BriefRepr):
         other's place, as Flax has them, cannot be recognised.
         """
         batch_shape = leading_shape(inputs, self.feature_ndim)
+        _check_options.one_key(key)
         try:
             state = _check_cell.state_of_step(self, params, inputs, state, batch_shape)
             prepare_key = fold_in(key, PREPARE)
@@ -137,6 +141,7 @@ class Cell(BriefRepr):
         del params
         return ask(self, "zero_state", batch_shape, dtype)
 
+    @explained
     def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
         """The params with a memory for the cells inside that attend to one.
 
@@ -165,6 +170,11 @@ class Cell(BriefRepr):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        for name in ("init", "zero_state", "attend"):
+            method = inspect.getattr_static(cls, name)
+            is_plain = isinstance(method, types.FunctionType) and not hasattr(method, "__wrapped__")
+            if is_plain and method is not vars(Cell)[name]:
+                setattr(cls, name, _explained_method(method))
         own = vars(cls)
         if "__call__" in own and "step" not in own and cls.step is not Cell.step:
             raise TypeError(
@@ -176,6 +186,25 @@ class Cell(BriefRepr):
                 f"{cls.__name__} defines project and __call__: expected project and step, "
                 "which a run uses together; __call__ then follows from them"
             )
+
+
+def _explained_method(method: Callable) -> Callable:
+    """`init`, `zero_state` or `attend`; if it fails, what is wrong with its arguments is said."""
+    names = list(inspect.signature(method).parameters)
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            made = method(*arguments, **options)
+            if method.__name__ == "init":
+                _check_cell.made(arguments, made)
+            return made
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            given = dict(zip(names, arguments, strict=False)) | options
+            _check_cell.blame_arguments(method.__name__, given, error)
+            raise
+
+    return explained(call)
 
 
 class _Name(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 import os.path
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
+from . import _check_options
 from ._memoize import memoize_by_cell
-from ._protocol import ask, changed, match, same
+from ._protocol import ask, changed, match, same, structure, takes_other
+from ._repr import as_code
 from ._tools import as_dicts, unboxed
 
 if TYPE_CHECKING:
@@ -123,6 +126,13 @@ def state_of_step(
     cell: Cell, params: Params, inputs: Any, state: State, batch_shape: tuple
 ) -> State:
     """The state that a cell called by hand was given, checked as that of a run is."""
+    leaves = jax.tree.leaves(inputs)
+    is_array = all(hasattr(x, "dtype") for x in leaves) or isinstance(inputs, numbers.Number)
+    if not leaves or not is_array:
+        raise TypeError(
+            f"inputs: expected arrays [batch, features], or of one row, got {structure(inputs)}; "
+            "jnp.asarray(x) makes one of a list"
+        )
     start = start_shapes(cell, params, batch_shape, jnp.dtype(jnp.float32))
     try:
         return match(cell, start, state, "state")
@@ -167,6 +177,47 @@ def blame_params(cell: Cell, given: Params, inputs: Any, state: Any, error: Exce
     except (KeyError, TypeError, ValueError) as about_params:
         if str(about_params.args[0]).startswith("params"):
             raise about_params from error
+
+
+def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> None:
+    """Raises if `init`, `zero_state` or `attend` failed because of what it was `given` by name."""
+    if method == "init" and "key" in given:
+        _check_options.a_key(given["key"])
+        _check_initializers(given.get("self"), error)
+    if method != "attend" and "dtype" in given:
+        _check_options.floating(given["dtype"])
+    if method == "attend" and not isinstance(given.get("params", {}), Mapping):
+        raise TypeError(
+            f"params: expected a dict, which init of {given.get('self')!r} made, got "
+            f"{_describe(given['params'])}; the order of arguments is "
+            "cell.attend(params, memory, memory_length)"
+        ) from error
+
+
+def made(arguments: tuple, params: Params) -> None:
+    """Refuses functions among the params: an initialiser that makes initialisers was given."""
+    if any(callable(x) and not hasattr(x, "dtype") for x in jax.tree.leaves(params)):
+        _check_initializers(arguments[0], None)
+
+
+def _check_initializers(cell: Any, error: Exception | None) -> None:
+    """Checks that the initialisers of a cell take a key, a shape and a dtype."""
+    example = jax.random.key(0), (2, 2), jnp.float32
+    for name, given in getattr(cell, "__dict__", {}).items():
+        if not name.endswith("_initializer") or not callable(given):
+            continue
+        if takes_other(given, example) or _makes_a_function(given, example):
+            raise TypeError(
+                f"{type(cell).__name__}: expected {name} to be a function of (key, shape, dtype), "
+                f"as jax.nn.initializers.orthogonal() is, got {as_code(given)}; is it to be called?"
+            ) from error
+
+
+def _makes_a_function(initializer: Any, example: tuple) -> bool:
+    try:
+        return callable(initializer(*example))
+    except Exception:  # its own affair
+        return False
 
 
 def _describe(x: Any) -> str:

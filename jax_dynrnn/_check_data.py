@@ -6,7 +6,6 @@ the number of time steps.
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import operator
 from typing import Any
@@ -18,6 +17,10 @@ import numpy as np
 from jax.tree_util import keystr
 
 from ._cell import Cell, feature_ndims
+from ._check_options import a_key as a_key
+from ._check_options import floating as floating
+from ._check_options import got as _got
+from ._check_options import one_key as one_key
 from ._tools import is_flag
 
 
@@ -73,6 +76,24 @@ def _check_rank(cell: Cell, where: str, x: Any, feature_ndim: int, time_axis: in
     )
 
 
+def batches(where: str, tree: Any, time_axis: int) -> tuple[Any, int, int]:
+    """A pytree of arrays `[B, T, ...]` (`[T, B, ...]`) as arrays, and their `B` and `T`."""
+    found = [
+        (where + keystr(path), *steps(where + keystr(path), x, time_axis))
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    ]
+    if not found:
+        raise ValueError(f"{where}: expected at least one array, got {tree!r}")
+    first, _, batch, time = found[0]
+    for place, _, *others in found:
+        if others != [batch, time]:
+            raise ValueError(
+                f"{place}: expected (batch, time) = {(batch, time)} as in {first}, got "
+                f"{tuple(others)}"
+            )
+    return jax.tree.structure(tree).unflatten([x for _, x, *_ in found]), batch, time
+
+
 def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
     """`x` as an array `[B, T, ...]` (`[T, B, ...]`), its `B` and `T`."""
     x = jnp.asarray(array(where, x))
@@ -86,18 +107,24 @@ def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
 
 
 def array(where: str, x: Any) -> Any:
-    """`x` as something with a shape and a dtype that JAX computes with."""
-    x = _of_numpy_or_jax(where, x)
-    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
-        raise TypeError(
-            f"{where}: expected an array of numbers, got dtype {x.dtype}; rows of different "
-            "length are padded by pad_sequences"
-        )
+    """`x` as something with a shape and a dtype that the cells compute with."""
+    x = of_numbers(where, x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(
             f"{where}: expected a real dtype, got {x.dtype}; split it into real and imaginary "
             "features"
         )
+    return x
+
+
+def of_numbers(where: str, given: Any) -> Any:
+    """What was given as an array of JAX or NumPy that holds numbers."""
+    x = _of_numpy_or_jax(where, given)
+    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
+        is_array = hasattr(given, "dtype") or isinstance(given, list | tuple)
+        got = f"dtype {x.dtype}" if is_array else f"{type(given).__name__} {given!r:.60}"
+        hint = "; rows of different length are padded by pad_sequences" if is_array else ""
+        raise TypeError(f"{where}: expected an array of numbers, got {got}{hint}")
     return x
 
 
@@ -113,7 +140,7 @@ def arrays(where: str, tree: Any) -> None:
 
 def _of_numpy_or_jax(where: str, x: Any) -> Any:
     """`x` as an array whose dtype is one of NumPy's or JAX's."""
-    x = x if hasattr(x, "dtype") else np.asarray(x)
+    x = x if hasattr(x, "dtype") else _asarray(where, x)
     if isinstance(x, jax.Array) or isinstance(x.dtype, np.dtype):
         return x
     kind = f"{type(x).__module__.partition('.')[0]}'s {type(x).__name__}"
@@ -121,6 +148,19 @@ def _of_numpy_or_jax(where: str, x: Any) -> Any:
         f"{where}: expected an array of JAX or NumPy, got {kind} of {x.dtype}; np.asarray(x) "
         "makes one of most"
     )
+
+
+def _asarray(where: str, x: Any) -> Any:
+    """`np.asarray` of what Python has: numbers, and lists of them."""
+    try:
+        return np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(x)
+    except ValueError:
+        raise TypeError(
+            f"{where}: expected an array, got a {type(x).__name__} of parts of different shapes; "
+            "pad_sequences pads rows of different length"
+        ) from None
 
 
 def _extended(x: Any) -> bool:
@@ -157,6 +197,8 @@ def integers(lengths: Any, where: str = "sequence_length") -> Any:
         array = (jnp if traced else np).asarray(lengths)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}") from error
+    if array.dtype == object and not array.ndim:
+        raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}")
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
@@ -207,16 +249,6 @@ def count(where: str, n: Any, least: int) -> int:
     return number
 
 
-def _got(x: Any) -> str:
-    """What came in the place of a Python value, and what to do if it is traced."""
-    if not isinstance(x, jax.core.Tracer):
-        return f"{x!r:.200}"
-    return (
-        f"a traced {x.aval.str_short()}: the program depends on its value, which must be known "  # pyright: ignore
-        "when it is traced; jax.jit(f, static_argnames=...) keeps it a Python value"
-    )
-
-
 def remat(given: Any) -> int | str | None:
     """What the backward pass keeps, checked."""
     if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
@@ -227,41 +259,3 @@ def remat(given: Any) -> int | str | None:
         raise ValueError(
             f"remat: expected None, an int >= 1, 'sqrt' or 'offload', got {_got(given)}"
         ) from None
-
-
-def floating(dtype: Any) -> Any:
-    """The dtype to compute in, checked; `None` of `None`."""
-    if dtype is None or dtype is float:
-        return None if dtype is None else jnp.result_type(float)
-    expected = "dtype: expected a real floating dtype"
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        name = dtype if isinstance(dtype, str) else ""
-        close = difflib.get_close_matches(name.replace("fp", "float"), FLOATING, 1, 0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else "; jnp.float32 is one"
-        raise TypeError(f"{expected}, got {_got(dtype)}{hint}") from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"{expected}, got {found}")
-    if jax.dtypes.canonicalize_dtype(found) != found:
-        raise ValueError(
-            f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
-            "runs, jax.config.update('jax_enable_x64', True), or use jnp.float32"
-        )
-    return found
-
-
-FLOATING = ("bfloat16", "float16", "float32", "float64")
-
-
-def one_key(key: Any) -> None:
-    """Checks a key, or `None`."""
-    if key is None:
-        return
-    dtype = getattr(key, "dtype", None)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
-    if not (legacy or (typed and key.ndim == 0)):
-        is_array = isinstance(key, jax.Array | np.ndarray)
-        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
-        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")

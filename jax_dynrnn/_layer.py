@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
 from ._cell import Cell, Memory, Params, as_cell, feature_ndims, leading_shape
 from ._memoize import memoize_by_cell
-from ._protocol import ask
+from ._protocol import ask, call_back
 from ._rnn import RunOptions, cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, depends_on_last
 
@@ -90,7 +90,10 @@ class Pair:
         outputs, states = _bidirectional.bidirectional_dynamic_rnn(
             self.cell_fw, self.cell_bw, *arguments, **options
         )
-        return self.merge_fn(*outputs) if self.merge_fn else outputs, states
+        if self.merge_fn is None:
+            return outputs, states
+        merged = call_back("merge_fn", self.merge_fn, "outputs_fw, outputs_bw", *outputs)
+        return merged, states
 
     def one_step(self, params: Params, row: Any, key: Any) -> Any:
         cells = {"fw": self.cell_fw, "bw": self.cell_bw}

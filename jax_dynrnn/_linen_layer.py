@@ -43,7 +43,8 @@ class Layer(nn.Module):
     def _params(self, inputs: Any) -> Any:
         if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
             return self._made_params()  # whose shapes the run checks, and says more
-        return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
+        with located(dtype="param_dtype"):
+            return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
     def _made_params(self) -> Any:
         if not self.has_variable("params", "cell"):

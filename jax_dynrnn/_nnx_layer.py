@@ -29,7 +29,13 @@ class Layer(nnx.Module):
                 f"{type(self).__name__}: expected rngs=nnx.Rngs(seed), got {type(rngs).__name__}"
             )
         shape = in_features if not hasattr(in_features, "__index__") else (in_features,)
-        params = plan.init(rngs.params(), shape, param_dtype)
+        if not ("params" in rngs or "default" in rngs):
+            raise ValueError(
+                f"{type(self).__name__}: expected rngs with a stream of params or a default one, "
+                "as of nnx.Rngs(0), got none"
+            )
+        with located(dtype="param_dtype"):
+            params = plan.init(rngs.params(), shape, param_dtype)
         self.plan = plan
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         has_stream = "dropout" in rngs or "default" in rngs

@@ -31,6 +31,13 @@ NUMPY = (
     "jnp.asarray(table) in place of a NumPy table that is indexed"
 )
 
+VALUES = (
+    "expected a function that can be traced, got one that looks at a value (if, while, float(), "
+    "int() of an array), which is not known then; use jnp.where or jax.lax.cond"
+)
+
+LOOKS_AT_VALUES = jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError
+
 
 def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
     """Calls a method of a cell; a `TypeError` says how it is defined if it cannot be called so."""
@@ -39,6 +46,13 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
     except Exception as error:
         if isinstance(error, jax.errors.TracerArrayConversionError) and method != "init":
             raise TypeError(f"{name_of(cell)}.{method}: {NUMPY}") from error
+        if isinstance(error, LOOKS_AT_VALUES) and method != "init":
+            raise TypeError(f"{name_of(cell)}.{method}: {VALUES}") from error
+        if "PRNG key type <class 'NoneType'>" in str(error) and options.get("key", 0) is None:
+            raise TypeError(
+                f"{name_of(cell)}.{method}: expected it to run with key=None, which a run without "
+                "key= gives it, to evaluate; draw only where key is not None"
+            ) from error
         if isinstance(error, TypeError):
             _check_signature(cell, method, arguments, options)
         if not _is_ours(cell, method):
@@ -60,7 +74,11 @@ def _check_signature(cell: Any, method: str, arguments: tuple, options: dict[str
 
 def _is_ours(cell: Any, method: str) -> bool:
     """Whether a method is this package's, whose errors need no explanation."""
-    defined_in = getattr(getattr(cell, method, None), "__module__", None) or ""
+    return _is_of_package(getattr(cell, method, None))
+
+
+def _is_of_package(function: Any) -> bool:
+    defined_in = getattr(function, "__module__", None) or ""
     return defined_in.partition(".")[0] == __name__.partition(".")[0]
 
 
@@ -180,8 +198,35 @@ def structure(tree: Any) -> str:
 
 @contextlib.contextmanager
 def traced(where: str) -> Iterator[None]:
-    """Explains what happens to NumPy in a function of the user's that is traced."""
+    """Explains what happens to NumPy, and to values, in a function of the user's that is traced."""
     try:
         yield
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(f"{where}: {NUMPY}") from error
+    except LOOKS_AT_VALUES as error:
+        raise TypeError(f"{where}: {VALUES}") from error
+
+
+def call_back(where: str, function: Any, names: str, *arguments: Any) -> Any:
+    """Calls a function of the user's with `arguments` of these names while it is traced."""
+    with traced(where):
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if isinstance(error, TypeError) and takes_other(function, arguments):
+                raise TypeError(
+                    f"{where}: expected a function of {len(arguments)} ({names}), got one of "
+                    f"{inspect.signature(function)}"
+                ) from error
+            if not _is_of_package(function):
+                given = arguments[0] if len(arguments) == 1 else arguments
+                error.add_note(f"{where} was called with {names}, {structure(given)}")
+            raise
+
+
+def takes_other(function: Any, arguments: tuple) -> bool:
+    """Whether a function cannot be called with so many arguments."""
+    try:
+        return refusal(inspect.signature(function), arguments, {}) is not None
+    except (TypeError, ValueError):  # of what is written in C
+        return False

@@ -16,10 +16,11 @@ from jax.tree_util import keystr
 from . import _check_cell, _check_data
 from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
-from ._protocol import ask, traced
+from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from .engines.call import rows
 
+ARGUMENTS = "time, cell_output, cell_state, loop_state"
 ORDER = "raw_rnn(cell, params, loop_fn)"
 
 
@@ -113,7 +114,8 @@ def raw_rnn(
     loop_fn = _checked(loop_fn)
     zero = jnp.zeros((), jnp.int32)
     finished, inputs, state, emit, loop_state = loop_fn(zero, None, None, None)
-    inputs, loop_state = jax.tree.map(jnp.asarray, (inputs, loop_state))
+    inputs = _arrays("next_input", inputs)
+    loop_state = _arrays("next_loop_state", loop_state)
     batch = _batch(cell, inputs)
     finished = _flags(finished, batch)
     with _check_cell.located(ORDER, initial_state="next_cell_state"):
@@ -128,6 +130,8 @@ def raw_rnn(
     if emit is None:
         emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
+        is_spec = lambda x: isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
+        emit = jax.tree.map(lambda x: x if is_spec(x) else _arrays("emit_output", x), emit)
         emit = jax.tree.map(lambda x: _with_batch(x, batch), emit)
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
 
@@ -165,8 +169,7 @@ def _checked(loop_fn: Callable) -> Callable:
         )
 
     def checked(*arguments):
-        with traced("loop_fn"):
-            return _five(loop_fn(*arguments))
+        return _five(call_back("loop_fn", loop_fn, ARGUMENTS, *arguments))
 
     return checked
 
@@ -195,8 +198,19 @@ def _batch(cell: Cell, inputs: Any) -> int:
     return leaves[0][1].shape[0]
 
 
+def _arrays(where: str, tree: Any) -> Any:
+    """What `loop_fn` returned as arrays."""
+
+    def leaf(path, x):
+        if isinstance(x, jax.Array):  # of any dtype: keys may be among them
+            return x
+        return jnp.asarray(_check_data.of_numbers(f"loop_fn: {where}{keystr(path)}", x))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
 def _flags(finished: Any, batch: int) -> jax.Array:
-    finished = jnp.asarray(finished)
+    finished = jnp.asarray(_check_data.array("loop_fn: finished", finished))
     if finished.shape != (batch,) or finished.dtype != bool:
         raise ValueError(
             f"loop_fn: expected finished to be bool of shape ({batch},), one flag a row, got "
@@ -223,10 +237,10 @@ def _alike(where: str, old: Any, new: Any) -> Any:
     """`new` as arrays, after checking that it is to `old` what a loop carries."""
     if jax.tree.structure(old) != jax.tree.structure(new):
         raise TypeError(
-            f"loop_fn: expected {where} of the structure {jax.tree.structure(old)}, got "
-            f"{jax.tree.structure(new)}"
+            f"loop_fn: expected {where} as in the first call, {structure(old)}, got "
+            f"{structure(new)}"
         )
-    new = jax.tree.map(jnp.asarray, new)
+    new = _arrays(where, new)
     for (path, a), b in zip(
         jax.tree_util.tree_flatten_with_path(old)[0], jax.tree.leaves(new), strict=True
     ):

@@ -37,7 +37,8 @@ def as_code(x: Any, prefix: str = "") -> str:
         given = [as_code(item, prefix) for item in (x.func, *x.args)]
         given += [f"{name}={as_code(value, prefix)}" for name, value in x.keywords.items()]
         return f"functools.partial({', '.join(given)})"
-    if isinstance(x, BriefRepr) and type(x).__repr__ is BriefRepr.__repr__:
+    is_brief = isinstance(x, BriefRepr) and type(x).__repr__ is BriefRepr.__repr__
+    if is_brief and dataclasses.is_dataclass(x):
         name = f"{prefix if _is_ours(x) else ''}{type(x).__name__}"
         return f"{name}({', '.join(_arguments(x, prefix))})"
     return _function(x) or repr(x)

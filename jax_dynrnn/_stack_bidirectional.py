@@ -56,6 +56,7 @@ def init_stack_bidirectional(
         >>> params["cell_1"]["fw"]["kernel"].shape
         (13, 5)
     """
+    _check_data.a_key(key)
     params = {}
     for i, (fw, bw) in enumerate(layers(cells_fw, cells_bw)):
         layer_key = jax.random.fold_in(key, i)

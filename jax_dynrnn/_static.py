@@ -17,6 +17,7 @@ from . import _check_cell
 from ._arguments import explained
 from ._bidirectional import bidirectional_dynamic_rnn, check_features
 from ._cell import Params, State, as_cell
+from ._protocol import structure
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
 
@@ -218,7 +219,7 @@ def static_state_saving_rnn(
     if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
         raise ValueError(
             f"state_name: expected a name for each array of the state, {len(leaves)} in "
-            f"{jax.tree.structure(state)}, got {state_name!r}"
+            f"{structure(state)}, got {state_name!r}"
         )
     if len({*names}) != len(names):
         raise ValueError(f"state_name: expected different names, got {state_name!r}")
@@ -251,8 +252,8 @@ def _stacked(inputs: Any) -> Any:
     shapes = {tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(x)): None for x in inputs}
     if len(structures) > 1 or len(shapes) > 1:
         raise ValueError(
-            f"inputs: expected steps of one structure and shape, got {list(structures)}, "
-            f"{list(shapes)}"
+            "inputs: expected steps of one structure and shape, got "
+            f"{', '.join(dict.fromkeys(map(structure, inputs)))}"
         )
     return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
 

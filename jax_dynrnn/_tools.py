@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
+
+from ._check_options import got
 
 
 def check_size(owner: Any, name: str) -> None:
@@ -128,9 +131,25 @@ def check_probability(owner: Any, name: str) -> None:
     object.__setattr__(owner, name, float(probability))
 
 
+def is_symbolic(size: Any) -> bool:
+    """Whether it is a symbolic size of jax.export; JAX has no public name for their type."""
+    is_of_jax = type(size).__module__.startswith("jax.")
+    return is_of_jax and not isinstance(size, type | jax.Array) and not hasattr(size, "dtype")
+
+
 def batch_tuple(batch_shape: Any) -> tuple:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
-    return tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
+    sizes = tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
+    for size in sizes:
+        if is_symbolic(size):
+            continue
+        is_traced = isinstance(size, jax.core.Tracer)
+        is_size = hasattr(size, "__index__") and not (is_flag(size) or getattr(size, "ndim", 0))
+        if is_traced or not is_size or (isinstance(size, int | np.integer) and size < 0):
+            raise TypeError(
+                f"batch_shape: expected an int >= 0, or a tuple of them, got {got(batch_shape)}"
+            )
+    return sizes
 
 
 def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
@@ -139,6 +158,11 @@ def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
     XLA accumulates a 16-bit product in float32 and rounds the result.
     """
     x = jnp.asarray(x)
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise TypeError(
+            f"params: expected kernels of a real floating dtype, got {kernel.dtype}; cast the "
+            "params to the dtype of the inputs"
+        )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name}: expected a real floating dtype, got {x.dtype}, which this cell "
@@ -203,7 +227,9 @@ def input_size(cell: Any, input_shape: Any) -> int:
             f"{cell!r} needs to know the number of features, the last size of the input "
             f"shape: expected an int, got {size!r}"
         )
-    return size.__index__()
+    if (features := size.__index__()) < 0:
+        raise ValueError(f"{cell!r}: expected a number of features >= 0, got {features}")
+    return features
 
 
 def importable_name(x: Any) -> str | None:

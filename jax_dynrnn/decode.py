@@ -6,6 +6,7 @@ Both are loops of `raw_rnn`. `B` is the batch size, `K` the beam's width, `L` th
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from ._arguments import explained
 from ._beam import OnBeams, choose, extended, first_beams
 from ._cell import Cell, Params, State, as_cell, feature_ndims
 from ._check_cell import located
-from ._protocol import traced
+from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._tools import widened
 from .sequence import sequence_mask
@@ -42,7 +43,7 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
         The pytree, of `[B * multiplier, ...]`.
 
     Raises:
-        ValueError: `multiplier` is not such an int.
+        TypeError, ValueError: `multiplier` is not such an int, or all leaves are numbers.
 
     Reference: `tf.contrib.seq2seq.tile_batch`.
 
@@ -53,8 +54,15 @@ def tile_batch(tree: Any, multiplier: int) -> Any:
     """
     multiplier = _check_data.count("multiplier", multiplier, least=1)
 
+    leaves = jax.tree.leaves(tree)
+    if leaves and all(isinstance(x, numbers.Number) for x in leaves):
+        raise ValueError(
+            f"tree: expected arrays with the batch as their first axis, got {structure(tree)}; a "
+            "list is a pytree of what is in it, and jnp.asarray(x) makes an array of it"
+        )
+    tree = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("tree", x)), tree)
+
     def repeat(x):
-        x = jnp.asarray(x)
         return jnp.repeat(x, multiplier, 0) if x.ndim else x
 
     return jax.tree.map(repeat, tree)
@@ -243,7 +251,7 @@ def _check_penalty(penalty: Any) -> None:
 def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
     """The batch size, and the end as an int where it is known, after checking the ids."""
     for name, value in (("start", start), ("end", end)):
-        dtype = jnp.asarray(value).dtype
+        dtype = _check_data.of_numbers(name, value).dtype
         if not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"{name}: expected an id, an integer, got {dtype}")
     if jnp.ndim(end):
@@ -277,8 +285,8 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
             )
 
     def inputs(ids):
-        with traced("embed"):
-            given = jax.tree.map(jnp.asarray, embed(ids))
+        given = call_back("embed", embed, "ids", ids)
+        given = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("embed", x)), given)
         ndims = feature_ndims(cell.feature_ndim, given, where="embed: inputs")
         ranks = jax.tree.map(lambda n: 1 + n, ndims)
         leaves = jax.tree.leaves(given)
@@ -290,8 +298,7 @@ def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tup
         return given
 
     def scores(output):
-        with traced("logits"):
-            given = logits(output)
+        given = call_back("logits", logits, "output", output)
         shape = jax.tree.map(jnp.shape, given)
         if not hasattr(given, "shape") or len(shape) != 2 or shape[0] != batch:
             raise ValueError(f"logits: expected it to return [{batch}, V], got shape {shape}")

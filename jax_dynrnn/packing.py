@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from . import _check_data
+from ._arguments import explained
 from .sequence import valid_steps
 
 
+@explained
 def pad_sequences(
     arrays: Iterable[Any],
     *,
@@ -46,7 +48,7 @@ def pad_sequences(
         >>> batch.tolist(), lengths.tolist()
         ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [2, 3])
     """
-    rows = [np.asarray(a) for a in arrays]
+    rows = _rows(arrays)
     features = {row.shape[1:] for row in rows}
     if len(features) != 1 or not all(row.ndim for row in rows):
         raise ValueError(
@@ -54,9 +56,10 @@ def pad_sequences(
             f"same features, got {len(rows)} arrays of shapes {[r.shape for r in rows][:8]}"
         )
     longest = max(len(row) for row in rows)
+    length = length if length is None else _check_data.count("length", length, least=0)
     if length is not None and buckets is not None:
         raise ValueError(f"pad_sequences: expected length= or buckets=, got {length}, {buckets}")
-    sizes = sorted(buckets) if buckets is not None else [longest if length is None else length]
+    sizes = _sizes(buckets) if buckets is not None else [longest if length is None else length]
     fitting = [size for size in sizes if size >= longest]
     if not fitting:
         raise ValueError(
@@ -75,6 +78,27 @@ def pad_sequences(
     return batch, np.array([len(row) for row in rows], np.int32)
 
 
+def _rows(arrays: Any) -> list[np.ndarray]:
+    """The rows as NumPy arrays of numbers."""
+    if isinstance(arrays, str | Mapping) or not hasattr(arrays, "__iter__"):
+        raise TypeError(
+            f"pad_sequences: expected a list of arrays, one for each row, got {arrays!r:.80}"
+        )
+    try:
+        return [np.asarray(_check_data.of_numbers(f"arrays[{i}]", a)) for i, a in enumerate(arrays)]
+    except jax.errors.TracerArrayConversionError:
+        raise TypeError(
+            "pad_sequences: expected arrays whose values are known, got traced ones: it is made "
+            "of NumPy; call it outside of jax.jit, where batches are made"
+        ) from None
+
+
+def _sizes(buckets: Any) -> list[int]:
+    if not isinstance(buckets, list | tuple | range | np.ndarray):
+        raise TypeError(f"buckets: expected a list of sizes, got {buckets!r:.80}")
+    return sorted(_check_data.count(f"buckets[{i}]", n, least=0) for i, n in enumerate(buckets))
+
+
 def _holds(dtype: Any, value: Any) -> bool:
     """Whether an array of `dtype` can hold a number: floating ones round it."""
     number = np.asarray(value)
@@ -89,6 +113,7 @@ def _holds(dtype: Any, value: Any) -> bool:
     return bool(held == number)
 
 
+@explained
 def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None) -> jax.Array:
     """Where a new segment begins in packed rows: the `resets` of `dynamic_rnn`.
 
@@ -107,7 +132,8 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         >>> rnn.segment_starts(jnp.array([[7, 7, 8, 8]])).astype(int).tolist()
         [[0, 0, 1, 0]]
     """
-    ids = jnp.asarray(segment_ids)
+    ids = jnp.asarray(_check_data.array("segment_ids", segment_ids))
+    previous = previous if previous is None else _check_data.array("previous", previous)
     for name, given in (("segment_ids", ids), ("previous", previous)):
         if given is not None and not jnp.issubdtype(jnp.asarray(given).dtype, jnp.integer):
             raise TypeError(
@@ -126,6 +152,7 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
     return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]
 
 
+@explained
 def pending_resets(
     resets: ArrayLike,
     sequence_length: ArrayLike | Sequence[int] | None = None,
@@ -189,7 +216,7 @@ def pending_resets(
     pending = last(flags) > last(valid)
     if previous is None:
         return pending
-    came = jnp.asarray(previous)
+    came = jnp.asarray(_check_data.array("previous", previous))
     if came.shape != (batch,) or came.dtype != bool:
         raise ValueError(
             f"previous: expected bool of shape ({batch},), one flag for each row, got "

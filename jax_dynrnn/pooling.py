@@ -11,26 +11,29 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_data
+from ._arguments import explained
 from .sequence import valid_steps
 
 
 def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major: bool) -> Any:
     """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
+    _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
+    outputs, batch, time = _check_data.batches("outputs", outputs, time_axis)
+    lengths = sequence_length
+    if lengths is not None:
+        lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
+    if mask is not None:
+        mask = _check_data.flags("mask", mask, batch, time, time_axis)
+    valid = valid_steps(lengths, mask, batch, time, time_axis)
 
     def leaf(x):
-        x, batch, time = _check_data.steps("outputs", x, time_axis)
-        lengths = sequence_length
-        if lengths is not None:
-            lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
-        if mask is not None:
-            _check_data.flags("mask", mask, batch, time, time_axis)
-        valid = valid_steps(lengths, mask, batch, time, time_axis)
         return reduce(x, jnp.expand_dims(valid, tuple(range(2, x.ndim))), time_axis)
 
     return jax.tree.map(leaf, outputs)
 
 
+@explained
 def last_output(
     outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
 ) -> Any:
@@ -70,6 +73,7 @@ def last_output(
     return _pool(last, outputs, sequence_length, mask, time_major)
 
 
+@explained
 def mean_pool(
     outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
 ) -> Any:
@@ -100,6 +104,7 @@ def mean_pool(
     return _pool(mean, outputs, sequence_length, mask, time_major)
 
 
+@explained
 def max_pool(
     outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
 ) -> Any:

@@ -16,6 +16,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from . import _check_data
+from ._arguments import explained
+from ._check_cell import located
+from ._tools import is_flag, is_symbolic
 
 
 def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
@@ -41,6 +44,7 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     return jnp.minimum(lengths, jnp.asarray(time, lengths.dtype)).astype(jnp.int32)
 
 
+@explained
 def sequence_mask(
     lengths: ArrayLike | Sequence[int], maxlen: Any = None, dtype: Any = bool
 ) -> jax.Array:
@@ -70,8 +74,10 @@ def sequence_mask(
         >>> rnn.sequence_mask([1, 3], 4, jnp.float32).tolist()
         [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
     """
-    time = _largest(lengths) if maxlen is None else _time(maxlen)
-    rows = as_lengths(lengths, time)
+    with located(sequence_length="lengths"):
+        time = _largest(lengths) if maxlen is None else _time(maxlen)
+        rows = as_lengths(lengths, time)
+    _check_mask_dtype(dtype)
     steps = jnp.arange(time, dtype=jnp.int32)
     mask = jnp.expand_dims(rows, -1) > jnp.expand_dims(steps, tuple(range(rows.ndim)))
     return mask.astype(dtype)
@@ -85,13 +91,23 @@ def _largest(lengths: Any) -> int:
             "sequence_mask: expected maxlen=, the number of time steps: the lengths are traced, as "
             "under jax.jit, or not all on this host, and so the largest one is not known"
         )
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        return 0  # as_lengths refuses it
     return int(np.max(given, initial=0))
+
+
+def _check_mask_dtype(dtype: Any) -> None:
+    try:
+        jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(
+            f"dtype: expected one of numbers or bool, as jnp.float32, got {dtype!r:.80}"
+        ) from None
 
 
 def _time(maxlen: Any) -> Any:
     """`maxlen` as an int, or the symbolic size that it is."""
-    # JAX has no public name for the type of the symbolic sizes of jax.export.
-    if type(maxlen).__module__.startswith("jax.") and not isinstance(maxlen, jax.Array):
+    if is_symbolic(maxlen):
         return maxlen
     if isinstance(maxlen, jax.core.Tracer):
         raise TypeError(
@@ -99,9 +115,13 @@ def _time(maxlen: Any) -> Any:
             "of the mask depends on it; give the size of the time axis, as in x.shape[1]"
         )
     try:
-        return operator.index(maxlen)
+        time = None if is_flag(maxlen) else operator.index(maxlen)  # pyright: ignore[reportArgumentType]
     except TypeError:
-        raise TypeError(f"sequence_mask: expected maxlen as an int, got {maxlen!r}") from None
+        time = None
+    if time is None or time < 0:
+        error = TypeError if time is None else ValueError
+        raise error(f"sequence_mask: expected maxlen as an int >= 0, got {maxlen!r:.80}")
+    return time
 
 
 def valid_steps(
@@ -122,6 +142,7 @@ def take_steps(x: jax.Array, index: jax.Array, time_axis: int) -> jax.Array:
     return jnp.take_along_axis(x, index, axis=time_axis)
 
 
+@explained
 def transpose_batch_time(x: Any) -> jax.Array:
     """Swaps the first two axes: batch-major and time-major; rank 0 and 1 stay.
 
@@ -138,10 +159,11 @@ def transpose_batch_time(x: Any) -> jax.Array:
         >>> rnn.transpose_batch_time(jnp.zeros((2, 5, 3))).shape
         (5, 2, 3)
     """
-    x = jnp.asarray(x)
+    x = jnp.asarray(_check_data.array("x", x))
     return x if x.ndim < 2 else jnp.swapaxes(x, 0, 1)
 
 
+@explained
 def reverse_sequence(
     inputs: Any, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
 ) -> Any:
@@ -168,13 +190,12 @@ def reverse_sequence(
         >>> rnn.reverse_sequence(jnp.array([[1, 2, 3, 4]]), [3]).tolist()
         [[3, 2, 1, 4]]
     """
+    _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
-
-    def reverse(x):
-        x, batch, time = _check_data.steps("inputs", x, time_axis)
-        checked = _check_data.sequence_length(lengths, batch, time, time_axis)
-        length = jnp.expand_dims(as_lengths(checked, time), time_axis)
-        steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
-        return take_steps(x, jnp.where(steps < length, length - 1 - steps, steps), time_axis)
-
-    return jax.tree.map(reverse, inputs)
+    inputs, batch, time = _check_data.batches("inputs", inputs, time_axis)
+    with located(sequence_length="lengths"):
+        lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
+    length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
+    steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
+    index = jnp.where(steps < length, length - 1 - steps, steps)
+    return jax.tree.map(lambda x: take_steps(x, index, time_axis), inputs)

@@ -102,7 +102,7 @@ def check_cell(
         split       a run in two parts, the state carried over, is one run
         rows        no row depends on another one
         vmap        jax.vmap of one row is the batch
-        jit         a compiled step is the step called from Python
+        jit         compiled, init and a step are what they are called from Python
         finite      values and gradients are finite from the start state
         gradients   gradients are finite differences
         engines     every engine that can run the cell equals scan
@@ -159,9 +159,22 @@ def _checked(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
     except Exception as error:  # of the code of a user
         broken = Broken(described(error))
         broken.__cause__ = error
-    if name != "structure":
-        broken = _checked("structure", problem)[1] or broken
+    for cause in CAUSES.get(name, ("structure", "jit")):
+        found = _checked(cause, problem)[1]
+        if found is not None:
+            found.law = found.law or cause
+            return None, found
     return None, broken
+
+
+CAUSES = {
+    "structure": (),
+    "jit": ("structure",),
+    "rows": ("structure", "jit"),
+    "padding": ("structure", "jit"),
+    **dict.fromkeys(("garbage", "split"), ("structure", "jit", "rows")),
+}
+"""The laws without which others do not hold, and whose advice is then the right one."""
 
 
 def _chosen(laws: Sequence[str] | None) -> list[str]:

@@ -247,6 +247,67 @@ class NoReverse(Base):
         )
 
 
+@config
+class DrawsInInit(Base):
+    """Its params do not come from the key."""
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        return {"w": jnp.asarray(np.random.normal(size=UNITS), dtype)}
+
+
+@config
+class Counts(Base):
+    """Counts how often it is traced."""
+
+    def change(self, x, state, key):
+        Host.count = getattr(Host, "count", 0) + 1
+        return x * Host.count
+
+
+@config
+class ChangesParams(Base):
+    """In place."""
+
+    def __call__(self, params, inputs, state, *, key=None):
+        params["w"] = params["w"] / 2
+        return super().__call__(params, inputs, state)
+
+
+@config
+class SumOfRowsBefore(Base):
+    """Each row sees those before it: the last one is seen by none."""
+
+    def change(self, x, state, key):
+        return jnp.cumsum(x, 0) if x.ndim > 1 else x
+
+
+@config
+class OneOutputForAll(Base):
+    """Its output has no batch, and is the mean over it."""
+
+    def __call__(self, params, inputs, state, *, key=None):
+        output, new = super().__call__(params, inputs, state)
+        return output.mean(), new
+
+
+@config
+class NeedsAKey(Base):
+    def change(self, x, state, key):
+        return x + jax.random.normal(key, x.shape, x.dtype)
+
+
+@config
+class CountsInPython(Base):
+    """Has no fault: a count that starts as a Python number."""
+
+    def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        return super().zero_state(batch_shape, dtype), 0
+
+    def __call__(self, params, inputs, state, *, key=None):
+        output, new = super().__call__(params, inputs, state[0])
+        return output, (new, state[1] + 1)
+
+
 ONE_LAW = [
     (InitLooksAtValues(), "structure"),
     (NoIntBatch(), "structure"),
@@ -272,6 +333,16 @@ CANNOT_RUN = [
     (OtherStructure(), "structure"),
     (FeaturesFirst(), "structure"),
     (NoKey(), "structure"),
+    (NeedsAKey(), "structure"),
     (NoReverse(), "gradients"),
 ]
 """Each fails by this law, whichever of the laws that need it is checked."""
+
+CAUSES = [
+    (Counts(), "garbage", "jit"),
+    (ChangesParams(), "padding", "jit"),
+    (OneOutputForAll(), "split", "rows"),
+    (SumOfRowsBefore(), "rows", "rows"),
+    (DrawsInInit(), "jit", "jit"),
+]
+"""What is checked, and the law that is named since the other rests on it."""

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from broken_cells import CANNOT_RUN, ONE_LAW, BatchNorm
+from broken_cells import CANNOT_RUN, CAUSES, ONE_LAW, BatchNorm, CountsInPython
 from cases import CASES, D, H, is_shape
 from toys import Duck
 
 import jax_dynrnn as rnn
+from jax_dynrnn._testing.compare import assert_close
 from jax_dynrnn.testing import CellCheckError, CellReport, check_cell
 
 SHAPE = (2, 5, 3)
@@ -44,6 +45,23 @@ def test_a_cell_that_cannot_be_run_says_why(cell, broken):
     """Whatever is asked: what was broken is named, not what could not be checked."""
     assert broken_law(cell, [broken]) == broken
     assert broken_law(cell, ["garbage"]) == broken
+
+
+@pytest.mark.parametrize("cell, checked, broken", [(*row,) for row in CAUSES])
+def test_the_cause_is_named(cell, checked, broken):
+    """Its advice is the right one, not that of the law which rests on it."""
+    assert broken_law(cell, [checked]) == broken
+
+
+def test_a_count_of_python_passes():
+    with jax.enable_x64(False):  # a count of int32, which NumPy makes int64
+        assert broken_law(CountsInPython(), ["structure", "padding", "jit"]) is None
+
+
+def test_a_result_that_is_infinite_twice_raises_no_warning():
+    """Two infinities are compared, not subtracted."""
+    result = {"outputs": np.full((2, 2), np.inf)}
+    assert_close(result, result, 0, "here", "there")
 
 
 @pytest.mark.parametrize("broken", ["padding", "rows", "vmap"])

@@ -71,7 +71,7 @@ ERRORS = {
         {2: (STATE,)},
         {},
         TypeError,
-        [r"next_cell_state of the structure PyTreeDef\(\*\)", r"got PyTreeDef\(\(\*,\)\)"],
+        [r"next_cell_state as in the first call, \[3, 4\], got tuple of 1 \(\[3, 4\]\)"],
     ),
     "later input of another shape": (
         {},
@@ -99,7 +99,7 @@ ERRORS = {
         {3: None},
         {},
         TypeError,
-        [r"emit_output of the structure PyTreeDef\(\*\)", r"got PyTreeDef\(None\)"],
+        [r"emit_output as in the first call, \[3, 4\], got None"],
     ),
     "later loop state": (
         {},
@@ -113,7 +113,7 @@ ERRORS = {
         {},
         {},
         TypeError,
-        [r"next_loop_state of the structure PyTreeDef\(None\)", r"got PyTreeDef\(\*\)"],
+        [r"next_loop_state as in the first call, None, got \["],
     ),
     "no maximum": (
         {},

@@ -53,8 +53,8 @@ def test_sequence_mask_as_tf1_calls_it():
     [
         (lambda n: rnn.sequence_mask(n), "expected maxlen=.* the lengths are traced"),
         (lambda n: rnn.sequence_mask(n, n.max()), "maxlen as an int, got .*, which is traced"),
-        (lambda n: rnn.sequence_mask(n, 2.5), "maxlen as an int, got 2.5"),
-        (lambda n: rnn.sequence_mask(n, np.ones(2)), "maxlen as an int, got array"),
+        (lambda n: rnn.sequence_mask(n, 2.5), "maxlen as an int >= 0, got 2.5"),
+        (lambda n: rnn.sequence_mask(n, np.ones(2)), "maxlen as an int >= 0, got array"),
     ],
 )
 def test_sequence_mask_needs_to_know_its_shape(run, match):

@@ -82,18 +82,23 @@ def split(problem: Problem) -> None:
 
 
 def rows(problem: Problem, key: Any = None) -> None:
-    """Other inputs in the last row: all other rows stay as they are."""
+    """Other inputs in one row, the last or the first: all other rows stay as they are."""
+    before = problem.values(key=key)
+    for row in (B - 1, 0):
+        others = np.arange(B) != row
 
-    def last(x, other):
-        return np.concatenate([x[:-1], other[-1:]])
+        def change(x, other, others=others):
+            return np.where(np.expand_dims(others, tuple(range(1, x.ndim))), x, other)
 
-    def without(results):
-        return jax.tree.map(lambda x: x[:-1] if x.ndim else x, results)
+        def without(results, others=others):
+            outputs = jax.tree.map(lambda y: y[others] if y.ndim > 1 else y, results["outputs"])
+            state = jax.tree.map(lambda s: s[others] if s.ndim else s, results["state"])
+            return {"outputs": outputs, "state": state}
 
-    other = jax.tree.map(last, problem.inputs, problem.other_inputs)
-    changed, before = problem.values(inputs=other, key=key), problem.values(key=key)
-    here = f"after the inputs of row {B - 1} alone were changed"
-    _compare(problem, without(changed), without(before), here, "before")
+        inputs = jax.tree.map(change, problem.inputs, problem.other_inputs)
+        changed = without(problem.values(inputs=inputs, key=key))
+        here = f"after the inputs of row {row} alone were changed"
+        _compare(problem, changed, without(before), here, "before", row=int(row == 0))
 
 
 def vmap(problem: Problem) -> None:
@@ -120,7 +125,8 @@ def vmap(problem: Problem) -> None:
 
 
 def jit(problem: Problem, key: Any = None) -> None:
-    """Two steps called from Python, against those of a compiled run."""
+    """The params, and two steps called from Python, against those of compiled programs."""
+    _made_alike(problem)
     state, outputs = problem.start, []
     for t in range(2):
         inputs = jax.tree.map(lambda x, t=t: x[:, t], problem.inputs)
@@ -131,6 +137,13 @@ def jit(problem: Problem, key: Any = None) -> None:
     compiled["outputs"] = jax.tree.map(lambda y: _steps(y, 0, 2), compiled["outputs"])
     eager = {"outputs": stacked, "state": state}
     _compare(problem, eager, compiled, "step by step, without jit", "compiled")
+
+
+def _made_alike(problem: Problem) -> None:
+    """Params come from the key alone: made twice, they are equal."""
+    first, second = ({"params": jax.device_get(problem.init(B, T))} for _ in range(2))
+    here, there = "where init is called", "where it is called again with the same key"
+    assert_close(first, second, 0, here, there)
 
 
 def finite(problem: Problem) -> None:

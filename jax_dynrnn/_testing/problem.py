@@ -109,7 +109,8 @@ class Problem:
     @functools.cached_property
     def start(self) -> Any:
         """Where a run begins."""
-        return jax.tree.map(np.asarray, self.cell.start(self.params, (B,), self.dtype))
+        start = self.cell.start(self.params, (B,), self.dtype)
+        return jax.tree.map(lambda s: np.asarray(jnp.asarray(s)), start)  # in the dtypes of JAX
 
     @functools.cached_property
     def later(self) -> Any:

@@ -37,7 +37,7 @@ LAWS = {
         "init, zero_state and a step return the structure, shapes and dtypes of the protocol",
         "init reads only the features of its shape. zero_state takes (), an int or a tuple, and "
         "puts it in front of every leaf. A step returns (output, new_state), the state as it got "
-        "it and the batch first.",
+        "it and the batch first. All are in the dtype that init and zero_state are asked for.",
     ),
     "padding": Law(
         padding,
@@ -71,9 +71,9 @@ LAWS = {
     ),
     "jit": Law(
         jit,
-        "a compiled step is the step called from Python",
+        "compiled, init and a step are what they are called from Python",
         "Compute with jax.numpy alone. Python and NumPy code runs once, while JAX traces: no "
-        "np.random, no counters, no float(x), no `if` on values.",
+        "np.random, no counters, no float(x), no `if` on values, no change of params in place.",
     ),
     "finite": Law(
         finite,

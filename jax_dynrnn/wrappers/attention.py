@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from .. import _check_data
 from .._cell import Memory, Params, State, output_size
 from .._init import Initializer, glorot_uniform
+from .._protocol import call_back
 from .._tools import batch_tuple, input_size, matmul
 from ..attention import Mechanism
 from ._wrapper import ParamsWrapper
@@ -164,7 +165,8 @@ class AttentionWrapper(ParamsWrapper):
 
     def _see(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
         if self.cell_input_fn is not None:
-            return self.cell_input_fn(inputs, attention)
+            names = "inputs, attention"
+            return call_back("cell_input_fn", self.cell_input_fn, names, inputs, attention)
         return jnp.concatenate([inputs, attention], -1)
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from .._cell import Params
+from .._protocol import call_back
 from ._wrapper import AroundWrapper
 
 
@@ -67,4 +68,9 @@ class ResidualWrapper(AroundWrapper):
         return inputs, inputs
 
     def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
-        return (self.residual_fn or _add)(kept, output)
+        if self.residual_fn is None:
+            return _add(kept, output)
+        added = call_back("residual_fn", self.residual_fn, "inputs, outputs", kept, output)
+        if added is None:
+            raise TypeError("residual_fn: expected it to return the outputs, got None")
+        return added

@@ -1,0 +1,65 @@
+"""What is checked of a dtype and of a key; cells check these too."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+
+def got(x: Any) -> str:
+    """What came in the place of a Python value, and what to do if it is traced."""
+    if not isinstance(x, jax.core.Tracer):
+        return f"{x!r:.200}"
+    return (
+        f"a traced {x.aval.str_short()}: the program depends on its value, which must be known "  # pyright: ignore
+        "when it is traced; jax.jit(f, static_argnames=...) keeps it a Python value"
+    )
+
+
+def floating(dtype: Any) -> Any:
+    """The dtype to compute in, checked; `None` of `None`."""
+    if dtype is None or dtype is float:
+        return None if dtype is None else jnp.result_type(float)
+    expected = "dtype: expected a real floating dtype"
+    if isinstance(dtype, jax.Array | np.ndarray):
+        raise TypeError(f"{expected}, got an array; its dtype is x.dtype")
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        name = dtype if isinstance(dtype, str) else ""
+        close = difflib.get_close_matches(name.replace("fp", "float"), FLOATING, 1, 0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else "; jnp.float32 is one"
+        raise TypeError(f"{expected}, got {got(dtype)}{hint}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{expected}, got {found}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise ValueError(
+            f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
+            "runs, jax.config.update('jax_enable_x64', True), or use jnp.float32"
+        )
+    return found
+
+
+FLOATING = ("bfloat16", "float16", "float32", "float64")
+
+
+def one_key(key: Any) -> None:
+    """Checks a key, or `None`."""
+    if key is not None:
+        a_key(key)
+
+
+def a_key(key: Any) -> None:
+    """Checks a key."""
+    dtype = getattr(key, "dtype", None)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
+    if not (legacy or (typed and key.ndim == 0)):
+        is_array = isinstance(key, jax.Array | np.ndarray)
+        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
+        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")
