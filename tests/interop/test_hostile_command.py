@@ -234,6 +234,27 @@ def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch
     assert sorted(names) == sorted(variables)
 
 
+def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
+    """The nearest layers of each cell are found by its scope, not among all there are."""
+    asked = []
+
+    def number(memory, original=table_module._number):
+        asked.append(memory)
+        return original(memory)
+
+    monkeypatch.setattr(table_module, "_number", number)
+    cell = "decoder/attention_wrapper"
+    variables = {f"m_{i}/memory_layer/kernel": np.ones((2, 4), np.float32) for i in range(500)}
+    for i in range(20):
+        variables[f"run_{i}/{cell}/gru_cell/gates/kernel"] = np.ones((10, 8), np.float32)
+        variables[f"run_{i}/{cell}/gru_cell/gates/bias"] = np.ones(8, np.float32)
+        variables[f"run_{i}/{cell}/gru_cell/candidate/kernel"] = np.ones((10, 4), np.float32)
+        variables[f"run_{i}/{cell}/gru_cell/candidate/bias"] = np.ones(4, np.float32)
+    checkpoint.write_checkpoint(tmp_path / "model", variables)
+    assert "run_19/decoder" in printed(capsys, tmp_path / "model")
+    assert 0 < len(asked) <= 3 * 20 * table_module.MOST_MEMORIES
+
+
 def test_long_names_do_not_widen_the_rows_of_others(tmp_path, capsys):
     variables = {"a" * MEBIBYTE: np.ones(2)} | {f"b{i}": np.ones(2) for i in range(100)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
