@@ -17,6 +17,12 @@ for _module in pkgutil.iter_modules(__path__):
     STEPS |= importlib.import_module(f"{__name__}.{_module.name}").STEPS
 
 
+def is_transcribed(cell):
+    """Whether the cell, and every cell inside of it, has a transcription."""
+    inside = [*getattr(cell, "cells", ()), *filter(None, [getattr(cell, "cell", None)])]
+    return type(cell).__name__ in STEPS and all(map(is_transcribed, inside))
+
+
 def step(cell, params, x, state):
     """One step of any cell that has a transcription: what wrappers call for their cell."""
     return STEPS[type(cell).__name__](cell, params, x, state)
