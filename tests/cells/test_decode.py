@@ -1,5 +1,6 @@
 """Decoding: against a search over all sequences, against each other, and at the edges."""
 
+import functools
 import itertools
 
 import jax
@@ -41,13 +42,18 @@ def greedy(start=0, most=L, state=STATE):
 
 def probability(ids, row, start=0):
     """The log-probability of one sequence, in NumPy but for the cell."""
-    state, total, last = STATE[row : row + 1], 0.0, start
-    for i in ids:
-        output, state = CELL(PARAMS, embed(jnp.array([last])), state)
-        scores = np.asarray(logits(output))[0]
-        total += scores[i] - np.log(np.exp(scores).sum())
-        last = i
-    return total
+    ids = tuple(map(int, ids))
+    steps = (next_ids(ids[:i], row, start)[0][ids[i]] for i in range(len(ids)))
+    return float(sum(steps))
+
+
+@functools.cache
+def next_ids(ids, row, start):
+    """The log-probabilities of the id after `ids`, and the state then: sequences share them."""
+    state = next_ids(ids[:-1], row, start)[1] if ids else STATE[row : row + 1]
+    output, state = CELL(PARAMS, embed(jnp.array([(start, *ids)[-1]])), state)
+    scores = np.asarray(logits(output))[0]
+    return scores - np.log(np.exp(scores).sum()), state
 
 
 def everything():
