@@ -1,4 +1,4 @@
-"""What every error of the package obeys: it speaks of what its user knows, and says what to do."""
+"""What every error message of the package obeys: no private names, no messages of Python's own."""
 
 import contextlib
 import inspect

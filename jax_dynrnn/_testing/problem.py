@@ -145,7 +145,7 @@ class Problem:
             raise Broken(f"there is no gradient: {described(error)}", "gradients") from error
 
     def _program(self, f: Callable, engine: str, dtype: Any, keyed: bool) -> Callable:
-        """`f` compiled; jit itself compiles it anew for other shapes."""
+        """`f` under jit, which compiles it once for each set of shapes."""
         name = f.__name__, engine, jnp.dtype(dtype), keyed
         if name not in self._programs:
             self._programs[name] = jax.jit(functools.partial(f, engine, dtype))

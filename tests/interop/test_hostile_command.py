@@ -85,7 +85,7 @@ def test_names_are_no_lines_of_the_program(tmp_path, capsys, form):
 
 
 def test_names_in_errors(tmp_path, capsys):
-    """Of the command, of files and of variables, whoever raises them."""
+    """Messages of the command, of the readers of files and of `import_params`."""
     path, variables = stored(tmp_path, "", in_scopes(variables_of(WORDS, scope="fits")))
     for arguments in ([path, "--scope", "x\n"], [f"{path}\n\x1b"], [tmp_path / "a\n.npz"]):
         with pytest.raises(SystemExit) as error:
@@ -218,15 +218,16 @@ def test_a_variable_where_a_scope_is_expected(name, shape):
         tf1.import_params(WORDS, given, "gru")
 
 
+def calls(monkeypatch, name):
+    """The first arguments of a function of the table, as it is called."""
+    given, original = [], getattr(table_module, name)
+    monkeypatch.setattr(table_module, name, lambda x: (given.append(x), original(x))[1])
+    return given
+
+
 def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch):
     """Each is compared with the variables in its own scope, not with all there are."""
-    names = []
-
-    def canonical(name, original=table_module.canonical):
-        names.append(name)
-        return original(name)
-
-    monkeypatch.setattr(table_module, "canonical", canonical)
+    names = calls(monkeypatch, "canonical")
     variables = {f"scope_{i}/gru_cell/gates/bias": np.ones(4, np.float32) for i in range(20)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     output = printed(capsys, tmp_path / "model")
@@ -236,13 +237,7 @@ def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch
 
 def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
     """The nearest layers of each cell are found by its scope, not among all there are."""
-    asked = []
-
-    def number(memory, original=table_module._number):
-        asked.append(memory)
-        return original(memory)
-
-    monkeypatch.setattr(table_module, "_number", number)
+    numbered = calls(monkeypatch, "_number")
     cell = "decoder/attention_wrapper"
     variables = {f"m_{i}/memory_layer/kernel": np.ones((2, 4), np.float32) for i in range(500)}
     for i in range(20):
@@ -252,7 +247,7 @@ def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
         variables[f"run_{i}/{cell}/gru_cell/candidate/bias"] = np.ones(4, np.float32)
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     assert "run_19/decoder" in printed(capsys, tmp_path / "model")
-    assert 0 < len(asked) <= 3 * 20 * table_module.MOST_MEMORIES
+    assert 0 < len(numbered) <= 3 * 20 * table_module.MOST_MEMORIES
 
 
 def test_long_names_do_not_widen_the_rows_of_others(tmp_path, capsys):
