@@ -46,7 +46,7 @@ def cuts(request, monkeypatch):
     monkeypatch.setattr(_tiles, "UNSORTED", 0)
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)
-    monkeypatch.setattr(_blocks, "LARGE", 0 if request.param == "again" else float("inf"))
+    monkeypatch.setattr(_blocks, "CHEAP", float("inf") if request.param == "again" else 0)
     for module in (_tiles, _blocks, blocked):
         monkeypatch.setattr(module, "on_cpu", lambda: request.param != "accelerator")
     jax.clear_caches()  # which know nothing of all that
@@ -200,14 +200,18 @@ def kept(cell, *shape):
 
 
 @pytest.mark.parametrize(
-    ("cell", "numbers"),
-    [(rnn.LSTMCell(8), 4 + 2), (rnn.GRUCell(8), 3 + 1), (rnn.CudnnCompatibleGRUCell(8), 3 + 1 + 1)],
+    ("cell", "states", "sums"),
+    [(rnn.LSTMCell(8), 2, 4), (rnn.GRUCell(8), 1, 3), (rnn.CudnnCompatibleGRUCell(8), 1, 3 + 1)],
     ids=["lstm", "gru", "gru_after"],
 )
-def test_what_is_kept(cell, numbers):
-    """Of each step its state, the sums of its gates, and what is more than added; the inputs."""
-    more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
-    assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
+def test_what_is_kept(cell, states, sums, monkeypatch):
+    """Of each step its state and, if the matmuls are not computed again, the sums of its gates and
+    what is more than added; the inputs."""
+    for cheap, numbers in ((_blocks.CHEAP, states), (0, states + sums)):
+        monkeypatch.setattr(_blocks, "CHEAP", cheap)
+        jax.clear_caches()
+        more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
+        assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
 
 
 @toys.config

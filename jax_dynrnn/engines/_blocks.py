@@ -19,12 +19,10 @@ from ._sums import Sum
 from ._tiles import Tiles, on_cpu
 from .call import Call, first_valid, resets, rows, select, valid, zeros
 
-LARGE = 2**24
-"""Bytes of results of matmuls, from which on they are computed again rather than kept: memory of
-that size comes from the system page by page, in each run again."""
-
 CHEAP = 256
-"""Multiplications for a number that is computed again, at most."""
+"""Multiplications for a result of a matmul that the backward pass computes again on a CPU, at most:
+to write it and to read it takes longer, or is at most 3 % faster where all that is kept fits into
+the cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +149,12 @@ class Blocks:
     def again(self) -> bool:
         """Whether the backward pass computes all matmuls of a block again, at once.
 
-        It does where that takes less time than to keep their results: they are more numbers
-        than a state has.
+        It does not depend on the batch or the time, so that no size costs much more than another.
         """
         weights, known = self.call.params, self.row[1]
         results = jax.tree.leaves((known.projected, known.recurred))
-        size = self.parts.batch * self.call.time * sum(x.size * x.dtype.itemsize for x in results)
         work = sum(w.size for w in (*weights.project, *weights.kernels))
-        return on_cpu() and size >= LARGE and work <= CHEAP * sum(x.size for x in results)
+        return on_cpu() and work <= CHEAP * sum(x.size for x in results)
 
 
 def _one_row(parts: Parts, call: Call) -> tuple[Any, Known]:

@@ -37,14 +37,10 @@ jax.tree_util.register_dataclass(Weights, ["project", "kernels", "between"], [])
 
 
 class Parts(Cell):
-    """A cell whose params are `Weights`; made for one structure of params.
+    """A cell whose params are `Weights`; made for one structure of params."""
 
-    `batch` is the size of the whole batch: each of many devices runs a part of it.
-    """
-
-    def __init__(self, cell: Any, params: Any, batch: int = 1):
+    def __init__(self, cell: Any, params: Any):
         self.cell = cell
-        self.batch = batch
         self.params = jax.tree.map(jax.typeof, params)
         self._hoisted: dict[Any, Any] = {}
 
@@ -178,7 +174,7 @@ def in_parts(call: Call) -> tuple[Parts, Call]:
     """The call with a cell of `Weights`, all arrays varying over the same mesh axes."""
     axes = varying(call)
     call = jax.tree.map(lambda x: spread(x, axes), dataclasses.replace(call, key=None))
-    parts = Parts(call.cell, call.params, call.batch)
+    parts = Parts(call.cell, call.params)
     weights = parts.weights(call.params, *_one_row(call))
     return parts, dataclasses.replace(call, cell=parts, params=weights)
 
