@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import compare, machine, peers
+from . import compare, fairness, machine, peers
 from .files import RESULTS, SHORT, write
 from .grid import SIZES, TINY, Problem, Size, lengths_of
 from .measure import Field, timed
@@ -33,6 +33,8 @@ def main() -> None:
     print(tables(measured), markdown(measured), sep="\n\n")
     draw(measured, out.with_suffix(".png"))
     print(f"\nin {out}, and a picture beside it")
+    if fairness.off(measured.get("alone", [])):
+        raise SystemExit("a framework is not as fast in the suite as it is alone: see above")
 
 
 def parsed() -> argparse.Namespace:
@@ -54,20 +56,31 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     machine.prepare(options.short)
     count = options.rounds or (3 if options.short else 7)
     measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
-    measured["rows"] = before(out, measured) if options.resume else []
+    measured["alone"], measured["rows"] = [], before(out, measured) if options.resume else []
     families = FAMILIES if options.peers is None else options.peers
     plan = left(planned(options), measured["rows"])
     total = sum(len(lengths) for _, _, lengths in plan)
     with Field(families, 2 if options.short else 1) as field, tqdm(total=total) as bar:
         for family in field.missing:
             bar.write(f"{family}: not installed, no rows")
+        check(field, measured, "start", options.short)
         for kind, of, lengths in plan:
             bar.set_description(f"{kind} {of}")
             for problem, implementations in field.checked(kind, of, lengths):
                 measured["rows"] += timed(problem, implementations, count)
                 write(measured, out)
                 bar.update()
+        check(field, measured, "end", options.short)
+    write(measured, out)
     return measured
+
+
+def check(field: Field, measured: dict[str, Any], when: str, short: bool) -> None:
+    """Compares the suite with each framework alone; a short run, whose figures mean nothing, does
+    not."""
+    if not short:
+        checked = fairness.check(field, measured["rounds"], when)
+        measured["alone"] += tqdm(checked, desc=f"each framework alone, {when}", unit="row")
 
 
 def before(out: Path, now: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ A *speed-up* is their time over ours. A family counts by its fastest variant.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,23 @@ GROUPS = {
     "log-normal": ("lognormal",),
 }
 """Sets of lengths that means are taken over."""
+
+
+class Rival(NamedTuple):
+    """Whom ours is compared with."""
+
+    families: tuple[str, ...]
+    ours: str = "ours"
+    """The implementation that is compared with them."""
+
+
+SPREAD = f"ours{peers.DEVICES}"
 RIVALS = {
-    "best JAX peer": tuple(peers.JAX),
-    "TensorFlow": ("tensorflow",),
-    "PyTorch": ("pytorch",),
+    "best JAX peer": Rival(tuple(peers.JAX)),
+    "TensorFlow": Rival(("tensorflow",)),
+    "PyTorch": Rival(("pytorch",)),
+    f"Flax, both{peers.DEVICES}": Rival((f"flax{peers.DEVICES}",), SPREAD),
+    f"PyTorch, ours{peers.DEVICES}": Rival(("pytorch",), SPREAD),
 }
 MARGIN = 0.95
 """What is below it is lost; the rest is noise."""
@@ -54,10 +67,12 @@ def least(entry: Entry, families: Iterable[str], value: Callable[[Row], float]) 
     return min(found, default=None)
 
 
-def speed_up(entry: Entry, what: str, families: Iterable[str]) -> float | None:
-    """Their fastest over ours; `None` where there is none of them."""
-    theirs = least(entry, families, lambda row: row[what]["median"])
-    return theirs and theirs / entry["ours"][what]["median"]
+def speed_up(entry: Entry, what: str, rival: Rival) -> float | None:
+    """Their fastest over ours; `None` where there is none of them, or of ours."""
+    theirs = least(entry, rival.families, lambda row: row[what]["median"])
+    if theirs is None or rival.ours not in entry:
+        return None
+    return theirs / entry[rival.ours][what]["median"]
 
 
 def over_scan(entry: Entry, what: str) -> float | None:

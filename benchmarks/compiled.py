@@ -22,6 +22,7 @@ class Compiled:
         weights: what it takes.
         inputs, lengths: of the shapes that are compiled for; the lengths are traced.
         what: which programs.
+        place: puts `(weights, inputs, lengths)` where they are to be.
 
     Attributes:
         cost: `{"compile": seconds, "memory": bytes}` of `"forward"` and `"training"`: of tracing
@@ -29,23 +30,25 @@ class Compiled:
     """
 
     def __init__(
-        self, run: Callable, weights: Any, inputs: Any, lengths: Any, what: Sequence[str] = WHAT
+        self,
+        run: Callable,
+        weights: Any,
+        inputs: Any,
+        lengths: Any,
+        what: Sequence[str] = WHAT,
+        place: Callable = lambda *arguments: jax.device_put(arguments),
     ):
-        def training(weights, inputs, lengths):
-            return jax.value_and_grad(lambda w, x: loss(*run(w, x, lengths), lengths), (0, 1))(
-                weights, inputs
-            )
-
-        self.weights = jax.device_put(weights)
+        self.weights, self.place = weights, place
         self.feed(inputs, lengths)
         self.programs, self.cost = {}, {}
         for name in what:
-            program = {"forward": run, "training": training}[name]
+            program = {"forward": run, "training": training_step(run)}[name]
             self.programs[name], self.cost[name] = _compile(program, self.arguments)
 
     def feed(self, inputs: Any, lengths: Any) -> None:
         """What the next calls take."""
-        self.arguments = jax.device_put((self.weights, inputs, lengths))
+        self.arguments = self.place(self.weights, inputs, lengths)
+        self.weights = self.arguments[0]
 
     def forward(self) -> Any:
         """`(outputs, states)`, when they are there."""
@@ -64,6 +67,17 @@ class Compiled:
         outputs, states = self.forward()
         _, (_, gradient) = self.training()
         return Results(*jax.tree.map(np.asarray, (outputs, list(states), gradient)))
+
+
+def training_step(run: Callable) -> Callable:
+    """The scalar of a run and its gradients by weights and inputs."""
+
+    def step(weights, inputs, lengths):
+        return jax.value_and_grad(lambda w, x: loss(*run(w, x, lengths), lengths), (0, 1))(
+            weights, inputs
+        )
+
+    return step
 
 
 def _compile(program: Callable, arguments: tuple) -> tuple[Any, dict[str, float]]:

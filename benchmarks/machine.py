@@ -33,10 +33,15 @@ def describe() -> dict[str, str | int]:
     """Its processor, the cores used, its system, and the date."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else CORES,
+        "cores": cores(),
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "date": datetime.date.today().isoformat(),
     }
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else CORES
 
 
 def _processor() -> str:

@@ -29,12 +29,13 @@ class Field:
     def __init__(self, families: list[str], at_once: int = 1):
         self.at_once = at_once
         self.missing = [f for f in families if not peers.installed(f)]
-        present = [f for f in families if f not in self.missing]
+        self.families = [f for f in families if f not in self.missing]
         self.stack = ExitStack()
         self.processes = [
-            self.stack.enter_context(Process(f)) for f in present if f in peers.PROCESSES
+            self.stack.enter_context(Process(f)) for f in self.families if f in peers.PROCESSES
         ]
-        self.here = [peers.load(f) for f in ["ours", *(f for f in present if f in peers.JAX)]]
+        here = [f for f in self.families if f in peers.JAX]
+        self.here = [peers.load(f) for f in ("ours", *here)]
         for process in self.processes:
             process.call("ready")  # its imports would disturb what is measured next
         warm_up()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,24 +16,37 @@ from .grid import Size
 from .problems import cells_of
 from .timing import Results
 
-EXPORT = {"tensorflow": interop.tf1.export_params, "pytorch": interop.torch.export_params}
+EXPORT = {
+    "tensorflow": interop.tf1.export_params,
+    "pytorch": interop.torch.export_params,
+    "devices": lambda cells, params: params,
+}
+"""The weights that a framework takes, of our cells and params."""
+ENVIRONMENT: dict[str, str] = {}
+"""Variables that a process has and ours has not: none, users set none."""
 
 
 class Process:
-    """The process of a framework, to be used in a `with` statement."""
+    """The process of a framework, to be used in a `with` statement.
+
+    It is stopped while it is not asked for anything: its threads may spin without taking time from
+    what is measured elsewhere, and are as fast as they are alone when it is their turn.
+    """
 
     def __init__(self, family: str):
         self.family = family
         command = [sys.executable, "-m", "benchmarks.worker", family]
         self.log = tempfile.TemporaryFile()  # TensorFlow says much
         self.popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            env=os.environ | ENVIRONMENT,
+        )  # fmt: skip
 
     def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.popen.send_signal(signal.SIGCONT)
         self.popen.communicate()  # closes its input, at which it ends
         self.log.close()
 
@@ -41,6 +56,7 @@ class Process:
         Raises:
             RuntimeError: it failed there; the message has the traceback.
         """
+        self.popen.send_signal(signal.SIGCONT)
         try:
             pickle.dump((name, arguments), self.popen.stdin)
             self.popen.stdin.flush()
@@ -49,6 +65,7 @@ class Process:
             self.log.seek(0)
             said = self.log.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{self.family}: its process has ended; it said:\n{said}") from end
+        self.popen.send_signal(signal.SIGSTOP)
         if error:
             raise RuntimeError(f"{self.family}: {name} failed in its process:\n{error}")
         return result
@@ -61,7 +78,7 @@ class Process:
         `given`: whether they are to have lengths. `place`: PyTorch's device and dtype.
         """
         built = {}
-        for name in self.call("names", kind, given):
+        for name in self.call("names", kind, size, given):
             weights = EXPORT[self.family](cells_of(kind, size.units), params)
             self.call("build", name, kind, size, weights, *place)
             built[name] = Remote(self, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import compare
+from . import compare, fairness
 from .compare import GROUPS, MARGIN, RIVALS, Entry, collect, geometric_mean
 from .grid import ALONE, SIZES, Problem
 from .timing import WHAT
@@ -20,7 +20,19 @@ def tables(measured: dict[str, Any]) -> str:
         of_kind = {p: entry for p, entry in entries.items() if p.kind == kind}
         parts += [_table(kind, what, of_kind) for what in WHAT if of_kind]
     grid = compare.in_grid(entries)
-    return "\n\n".join(parts + (_means(grid) if grid else []))
+    parts += _means(grid) if grid else []
+    return "\n\n".join(parts + _alone(measured.get("alone", [])))
+
+
+def _alone(rows: list[dict[str, Any]]) -> list[str]:
+    """How the suite's times of other frameworks compare with those of each alone."""
+    if not rows:
+        return []
+    ratios = [row["suite"] / row["alone"] for row in rows]
+    mean, off = geometric_mean(ratios), fairness.off(rows)
+    lines = [f"other frameworks: {mean:.2f} of their time alone, the mean of {len(rows)} pairs"]
+    lines += [f"over {fairness.BOUND:.0%}: {fairness.said(row)}" for row in off]
+    return ["\n".join(lines)]
 
 
 def heading(measured: dict[str, Any]) -> str:
@@ -76,7 +88,7 @@ def _means(entries: Entries) -> list[str]:
 
 def _ratios(what: str) -> dict[str, Any]:
     """Of an entry, by who is compared with."""
-    rivals = {n: lambda e, f=f: compare.speed_up(e, what, f) for n, f in RIVALS.items()}
+    rivals = {n: lambda e, r=r: compare.speed_up(e, what, r) for n, r in RIVALS.items()}
     return rivals | {"our scan": lambda e: compare.over_scan(e, what)}
 
 

@@ -1,11 +1,12 @@
 """Time and memory of an LSTM's training step against T, B, H and raggedness.
 
-    python -m benchmarks.scaling                # a quarter of an hour
+    python -m benchmarks.scaling                # three quarters of an hour
     python -m benchmarks.scaling --short        # is it alive? The figures mean nothing
     python -m benchmarks.scaling --report FILE  # table and picture of what was measured before
 
 One of them changes at a time, about a base point. The limit is the time that the machine needs to
-multiply matrices as large as the work on valid steps alone.
+multiply matrices as large as the work on valid steps alone. At the end sizes that nothing divides
+stand beside their neighbours.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from . import machine, memory
+from . import machine, memory, odd_sizes
 from .files import RESULTS, SHORT, write
 from .grid import MEAN, Size, lognormal
 from .measure import training_rows
 from .peers import flax, ours
 from .problems import params_of
-from .scaling_picture import draw
+from .scaling_picture import draw, draw_odd_sizes
 
 BASE = Size(32, 256, 64, 128)
 AXES = {
@@ -51,9 +52,10 @@ def main() -> None:
     options = parser.parse_args()
     out = options.report or (SHORT if options.short else RESULTS) / "scaling.json"
     measured = json.loads(out.read_text()) if options.report else run(options.short, out)
-    print(memory.table(measured))
+    print(memory.table(measured), odd_sizes.table(measured["odd sizes"]), sep="\n\n")
     draw(measured, out.with_suffix(".png"))
-    print(f"\nin {out}, and a picture beside it")
+    draw_odd_sizes(measured["odd sizes"], out.with_name(f"{out.stem}_odd_sizes.png"))
+    print(f"\nin {out}, and two pictures beside it")
 
 
 def run(short: bool, out: Path) -> dict[str, Any]:
@@ -63,12 +65,15 @@ def run(short: bool, out: Path) -> dict[str, Any]:
     count = 3 if short else 7
     measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
     measured |= {"base": list(base), "gflops": matmul_rate(256 if short else 2048)}
-    measured |= {"memory": [], "rows": []}
+    measured |= {"memory": [], "rows": [], "odd sizes": []}
     for point in tqdm(list(points(base, axes)), unit="point"):
         measured["rows"] += rows(*point, count, measured["gflops"])
         write(measured, out)
     for row in tqdm(memory.rows(long, count), unit="run", total=memory.RUNS):
         measured["memory"].append(row)
+        write(measured, out)
+    for row in tqdm(odd_sizes.rows(short, count), unit="run", total=odd_sizes.count(short)):
+        measured["odd sizes"].append(row)
         write(measured, out)
     return measured
 

@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.scaling`."""
+"""The pictures of `benchmarks.scaling`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
+from . import odd_sizes  # noqa: E402
 from .grid import MEAN  # noqa: E402
 
 LABELS = {
@@ -60,3 +61,27 @@ def _panel(column: Any, axis: str, rows: list[dict[str, Any]]) -> None:
             ax.xaxis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
+
+
+def draw_odd_sizes(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each of T and B, memory above time: a point for each size, a line for a kind."""
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7), sharex="col")
+    kinds = {kind: f"C{i}" for i, kind in enumerate(odd_sizes.KINDS)}
+    for line, quantity in zip(axes, ("memory", "training"), strict=True):
+        for (axis, lengths, remat), curve in odd_sizes.curves(rows, quantity).items():
+            ax = line[0 if axis == "time" else 1]
+            label = f"{lengths}, remat={remat!r}"
+            ax.plot(*zip(*sorted(curve.items()), strict=True), ".-", color=kinds[lengths, remat],
+                    label=label, lw=0.7, ms=4)  # fmt: skip
+            ax.set(xscale="log", yscale="log")
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("temporary memory, MB")
+    axes[1, 0].set_ylabel("training step, ms")
+    for ax, axis in zip(axes[1], ("time", "batch"), strict=True):
+        ax.set_xlabel(LABELS[axis])
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    figure.suptitle("Sizes that nothing divides, and their neighbours: an LSTM's training step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,25 +1,21 @@
-"""The process of a framework that does not share ours: it computes when told, and sleeps else.
+"""The process of a framework that does not share ours: it computes when told.
 
     python -m benchmarks.worker pytorch
 
 reads pickled commands `(name, arguments)` from its standard input, and writes `(result, error)`.
+Its threads are as they are by default: they may spin, since it is stopped between two commands.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import sys
+import traceback
+from typing import Any
 
-# Before the framework comes: no thread spins while another process is measured.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("KMP_BLOCKTIME", "0")
-
-import pickle  # noqa: E402
-import sys  # noqa: E402
-import traceback  # noqa: E402
-from typing import Any  # noqa: E402
-
-from . import peers  # noqa: E402
-from .timing import Results, seconds  # noqa: E402
+from . import peers
+from .timing import Results, seconds
 
 
 class Host:
@@ -36,8 +32,8 @@ class Host:
         """Where the fastest runs are: `"cuda"` or `"cpu"`."""
         return self.peer.device()
 
-    def names(self, kind: str, given: bool) -> list[str]:
-        return self.peer.names(kind, given)
+    def names(self, kind: str, size: Any, given: bool) -> list[str]:
+        return self.peer.names(kind, size, given)
 
     def build(self, name: str, *arguments: Any) -> None:
         self.built[name] = self.peer.build(name, *arguments)

@@ -24,7 +24,7 @@ from benchmarks import (
 from benchmarks.check import compare as compare_results
 
 HERE = Path(__file__).parent
-FAMILIES = {"flax", "nnx", "haiku", "keras", "equinox", "tensorflow", "pytorch"}
+FAMILIES = {"flax", "nnx", "haiku", "keras", "equinox", "tensorflow", "pytorch", "devices"}
 
 # In a process of its own: frameworks are measured as their users run them.
 CHECK = """
@@ -51,7 +51,10 @@ def agreed():
         command, capture_output=True, text=True, cwd=HERE.parent, env=environment
     )
     assert not result.returncode, result.stderr
-    return {peers.family(name) for name in json.loads(result.stdout)}
+    found = {peers.family(name) for name in json.loads(result.stdout)}
+    return found | (
+        {"devices"} if {f"{x}{peers.DEVICES}" for x in ("ours", "flax")} <= found else set()
+    )
 
 
 @pytest.mark.xdist_group("peers")
@@ -181,8 +184,12 @@ def test_ratios(stored):
     lstm, ragged, gru, _ = compare.by_problem(stored["rows"]).values()
     jax_peers = compare.RIVALS["best JAX peer"]
     assert compare.speed_up(lstm, "training", jax_peers) == 30 / 20
-    assert compare.speed_up(lstm, "training", ("pytorch",)) == 8 / 20
-    assert compare.speed_up(ragged, "training", ("pytorch",)) is None
+    assert compare.speed_up(lstm, "training", compare.RIVALS["PyTorch"]) == 8 / 20
+    assert compare.speed_up(ragged, "training", compare.RIVALS["PyTorch"]) is None
+    spread = {compare.SPREAD: {"training": {"median": 16.0}}} | lstm
+    assert (
+        compare.speed_up(spread, "training", compare.Rival(("pytorch",), compare.SPREAD)) == 8 / 16
+    )
     assert compare.over_scan(ragged, "forward") == 10 / 20
     assert compare.over_flax(lstm, "training", "memory") == 100 / 400
     assert compare.over_flax(gru, "training", "memory") is None

@@ -42,7 +42,6 @@ def cuts(request, monkeypatch):
     """Small tiles and blocks, as a CPU and as an accelerator cuts them; with `again` the backward
     pass computes the matmuls of a block again."""
     monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
-    monkeypatch.setattr(_tiles, "FEW", (0, 0))
     monkeypatch.setattr(_tiles, "UNSORTED", 0)
     monkeypatch.setattr(_tiles, "BLOCK", 64)
     monkeypatch.setattr(_tiles, "STEPS", 4)

@@ -1,24 +1,33 @@
-"""PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, padded and packed.
+"""PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, padded and packed, with a thread per core and with 1.
 
 Padded, it computes every step. With lengths it has the last h only, out of the outputs: the scalar
 of an LSTM is without c there, which is a little less work. In both directions it would begin in the
 padding: there is no such row.
 """
 
+import os
+
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..timing import Results
 
-torch.set_num_threads(2)
 MODULES = {"gru_after": torch.nn.GRU, "vanilla": torch.nn.RNN}
 MODULES |= dict.fromkeys(("lstm", "bidirectional"), torch.nn.LSTM)
+CORES = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
+)
+ONE_THREAD = ", 1 thread"
 
 
-def names(kind, given):
+def names(kind, size, given):
+    del size
     if kind not in MODULES:
         return []
-    return ["pytorch: packed"] if kind == "bidirectional" and given else list(RUNS)
+    packed = kind == "bidirectional" and given
+    runs = ["packed"] if packed else ["padded", "packed"]
+    threads = [""] if device() == "cuda" else ["", ONE_THREAD]
+    return [f"pytorch: {run}{number}" for number in threads for run in runs]
 
 
 def device():
@@ -30,14 +39,16 @@ def build(name, kind, size, weights, place=("cpu", "float32")):
     module = MODULES[kind](size.inputs, size.units, batch_first=True, bidirectional=both)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     device, dtype = place
-    return Module(module.to(device, getattr(torch, dtype)), RUNS[name], device)
+    run = _packed if "packed" in name else _padded
+    threads = 1 if name.endswith(ONE_THREAD) else CORES
+    return Module(module.to(device, getattr(torch, dtype)), run, device, threads)
 
 
 class Module:
     """Takes and gives what `benchmarks.compiled.Compiled` does."""
 
-    def __init__(self, module, run, device):
-        self.module, self.run, self.device = module, run, device
+    def __init__(self, module, run, device, threads):
+        self.module, self.run, self.device, self.threads = module, run, device, threads
 
     def feed(self, inputs, lengths):
         dtype = next(self.module.parameters()).dtype
@@ -49,16 +60,22 @@ class Module:
             self.valid = (torch.arange(inputs.shape[1]) < host[:, None]).to(self.device)
 
     def forward(self):
+        self._set_threads()
         with torch.inference_mode():
             return self._waited(self.run(self.module, self.inputs, self.lengths))
 
     def training(self):
+        self._set_threads()
         outputs, states = self.run(self.module, self.inputs, self.lengths)
         if self.lengths is not None:
             outputs = torch.where(self.valid[..., None], outputs, 0)
         value = sum((x.float() ** 2).sum() for x in (outputs, *states)) / 2
         wanted = [*self.module.parameters(), self.inputs]
         return self._waited((value, torch.autograd.grad(value, wanted)))
+
+    def _set_threads(self):
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
 
     def _waited(self, results):
         if self.device != "cpu":
@@ -94,6 +111,3 @@ def _states(state):
     if not isinstance(state, tuple):
         return list(state)
     return [s for h, c in zip(*state, strict=True) for s in (c, h)]
-
-
-RUNS = {"pytorch: padded": _padded, "pytorch: packed": _packed}

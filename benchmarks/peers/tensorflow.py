@@ -7,8 +7,6 @@ from tensorflow.python.ops import rnn_cell_impl
 
 from ..timing import Results
 
-tf.config.threading.set_intra_op_parallelism_threads(2)
-tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.get_logger().setLevel("ERROR")
 warnings.filterwarnings("ignore", module="tensorflow")  # that all of this is deprecated
 JIT_COMPILE = {"tensorflow": None, "tensorflow: XLA": True}
@@ -16,8 +14,8 @@ CELLS = {"gru": rnn_cell_impl.GRUCell, "vanilla": rnn_cell_impl.BasicRNNCell}
 CELLS |= dict.fromkeys(("lstm", "bidirectional"), rnn_cell_impl.LSTMCell)
 
 
-def names(kind, given):
-    del given
+def names(kind, size, given):
+    del size, given
     return list(JIT_COMPILE) if kind in CELLS else []
 
 

@@ -63,11 +63,11 @@ class Blocks:
     """What comes of one step of one row, by shape and dtype: the output, and what is known."""
 
     @classmethod
-    def of(cls, parts: Parts, call: Call, trains: bool) -> Blocks:
+    def of(cls, parts: Parts, call: Call) -> Blocks:
         is_valid = valid(call)
         padding, walls = first_valid(call, is_valid), resets(call, is_valid)
         row = jax.eval_shape(lambda call: _one_row(parts, call), call)
-        return cls(parts, call, Tiles.of(call, trains), padding, walls, row)
+        return cls(parts, call, Tiles.of(call), padding, walls, row)
 
     def number(self, tile: Any, i: Any, backward: bool = False) -> Any:
         """Which block of a tile is the `i`th to be run."""

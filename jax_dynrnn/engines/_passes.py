@@ -16,7 +16,7 @@ from .call import Call, zeros
 
 def forward(parts: Parts, call: Call, keep: bool) -> tuple[Any, Any]:
     """`((outputs, final_state), residuals)`; the residuals are `None` unless `keep`."""
-    blocks = Blocks.of(parts, call, trains=keep)
+    blocks = Blocks.of(parts, call)
     tiles = blocks.tiles
     outputs, kept = _buffers(blocks, keep)
     final = jax.tree.map(lambda s: zeros(call, s.shape, s.dtype), call.initial_state)
@@ -66,7 +66,7 @@ def _buffers(blocks: Blocks, keep: bool) -> tuple[Any, Any]:
 
 def backward(parts: Parts, call: Call, kept: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
     """The cotangents of the params, inputs, initial and start state of `call`."""
-    blocks = Blocks.of(parts, call, trains=True)
+    blocks = Blocks.of(parts, call)
     tiles = blocks.tiles
     d_outputs, d_final = cotangents
     floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731

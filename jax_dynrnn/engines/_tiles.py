@@ -29,11 +29,6 @@ SMALLEST = 2**12
 """The numbers in a tile's gates, at least, if the batch then has two tiles: with fewer, starting
 the operations takes the time."""
 
-FEW = 16, 192
-"""Rows of a batch and numbers in their gates, at most, that are one tile in a training step,
-whatever the lengths: two were 0.84 to 1.0 times as fast as `scan` at full length. What it costs:
-1.15 times the time of two where lengths are log-normal."""
-
 UNSORTED = 2**15
 """The numbers in a tile's gates aimed at, if no row ends early: large tiles lose nothing then."""
 
@@ -56,22 +51,20 @@ class Tiles:
     """int32 `[B]`: in that order, the steps up to the last valid one."""
     valid: jax.Array | None
     """bool `[T, B]`, in the order of the call; `None` where the lengths say all."""
-    trains: bool
-    """Whether there is a backward pass."""
 
     @classmethod
-    def of(cls, call: Call, trains: bool) -> Tiles:
+    def of(cls, call: Call) -> Tiles:
         is_valid = None if call.mask is None else valid(call)
         if call.lengths is None and call.mask is None:
-            return cls(call, None, jnp.full(call.batch, call.time, jnp.int32), None, trains)
+            return cls(call, None, jnp.full(call.batch, call.time, jnp.int32), None)
         ends: Any = call.lengths
         if is_valid is not None:
             steps = jnp.arange(1, call.time + 1, dtype=jnp.int32)
             ends = jnp.where(is_valid, steps[:, None], 0).max(0)
         if not on_cpu():
-            return cls(call, None, ends, is_valid, trains)
+            return cls(call, None, ends, is_valid)
         order = jnp.argsort(-ends).astype(jnp.int32)
-        return cls(call, order, ends[order], is_valid, trains)
+        return cls(call, order, ends[order], is_valid)
 
     @property
     def rows(self) -> int:
@@ -79,8 +72,6 @@ class Tiles:
             return self.call.batch
         if self.order is None:
             return _cut(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width))
-        if self.trains and self.call.batch <= FEW[0] and self.width <= FEW[1]:
-            return self.call.batch
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
         aim = max(aim, min(SMALLEST // self.width, self.call.batch // 2))

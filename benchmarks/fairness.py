@@ -1,0 +1,117 @@
+"""That a framework is as fast in the suite as in a process by itself."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from . import peers
+from .grid import Problem, Size
+from .measure import Field, timed
+from .problems import cells_of, params_of
+from .remote import EXPORT
+from .timing import WHAT
+
+PROBLEMS = (
+    Problem("lstm", Size(32, 100, 64, 128), "full"),
+    Problem("lstm", Size(16, 512, 32, 64), "lognormal"),
+    Problem("lstm", Size(64, 256, 64, 64), "full"),
+)
+BOUND = 0.15
+"""What a time may differ by, as a part of the time alone."""
+TRIES = 3
+"""How often what is off is measured, in the suite and alone: it may have been the machine."""
+
+Row = dict[str, Any]
+
+
+def check(
+    field: Field, count: int, when: str, problems: tuple[Problem, ...] = PROBLEMS
+) -> Iterator[Row]:
+    """Compares every implementation of another framework, problem by problem.
+
+    Args:
+        field: ours and the peers.
+        count: how many rounds.
+        when: a word for the rows.
+        problems: on which.
+
+    Yields:
+        A row for each problem, implementation and pass, with `"suite"` and `"alone"`: the lower
+        quartile of both in milliseconds, since what interferes only adds to a time.
+    """
+    families = [f for f in field.families if f in peers.FRAMEWORKS]
+    for kind, size, lengths in problems:
+        for problem, implementations in field.checked(kind, size, (lengths,)):
+            rows: dict[tuple[str, str], Row] = {}
+            left = families
+            for _ in range(TRIES):
+                rows |= _nearer(_pairs(problem, implementations, left, count), rows)
+                left = sorted({peers.family(row["implementation"]) for row in off(rows.values())})
+            shared = {"when": when, "kind": kind, "size": list(size), "lengths": lengths}
+            yield from (shared | row for row in rows.values())
+
+
+def off(rows: Any) -> list[Row]:
+    """The rows whose times differ by more than the `BOUND`."""
+    return [row for row in rows if _difference(row) > BOUND]
+
+
+def said(row: Row) -> str:
+    """A sentence about a row."""
+    problem = Problem(row["kind"], Size(*row["size"]), row["lengths"])
+    return (
+        f"{row['implementation']}, {problem}, {row['what']}: {row['suite']:.4g} ms in the suite at "
+        f"its {row['when']}, {row['alone']:.4g} ms alone"
+    )
+
+
+def _difference(row: Row) -> float:
+    return abs(row["suite"] / row["alone"] - 1)
+
+
+def _nearer(new: dict, old: dict) -> dict:
+    """Of the new rows those that are not further off than the old ones."""
+    return {
+        k: row for k, row in new.items() if k not in old or _difference(row) <= _difference(old[k])
+    }
+
+
+def _pairs(
+    problem: Problem, implementations: dict[str, Any], families: list[str], count: int
+) -> dict[tuple[str, str], Row]:
+    """Rows of these families, by implementation and pass."""
+    if not families:
+        return {}
+    suite = {row["implementation"]: row for row in timed(problem, implementations, count)}
+    rows = {}
+    for family in families:
+        alone = measure(family, problem, count)
+        for what in WHAT:
+            for name, times in alone[what].items():
+                row = {"implementation": name, "what": what}
+                row |= {"suite": _low(suite[name][what]), "alone": _low(times)}
+                rows[name, what] = row
+    return rows
+
+
+def _low(times: dict[str, Any]) -> float:
+    return times["quartiles"][0]
+
+
+def measure(family: str, problem: Problem, count: int) -> dict[str, dict[str, Any]]:
+    """What a problem takes in a process that has this framework alone, by pass and name."""
+    kind, size, _ = problem
+    weights = params_of(kind, size)
+    if family in EXPORT:
+        weights = EXPORT[family](cells_of(kind, size.units), weights)
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.alone", family],
+        input=pickle.dumps((problem, weights, count)), capture_output=True,
+    )  # fmt: skip
+    if result.returncode:
+        raise RuntimeError(f"{family}: it failed alone:\n{result.stderr.decode()[-2000:]}")
+    return pickle.loads(result.stdout)

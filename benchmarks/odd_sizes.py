@@ -1,0 +1,126 @@
+"""Sizes that nothing divides beside their neighbours: none should cost notably more.
+
+An LSTM's training step by `blocked`, against the time steps and the batch size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from .compiled import training_step
+from .grid import Size, lognormal
+from .measure import training_rows
+from .peers import ours
+from .problems import cells_of, params_of
+from .report import aligned
+
+BASE = {"time": Size(16, 0, 32, 64), "batch": Size(0, 50, 32, 64)}
+"""A size for each axis, to be replaced along it."""
+ANCHORS = {
+    "time": (40, 64, 131, 257, 512, 1021, 2048, 4096, 10_000),
+    "batch": (16, 33, 64, 134, 251, 512, 1009, 1028, 2048),
+}
+OFFSETS = (-13, -7, -3, -2, -1, 0, 1, 2, 3, 7, 16, 37)
+"""The memory is that of each anchor with each of these."""
+CLIFFS = {
+    "time": (127, 262, 331, 514, 521, 1031, 2053, 4098, 4099, 10_007),
+    "batch": (37, 134, 142, 149, 178, 262, 509, 1009, 1028, 2053),
+}
+"""Primes and small multiples of large ones; the time is that of each and of two sizes after it."""
+BESIDE = (1, 16)
+NEAR = 50
+"""How far apart two sizes are compared."""
+KINDS = tuple(itertools.product(("full", "lognormal"), (None, "sqrt")))
+"""Lengths and `remat`."""
+
+TINY = {"time": Size(4, 0, 3, 8), "batch": Size(0, 6, 3, 8)}
+TINY_ANCHORS = {"time": (16,), "batch": (16,)}
+
+Row = dict[str, Any]
+Curve = tuple[str, str, Any]
+"""An axis, lengths and `remat`."""
+
+
+def count(short: bool) -> int:
+    """How many rows there are."""
+    return sum(1 for plan in _plans(short) for _ in plan)
+
+
+def rows(short: bool, rounds: int) -> Iterator[Row]:
+    """The memory of every size and kind, and the time of some."""
+    base, (memories, times) = TINY if short else BASE, _plans(short)
+    for axis, value, lengths, remat in memories:
+        size = base[axis]._replace(**{axis: value})
+        cost = {"memory": _memory(size, lengths == "full", remat)}
+        yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
+    for axis, value, lengths, remat in times:
+        size = base[axis]._replace(**{axis: value})
+        drawn = None if lengths == "full" else lognormal(size.batch, size.time, 0)
+        (row,) = training_rows({"ours: blocked": _run(size, remat)}, size, drawn, rounds)
+        cost = {"training": row["training"]}
+        yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
+
+
+def _plans(short: bool) -> list[list[tuple]]:
+    """`(axis, value, lengths, remat)` of all memories, and of all times."""
+    if short:
+        plans = [_sizes(TINY_ANCHORS, (0, 1))] * 2
+    else:
+        plans = [_sizes(ANCHORS, OFFSETS), _sizes(CLIFFS, (0, *BESIDE))]
+    return [[(*at, *kind) for at, kind in itertools.product(p, KINDS)] for p in plans]
+
+
+def _sizes(anchors: dict[str, tuple], offsets: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Every axis with every value, each once."""
+    return [
+        (axis, value)
+        for axis, values in anchors.items()
+        for value in sorted({a + offset for a in values for offset in offsets})
+    ]
+
+
+def _memory(size: Size, full: bool, remat: Any) -> int:
+    """Without LLVM's optimisation, which takes most of the time and has no part in it."""
+    run, params = _run(size, remat)
+    inputs = jax.ShapeDtypeStruct(size[:3], np.float32)
+    lengths = None if full else jax.ShapeDtypeStruct(size[:1], np.int32)
+    jax.clear_caches()
+    lowered = jax.jit(training_step(run)).lower(params, inputs, lengths)
+    compiled = lowered.compile({"xla_backend_optimization_level": 0})
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def _run(size: Size, remat: Any) -> tuple[Any, Any]:
+    cell = cells_of("lstm", size.units)
+    return ours.forward(cell, "blocked", remat=remat), params_of("lstm", size)
+
+
+def curves(rows: list[Row], quantity: str) -> dict[Curve, dict[int, float]]:
+    """Megabytes (`"memory"`) or milliseconds (`"training"`) by size, of every curve."""
+    found: dict[Curve, dict[int, float]] = {}
+    for row in rows:
+        if quantity in row:
+            cost = row["memory"] / 1e6 if quantity == "memory" else row["training"]["median"]
+            found.setdefault((row["axis"], row["lengths"], row["remat"]), {})[row["value"]] = cost
+    return found
+
+
+def worst(curve: dict[int, float]) -> tuple[float, int, int]:
+    """`(ratio, n, n')`: the size `n` that costs most beside a larger one near it, `n'`."""
+    pairs = [(n, m) for n, m in itertools.permutations(curve, 2) if 0 < m - n <= NEAR]
+    return max((curve[n] / curve[m], n, m) for n, m in pairs)
+
+
+def table(rows: list[Row]) -> str:
+    """The worst pair of each curve."""
+    lines = [["axis", "lengths", "remat", "", "at most", "at", "beside"]]
+    for quantity, named in (("memory", "memory"), ("training", "time")):
+        for (axis, lengths, remat), curve in curves(rows, quantity).items():
+            ratio, n, m = worst(curve)
+            lines.append([axis, lengths, str(remat), named, f"{ratio:.2f}", str(n), str(m)])
+    return f"what a size costs beside a larger one within {NEAR}\n{aligned(lines, left=4)}"
