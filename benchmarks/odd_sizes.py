@@ -35,7 +35,7 @@ CLIFFS = {
 BESIDE = (1, 16)
 NEAR = 50
 """How far apart two sizes are compared."""
-KINDS = tuple(itertools.product(("full", "lognormal"), (None, "sqrt")))
+KINDS: tuple[tuple[str, Any], ...] = tuple(itertools.product(("full", "lognormal"), (None, "sqrt")))
 """Lengths and `remat`."""
 
 TINY = {"time": Size(4, 0, 3, 8), "batch": Size(0, 6, 3, 8)}

@@ -76,7 +76,9 @@ def _panel(ax: Any, what: str, entries: dict[Problem, Entry]) -> None:
             pairs = zip(places, best, theirs, strict=True)
             points = [(x, b / t) for x, b, t in pairs if t]
             if points:
-                ax.scatter(*zip(*points, strict=True), 18, "black", marker, label=name, zorder=3)
+                ax.scatter(
+                    *zip(*points, strict=True), 18, "black", label=name, marker=marker, zorder=3
+                )
     ax.axhline(1, color="black", lw=1)
     ax.set_yscale("log", base=2)
     ax.yaxis.set_major_formatter("{x:g}")

@@ -11,6 +11,7 @@ Tests that draw their examples with Hypothesis draw the same few every day; thos
 With JAX_DYNRNN_REQUIRE_ORACLES=1 a missing oracle is a failure, not a skip.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -90,6 +91,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         order.setdefault(law_of(item), len(order))
     items.sort(key=lambda item: order[law_of(item)])
+
+
+def pytest_collection_finish():
+    """What is imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -12,10 +12,12 @@ import pytest
 
 from benchmarks import (
     compare,
+    fairness,
     gpu_check,
     gpu_report,
     gpu_runs,
     grid,
+    odd_sizes,
     peers,
     report,
     scaling,
@@ -41,17 +43,22 @@ print(json.dumps(agreed))
 """
 
 
-@pytest.fixture(scope="module")
-def agreed():
-    """Every family that was held to ours; it fails where one computes another thing."""
-    present = ",".join(sorted(f for f in FAMILIES if peers.installed(f)))
+def printed(script, *arguments):
+    """What a script prints, as JSON."""
     environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-c", CHECK, present]
+    command = [sys.executable, "-c", script, *arguments]
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=HERE.parent, env=environment
     )
     assert not result.returncode, result.stderr
-    found = {peers.family(name) for name in json.loads(result.stdout)}
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def agreed():
+    """Every family that was held to ours; it fails where one computes another thing."""
+    present = ",".join(sorted(f for f in FAMILIES if peers.installed(f)))
+    found = {peers.family(name) for name in printed(CHECK, present)}
     return found | (
         {"devices"} if {f"{x}{peers.DEVICES}" for x in ("ours", "flax")} <= found else set()
     )
@@ -63,6 +70,55 @@ def test_a_peer_agrees(agreed, load_oracle, family):
     if not peers.installed(family):
         load_oracle((peers.JAX | peers.PROCESSES)[family])
     assert family in agreed
+
+
+# Few steps: beside other processes each costs threads that wait actively some milliseconds.
+SLOWED = """
+import json
+from benchmarks import fairness, machine, remote
+from benchmarks.grid import Problem, Size
+from benchmarks.measure import Field
+machine.prepare(short=False)
+remote.ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"
+with Field(["pytorch"], 2) as field:
+    problem = Problem("lstm", Size(16, 16, 32, 64), "full")
+    print(json.dumps([*fairness.check(field, 3, "end", [problem])]))
+"""
+
+
+@pytest.mark.xdist_group("peers")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core alone has no threads that wait")
+def test_a_framework_that_is_slowed_is_found(load_oracle):
+    """By the variable that the suite once set for PyTorch."""
+    load_oracle("torch")
+    rows = printed(SLOWED)
+    assert {row["implementation"] for row in rows} == {
+        f"pytorch: {run}{threads}" for run in ("padded", "packed") for threads in ("", ", 1 thread")
+    }
+    assert {row["implementation"] for row in fairness.off(rows)} & {
+        "pytorch: padded",
+        "pytorch: packed",
+    }
+
+
+def test_what_is_off_fails_the_run(stored, tmp_path, monkeypatch, capsys):
+    """The table says what, where and how much."""
+    from benchmarks import __main__ as command
+
+    row = {"when": "end", "kind": "lstm", "size": [4, 12, 3, 8], "lengths": "full"}
+    row |= {"implementation": "pytorch: padded", "what": "training", "alone": 8.0}
+    near, far = row | {"suite": 8.9}, row | {"suite": 125.0}
+    assert fairness.off([near, far, row | {"suite": 6.0}]) == [far, row | {"suite": 6.0}]
+    file = tmp_path / "cpu.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--report", str(file)])
+    file.write_text(json.dumps(stored | {"alone": [near]}))
+    command.main()
+    assert "other frameworks: 1.11 of their time alone" in capsys.readouterr().out
+    file.write_text(json.dumps(stored | {"alone": [near, far]}))
+    with pytest.raises(SystemExit, match="not as fast in the suite"):
+        command.main()
+    said = "lstm 4x12x3x8 full, training: 125 ms in the suite at its end, 8 ms alone"
+    assert f"over 15%: pytorch: padded, {said}" in capsys.readouterr().out
 
 
 def results(lengths, **changed):
@@ -172,6 +228,17 @@ def test_limit():
         ("time", 9, grid.Size(2, 9, 30, 10), 0.35),
         ("mean length", 1.0, size, 1.0),
     ]
+
+
+def test_odd_sizes():
+    """The size that costs most beside a larger one that is near."""
+    assert odd_sizes.worst({10: 4.0, 60: 2.0, 61: 1.6, 130: 0.1}) == (2.0, 10, 60)
+    rows = [
+        {"axis": "time", "value": n, "lengths": "full", "remat": None, "memory": memory}
+        for n, memory in ((127, 3e6), (128, 2e6))
+    ]
+    line = odd_sizes.table(rows).splitlines()[-1]
+    assert line.split() == ["time", "full", "None", "memory", "1.50", "127", "128"]
 
 
 @pytest.fixture(scope="module")

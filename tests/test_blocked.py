@@ -1,6 +1,7 @@
 """The blocked engine, where its tiles and blocks are many: equal to `scan` all the same."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -54,7 +55,10 @@ def cuts(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("cuts")
-@pytest.mark.parametrize("remat", [None, 1, 3, 4, 30, "sqrt", "offload"])
+@pytest.mark.parametrize(
+    "remat",
+    [None, 3, "sqrt", "offload", *(pytest.param(k, marks=pytest.mark.full) for k in (1, 4, 30))],
+)
 def test_many_blocks(remat):
     """Of a time that no block divides, and of rows in many tiles."""
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
@@ -63,7 +67,7 @@ def test_many_blocks(remat):
 @pytest.mark.usefixtures("cuts")
 @pytest.mark.parametrize("remat", [None, 3])
 @pytest.mark.parametrize("lengths", [True, False])
-@pytest.mark.parametrize("batch, time", [(7, 13), (14, 22)])
+@pytest.mark.parametrize("batch, time", [pytest.param(7, 13, marks=pytest.mark.full), (14, 22)])
 def test_odd_sizes(batch, time, lengths, remat):
     """Primes and twice primes: the last tile and the last block reach back into those before."""
     flags = {"resets": RANDOM.random((batch, time)) < 0.2}
@@ -169,13 +173,42 @@ def runs_time_major(flags, reverse, lengths):
     return run("blocked"), run("scan")
 
 
-def test_sizes():
-    """Divisors near the size aimed at, or parts that overlap by less than one for each."""
-    assert [_tiles._cut(n, 16) for n in (64, 48, 50, 37, 7, 100)] == [16, 16, 17, 19, 7, 20]
+@pytest.mark.parametrize("aim", [8, 16, 48])
+@pytest.mark.parametrize("least, most", [_tiles.TILE, _tiles.SPAN])
+def test_sizes_of_parts(aim, least, most):
+    """Divisors near the size aimed at, or parts that overlap; as few as can be."""
     for n in range(1, 2100):
-        size = _tiles._cut(n, 32)
-        parts = -(-n // size)
-        assert size <= min(n, 48) and parts * size - n < parts, n
+        size = _tiles.cut(n, aim, least, most)
+        assert min(n, least * aim) <= size <= most * aim and size <= n
+        if n % size:
+            assert not any(
+                n % d == 0 for d in range(int(np.ceil(least * aim)), int(most * aim) + 1)
+            )
+            assert -(-n // size) == -(-n // int(most * aim))
+
+
+@pytest.mark.parametrize("remat", [None, "sqrt"])
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("axis, sizes", [(1, (127, 128, 137)), (1, (4098, 4112)), (0, (509, 512))])
+def test_an_odd_size_takes_no_more_memory(axis, sizes, lengths, remat):
+    """Than 1.3 times that of larger ones: primes and twice primes beside others."""
+    cell = rnn.LSTMCell(64)
+
+    def memory(size):
+        batch, time = (size, 20) if axis == 0 else (16, size)
+        inputs = jax.ShapeDtypeStruct((batch, time, 32), jnp.float32)
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape))
+        ends = jax.ShapeDtypeStruct((batch,), jnp.int32) if lengths else None
+
+        def loss(params, inputs, ends):
+            options = {"remat": remat, "implementation": "blocked"}
+            return weighted_sum(rnn.dynamic_rnn(cell, params, inputs, ends, **options))
+
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(params, inputs, ends)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    taken = [memory(size) for size in sizes]
+    assert max(a / b for a, b in itertools.combinations(taken, 2)) < 1.3
 
 
 def test_no_gradient_keeps_nothing():

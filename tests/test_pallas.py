@@ -401,8 +401,13 @@ LOWERED = {
 """And how many multiprocessors have a part of the recurrent matrix."""
 
 
-@pytest.mark.parametrize("flags", [False, True], ids=["lengths", "flags"])
-@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("name, flags", [
+    pytest.param(
+        name, flags, id=f"{name}-{'flags' if flags else 'lengths'}",
+        marks=[pytest.mark.full] if flags and name in [*LOWERED][1:-1] else [],
+    )
+    for name in LOWERED for flags in (False, True)
+])  # fmt: skip
 def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
     """Both kernels, for a batch and a time of real size."""
     launched, run = [], launch.launch

@@ -3,8 +3,12 @@
 import contextlib
 import copy
 import logging
+import os
+import pathlib
 import pickle
 import re
+import subprocess
+import sys
 
 import cases
 import jax
@@ -167,24 +171,24 @@ def test_shard_map(engine):
 
 
 MESHES = [
-    ("scan", AxisType.Auto, _blocks.LARGE),
-    ("scan", AxisType.Explicit, _blocks.LARGE),
-    ("blocked", AxisType.Auto, _blocks.LARGE),
-    ("blocked", AxisType.Auto, 16 * 5 * 16 * 4),  # all bytes: a device has fewer
+    ("scan", AxisType.Auto, _blocks.CHEAP),
+    ("scan", AxisType.Explicit, _blocks.CHEAP),
+    ("blocked", AxisType.Auto, _blocks.CHEAP),
+    ("blocked", AxisType.Auto, 0),
 ]
 
 
 @pytest.fixture
-def many(request, monkeypatch):
-    """Bytes from which on `blocked` computes matmuls again; what was traced does not know."""
-    monkeypatch.setattr(_blocks, "LARGE", request.param)
+def cheap(request, monkeypatch):
+    """Which matmuls `blocked` computes again, or keeps; what was traced does not know."""
+    monkeypatch.setattr(_blocks, "CHEAP", request.param)
     jax.clear_caches()
     yield
     jax.clear_caches()
 
 
-@pytest.mark.usefixtures("many")
-@pytest.mark.parametrize("engine, axis, many", MESHES, indirect=["many"])
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("engine, axis, cheap", MESHES, indirect=["cheap"])
 def test_a_sharded_batch_needs_no_communication(engine, axis):
     """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
     mesh = jax.make_mesh((8,), ("rows",), (axis,))
@@ -213,6 +217,22 @@ def test_a_sharded_batch_needs_no_communication(engine, axis):
 
 
 BLOCK = next(case for case in CASES if case.name == "lstm_block")
+
+
+def test_a_device_for_each_core():
+    """The code in docs/engines.md, which must say how many devices there are at its very start."""
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "engines.md").read_text()
+    code = (
+        text.partition("## The cores of a CPU")[2].partition("```python\n")[2].partition("```")[0]
+    )
+    code += """
+assert inputs.sharding.num_devices == 2
+rows = jax.device_get((params, inputs, lengths))
+alone = step(*jax.device_put(rows, jax.devices()[0]))
+for a, b in zip(*map(jax.tree.leaves, ((value, gradient), alone)), strict=True):
+    assert np.abs(np.asarray(a) - b).max() < 1e-6 * (1 + np.abs(b).max())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ, XLA_FLAGS=""))
 
 
 def test_some_axes_of_a_mesh_by_hand():

@@ -36,8 +36,16 @@ BLOCK = 2**18
 """The numbers in a block's gates aimed at: they should stay in the cache, and be many enough
 for fast matmuls with all steps of the block."""
 
-STEPS = 64
-"""The steps of a block aimed at on an accelerator: the host is asked once a block."""
+MOST = 48
+"""The steps of a block aimed at, at most."""
+
+STEPS = 48
+"""The same on an accelerator: there the host is asked once a block."""
+
+TILE = 2 / 3, 3 / 2
+SPAN = 11 / 12, 4 / 3
+"""What a tile and a block may have of the size aimed at, at least and at most. The memory for one
+block must not be much less than that for the block of a shorter time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +79,11 @@ class Tiles:
         if not on_cpu():
             return self.call.batch
         if self.order is None:
-            return _cut(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width))
+            return cut(self.call.batch, max(ROWS[-1][1], UNSORTED // self.width), *TILE)
         size = sum(k.size * k.dtype.itemsize for k in self.call.params.kernels)
         aim = next(rows for most, rows in ROWS if size < most)
         aim = max(aim, min(SMALLEST // self.width, self.call.batch // 2))
-        return _cut(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1))
+        return cut(self.call.batch, aim if self.call.batch >= 2 * aim else max(aim // 2, 1), *TILE)
 
     @property
     def steps(self) -> int:
@@ -83,8 +91,8 @@ class Tiles:
         if self.remade:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
         if not on_cpu():
-            return _cut(time, STEPS)
-        return _cut(time, min(max(BLOCK // (self.rows * self.width), 8), 64))
+            return cut(time, STEPS, *SPAN)
+        return cut(time, min(max(BLOCK // (self.rows * self.width), 8), MOST), *SPAN)
 
     @property
     def width(self) -> int:
@@ -215,13 +223,14 @@ def on_cpu() -> bool:
     return platform() == "cpu"
 
 
-def _cut(size: int, aim: int) -> int:
-    """The size of equal parts of about `aim`, of which the last may reach back into the one before.
+def cut(size: int, aim: int, least: float, most: float) -> int:
+    """The size of equal parts of `least` to `most` times `aim`, or of the one part of a small size.
 
-    A divisor where one is within 1.5 times the aim. Else the parts overlap by less than one element
-    for each: no size costs much more than its neighbours.
+    A divisor of `size` if there is one. Else the last part reaches back into the one before, by
+    little: no size costs much more than its neighbours.
     """
-    near = range(-(-2 * aim // 3), min(3 * aim // 2, size) + 1)
-    if divisors := [d for d in near if size % d == 0]:
+    low, high = math.ceil(least * aim), math.floor(most * aim)
+    if divisors := [d for d in range(low, min(high, size) + 1) if size % d == 0]:
         return min(divisors, key=lambda d: max(d / aim, aim / d))
-    return -(-size // max(round(size / aim), 1))
+    parts = -(-size // high)
+    return min(max(-(-size // parts), low), size)
