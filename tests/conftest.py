@@ -15,7 +15,6 @@ import gc
 import importlib
 import importlib.metadata
 import os
-import sys
 
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
@@ -25,10 +24,10 @@ FLAGS = [
     # and engines that are equal differ.
     "--xla_allow_excess_precision=false",
 ]
-EMITTERS = "xla_cpu_use_fusion_emitters"
-if "--full" not in sys.argv and importlib.metadata.version("jaxlib").startswith("0.10."):
-    # The everyday suite takes 0.6 of the time with the older of two ways to compile what is fused.
-    FLAGS.append(f"--{EMITTERS}=false")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # The suite takes 0.6 of the time with the older of two ways to compile what is fused. Laws
+    # without x64, and newer versions, have the way that users have.
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -117,8 +116,9 @@ def pytest_runtest_teardown(item, nextitem):
 @pytest.fixture
 def fused():
     """For `jax.jit`, where a test is about the last bit: what is fused is so as users have it."""
-    changed = EMITTERS in os.environ["XLA_FLAGS"]
-    return {"compiler_options": {EMITTERS: True}} if changed else {}
+    import laws
+
+    return {"compiler_options": laws.AS_USERS}
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ import jax_dynrnn as rnn
 ALL = np.ones((B, T), bool)
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
+EMITTERS = "xla_cpu_use_fusion_emitters"
+AS_USERS = {EMITTERS: True} if EMITTERS in os.environ.get("XLA_FLAGS", "") else None
+"""For `jax.jit`: what is fused is compiled as users have it, whatever conftest.py says."""
 MARGIN = 1.5
 """In 16 bit a run may be this much further from the one in float64 than the reference is."""
 
@@ -109,10 +113,12 @@ def compiled(law, reverse=False, gradients=True):
     """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
 
     The gradients are of a weighted sum of all results, by params, inputs and state. One
-    compilation serves many laws: steps are always masked, and resets there, if all False.
+    compilation serves many laws: steps are always masked, and resets there, if all False. Without
+    x64 XLA compiles as it does for users: see conftest.py.
     """
+    options = None if law.x64 else AS_USERS
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=options)
     def jitted(params, inputs, state, lengths, mask, resets):
         def run(params, inputs, state):
             return rnn.dynamic_rnn(
