@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc):
     full = metafunc.config.getoption("--full")
     if "law" in metafunc.fixturenames:
         names = ("where",) if full else ("where", "everyday")
-        marks = [mark for name in names if (mark := metafunc.definition.get_closest_marker(name))]
+        marks = [mark for name in names for mark in metafunc.definition.iter_markers(name)]
         chosen = [law for law in laws.every_law(full) if all(m.args[0](law) for m in marks)]
         metafunc.parametrize("law", [
             pytest.param(law, id=str(law), marks=pytest.mark.xdist_group(law.case.name))

@@ -187,9 +187,17 @@ def test_sizes_of_parts(aim, least, most):
             assert -(-n // size) == -(-n // int(most * aim))
 
 
-@pytest.mark.parametrize("remat", [None, "sqrt"])
+@pytest.mark.parametrize("remat", [None, pytest.param("sqrt", marks=pytest.mark.full)])
 @pytest.mark.parametrize("lengths", [True, False])
-@pytest.mark.parametrize("axis, sizes", [(1, (127, 128, 137)), (1, (4098, 4112)), (0, (509, 512))])
+@pytest.mark.parametrize(
+    "axis, sizes",
+    [
+        (1, (127, 128, 137)),
+        (0, (509, 512)),
+        pytest.param(1, (4096, 4098, 4099, 4112), marks=pytest.mark.full),
+        pytest.param(1, (10_000, 10_007, 10_032), marks=pytest.mark.full),
+    ],
+)
 def test_an_odd_size_takes_no_more_memory(axis, sizes, lengths, remat):
     """Than 1.3 times that of larger ones: primes and twice primes beside others."""
     cell = rnn.LSTMCell(64)

@@ -256,7 +256,10 @@ def test_basic_lstm_and_lstm_are_interchangeable():
         close(rnn.dynamic_rnn(basic, params, inputs), rnn.dynamic_rnn(full, params, inputs), 0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, id=case.name, marks=[pytest.mark.full] if case.variant else [])
+    for case in CASES
+])  # fmt: skip
 def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
     """`cell(params, x, state)` alone is how one acts step by step."""
     params, inputs = case.params(jnp.float64), case.inputs(jnp.float64)

@@ -30,7 +30,10 @@ def test_every_configuration_has_its_file():
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", oracle.CONFIGS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float64", 1e-12), pytest.param("float32", 1e-5, marks=pytest.mark.full)],
+)
 def test_agrees_with_tensorflow(name, run, dtype, tolerance, request):
     """Outputs, final state and every gradient."""
     config = oracle.CONFIGS[name]

@@ -27,6 +27,9 @@ def sized(law):
 # Everyday, one setting of each class of cells: the others with --full.
 one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
 
+# What says nothing about numbers: with 64 bits, and with the types that users have.
+two_dtypes = pytest.mark.where(lambda law: law.dtype == "float64" or not law.x64)
+
 
 STEPS = {
     "padded": {},
@@ -81,6 +84,7 @@ def test_padded_is_truncated(law):
     is_by_rows(law, compiled(law)(*arguments), "padded")
 
 
+@two_dtypes
 @pytest.mark.where(lambda law: law.case.core)
 @pytest.mark.everyday(lambda law: law.case.core and law.engine != "scan")
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
@@ -192,6 +196,7 @@ def time_major(law, run, params):
     return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs), final
 
 
+@two_dtypes
 @pytest.mark.everyday(lambda law: law.case.keyed)
 def test_eager_and_time_major(law):
     """A run outside jit, over transposed inputs, is the compiled run; and eval_shape's kinds.
@@ -203,6 +208,7 @@ def test_eager_and_time_major(law):
     close(time_major(law, rnn.dynamic_rnn, params), expected, law.tolerance)
 
 
+@two_dtypes
 @one_setting
 @pytest.mark.where(lambda law: not law.case.keyed)
 def test_both_directions_are_two_runs(law):
@@ -217,6 +223,7 @@ def test_both_directions_are_two_runs(law):
     close(actual, tuple(zip(*both_ways, strict=True)), law.tolerance)
 
 
+@two_dtypes
 @one_setting
 def test_vmap_is_a_loop(law):
     """Over params, inputs, states, lengths, masks and resets at once."""
@@ -283,6 +290,7 @@ def test_what_engines_take_for_a_step(law):
         close(cell.pointwise(params, projected, recurred, state), expected, law.tolerance)
 
 
+@two_dtypes
 @one_setting
 @pytest.mark.parametrize(("rows", "steps"), [(0, T), (B, 0), (0, 0)])
 def test_no_rows_or_no_steps(law, rows, steps):

@@ -93,6 +93,11 @@ def interpreter(**options):
     return InterpretGPUParams(**options)
 
 
+def only_full(value):
+    """A parameter that waits for `--full`: the interpreted kernels are slow."""
+    return pytest.param(value, marks=pytest.mark.full)
+
+
 @pytest.fixture
 def hopper(monkeypatch):
     """One GPU of compute capability 9, as the engine sees it.
@@ -144,13 +149,13 @@ def is_scan(cell, dtype="bfloat16", batch=B, **options):
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [False, only_full(True)])
 def test_is_scan(interpreted, name, reverse):
     is_scan(CELLS[name], reverse=reverse, sequence_length=LENGTHS)
 
 
 @pytest.mark.parametrize("name", ["peepholes", "gru reset after", "own"])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [only_full(False), True])
 def test_with_gaps_and_walls(interpreted, name, reverse):
     """A mask and resets, on the layout with time first."""
     flags = {flag: x.T for flag, x in FLAGS.items()}
@@ -165,7 +170,7 @@ def test_layer_by_layer(interpreted):
     is_scan(stack, sequence_length=LENGTHS)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru reset after", "own"])
+@pytest.mark.parametrize("name", ["lstm", only_full("gru reset after"), only_full("own")])
 def test_in_float32(interpreted, name):
     with jax.default_matmul_precision("high"):
         is_scan(CELLS[name], "float32", sequence_length=LENGTHS)
@@ -176,7 +181,7 @@ MORE = ["basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_
 
 
 @pytest.mark.parametrize("run", ["dynamic", "bidirectional"])
-@pytest.mark.parametrize("name", GOLDEN + [pytest.param(n, marks=pytest.mark.full) for n in MORE])
+@pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE])
 def test_agrees_with_tensorflow(interpreted, name, run):
     """Its stored outputs, states and gradients."""
     config, stored = oracle.CONFIGS[name], np.load(Path(__file__).parent / "golden" / f"{name}.npz")
@@ -253,7 +258,7 @@ class Divided(Own):
 
 
 @pytest.mark.parametrize("cell", [rnn.LSTMCell(48, use_peepholes=True), Own(40), Divided(1)])
-@pytest.mark.parametrize("flags", [{}, FLAGS], ids=["lengths", "flags"])
+@pytest.mark.parametrize("flags", [only_full({}), FLAGS], ids=["lengths", "flags"])
 def test_units_that_fill_no_warpgroup(interpreted, cell, flags):
     is_scan(cell, sequence_length=LENGTHS, **flags)
 
@@ -291,7 +296,7 @@ def test_transforms(interpreted):
     both(lambda e, x: jax.jvp(jax.grad(lambda x: run(e, LENGTHS, x)), (x,), (direction,)), inputs)
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
+@pytest.mark.parametrize("lengths", [LENGTHS, only_full(None)], ids=["lengths", "no lengths"])
 def test_mapped_over_all(interpreted, lengths):
     """Params and states of each, flags and lengths of each, and twice so: in one launch."""
     cell = Own(40)
@@ -330,7 +335,7 @@ def test_one_launch_for_all(hopper):
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
-@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("time_major", [False, only_full(True)])
 def test_both_directions_at_once(interpreted, monkeypatch, lengths, time_major):
     """Of one cell: from states of their own, on either layout, in one launch."""
     cell, launches = rnn.LSTMCell(40), []
@@ -399,12 +404,17 @@ LOWERED = {
     "of five, two in each": (rnn.BasicRNNCell(640), "bfloat16", 5),
 }
 """And how many multiprocessors have a part of the recurrent matrix."""
+EVERYDAY = {
+    False: ("lstm", "vanilla", "all arithmetic", "of four"),
+    True: ("lstm", "of five, two in each"),
+}
+"""By whether there are flags."""
 
 
 @pytest.mark.parametrize("name, flags", [
     pytest.param(
         name, flags, id=f"{name}-{'flags' if flags else 'lengths'}",
-        marks=[pytest.mark.full] if flags and name in [*LOWERED][1:-1] else [],
+        marks=[] if name in EVERYDAY[flags] else [pytest.mark.full],
     )
     for name in LOWERED for flags in (False, True)
 ])  # fmt: skip
