@@ -3,7 +3,8 @@
     pytest           the everyday suite: every law on every cell with the reference
                      engine, core cells with every engine; what is marked `full`, and laws
                      where they are not `everyday`, wait for the next
-    pytest --full    the whole product of engines and dtypes, and the laws without x64
+    pytest --full    the whole product of engines and dtypes, and the laws without x64; laws that
+                     say nothing about numbers with two dtypes
 
 Tests that draw their examples with Hypothesis draw the same few every day; those of
 `--hypothesis-profile=long` are many, and new in each run.

@@ -252,6 +252,7 @@ def test_what_is_kept(cell, states, sums, monkeypatch):
         jax.clear_caches()
         more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
         assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
+    jax.clear_caches()
 
 
 @toys.config
