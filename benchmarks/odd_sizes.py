@@ -1,4 +1,4 @@
-"""Sizes that nothing divides beside their neighbours: none should cost notably more.
+"""Sizes that no tile or block divides, and their neighbours: none should cost notably more.
 
 An LSTM's training step by `blocked`, against the time steps and the batch size.
 """

@@ -5,8 +5,8 @@
     python -m benchmarks.scaling --report FILE  # table and picture of what was measured before
 
 One of them changes at a time, about a base point. The limit is the time that the machine needs to
-multiply matrices as large as the work on valid steps alone. At the end sizes that nothing divides
-stand beside their neighbours.
+multiply matrices as large as the work on valid steps alone. At the end sizes that no tile or
+block divides are compared with their neighbours.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ def main() -> None:
     options = parser.parse_args()
     out = options.report or (SHORT if options.short else RESULTS) / "scaling.json"
     measured = json.loads(out.read_text()) if options.report else run(options.short, out)
-    print(memory.table(measured), odd_sizes.table(measured["odd sizes"]), sep="\n\n")
+    print(memory.table(measured))
     draw(measured, out.with_suffix(".png"))
-    draw_odd_sizes(measured["odd sizes"], out.with_name(f"{out.stem}_odd_sizes.png"))
-    print(f"\nin {out}, and two pictures beside it")
+    if odd := measured.get("odd_sizes"):  # older files have none
+        print(f"\n{odd_sizes.table(odd)}")
+        draw_odd_sizes(odd, out.with_name(f"{out.stem}_odd_sizes.png"))
+    print(f"\nin {out}, and its pictures beside it")
 
 
 def run(short: bool, out: Path) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def run(short: bool, out: Path) -> dict[str, Any]:
     count = 3 if short else 7
     measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
     measured |= {"base": list(base), "gflops": matmul_rate(256 if short else 2048)}
-    measured |= {"memory": [], "rows": [], "odd sizes": []}
+    measured |= {"memory": [], "rows": [], "odd_sizes": []}
     for point in tqdm(list(points(base, axes)), unit="point"):
         measured["rows"] += rows(*point, count, measured["gflops"])
         write(measured, out)
@@ -73,7 +75,7 @@ def run(short: bool, out: Path) -> dict[str, Any]:
         measured["memory"].append(row)
         write(measured, out)
     for row in tqdm(odd_sizes.rows(short, count), unit="run", total=odd_sizes.count(short)):
-        measured["odd sizes"].append(row)
+        measured["odd_sizes"].append(row)
         write(measured, out)
     return measured
 

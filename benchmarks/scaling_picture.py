@@ -81,7 +81,9 @@ def draw_odd_sizes(rows: list[dict[str, Any]], path: Path) -> None:
     for ax, axis in zip(axes[1], ("time", "batch"), strict=True):
         ax.set_xlabel(LABELS[axis])
     axes[0, 0].legend(frameon=False, fontsize=9)
-    figure.suptitle("Sizes that nothing divides, and their neighbours: an LSTM's training step")
+    figure.suptitle(
+        "Sizes that no tile or block divides, and their neighbours: an LSTM's training step"
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -21,8 +21,8 @@ from .call import Call, first_valid, resets, rows, select, valid, zeros
 
 CHEAP = 256
 """Multiplications for a result of a matmul that the backward pass computes again on a CPU, at most:
-to write it and to read it takes longer, or is at most 3 % faster where all that is kept fits into
-the cache."""
+to write it and to read it takes longer, or is some percent faster where all that is kept fits into
+the cache (up to 10 for one row alone)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,13 +39,14 @@ for fast matmuls with all steps of the block."""
 MOST = 48
 """The steps of a block aimed at, at most."""
 
-STEPS = 48
-"""The same on an accelerator: there the host is asked once a block."""
+STEPS = 64
+"""The steps of a block aimed at on an accelerator: the host is asked once a block."""
 
 TILE = 2 / 3, 3 / 2
 SPAN = 11 / 12, 4 / 3
-"""What a tile and a block may have of the size aimed at, at least and at most. The memory for one
-block must not be much less than that for the block of a shorter time."""
+"""What a tile may have of the rows aimed at, and a block on a CPU of the steps: at least, at most.
+Blocks of a longer sequence must not be so much shorter that it takes less memory. (A block on an
+accelerator has the range of tiles, with which it was measured.)"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Tiles:
         if self.remade:
             return math.isqrt(time - 1) + 1 if remat == "sqrt" else min(remat, time)
         if not on_cpu():
-            return cut(time, STEPS, *SPAN)
+            return cut(time, STEPS, *TILE)
         return cut(time, min(max(BLOCK // (self.rows * self.width), 8), MOST), *SPAN)
 
     @property
