@@ -24,6 +24,9 @@ from ._bidirectional import init_bidirectional as init_bidirectional
 from ._cell import Cell as Cell
 from ._cell import LSTMStateTuple as LSTMStateTuple
 from ._cell import MatmulCell as MatmulCell
+from ._cell import StagedCell as StagedCell
+from ._composition import Around as Around
+from ._composition import Stacked as Stacked
 from ._raw import raw_rnn as raw_rnn
 from ._rnn import dynamic_rnn as dynamic_rnn
 from ._rnn import explain as explain

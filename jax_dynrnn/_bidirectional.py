@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from . import _at_once, _check_cell, _check_data
+from . import _check_cell, _check_data
 from ._arguments import explained
 from ._cell import Params, State, as_cell
 from ._protocol import ask, same, structure
@@ -123,9 +123,6 @@ def bidirectional_dynamic_rnn(
         "implementation": implementation,
     }
     states = initial_state_fw, initial_state_bw
-    with _check_cell.located(ORDER, params='params["fw"]', initial_state="initial_state_fw"):
-        if _at_once.possible(cells, params, states, inputs, options):
-            return _at_once.run(cells[0], params, states, inputs, options)
     runs = []
     for i, name in enumerate(("fw", "bw")):
         options["key"] = fold_in(key, i)

@@ -6,6 +6,7 @@ arrays of its own. `B` is the batch size and `D` the feature size in the shapes 
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import inspect
@@ -62,11 +63,84 @@ class Memory(NamedTuple):
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
 
 
+def _explained_method(method: Callable) -> Callable:
+    """`init`, `zero_state` or `attend`; if it fails, what is wrong with its arguments is said."""
+    names = list(inspect.signature(method).parameters)
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            made = method(*arguments, **options)
+            if method.__name__ == "init":
+                _check_cell.made(arguments, made)
+            return made
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            given = dict(zip(names, arguments, strict=False)) | options
+            _check_cell.blame_arguments(method.__name__, given, error)
+            raise
+
+    return explained(call)
+
+
+class Composition(abc.ABC):
+    """What a cell is made of: `Stacked` cells, or one with work `Around` it.
+
+    It implements the methods of such a cell, which are its defaults.
+    """
+
+    inside_loop: str | None = None
+    """Why the cell has to be run as a whole; `None`: the cells inside may be run apart."""
+
+    @property
+    @abc.abstractmethod
+    def feature_ndim(self) -> Any: ...
+
+    @property
+    @abc.abstractmethod
+    def attends(self) -> bool: ...
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params: ...
+
+    @abc.abstractmethod
+    def zero_state(self, batch_shape: Any, dtype: Any) -> State: ...
+
+    @abc.abstractmethod
+    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params: ...
+
+    @abc.abstractmethod
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State: ...
+
+    @abc.abstractmethod
+    def attend(self, params: Params, *memory: Any) -> Params: ...
+
+    @abc.abstractmethod
+    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]: ...
+
+
+class _FromComposition:
+    """An attribute that a cell made of others has from them, and any other cell by default.
+
+    A plain attribute of a class or an object takes its place.
+    """
+
+    def __init__(self, default: Any):
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str):
+        self.name = name
+
+    def __get__(self, cell: Cell | None, owner: type) -> Any:
+        composition = None if cell is None else cell.composition()
+        return self.default if composition is None else getattr(composition, self.name)
+
+
 class Cell(BriefRepr):
     """What every recurrent cell does; a cell of your own implements three methods.
 
     `init`, `zero_state` and one of `__call__` and `step` are needed, the rest is
-    optional and defaults to what is said here. A subclass is a frozen dataclass under
+    optional and defaults to what is said here. A cell made of other cells needs `composition`
+    alone. A subclass is a frozen dataclass under
     `jax.tree_util.register_static`, so that equal cells never recompile. A cell need not
     inherit from this class: any object with `init`, `zero_state` and `__call__` runs.
 
@@ -87,28 +161,39 @@ class Cell(BriefRepr):
         ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
     """
 
-    feature_ndim: Any = 1
+    feature_ndim: Any = _FromComposition(1)
     """Trailing feature axes of the inputs: 0 for ids, 2 to 4 for convolutions.
 
     An int holds for every leaf. Where the leaves differ it is a pytree of ints of the inputs'
     structure: `(1, 3)` for inputs `([B, T, D], [B, T, height, width, channels])`.
     """
 
-    attends: bool = False
+    attends: Any = _FromComposition(False)
     """Whether it is, or has inside, a cell that attends to a memory."""
+
+    def composition(self, key: Any = None) -> Composition | None:
+        """The cells inside: `Stacked`, or one with work `Around` it; `None`: there are none.
+
+        Engines run the cells inside one by one, each in the fastest way for it. `key` is that of
+        the run, or `None`: it may decide whether there is work between the steps.
+        """
+        del key
+        return None
 
     def __new__(cls, *sizes: Any, **options: Any):
         """Says what to do about options of TF1, Flax or PyTorch that a cell does not have."""
         check_construction(cls, sizes, options)
         return super().__new__(cls)
 
+    @_explained_method
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
-        raise NotImplementedError
+        return _composition_of(self, "init").init(key, input_shape, dtype)
 
+    @_explained_method
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
         """The state of zeros; `batch_shape` is an int, or a tuple, `()` for one row."""
-        raise NotImplementedError
+        return _composition_of(self, "zero_state").zero_state(batch_shape, dtype)
 
     @explained
     def __call__(
@@ -133,12 +218,14 @@ class Cell(BriefRepr):
 
     def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
         """What is the same at every step, made once per run outside the loop."""
-        del key, batch_shape
+        if (composition := self.composition()) is not None:
+            return composition.prepare(params, key=key, batch_shape=batch_shape)
         return params
 
     def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
         """Where a run, and every reset, begins. `params` are not prepared."""
-        del params
+        if (composition := self.composition()) is not None:
+            return composition.start(params, batch_shape, dtype)
         return ask(self, "zero_state", batch_shape, dtype)
 
     @explained
@@ -148,6 +235,9 @@ class Cell(BriefRepr):
         Raises:
             TypeError: none does.
         """
+        composition = self.composition()
+        if composition is not None and composition.attends:
+            return composition.attend(params, memory, memory_length)
         raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
     def project(self, params: Params, inputs: Any) -> Any:
@@ -159,6 +249,8 @@ class Cell(BriefRepr):
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         """The rest of a step, with prepared params -> `(output, new_state)`."""
+        if (composition := separable(self, key)) is not None:
+            return composition.step(params, projected, state, key)
         return ask(self, "__call__", params, projected, state, key=key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,7 +265,7 @@ class Cell(BriefRepr):
         for name in ("init", "zero_state", "attend"):
             method = inspect.getattr_static(cls, name)
             is_plain = isinstance(method, types.FunctionType) and not hasattr(method, "__wrapped__")
-            if is_plain and method is not vars(Cell)[name]:
+            if is_plain:
                 setattr(cls, name, _explained_method(method))
         own = vars(cls)
         if "__call__" in own and "step" not in own and cls.step is not Cell.step:
@@ -188,23 +280,20 @@ class Cell(BriefRepr):
             )
 
 
-def _explained_method(method: Callable) -> Callable:
-    """`init`, `zero_state` or `attend`; if it fails, what is wrong with its arguments is said."""
-    names = list(inspect.signature(method).parameters)
+def separable(cell: Cell, key: Any = None) -> Composition | None:
+    """The composition of a cell whose inner cells may be run apart from it, in a run with `key`."""
+    composition = cell.composition(key)
+    return None if composition is None or composition.inside_loop is not None else composition
 
-    @functools.wraps(method)
-    def call(*arguments: Any, **options: Any) -> Any:
-        try:
-            made = method(*arguments, **options)
-            if method.__name__ == "init":
-                _check_cell.made(arguments, made)
-            return made
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            given = dict(zip(names, arguments, strict=False)) | options
-            _check_cell.blame_arguments(method.__name__, given, error)
-            raise
 
-    return explained(call)
+def _composition_of(cell: Cell, method: str) -> Composition:
+    composition = cell.composition()
+    if composition is None:
+        raise NotImplementedError(
+            f"{type(cell).__name__}: expected it to define {method}, as every cell that is not "
+            "made of others, got none"
+        )
+    return composition
 
 
 class _Name(NamedTuple):
@@ -392,10 +481,11 @@ def take_step(
 def as_cell(cell: Any, name: str = "cell") -> Cell:
     """`cell` with the whole protocol, or a `TypeError` that lists what it lacks."""
     if isinstance(cell, Cell):
-        if type(cell).__call__ is Cell.__call__ and type(cell).step is Cell.step:
+        own_step = type(cell).__call__ is not Cell.__call__ or type(cell).step is not Cell.step
+        if not own_step and separable(cell) is None:
             raise TypeError(
                 f"{name}: expected {type(cell).__name__} to define __call__, or project and "
-                "step, got neither"
+                "step, or composition, got none of them"
             )
         return cell
     if isinstance(cell, type):

@@ -18,7 +18,7 @@ from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
-from .engines.call import rows
+from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
 ORDER = "raw_rnn(cell, params, loop_fn)"
@@ -254,4 +254,4 @@ def _alike(where: str, old: Any, new: Any) -> Any:
 
 def _unless(finished: jax.Array) -> Callable:
     """Takes the old row where it is finished; a leaf of rank 0 is always new."""
-    return lambda old, new: jnp.where(rows(finished, new), old, new) if new.ndim else new
+    return lambda old, new: jnp.where(expand_like(finished, new), old, new) if new.ndim else new

@@ -21,7 +21,8 @@ from ._cell import PREPARE, Params, State, as_cell, take_step
 from ._memoize import why_not_cached
 from ._protocol import ask
 from ._tools import fold_in
-from .engines import Call
+from .engines import Engine, Request, Run
+from .engines.masks import Masks
 from .sequence import as_lengths
 
 
@@ -107,16 +108,16 @@ def dynamic_rnn(
         >>> bool(jnp.allclose(state.h[1], outputs[1, 2]))
         True
     """
-    call = _call(
-        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
-        time_major, dtype, key, unroll, remat,
+    request = _request(
+        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse=reverse,
+        time_major=time_major, dtype=dtype, key=key, unroll=unroll, remat=remat,
     )  # fmt: skip
     try:
-        call, engine = engines.choose(call, implementation)
+        request, engine = engines.choose(request, implementation)
     except NotImplementedError:
-        jax.eval_shape(lambda: _complete(call))  # if the call is wrong, that is what to say
+        jax.eval_shape(lambda: _complete(request))  # if the call is wrong, that is what to say
         raise
-    return _run(call, engine.run)
+    return _run(request, engine)
 
 
 @explained
@@ -156,11 +157,11 @@ def explain(
         >>> rnn.explain(cell, params, inputs).chosen
         'scan'
     """
-    call = _call(
-        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse,
-        time_major, dtype, key, unroll, remat,
+    request = _request(
+        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse=reverse,
+        time_major=time_major, dtype=dtype, key=key, unroll=unroll, remat=remat,
     )  # fmt: skip
-    return engines.explain(call, implementation)
+    return engines.explain(request, implementation)
 
 
 class RunOptions(TypedDict, total=False):
@@ -188,10 +189,10 @@ def takes(options: type) -> Callable[[F], F]:
     return functools.partial(explained, options=parameters)
 
 
-def _call(
-    cell, params, inputs, sequence_length, initial_state, mask, resets, reverse, time_major,
-    dtype, key, unroll, remat,
-) -> Call:  # fmt: skip
+def _request(
+    cell: Any, params: Params, inputs: Any, sequence_length: Any, initial_state: State, mask: Any,
+    resets: Any, *, reverse: Any, time_major: Any, dtype: Any, key: Any, unroll: Any, remat: Any,
+) -> Request:  # fmt: skip
     """Checks what can be checked without tracing the cell."""
     cell = as_cell(cell)
     _check_data.arrays("params", params)
@@ -213,7 +214,7 @@ def _call(
     unroll, remat = _check_data.count("unroll", unroll, least=1), _check_data.remat(remat)
     dtype = _check_data.floating(dtype)
     _check_data.one_key(key)
-    return Call(
+    return Request(
         cell=cell,
         params=params,
         inputs=inputs,
@@ -239,48 +240,60 @@ def promoted(tree: Any) -> Any:
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
-def _run(call: Call, engine_run: Any) -> tuple[Any, State]:
+def _run(request: Request, engine: Engine) -> tuple[Any, State]:
     # A compiled run keeps its cell, and what is in it, as long as the process runs.
-    return (_compiled if why_not_cached(call.cell) is None else _execute)(call, engine_run)
+    may_cache = why_not_cached(request.cell) is None
+    return (_compiled if may_cache else _execute)(request, engine)
 
 
-def _execute(call: Call, engine_run: Any) -> tuple[Any, State]:
-    return engine_run(_complete(call))
+def _execute(request: Request, engine: Engine) -> tuple[Any, State]:
+    return engine.run(_complete(request))
 
 
 _compiled = jax.jit(_execute, static_argnums=1)
 
 
-def _complete(call: Call) -> Call:
-    """Casts, checks against the cell, prepares the params, and finds the start state."""
-    cell, dtype, batch = call.cell, call.dtype, call.batch
-    shapes = jax.tree.map(lambda x: x.shape, call.inputs)
-    _check_cell.params(cell, call.params, shapes)
-    inputs, raw = cast(call.inputs, dtype), cast(call.params, dtype)
-    start = jax.tree.map(jnp.asarray, ask(cell, "start", raw, (batch,), dtype))
-    _check_cell.batch_leaves(cell, start, batch, "state")
-    state = default = start
-    if call.initial_state is not None:
-        state = _check_cell.initial_state(cell, call.initial_state, default)
+def _complete(request: Request) -> Run:
+    """Casts, checks against the cell, prepares the params, finds the start state, makes masks."""
+    cell, dtype, batch = request.cell, request.dtype, request.batch
+    shapes = jax.tree.map(lambda x: x.shape, request.inputs)
+    _check_cell.params(cell, request.params, shapes)
+    inputs, raw_params = cast(request.inputs, dtype), cast(request.params, dtype)
+    default = jax.tree.map(jnp.asarray, ask(cell, "start", raw_params, (batch,), dtype))
+    _check_cell.batch_leaves(cell, default, batch, "state")
+    state = start = default
+    if request.initial_state is not None:
+        state = _check_cell.initial_state(cell, request.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
-    prepare_key = fold_in(call.key, PREPARE)
-    params = ask(cell, "prepare", raw, key=prepare_key, batch_shape=(batch,))
+    prepare_key = fold_in(request.key, PREPARE)
+    params = ask(cell, "prepare", raw_params, key=prepare_key, batch_shape=(batch,))
 
     def step(state):
         first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
         projected = ask(cell, "project", params, first)
-        return take_step(cell, params, projected, state, key=call.key)
+        return take_step(cell, params, projected, state, key=request.key)
 
-    _check_cell.step(cell, step, state, default, batch)
-    return dataclasses.replace(
-        call,
-        params=params,
+    output = _check_cell.step(cell, step, state, default, batch)
+    has_scalars = any(x.ndim == 0 for x in jax.tree.leaves((state, output)))
+    masks = Masks.of(_with_arrays(request), has_scalars)
+    return Run.of(
+        request,
         inputs=inputs,
+        masks=masks,
+        params=params,
+        raw_params=raw_params,
         initial_state=state,
         start_state=start,
-        lengths=None if call.lengths is None else as_lengths(call.lengths, call.time),
-        mask=None if call.mask is None else jnp.asarray(call.mask),
-        resets=None if call.resets is None else jnp.asarray(call.resets),
+    )
+
+
+def _with_arrays(request: Request) -> Request:
+    """The request with lengths, mask and resets as arrays, the lengths within [0, T]."""
+    return dataclasses.replace(
+        request,
+        lengths=None if request.lengths is None else as_lengths(request.lengths, request.time),
+        mask=None if request.mask is None else jnp.asarray(request.mask),
+        resets=None if request.resets is None else jnp.asarray(request.resets),
     )
 
 

@@ -19,13 +19,13 @@ import pytest
 import tensorflow_oracle as oracle
 import toys
 from golden.make_golden import expected, problem
-from laws import close, weighted_sum
-
-import jax_dynrnn as rnn
 from jax_dynrnn.engines._pallas import kernels, launch, mosaic
 from jax_dynrnn.engines._pallas.functions import functions
 from jax_dynrnn.engines._pallas.gates import ELEMENTWISE
 from jax_dynrnn.engines._pallas.units import Arithmetic
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
 
 B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)

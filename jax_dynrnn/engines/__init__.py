@@ -1,36 +1,27 @@
-"""The engines: one table, one function that chooses, one that explains.
-
-An engine is a module (or any object) with two functions:
-
-* `unsupported(call) -> str | None`: why it cannot run this `Call`, or `None`;
-* `run(call) -> (outputs, final_state)`: equal to what `scan` returns;
-
-and, if it makes one launch of all that `vmap` maps over, `one_launch = True`.
-"""
+"""The engines: one table, one function that chooses, one that explains."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
 
 from .._memoize import why_not_cached
-from . import blocked, choice, cudnn, pallas, scan
-from .call import Call as Call
-from .call import platform
+from .blocked import Blocked
+from .cudnn import Cudnn
+from .engine import Engine as Engine
+from .pallas import Pallas
+from .request import Request as Request
+from .request import Run as Run
+from .scan import Scan
+from .selection import unrolled
 
-ENGINES: dict[str, Any] = {"scan": scan, "blocked": blocked, "cudnn": cudnn, "pallas": pallas}
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (Scan(), Blocked(), Cudnn(), Pallas())
+}
 """Every engine by the name that `implementation=` gives it."""
 
-AUTOMATIC: dict[str, Callable[[Call], str | None]] = {
-    name: functools.partial(choice.against, name) for name in choice.RULES
-}
-"""Those that `implementation=None` may choose: the first that can, and that nothing is said
-against. Each says of a call why another engine is faster, or `None`.
-
-Only an engine that passes `grad`, `jvp`, second order and `vmap` may have nothing against it.
-"""
+PREFERENCE = ["pallas", "cudnn", "blocked", "scan"]
+"""The order in which `implementation=None` asks engines: it chooses the first that can run a
+request and knows of no faster one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,53 +44,56 @@ class Explanation:
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
-        lines = []
-        for name, reason in self.reasons.items():
-            can = "can run it" + (f"; {self.slower[name]}" if name in self.slower else "")
-            chosen = f"chosen: {self.why}" if self.why else "chosen"
-            verdict = chosen if name == self.chosen else (reason or can)
-            lines.append(f"{name:<{width}}  {verdict}")
+        lines = [f"{name:<{width}}  {self._verdict(name)}" for name in self.reasons]
         if self.note:
             lines.append(f"note: each call outside of jax.jit is compiled again; {self.note}")
         return "\n".join(lines)
 
+    def _verdict(self, name: str) -> str:
+        if name == self.chosen:
+            return f"chosen: {self.why}" if self.why else "chosen"
+        if (reason := self.reasons[name]) is not None:
+            return reason
+        return "can run it" + (f"; {self.slower[name]}" if name in self.slower else "")
 
-def explain(call: Call, implementation: str | None = None) -> Explanation:
-    """Asks every engine about `call`."""
-    if not (
-        implementation is None or isinstance(implementation, str) and implementation in ENGINES
+
+def explain(request: Request, implementation: str | None = None) -> Explanation:
+    """Asks every engine about `request`."""
+    if implementation is not None and (
+        not isinstance(implementation, str) or implementation not in ENGINES
     ):
         raise ValueError(
             f"implementation: expected None or one of {', '.join(map(repr, ENGINES))}, got "
             f"{implementation!r}"
         )
-    reasons = {name: engine.unsupported(call) for name, engine in ENGINES.items()}
-    note = why_not_cached(call.cell)
+    reasons = {name: engine.unsupported(request) for name, engine in ENGINES.items()}
+    note = why_not_cached(request.cell)
     if implementation is not None:
         chosen = None if reasons[implementation] else implementation
         return Explanation(chosen, reasons, note=note)
-    able = [name for name in AUTOMATIC if reasons[name] is None]
-    against = {name: AUTOMATIC[name](call) for name in able}
-    chosen = next((name for name in able if against[name] is None), None)
+    able = [name for name in PREFERENCE if reasons[name] is None]
+    against = {name: ENGINES[name].slower_because(request) for name in able}
+    chosen = next(name for name in able if against[name] is None)
     slower = {name: why for name, why in against.items() if why}
-    why = choice.CHOSEN.get((chosen, platform()))
-    return Explanation(chosen, reasons, slower, why, note)
+    return Explanation(chosen, reasons, slower, ENGINES[chosen].chosen_because(), note)
 
 
-def choose(call: Call, implementation: str | None = None) -> tuple[Call, Any]:
-    """`call` as it should run, and the engine that runs it.
+def choose(request: Request, implementation: str | None = None) -> tuple[Request, Engine]:
+    """`request` as it should run, and the engine that runs it.
 
-    An engine asked for by its name gets the call as it is: what is measured is what was asked.
+    An engine asked for by its name gets the request as it is: what is measured is what was asked.
 
     Raises:
         ValueError: no engine has the name `implementation`.
-        NotImplementedError: that engine cannot run this call; the reason is said.
+        NotImplementedError: that engine cannot run this request; the reason is said.
     """
-    explanation = explain(call, implementation)
+    explanation = explain(request, implementation)
     if explanation.chosen is None:
         raise NotImplementedError(
             f"implementation={implementation!r} cannot run this call: "
             f"{explanation.reasons[implementation or '']}; implementation=None chooses an "
             "engine that can"
         )
-    return choice.unrolled(call) if implementation is None else call, ENGINES[explanation.chosen]
+    if implementation is None:
+        request = unrolled(request)
+    return request, ENGINES[explanation.chosen]

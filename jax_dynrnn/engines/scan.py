@@ -15,65 +15,80 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ._hoist import hoist
-from .call import Call, explicit, first_valid, resets, rows, spread, travelled, valid, varying
+from .devices import on_explicit_mesh, pcast, varying_axes
+from .engine import Engine
+from .hoist import hoist
+from .masks import expand_like, select
+from .request import Request, Run
 
 CARRIED = "jax_dynrnn_state"
 """The name under which `remat="offload"` finds the carried state."""
 
 
-def unsupported(call: Call) -> str | None:
-    """Why it cannot run `call`: it can run every one."""
-    del call
-    return None
+class Scan(Engine):
+    """The reference engine."""
+
+    name = "scan"
+
+    def unsupported(self, request: Request) -> str | None:
+        """Why it cannot run `request`: it can run every one."""
+        del request
+        return None
+
+    def slower_because(self, request: Request) -> str | None:
+        """Nothing: it is chosen where every other engine has a reason against it."""
+        del request
+        return None
+
+    def run(self, run: Run) -> tuple[Any, Any]:
+        """Runs the cell -> `(outputs, final_state)`."""
+        return run_scan(run)
 
 
-def run(call: Call) -> tuple[Any, Any]:
-    """Runs the cell -> `(outputs, final_state)`."""
-    empty = isinstance(call.time, int) and call.time == 0
-    is_valid = None if empty else valid(call)
+def run_scan(run: Run) -> tuple[Any, Any]:
+    """Runs the cell, step by step -> `(outputs, final_state)`."""
     xs = {
-        "t": jnp.arange(call.time, dtype=jnp.int32),
-        "inputs": jax.tree.map(lambda x: jnp.moveaxis(x, call.time_axis, 0), call.inputs),
-        "valid": is_valid,
-        "reset": resets(call, is_valid),
-        "travelled": travelled(call, is_valid),
+        "t": jnp.arange(run.time, dtype=jnp.int32),
+        "inputs": jax.tree.map(lambda x: jnp.moveaxis(x, run.time_axis, 0), run.inputs),
+        "valid": run.masks.valid,
+        "resets": run.masks.resets,
+        "scalar_ticks": run.masks.scalar_ticks,
     }
-    state = _distributed(call)
-    step = _step(call, _cell_step(call, state, xs), first_valid(call, is_valid))
-    if empty:
+    state = _typed_as_carry(run)
+    step = _step(run, _cell_step(run, state, xs))
+    if isinstance(run.time, int) and run.time == 0:
         outputs = _no_outputs(step, state, xs)
     else:
-        state, outputs = _loop(call, step, state, xs)
-    return jax.tree.map(lambda y: _from_time_major(y, call), outputs), state
+        state, outputs = _loop(run, step, state, xs)
+    return jax.tree.map(lambda y: _from_time_major(y, run), outputs), state
 
 
-def _cell_step(call: Call, state: Any, xs: Any) -> Callable:
-    """`(inputs, state, t) -> (output, new_state)`, all that needs the params alone being known.
+def _cell_step(run: Run, state: Any, xs: Any) -> Callable:
+    """`(inputs, state, t) -> (output, new_state)`, without what depends on the params alone.
 
     XLA leaves slices of kernels in the loop: with few rows they cost more than the matmuls do.
     """
 
     def step(params, inputs, state, t):
-        projected = call.cell.project(params, inputs)
-        return call.cell.step(params, projected, state, key=call.step_key(t))
+        projected = run.cell.project(params, inputs)
+        return run.cell.step(params, projected, state, key=run.step_key(t))
 
-    known_size = isinstance(call.time, int) and isinstance(call.batch, int)
-    as_written = jax.config.jax_disable_jit or explicit(call)  # pyright: ignore
-    if not known_size or call.time == 0 or as_written:
-        return functools.partial(step, call.params)
+    traces_as_written = jax.config.jax_disable_jit or on_explicit_mesh(run)  # pyright: ignore
+    if not run.has_known_sizes or run.time == 0 or traces_as_written:
+        return functools.partial(step, run.params)
     first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), xs["inputs"])
-    once, rest = hoist(step, call.params, first, state, xs["t"][0])
-    return functools.partial(rest, once(call.params))
+    invariants, rest = hoist(step, run.params, first, state, xs["t"][0])
+    return functools.partial(rest, invariants(run.params))
 
 
-def _step(call: Call, cell_step: Callable, padding: Any) -> Callable:
+def _step(run: Run, cell_step: Callable) -> Callable:
     """The body of the loop: one time step of the whole batch."""
 
     def step(state, x):
-        valid, ticks = x["valid"], x["travelled"]
-        inputs = _select(valid, x["inputs"], padding)
-        state = _select(x["reset"], call.start_state, state) if x["reset"] is not None else state
+        valid, ticks = x["valid"], x["scalar_ticks"]
+        inputs = select(valid, x["inputs"], run.padding)
+        if x["resets"] is not None:
+            state = _select(x["resets"], run.start_state, state)
         output, new = cell_step(inputs, state, x["t"])
         output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)
         return _select(valid, new, state, ticks), output
@@ -86,41 +101,41 @@ def _select(flags: jax.Array | None, yes: Any, no: Any, ticks: jax.Array | None 
     if flags is None:
         return yes
 
-    def select(y, n):
+    def select_leaf(y, n):
         if y.ndim == 0:
             return n if ticks is None else jnp.where(ticks, y, n)
-        return jnp.where(rows(flags, y), y, n)
+        return jnp.where(expand_like(flags, y), y, n)
 
-    return jax.tree.map(select, yes, no)
+    return jax.tree.map(select_leaf, yes, no)
 
 
-def _loop(call: Call, step: Callable, state: Any, xs: Any) -> tuple[Any, Any]:
+def _loop(run: Run, step: Callable, state: Any, xs: Any) -> tuple[Any, Any]:
     """Scans all steps, keeping for the backward pass what `remat` says."""
-    symbolic = not isinstance(call.time, int)
-    unroll = 1 if symbolic else call.unroll
-    scan = functools.partial(jax.lax.scan, unroll=unroll, reverse=call.reverse)
-    if call.remat == "offload":
+    symbolic = not isinstance(run.time, int)
+    unroll = 1 if symbolic else run.unroll
+    scan = functools.partial(jax.lax.scan, unroll=unroll, reverse=run.reverse)
+    if run.remat == "offload":
         return scan(_offloaded(step), state, xs)
-    if call.remat is None or symbolic:
+    if run.remat is None or symbolic:
         return scan(step, state, xs)
-    size = math.isqrt(call.time - 1) + 1 if call.remat == "sqrt" else call.remat
+    size = math.isqrt(run.time - 1) + 1 if run.remat == "sqrt" else run.remat
     chunk = jax.checkpoint(functools.partial(scan, step), prevent_cse=False)
-    return _chunked(chunk, state, xs, call.time, size, call.reverse)
+    return _chunked(chunk, state, xs, run.time, size, run.reverse)
 
 
 def _chunked(
     chunk: Callable, state: Any, xs: Any, time: int, size: int, reverse: bool
 ) -> tuple[Any, Any]:
     """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
-    whole = time - time % size
-    split = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), xs)
-    rest = jax.tree.map(lambda x: x[whole:], xs)
+    full = time - time % size
+    split = jax.tree.map(lambda x: x[:full].reshape(full // size, size, *x.shape[1:]), xs)
+    rest = jax.tree.map(lambda x: x[full:], xs)
     outputs = {}
     for part in ("rest", "split") if reverse else ("split", "rest"):
-        if part == "split" and whole:
+        if part == "split" and full:
             state, y = jax.lax.scan(chunk, state, split, reverse=reverse)
-            outputs[part] = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), y)
-        elif part == "rest" and whole < time:
+            outputs[part] = jax.tree.map(lambda y: y.reshape(full, *y.shape[2:]), y)
+        elif part == "rest" and full < time:
             state, outputs[part] = chunk(state, rest)
     parts = [outputs[part] for part in ("split", "rest") if part in outputs]
     return state, jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
@@ -148,25 +163,25 @@ def _no_outputs(step: Callable, state: Any, xs: Any) -> Any:
     return jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), outputs)
 
 
-def _from_time_major(y: jax.Array, call: Call) -> jax.Array:
-    return y if y.ndim == 1 else jnp.moveaxis(y, 0, call.time_axis)
+def _from_time_major(y: jax.Array, run: Run) -> jax.Array:
+    return y if y.ndim == 1 else jnp.moveaxis(y, 0, run.time_axis)
 
 
-def _distributed(call: Call) -> Any:
-    """The initial state, spread over the devices as the carry of the loop will be.
+def _typed_as_carry(run: Run) -> Any:
+    """The initial state, with the type that the carry of the loop has.
 
     The carry of a scan has one type from the start: inside `jax.shard_map` it varies over
-    every mesh axis that anything in `call` does, and on a mesh of explicit axes its rows lie
-    where the rows of the inputs do (else they would be gathered at every step).
+    every mesh axis that anything in the run does, and on a mesh with explicit axes its rows are
+    sharded as those of the inputs are (else they would be gathered at every step).
     """
-    axes, inputs = varying(call), jax.typeof(jax.tree.leaves(call.inputs)[0]).sharding
-    rows = (*inputs.spec, None, None)[1 - call.time_axis]
+    axes, inputs = varying_axes(run), jax.typeof(jax.tree.leaves(run.inputs)[0]).sharding
+    rows = (*inputs.spec, None, None)[1 - run.time_axis]
 
     def distribute(x):
-        x = spread(x, axes)
+        x = pcast(x, axes)
         if x.ndim == 0 or rows is None:
             return x
         spec = jax.sharding.PartitionSpec(rows, *(None,) * (x.ndim - 1))
         return jax.reshard(x, jax.sharding.NamedSharding(inputs.mesh, spec))
 
-    return jax.tree.map(distribute, call.initial_state)
+    return jax.tree.map(distribute, run.initial_state)

@@ -28,7 +28,7 @@ from ._tf1.recognise import (
     recognised,
 )
 from ._tf1.scopes import as_run
-from ._tf1.shapes import seen
+from ._tf1.shapes import received
 from ._tf1.table import Table, spec_of
 
 MOST_WIDTH = 100
@@ -197,7 +197,7 @@ def _run(table: Table, scope: str, cells: Any) -> str:
     except (KeyError, ValueError) as error:
         return f"# {place}: {code(cells)} does not fit: {error.args[0]}"
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
-    return f"{place!r}: {code(cells)},  # sees {seen(as_run(cells), shapes)}"
+    return f"{place!r}: {code(cells)},  # sees {received(as_run(cells), shapes)}"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""What every wrapper of one cell has in common: it passes everything on."""
+"""What this package's wrappers of one cell have in common."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import jax.numpy as jnp
+from typing import Any, ClassVar
 
 from .._cell import Cell, Params, State, as_cell, take_step
-from .._protocol import ask
+from .._composition import Around
 from .._tools import check_options
 
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Cell):
-    """Passes the whole protocol on to `cell`; a wrapper says only what it changes."""
+    """A wrapper with work between the steps, which its own `step` does; all else is the cell's."""
 
     cell: Any
+
+    params_name: ClassVar[str | None] = None
+    """Where the params of `cell` are among those of the wrapper; `None`: they are the same."""
+
+    inside_loop: ClassVar[str] = "it has work between the steps"
+    """What a step of it does that is not before or after a step of `cell`."""
+
+    same_features: ClassVar[bool] = False
+    """Whether `cell` receives as many features as the wrapper."""
+
+    same_output: ClassVar[bool] = False
+    """Whether the output has the shape of the output of `cell`."""
 
     def __post_init__(self):
         as_cell(self.cell, f"{type(self).__name__}'s cell")
@@ -27,94 +37,61 @@ class Wrapper(Cell):
         """The wrapped cell with the whole protocol."""
         return as_cell(self.cell)
 
-    @property
-    def feature_ndim(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.feature_ndim
-
-    @property
-    def attends(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.attends
-
-    def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
-        return ask(self.inner, "init", key, input_shape, dtype)
-
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
-        return ask(self.inner, "zero_state", batch_shape, dtype)
-
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        return ask(self.inner, "prepare", params, key=key, batch_shape=batch_shape)
-
-    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
-        return self.inner.attend(params, memory, memory_length)
+    def composition(self, key: Any = None) -> Around:
+        return Around(
+            self.cell,
+            self.params_name,
+            inside_loop=self.inside_loop,
+            same_features=self.same_features,
+            same_output=self.same_output,
+        )
 
     def cell_params(self, params: Params) -> Params:
         """The params of `cell` among those of the wrapper."""
-        return params
+        return params if self.params_name is None else params[self.params_name]
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
-        return ask(self.inner, "start", self.cell_params(params), batch_shape, dtype)
-
-    def project(self, params: Params, inputs: Any) -> Any:
-        return ask(self.inner, "project", self.cell_params(params), inputs)
-
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        return take_step(self.inner, self.cell_params(params), projected, state, key=key)
-
-
-@dataclasses.dataclass(frozen=True)
-class ParamsWrapper(Wrapper):
-    """A wrapper with variables of its own, beside those of its cell under `"cell"`."""
-
-    def cell_params(self, params: Params) -> Params:
-        return params["cell"]
-
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
-        cell = ask(self.inner, "prepare", params["cell"], key=key, batch_shape=batch_shape)
-        return {**params, "cell": cell}
-
-    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
-        return {**params, "cell": self.inner.attend(params["cell"], memory, memory_length)}
+    def cell_step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+        """A step of `cell`."""
+        own = self.cell_params(params)
+        projected = self.inner.project(own, inputs)
+        return take_step(self.inner, own, projected, state, key=key)
 
 
 @dataclasses.dataclass(frozen=True)
 class AroundWrapper(Wrapper):
-    """A wrapper whose work is before and after its cell's step; it leaves the state alone.
+    """A wrapper whose work is before and after its cell's step; it leaves the state alone."""
 
-        seen, kept = before(x);  y, s' = cell(seen, s);  output = after(kept, y)
+    same_features = True
+    same_output = True
 
-    So an engine may do it outside of the loop, batched over all steps, unless `inside_loop` gives
-    a reason.
-    """
+    def composition(self, key: Any = None) -> Around:
+        return Around(
+            self.cell,
+            self.params_name,
+            before=self.before,
+            after=self.after,
+            inside_loop=self.why_inside_loop(key),
+            same_features=self.same_features,
+            same_output=self.same_output,
+            cell_params=self.cell_params,
+            cell_key=self.cell_key,
+        )
 
     def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
-        """`(seen, kept)`: what the cell sees, and what `after` wants to know."""
+        """`(cell_inputs, saved)`: what the cell receives, and what `after` needs besides."""
         del params, key
         return inputs, None
 
-    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
         """The output."""
-        del params, kept, key
+        del params, saved, key
         return output
 
     def cell_key(self, key: Any) -> Any:
         """The key of the cell's step."""
         return key
 
-    def inside_loop(self, key: Any) -> str | None:
-        """Why, in a run with this key, it has work inside of the loop, or `None`."""
+    def why_inside_loop(self, key: Any) -> str | None:
+        """Why, in a run with this key, it has work between the steps too, or `None`."""
         del key
         return None
-
-    def project(self, params: Params, inputs: Any) -> Any:
-        del params  # what is before the cell may want a key
-        return inputs
-
-    def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
-    ) -> tuple[Any, State]:
-        seen, kept = self.before(params, projected, key)
-        projected = super().project(params, seen)
-        output, state = super().step(params, projected, state, key=self.cell_key(key))
-        return self.after(params, kept, output, key), state

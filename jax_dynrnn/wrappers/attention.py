@@ -17,7 +17,7 @@ from .._init import Initializer, glorot_uniform
 from .._protocol import call_back
 from .._tools import batch_tuple, input_size, matmul
 from ..attention import Mechanism
-from ._wrapper import ParamsWrapper
+from ._wrapper import Wrapper
 
 
 class AttentionWrapperState(NamedTuple):
@@ -50,7 +50,7 @@ jax.export.register_namedtuple_serialization(
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class AttentionWrapper(ParamsWrapper):
+class AttentionWrapper(Wrapper):
     """A cell that sees, beside its input, what it attended to in a memory.
 
         y, s'      = cell([x, attention], s)
@@ -101,6 +101,9 @@ class AttentionWrapper(ParamsWrapper):
         >>> outputs.shape, alignments.shape, bool((alignments[1, :, 4:] == 0).all())
         ((2, 5, 6), (2, 5, 7), True)
     """
+
+    params_name = "cell"
+    inside_loop = "each step receives the attention of the step before"
 
     attention_mechanism: Mechanism | Sequence[Mechanism]
     _: dataclasses.KW_ONLY
@@ -163,7 +166,7 @@ class AttentionWrapper(ParamsWrapper):
         """Of the attention of each mechanism."""
         return list(self._layer_sizes) or [m.memory_size for m in self.mechanisms.values()]  # pyright: ignore
 
-    def _see(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
+    def _cell_inputs(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
         if self.cell_input_fn is not None:
             names = "inputs, attention"
             return call_back("cell_input_fn", self.cell_input_fn, names, inputs, attention)
@@ -172,9 +175,9 @@ class AttentionWrapper(ParamsWrapper):
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         one, attention = ((n,) for n in (input_size(self, input_shape), sum(self._sizes())))
         shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (one, attention))
-        seen = jax.eval_shape(self._see, *shapes).shape
-        query = output_size(self.inner, seen, self)
-        params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), seen, dtype)}
+        received = jax.eval_shape(self._cell_inputs, *shapes).shape
+        query = output_size(self.inner, received, self)
+        params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), received, dtype)}
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             params[name] = mechanism.init(jax.random.fold_in(key, 2 * i + 1), query, dtype)
         for i, (size, m) in enumerate(
@@ -252,15 +255,11 @@ class AttentionWrapper(ParamsWrapper):
             prepared[name] = mechanism.prepare(params[name])
         return {**prepared, "memory": tuple(attended)}
 
-    def project(self, params: Params, inputs: Any) -> Any:
-        del params  # the cell sees the inputs together with the attention of the step before
-        return inputs
-
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        seen = super().project(params, self._see(projected, state.attention))
-        y, cell_state = super().step(params, seen, state.cell_state, key=key)
+        cell_inputs = self._cell_inputs(projected, state.attention)
+        y, cell_state = self.cell_step(params, cell_inputs, state.cell_state, key)
         attentions, alignments = [], []
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             attention, weights = mechanism(params[name], y, params["memory"][i])

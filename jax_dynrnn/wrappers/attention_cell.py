@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Params, State, output_size, take_step
+from .._cell import Params, State, output_size
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
 from .._tools import (
     along_last,
@@ -21,12 +21,12 @@ from .._tools import (
     matmul,
     unboxed,
 )
-from ._wrapper import ParamsWrapper
+from ._wrapper import Wrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class AttentionCellWrapper(ParamsWrapper):
+class AttentionCellWrapper(Wrapper):
     """A cell that attends to its last `attn_length` outputs, with Bahdanau's score.
 
         x'      = [x, attention] W + b
@@ -68,6 +68,9 @@ class AttentionCellWrapper(ParamsWrapper):
         ((2, 12), True)
     """
 
+    params_name = "cell"
+    inside_loop = "each step receives the attention over the outputs before it"
+
     attn_length: int
     _: dataclasses.KW_ONLY
     attn_size: int | None = None
@@ -75,6 +78,11 @@ class AttentionCellWrapper(ParamsWrapper):
     input_size: int | None = None
     kernel_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
+
+    @property
+    def same_features(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether `x'` has as many features as the inputs."""
+        return self.input_size is None
 
     def __post_init__(self):
         super().__post_init__()
@@ -102,7 +110,7 @@ class AttentionCellWrapper(ParamsWrapper):
 
     def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
         inputs, size = input_size(self, input_shape), self._size()
-        seen, hidden = self.input_size or inputs, self.attn_vec_size or size
+        received, hidden = self.input_size or inputs, self.attn_vec_size or size
         state = jax.tree.leaves(jax.eval_shape(lambda: self.inner.zero_state((), dtype)))
         keys = jax.random.split(key, 6)
         initialize = self.kernel_initializer or glorot_uniform
@@ -112,11 +120,11 @@ class AttentionCellWrapper(ParamsWrapper):
         attention["attn_v"] = init_vector(
             self.kernel_initializer, glorot_uniform, keys[3], hidden, dtype
         )
-        behind = output_size(self.inner, (seen,), self) + size
-        return init_dense(keys[0], (inputs + size, seen), self, dtype) | {
+        behind = output_size(self.inner, (received,), self) + size
+        return init_dense(keys[0], (inputs + size, received), self, dtype) | {
             "attention": attention,
             "attn_output_projection": init_dense(keys[4], (behind, size), self, dtype),
-            "cell": self.inner.init(keys[5], (seen,), dtype),
+            "cell": self.inner.init(keys[5], (received,), dtype),
         }
 
     def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
@@ -140,9 +148,8 @@ class AttentionCellWrapper(ParamsWrapper):
     ) -> tuple[Any, State]:
         cell_state, attention, past = state
         rows = attention.shape[-1]
-        seen = projected + matmul(attention, params["kernel"][-rows:], "attention")
-        inner = self.inner.project(params["cell"], seen)
-        output, cell_state = take_step(self.inner, params["cell"], inner, cell_state, key=key)
+        received = projected + matmul(attention, params["kernel"][-rows:], "attention")
+        output, cell_state = self.cell_step(params, received, cell_state, key)
         past = past.reshape(*past.shape[:-1], self.attn_length, rows)
         attention = _attend(params["attention"], cell_state, past)
         both = jnp.concatenate([output, attention], -1)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
+from .._composition import Stacked
 from .._protocol import name_of
 from .._tools import check_probability, is_flag
 from ._wrapper import AroundWrapper, Wrapper
-from .multi import MultiRNNCell
 
 
 def default_state_filter(substate: Any) -> Any:
@@ -154,7 +154,7 @@ class DropoutWrapper(AroundWrapper):
     def cell_key(self, key: Any) -> Any:
         return _Keys.split(key).cell
 
-    def inside_loop(self, key: Any) -> str | None:
+    def why_inside_loop(self, key: Any) -> str | None:
         if key is not None and self.state_keep_prob < 1:
             return "state_keep_prob drops from the state between the steps"
         if key is not None and self.recurrent_keep_prob < 1:
@@ -165,7 +165,7 @@ class DropoutWrapper(AroundWrapper):
         keys = self._masks(params, key)
         return _drop(inputs, keys.inputs, self.input_keep_prob, True, params.shared), None
 
-    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
         keys = self._masks(params, key)
         return _drop(output, keys.output, self.output_keep_prob, True, params.shared)
 
@@ -182,7 +182,7 @@ class DropoutWrapper(AroundWrapper):
     ) -> tuple[Any, State]:
         """The step of the cell with recurrent dropout, between input and output dropout."""
         if params.recurrent is None:
-            return super().step(params, projected, state, key=key)
+            return self.composition(key).step(params, projected, state, key)
         multiplied = []
 
         def drop(h):
@@ -190,7 +190,7 @@ class DropoutWrapper(AroundWrapper):
             return _masked(h, params.recurrent, self.recurrent_keep_prob)
 
         within = _with_recurrent_input(self, drop)
-        result = AroundWrapper.step(within, params, projected, state, key=key)
+        result = within.composition(key).step(params, projected, state, key)
         if not multiplied:
             name = type(_innermost(self.inner)).__name__
             raise TypeError(
@@ -236,10 +236,10 @@ def _innermost(cell: Cell) -> Any:
 def _check_recurrent(cell: Cell) -> None:
     """Checks that recurrent dropout has one place inside of `cell`."""
     cell = _innermost(cell)
-    if isinstance(cell, MultiRNNCell):
+    if isinstance(cell.composition(), Stacked):
         raise TypeError(
-            "DropoutWrapper: recurrent_keep_prob expected one cell, got a MultiRNNCell; wrap each "
-            "of its layers, as in MultiRNNCell([DropoutWrapper(a, recurrent_keep_prob=0.8), b])"
+            f"DropoutWrapper: recurrent_keep_prob expected one cell, got a {name_of(cell)}; wrap "
+            "each of its layers, as in MultiRNNCell([DropoutWrapper(a, recurrent_keep_prob=0.8), b])"
         )
     staged = isinstance(cell, StagedCell)
     if not staged or type(cell).recurrent_input is StagedCell.recurrent_input:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from .._cell import Params, State, take_step
+from .._cell import Params, State
 from ._wrapper import Wrapper
 
 
@@ -39,8 +39,11 @@ class EmitState(Wrapper):
         ((2, 5, 4), True)
     """
 
+    same_features = True
+    inside_loop = "its output holds the state of every step"
+
     def step(
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
-        output, new_state = take_step(self.inner, params, projected, state, key=key)
+        output, new_state = self.cell_step(params, projected, state, key)
         return (output, new_state), new_state

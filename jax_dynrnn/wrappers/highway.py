@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from .._cell import Params
 from .._init import Initializer, glorot_uniform
 from .._tools import dense, input_size
-from ._wrapper import AroundWrapper, ParamsWrapper
+from ._wrapper import AroundWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class HighwayWrapper(AroundWrapper, ParamsWrapper):
+class HighwayWrapper(AroundWrapper):
     """Gates between the inputs and the outputs of a cell; the state is untouched.
 
         carry     = sigmoid(x W_c + b_c)
@@ -50,6 +50,8 @@ class HighwayWrapper(AroundWrapper, ParamsWrapper):
         True
     """
 
+    params_name = "cell"
+
     _: dataclasses.KW_ONLY
     couple_carry_transform_gates: bool = True
     carry_bias_init: float = 1.0
@@ -75,8 +77,8 @@ class HighwayWrapper(AroundWrapper, ParamsWrapper):
         transform = 1 - carry if self.couple_carry_transform_gates else gate("transform")
         return inputs, (carry * inputs, transform)
 
-    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
-        carried, transform = kept
+    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+        carried, transform = saved
         if getattr(output, "shape", None) != carried.shape:
             raise ValueError(
                 f"HighwayWrapper: expected an output of the inputs' shape {carried.shape}, got "

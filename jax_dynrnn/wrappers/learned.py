@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from .. import _check_cell
 from .._cell import Params, State
 from .._tools import along_last, batch_tuple, unboxed
-from ._wrapper import AroundWrapper, ParamsWrapper
+from ._wrapper import AroundWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class LearnedInitialState(AroundWrapper, ParamsWrapper):
+class LearnedInitialState(AroundWrapper):
     """Begins every run, and every reset, at a state that is part of the params.
 
     It starts where `cell` does, at zeros as a rule; gradients change it. Integer leaves
@@ -45,6 +45,8 @@ class LearnedInitialState(AroundWrapper, ParamsWrapper):
         >>> state.h[1].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+
+    params_name = "cell"
 
     def __post_init__(self):
         super().__post_init__()

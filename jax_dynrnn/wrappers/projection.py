@@ -12,17 +12,17 @@ import jax.numpy as jnp
 from .._cell import Params, output_size
 from .._init import Initializer, init_dense
 from .._tools import check_size, dense, input_size
-from ._wrapper import AroundWrapper, ParamsWrapper
+from ._wrapper import AroundWrapper
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class InputProjectionWrapper(AroundWrapper, ParamsWrapper):
+class InputProjectionWrapper(AroundWrapper):
     """A dense layer before a cell: `cell(act(x W + b))`.
 
     Args:
         cell: the cell to run.
-        num_proj: size `P` of what the cell sees.
+        num_proj: size `P` of what the cell receives.
         activation: `None` is the identity.
         kernel_initializer: `None` is Glorot's uniform, TF1's default.
         bias_initializer: `None` is zeros.
@@ -42,6 +42,9 @@ class InputProjectionWrapper(AroundWrapper, ParamsWrapper):
         >>> params["kernel"].shape, params["cell"]["candidate"]["kernel"].shape
         ((3, 8), (12, 4))
     """
+
+    params_name = "cell"
+    same_features = False
 
     num_proj: int
     _: dataclasses.KW_ONLY
@@ -69,7 +72,7 @@ class InputProjectionWrapper(AroundWrapper, ParamsWrapper):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class OutputProjectionWrapper(AroundWrapper, ParamsWrapper):
+class OutputProjectionWrapper(AroundWrapper):
     """A dense layer behind a cell: the output is `act(y W + b)`, the state untouched.
 
     Args:
@@ -98,6 +101,9 @@ class OutputProjectionWrapper(AroundWrapper, ParamsWrapper):
         ((2, 5, 2), (2, 4))
     """
 
+    params_name = "cell"
+    same_output = False
+
     output_size: int
     _: dataclasses.KW_ONLY
     activation: Callable | None = None
@@ -114,20 +120,20 @@ class OutputProjectionWrapper(AroundWrapper, ParamsWrapper):
         layer = init_dense(own, (rows, self.output_size), self, dtype)
         return layer | {"cell": self.inner.init(inner, input_shape, dtype)}
 
-    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
         output = dense(params, output, "output")
         return output if self.activation is None else self.activation(output)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class EmbeddingWrapper(AroundWrapper, ParamsWrapper):
-    """A table before a cell: the inputs are ids, the cell sees `embedding[id]`.
+class EmbeddingWrapper(AroundWrapper):
+    """A table before a cell: the inputs are ids, the cell receives `embedding[id]`.
 
     Args:
         cell: the cell to run.
         embedding_classes: the number of ids `V`: 0 to `V - 1`.
-        embedding_size: size `E` of what the cell sees.
+        embedding_size: size `E` of what the cell receives.
         kernel_initializer: of the table; `None` is U(-sqrt(3), sqrt(3)), as in TF1.
 
     Inputs: integers `[B, T]`. An id outside of the table gives NaN.
@@ -150,6 +156,9 @@ class EmbeddingWrapper(AroundWrapper, ParamsWrapper):
         >>> params["embedding"].shape, outputs.shape
         ((10, 8), (2, 3, 4))
     """
+
+    params_name = "cell"
+    same_features = False
 
     embedding_classes: int
     embedding_size: int

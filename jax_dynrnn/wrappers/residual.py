@@ -64,13 +64,18 @@ class ResidualWrapper(AroundWrapper):
     _: dataclasses.KW_ONLY
     residual_fn: Callable | None = None
 
+    @property
+    def same_output(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the inputs are added; a function of the user's may return any shape."""
+        return self.residual_fn is None
+
     def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
         return inputs, inputs
 
-    def after(self, params: Params, kept: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
         if self.residual_fn is None:
-            return _add(kept, output)
-        added = call_back("residual_fn", self.residual_fn, "inputs, outputs", kept, output)
+            return _add(saved, output)
+        added = call_back("residual_fn", self.residual_fn, "inputs, outputs", saved, output)
         if added is None:
             raise TypeError("residual_fn: expected it to return the outputs, got None")
         return added

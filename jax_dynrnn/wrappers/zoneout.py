@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, State, take_step
+from .._cell import Params, State
 from .._tools import check_probability
 from ._wrapper import Wrapper
 
@@ -48,6 +48,9 @@ class ZoneoutWrapper(Wrapper):
         (True, True)
     """
 
+    same_features = same_output = True
+    inside_loop = "it mixes the state of the step before into each new state"
+
     _: dataclasses.KW_ONLY
     state_keep_prob: float
 
@@ -59,7 +62,7 @@ class ZoneoutWrapper(Wrapper):
         self, params: Params, projected: Any, state: State, *, key: Any = None
     ) -> tuple[Any, State]:
         inner, own = (None, None) if key is None else jax.random.split(key)
-        output, new = take_step(self.inner, params, projected, state, key=inner)
+        output, new = self.cell_step(params, projected, state, inner)
         if self.state_keep_prob == 1.0:
             return output, new
         leaves, structure = jax.tree.flatten(new)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...wrappers import MultiRNNCell, ResidualWrapper
-from ...wrappers._wrapper import ParamsWrapper, Wrapper
+from ..._cell import Cell
+from ..._composition import Around, Stacked
 
 
 class Layer(NamedTuple):
@@ -21,9 +21,9 @@ class Layer(NamedTuple):
     direction: int | None = None
     """0 forward, 1 backward; `None` in a run of one direction."""
     inputs: int | None = None
-    """How many features it sees, where the layer below says so."""
+    """How many features it receives, where the layer below says so."""
     apart: bool = False
-    """Whether it is in one of two stacks, each of which sees only its own direction."""
+    """Whether it is in one of two stacks, each of which receives only its own direction."""
 
     def named(self, table: Mapping[str, Any]) -> dict[str, Any]:
         """The entries of `table`, with the path before their names."""
@@ -87,21 +87,26 @@ def _stack_of_pairs(cells_fw: Any, cells_bw: Any) -> list[Layer]:
 
 def _leaves(cell: Any, path: str) -> list[tuple[str, Any]]:
     """The cells of a stack, each with its wrappers and the path of its params."""
-    inside = _unwrapped(cell)
-    if not isinstance(inside, MultiRNNCell):
+    stack = composition(_unwrapped(cell))
+    if not isinstance(stack, Stacked):
         return [(path, cell)]
     return [
         leaf
-        for i, c in enumerate(inside.cells)
-        for leaf in _leaves(c, f"{path}/cell_{i}" if path else f"cell_{i}")
+        for name, inner in stack.cells.items()
+        for leaf in _leaves(inner, f"{path}/{name}" if path else name)
     ]
 
 
 def _unwrapped(cell: Any) -> Any:
     """The cell inside of wrappers that have no variables."""
-    while isinstance(cell, Wrapper) and not isinstance(cell, ParamsWrapper):
-        cell = cell.cell
+    while isinstance(around := composition(cell), Around) and around.name is None:
+        cell = around.cell
     return cell
+
+
+def composition(cell: Any) -> Any:
+    """How a cell is made of others, or `None`."""
+    return cell.composition() if isinstance(cell, Cell) else None
 
 
 def hidden_size(cell: Any) -> int:
@@ -110,11 +115,11 @@ def hidden_size(cell: Any) -> int:
 
 
 def _output_size(cell: Any) -> int | None:
-    """What the next layer sees of a cell; unknown where a function of the user's changes it."""
-    while isinstance(cell, Wrapper):
-        if isinstance(cell, ResidualWrapper) and cell.residual_fn is not None:
+    """How many features the next layer receives; unknown where a wrapper changes the output."""
+    while isinstance(around := composition(cell), Around):
+        if not around.same_output:
             return None
-        cell = cell.cell
+        cell = around.cell
     return hidden_size(cell) if hasattr(cell, "num_units") else None
 
 

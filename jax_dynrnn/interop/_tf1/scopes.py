@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from ... import cells as c
 from ... import wrappers as w
 from ..._bidirectional import init_bidirectional
-from ..._cell import Params, as_cell
+from ..._cell import Cell, Params, as_cell
 from ..._check_cell import by_name
+from ..._composition import Around, Stacked, inner_cells
 from ..._stack_bidirectional import init_stack_bidirectional
-from ...wrappers._wrapper import ParamsWrapper, Wrapper
 from .._code import code
 
 SCOPES: dict[type, str] = {
@@ -99,8 +99,7 @@ def as_run(cells: Any) -> Run:
 def _checked(run: Run) -> Run:
     """The run, if TF1 has names for all of its cells."""
     for _, outer in run.cells:
-        for cell in inside(outer):
-            as_cell(cell, "cells")
+        for cell in inside(as_cell(outer, "cells")):
             _scope(cell)
     return run
 
@@ -124,32 +123,37 @@ def variable_names(run: Run, params: Params) -> dict[str, str]:
 def _of_cell(cell: Any, params: Params, scope: str) -> Iterator[tuple[str, str]]:
     """`(path in the params, name)` of each variable of a cell that is in `scope`."""
     scope += _scope(cell)
-    if isinstance(cell, w.MultiRNNCell):
-        for i, inner in enumerate(cell.cells):
-            for path, name in _of_cell(inner, params[f"cell_{i}"], f"{scope}cell_{i}/"):
-                yield f"cell_{i}/{path}", name
+    composition = composition_of(cell)
+    if isinstance(composition, Stacked):
+        for layer, inner in composition.cells.items():
+            for path, name in _of_cell(inner, params[layer], f"{scope}{layer}/"):
+                yield f"{layer}/{path}", name
         return
     if _without_variables(cell):
-        yield from _of_cell(cell.cell, params, scope)
+        yield from _of_cell(composition.cell, params, scope)
         return
-    mechanisms = cell.mechanisms if isinstance(cell, w.AttentionWrapper) else ()
-    memories = [f"{mechanism}/{MEMORY}" for mechanism in mechanisms]
+    memories = [f"{mechanism}/{MEMORY}" for mechanism in getattr(cell, "mechanisms", ())]
     yield from ((path, MEMORY) for path in memories)
     for path in by_name({key: x for key, x in params.items() if key != "cell"}):
         if path not in memories:
             yield path, scope + path
     if "cell" in params:
-        inner = cell.controller if isinstance(cell, c.NTMCell) else cell.cell
+        inner = cell.controller if isinstance(cell, c.NTMCell) else composition.cell
         for path, name in _of_cell(inner, params["cell"], scope):
             yield f"cell/{path}", name
 
 
 def inside(cell: Any) -> Iterator[Any]:
-    """A cell and all cells in it."""
-    yield cell
-    one = getattr(cell, "cell", None) or getattr(cell, "controller", None)
-    for inner in getattr(cell, "cells", (one,) if one is not None else ()):
-        yield from inside(inner)
+    """A cell and all cells in it, the controller of an `NTMCell` too."""
+    for inner in inner_cells(cell):
+        yield inner
+        if (controller := getattr(inner, "controller", None)) is not None:
+            yield from inside(controller)
+
+
+def composition_of(cell: Any) -> Any:
+    """How a cell is made of others, or `None`."""
+    return cell.composition() if isinstance(cell, Cell) else None
 
 
 def _scope(cell: Any) -> str:
@@ -165,4 +169,6 @@ def _scope(cell: Any) -> str:
 
 
 def _without_variables(cell: Any) -> bool:
-    return isinstance(cell, Wrapper) and not isinstance(cell, ParamsWrapper)
+    """Whether it is a wrapper whose params are those of the cell inside."""
+    composition = composition_of(cell)
+    return isinstance(composition, Around) and composition.name is None

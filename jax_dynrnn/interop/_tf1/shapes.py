@@ -11,16 +11,10 @@ from typing import Any
 import jax
 
 from ... import cells as c
-from ... import wrappers as w
-from ..._cell import Params, as_cell, output_shape
+from ..._cell import Params, output_shape
 from ..._check_cell import by_name
-from ...wrappers._wrapper import Wrapper
-from .scopes import Run
-
-CHANGING = (
-    w.AttentionCellWrapper, w.AttentionWrapper, w.EmbeddingWrapper, w.InputProjectionWrapper
-)  # fmt: skip
-"""Wrappers whose cell sees something else than the inputs."""
+from ..._composition import Around, Stacked
+from .scopes import Run, composition_of
 
 
 def smallest(run: Run, names: Iterable[str]) -> tuple[int, Params]:
@@ -58,9 +52,9 @@ def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
     return size, _shapes(run, size)
 
 
-def seen(run: Run, shapes: Mapping[str, tuple]) -> str:
+def received(run: Run, shapes: Mapping[str, tuple]) -> str:
     """What params of these shapes, by path, are for: `29 features`."""
-    if isinstance(_first(run)[0], w.EmbeddingWrapper):
+    if _takes_ids(_first(run)[0]):
         return "ids"
     return f"{fitted(run, smallest(run, shapes)[0], shapes)[0]} features"
 
@@ -76,53 +70,59 @@ def _outer(run: Run) -> list[Any]:
 
 
 def _first(run: Run) -> list[Any]:
-    """The cells that see the inputs as they are, one for each direction."""
-    return [_seeing(cell) for cell in _outer(run)]
+    """The cells that receive the inputs as they are, one for each direction."""
+    return [_receiving(cell) for cell in _outer(run)]
 
 
-def _seeing(cell: Any) -> Any:
+def _receiving(cell: Any) -> Any:
     while (inner := _given_the_inputs(cell)) is not None:
         cell = inner
     return cell
 
 
 def _given_the_inputs(cell: Any) -> Any:
-    """The cell inside of `cell` that sees the same inputs, or `None`."""
-    if isinstance(cell, w.MultiRNNCell):
-        return as_cell(cell.cells[0])
-    return cell.inner if isinstance(cell, Wrapper) and not isinstance(cell, CHANGING) else None
+    """The cell inside `cell` that receives as many features, or `None`."""
+    composition = composition_of(cell)
+    if isinstance(composition, Stacked):
+        return next(iter(composition.cells.values()))
+    is_same = isinstance(composition, Around) and composition.same_features
+    return composition.cell if is_same else None
+
+
+def _takes_ids(cell: Any) -> bool:
+    return cell.feature_ndim == 0
 
 
 def _input_shape(cell: Any, size: int) -> Any:
-    """Of what the cell sees, which is `size` features of one array in most cases."""
-    if isinstance(cell, w.EmbeddingWrapper):
+    """The shape of what the cell receives: `size` features of one array, as a rule."""
+    if _takes_ids(cell):
         return ()
     if isinstance(cell, c.PhasedLSTMCell):
         return (1,), (size,)
     return getattr(cell, "input_shape", (size,))
 
 
-def _keeps_size(cell: Any) -> bool:
-    """Whether its cell sees as many features as it does itself, if not the same ones."""
-    return isinstance(cell, w.AttentionCellWrapper) and cell.input_size is None
-
-
-def _adds_inputs(cell: Any) -> bool:
-    return isinstance(cell, w.ResidualWrapper) and cell.residual_fn is None
+def _accepts(cell: Any, size: int) -> bool:
+    """Whether a step of the cell can take inputs of `size` features."""
+    try:
+        output_shape(cell, _input_shape(_receiving(cell), size))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _output_size(cell: Any, size: int) -> int:
     """How many features come out of a cell, and so go into a connection around it."""
-    return output_shape(cell, _input_shape(_seeing(cell), size))[-1]
+    return output_shape(cell, _input_shape(_receiving(cell), size))[-1]
 
 
 def _smallest(cell: Any, projected: bool) -> int:
     """The lowest number of features that the cell accepts: a few accept no other."""
-    inner = cell.inner if _keeps_size(cell) else _given_the_inputs(cell)
+    inner = _given_the_inputs(cell)
     if inner is not None:
         size = _smallest(inner, projected)
-        needs_output = isinstance(cell, w.HighwayWrapper) or _adds_inputs(cell)
-        return _output_size(inner, size) if needs_output else size
+        # A connection around a cell needs inputs of the size of its output.
+        return size if _accepts(cell, size) else _output_size(inner, size)
     if isinstance(cell, c.TimeFreqLSTMCell):
         return cell.input_size
     if isinstance(cell, c.IntersectionRNNCell):

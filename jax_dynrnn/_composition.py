@@ -1,0 +1,247 @@
+"""Cells that are made of cells: a stack of layers, and one cell with work around it.
+
+A cell says which it is in `Cell.composition`. Everything that looks inside cells asks there: the
+engines, which run each cell of a stack or inside a wrapper in their own way, and the converters of
+weights, which look for the params of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ._cell import Cell, Composition, Params, State, as_cell, output_shape, take_step
+from ._protocol import ask
+from ._tools import fold_in
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked(Composition):
+    """A stack: the output of each cell is the input of the next.
+
+    The params of the stack are `{name: params of that cell}`, its state is the tuple (or a
+    NamedTuple) of the cells' states, and with a key, cell i takes its step with `fold_in(key, i)`.
+
+    Args:
+        cells: the cells by the names of their params, the first of which receives the inputs.
+
+    Raises:
+        TypeError: one of them is not a cell. ValueError: there is none.
+
+    Example: a stack of two, which runs on the engines that `MultiRNNCell` runs on
+        >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> @jax.tree_util.register_static
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Two(rnn.Cell):
+        ...     lower: rnn.Cell
+        ...     upper: rnn.Cell
+        ...     def composition(self, key=None):
+        ...         return rnn.Stacked({"lower": self.lower, "upper": self.upper})
+        >>> cell, inputs = Two(rnn.GRUCell(4), rnn.LSTMCell(8)), jnp.ones((2, 5, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> outputs, (lower, upper) = rnn.dynamic_rnn(cell, params, inputs)
+        >>> sorted(params), outputs.shape, lower.shape, upper.c.shape
+        (['lower', 'upper'], (2, 5, 8), (2, 4), (2, 8))
+    """
+
+    cells: Mapping[str, Any]
+
+    def __post_init__(self):
+        if not self.cells:
+            raise ValueError("Stacked: expected at least one cell, got none")
+        cells = {name: as_cell(cell, f"Stacked's {name}") for name, cell in self.cells.items()}
+        object.__setattr__(self, "cells", cells)
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params:
+        params = {}
+        for i, (name, cell) in enumerate(self.cells.items()):
+            params[name] = ask(cell, "init", jax.random.fold_in(key, i), input_shape, dtype)
+            if i + 1 < len(self.cells):
+                input_shape = output_shape(cell, input_shape)
+        return params
+
+    def zero_state(self, batch_shape: Any, dtype: Any) -> State:
+        return tuple(ask(cell, "zero_state", batch_shape, dtype) for cell in self.cells.values())
+
+    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params:
+        return {
+            name: ask(cell, "prepare", params[name], key=fold_in(key, i), batch_shape=batch_shape)
+            for i, (name, cell) in enumerate(self.cells.items())
+        }
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        cells = self.cells.items()
+        return tuple(ask(cell, "start", params[name], batch_shape, dtype) for name, cell in cells)
+
+    @property
+    def feature_ndim(self) -> Any:
+        return next(iter(self.cells.values())).feature_ndim
+
+    @property
+    def attends(self) -> bool:
+        return any(cell.attends for cell in self.cells.values())
+
+    def attend(self, params: Params, *memory: Any) -> Params:
+        attending = {name: cell for name, cell in self.cells.items() if cell.attends}
+        return {
+            **params,
+            **{name: cell.attend(params[name], *memory) for name, cell in attending.items()},
+        }
+
+    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+        output, states = inputs, []
+        for i, ((name, cell), old) in enumerate(
+            zip(self.cells.items(), self.states(state), strict=True)
+        ):
+            projected = ask(cell, "project", params[name], output)
+            output, new = take_step(cell, params[name], projected, old, key=fold_in(key, i))
+            states.append(new)
+        return output, self.join_states(state, states)
+
+    def states(self, state: State) -> tuple:
+        """The states of the cells."""
+        if not isinstance(state, tuple) or len(state) != len(self.cells):
+            got = len(state) if isinstance(state, tuple) else type(state).__name__
+            raise ValueError(
+                f"state: expected a tuple of {len(self.cells)} parts, one for each cell of the "
+                f"stack ({', '.join(self.cells)}), got {got}"
+            )
+        return state
+
+    def join_states(self, like: State, states: list) -> State:
+        """The state of the stack of the cells' `states`: a NamedTuple where `like` is one."""
+        return type(like)(*states) if hasattr(like, "_fields") else tuple(states)
+
+
+@dataclasses.dataclass(frozen=True)
+class Around(Composition):
+    """One cell, and work before and after each of its steps.
+
+        cell_inputs, saved = before(params, inputs, key)
+        cell_output, new_state = step of the cell
+        output = after(params, saved, cell_output, key)
+
+    The state is that of the cell. An engine does the work of all steps at once, outside the loop.
+
+    Args:
+        cell: the cell inside.
+        name: where the params of the cell are among those of the wrapper: `params[name]`; `None`:
+            they are the same.
+        before: `before(params, inputs, key) -> (cell_inputs, saved)`; `saved` is handed to
+            `after`. `None`: the cell receives the inputs as they are, and `saved` is `None`.
+        after: `after(params, saved, cell_output, key) -> output`; `None`: the cell's output.
+        inside_loop: why there is more work, between the steps, so that the wrapper can only be run
+            as a whole, by its own `step`; `None`: there is none.
+        same_features: whether the cell receives as many features as the wrapper does.
+        same_output: whether the output has the shape of the cell's.
+        cell_params: the params of the cell among prepared ones, where `prepare` lays them out in
+            another way than `init`.
+        cell_key: the key of the cell's step, given that of the wrapper's; `None`: the same.
+
+    `before` and `after` are called with one step, or with all steps of a run at once: arithmetic
+    along the last axes works for both.
+
+    Example: a wrapper with one function, which runs on the engines that its cell runs on
+        >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> @jax.tree_util.register_static
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Scaled(rnn.Cell):
+        ...     cell: rnn.Cell
+        ...     factor: float
+        ...     def scale(self, params, saved, output, key):
+        ...         return self.factor * output
+        ...     def composition(self, key=None):
+        ...         return rnn.Around(self.cell, after=self.scale)
+        >>> inputs, gru = jnp.ones((2, 5, 3)), rnn.GRUCell(4)
+        >>> params = gru.init(jax.random.key(0), inputs.shape)
+        >>> plain, _ = rnn.dynamic_rnn(gru, params, inputs)
+        >>> scaled, _ = rnn.dynamic_rnn(Scaled(gru, 2.0), params, inputs)
+        >>> bool((scaled == 2 * plain).all())
+        True
+    """
+
+    cell: Any
+    name: str | None = None
+    _: dataclasses.KW_ONLY
+    before: Callable[[Params, Any, Any], tuple[Any, Any]] | None = None
+    after: Callable[[Params, Any, Any, Any], Any] | None = None
+    inside_loop: str | None = None
+    same_features: bool = False
+    same_output: bool = False
+    cell_params: Callable[[Params], Params] | None = None
+    cell_key: Callable[[Any], Any] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
+
+    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params:
+        if self.name is not None:
+            raise NotImplementedError(
+                f"init: expected a wrapper with params of its own beside params[{self.name!r}] to "
+                "define it, got none"
+            )
+        return ask(self.cell, "init", key, input_shape, dtype)
+
+    def zero_state(self, batch_shape: Any, dtype: Any) -> State:
+        return ask(self.cell, "zero_state", batch_shape, dtype)
+
+    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params:
+        own = self.inner_params(params)
+        return self._with(params, ask(self.cell, "prepare", own, key=key, batch_shape=batch_shape))
+
+    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+        return ask(self.cell, "start", self.inner_params(params), batch_shape, dtype)
+
+    @property
+    def feature_ndim(self) -> Any:
+        return self.cell.feature_ndim
+
+    @property
+    def attends(self) -> bool:
+        return self.cell.attends
+
+    def attend(self, params: Params, *memory: Any) -> Params:
+        return self._with(params, self.cell.attend(self.inner_params(params), *memory))
+
+    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+        cell_inputs, saved = self.work_before(params, inputs, key)
+        own = self.inner_params(params)
+        projected = ask(self.cell, "project", own, cell_inputs)
+        output, state = take_step(self.cell, own, projected, state, key=self.inner_key(key))
+        return self.work_after(params, saved, output, key), state
+
+    def work_before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+        """`(cell_inputs, saved)`."""
+        return (inputs, None) if self.before is None else self.before(params, inputs, key)
+
+    def work_after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+        """The output of the wrapper."""
+        return output if self.after is None else self.after(params, saved, output, key)
+
+    def inner_params(self, params: Params) -> Params:
+        """The params of the cell, of raw or prepared ones of the wrapper."""
+        if self.cell_params is not None:
+            return self.cell_params(params)
+        return params if self.name is None else params[self.name]
+
+    def inner_key(self, key: Any) -> Any:
+        """The key of the cell's step."""
+        return key if self.cell_key is None else self.cell_key(key)
+
+    def _with(self, params: Params, own: Params) -> Params:
+        """The params of the wrapper with those of the cell replaced."""
+        return own if self.name is None else {**params, self.name: own}
+
+
+def inner_cells(cell: Any) -> Iterator[Any]:
+    """A cell, and all cells inside it."""
+    yield cell
+    composition = cell.composition() if isinstance(cell, Cell) else None
+    if isinstance(composition, Stacked):
+        for inner in composition.cells.values():
+            yield from inner_cells(inner)
+    elif isinstance(composition, Around):
+        yield from inner_cells(composition.cell)

@@ -1,0 +1,230 @@
+"""The backward pass: tile by tile, block by block, each block's steps in the opposite order.
+
+Only what the state carries from step to step is in the loop over steps. The arithmetic is
+linearised for all steps of a block at once, and kernels get their cotangents by one matmul.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..devices import zeros
+from ..loops import dynamic_slice, repeat, scan_first_steps
+from ..masks import expand_like, select
+from ..staged.split_cell import Weights, merge_steps
+from .blocks import Blocks, Residuals
+
+
+def backward(blocks: Blocks, saved: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
+    """The cotangents of the params, the inputs, the initial and the start state of the run."""
+    run, tiling = blocks.run, blocks.tiling
+    d_outputs, d_final = cotangents
+    kernels = [kernel.T for kernel in run.params.kernels]  # once, not in every block
+
+    def zeros_like(tree):
+        return jax.tree.map(lambda x: zeros(x.shape, x.dtype, like=run), tree)
+
+    d_weights = jax.tree.map(
+        lambda w: zeros(w.shape, accumulator_dtype(w.dtype), like=run), run.params
+    )
+    d_inputs = zeros_like(jax.tree.map(lambda x: x if _is_floating(x) else None, run.inputs))
+    d_states = zeros_like((run.initial_state, run.start_state))
+
+    def run_tile(i, carry):
+        tile = tiling.tile(i)
+        d_weights, d_inputs, (d_initial, d_start) = carry
+        d_state = jax.tree.map(lambda d: tiling.read_rows(d, tile), d_final)
+
+        def run_block(i, carry):
+            d_state, d_tile_start, d_weights, d_inputs = carry
+            block = blocks.index(tile, i, backward=True)
+            transposed = TransposedBlock(blocks, kernels, tile, block)
+            d_state, d_reset, d_new, d_x = transposed.run(saved, d_outputs, d_state)
+            d_tile_start = jax.tree.map(jnp.add, d_tile_start, d_reset)
+            d_weights = jax.tree.map(lambda d, new: d + new.astype(d.dtype), d_weights, d_new)
+            d_inputs = jax.tree.map(lambda d, x: tiling.write(d, x, tile, block), d_inputs, d_x)
+            return d_state, d_tile_start, d_weights, d_inputs
+
+        carry = d_state, zeros_like(d_state), d_weights, d_inputs
+        d_state, d_tile_start, d_weights, d_inputs = repeat(
+            tiling.num_blocks_of(tile), run_block, carry
+        )
+        d_initial = jax.tree.map(lambda d, s: tiling.write_rows(d, s, tile), d_initial, d_state)
+        d_start = jax.tree.map(lambda d, s: tiling.write_rows(d, s, tile), d_start, d_tile_start)
+        return d_weights, d_inputs, (d_initial, d_start)
+
+    carry = d_weights, d_inputs, d_states
+    d_weights, d_inputs, (d_initial, d_start) = repeat(tiling.num_tiles, run_tile, carry)
+    d_weights = jax.tree.map(lambda d, w: d.astype(w.dtype), d_weights, run.params)
+    return d_weights, d_inputs, d_initial, d_start
+
+
+@dataclasses.dataclass(frozen=True)
+class TransposedBlock:
+    """The transposed derivative of one block of one tile.
+
+    A derivative that is transposed, a VJP, is a pytree here: `jax.vjp` returns one, whose arrays
+    are the residuals, so that `vmap` linearises all steps of a block and a scan reads them step by
+    step.
+    """
+
+    blocks: Blocks
+    kernels: list[jax.Array]
+    """Of the weights, transposed."""
+    tile: Any
+    block: Any
+
+    def run(self, saved: Any, d_outputs: Any, d_state: Any) -> tuple[Any, Any, Weights, Any]:
+        """`(d_state, d_start, d_weights, d_inputs)` of the block."""
+        tiling = self.blocks.tiling
+        valid = tiling.valid(self.tile, self.block)
+        if tiling.all_steps_count:
+            # A constant. Not in the forward pass: without selects XLA fuses its gates with their
+            # consumers, and is slower.
+            valid = jnp.ones_like(valid)
+        inputs = self.blocks.masked_inputs(self.tile, self.block, valid)
+        residuals = self._residuals(saved, inputs)
+        factors, vjp = self._linearise(residuals)
+        d_y = jax.tree.map(lambda d: tiling.read(d, self.tile, self.block), d_outputs)
+        d_y = select(valid, d_y, jax.tree.map(jnp.zeros_like, d_y))
+        d_state, d_start, cotangents = self._scan(vjp, factors, d_y, valid, d_state)
+        d_elementwise, d_projected, d_products = self._accumulate(vjp, cotangents, residuals)
+        d_kernels = [
+            _kernel_cotangent(valid, x, d) for x, d in zip(factors, d_products, strict=True)
+        ]
+        d_projection, d_inputs = self._project(valid, inputs, d_projected)
+        return d_state, d_start, Weights(d_projection, d_kernels, d_elementwise), d_inputs
+
+    def _residuals(self, saved: Any, inputs: Any) -> Residuals:
+        """The residuals of the block's steps: read, or recomputed."""
+        tiling, blocks = self.blocks.tiling, self.blocks
+        row = tiling.first_row(self.tile)
+
+        def read(buffer, steps):
+            at = (self.block * steps, row, *(np.int32(0),) * (buffer.ndim - 2))
+            return dynamic_slice(buffer, at, (steps, tiling.rows, *buffer.shape[2:]))
+
+        if not tiling.rematerialises:
+            saved = jax.tree.map(lambda buffer: read(buffer, tiling.steps), saved)
+        else:
+            state = jax.tree.map(lambda buffer: read(buffer, 1)[0], saved)
+            buffers = blocks.residual_buffers(tiling.steps, tiling.rows)
+            origin = np.int32(0), np.int32(0)
+            saved = blocks.forward(self.tile, self.block, state, buffers, origin)[2]
+        return blocks.residuals(saved, inputs)
+
+    def _linearise(self, residuals: Residuals) -> tuple[list[jax.Array], Any]:
+        """The factors that the kernels multiply, and the VJP of each step's arithmetic."""
+        split, weights = self.blocks.split, self.blocks.run.params
+
+        def linearise(projected, state, products):
+            given = weights.elementwise, projected, state, products
+            (factors, _, _), vjp = jax.vjp(split.elementwise, *given)
+            return factors, vjp
+
+        products = residuals.products_beside_projected()
+        return jax.vmap(linearise)(residuals.projected, residuals.state, products)
+
+    def _scan(
+        self, vjp: Any, factors: list, d_y: Any, valid: jax.Array, d_state: Any
+    ) -> tuple[Any, Any, Any]:
+        """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
+        run = self.blocks.run
+        resets = self.blocks.resets(self.tile, self.block, valid)
+        d_start = jax.tree.map(lambda x: zeros(x.shape, x.dtype, like=run), d_state)
+
+        def step(carry, x, k):
+            del k
+            return self._step(factors, carry, x)
+
+        (d_state, d_start), (d_factors, d_new) = scan_first_steps(
+            self._num_steps,
+            step,
+            (d_state, d_start),
+            (vjp, d_y, valid, resets),
+            reverse=not run.reverse,
+            unroll=run.unroll,
+        )
+        return d_state, d_start, (d_factors, d_y, d_new)
+
+    @property
+    def _num_steps(self) -> Any:
+        return self.blocks.tiling.num_steps_of(self.tile, self.block)
+
+    def _step(self, factors: list, carry: Any, x: Any) -> tuple[Any, Any]:
+        d_state, d_start = carry
+        vjp, d_y, valid, reset = x
+        none = jax.tree.map(jnp.zeros_like, d_state)
+        d_new = select(valid, d_state, none)
+        d_factors = [jnp.zeros_like(factor[0]) for factor in factors]
+        for i in reversed(range(len(self.kernels))):  # each factor depends on the products before
+            d_products = vjp((d_factors, d_y, d_new))[3]
+            d_factors[i] = d_products[i] @ self.kernels[i]
+        d_old = vjp((d_factors, d_y, d_new))[2]
+        d_state = jax.tree.map(jnp.add, d_old, select(valid, none, d_state))
+        if reset is not None:
+            d_start = jax.tree.map(jnp.add, d_start, select(reset, d_state, none))
+            d_state = select(reset, none, d_state)
+        return (d_state, d_start), (d_factors, d_new)
+
+    def _accumulate(
+        self, vjp: Any, cotangents: Any, residuals: Residuals
+    ) -> tuple[list, Any, list]:
+        """The cotangents of the elementwise weights, the projected inputs, and the products."""
+        tiling = self.blocks.tiling
+        every = jax.vmap(lambda vjp, d: vjp(d))(vjp, cotangents)
+        if not tiling.all_steps_count:
+            # Steps that were not run have no residuals: 0 times their derivative may be NaN.
+            was_run = jnp.arange(tiling.steps, dtype=jnp.int32) < self._num_steps
+            every = select(was_run, every, jax.tree.map(jnp.zeros_like, every))
+        d_elementwise, d_projected, _, d_products = every
+        d_elementwise = [d.astype(accumulator_dtype(d.dtype)).sum(0) for d in d_elementwise]
+        for p in residuals.preactivations:
+            if p.covers_all_columns:  # XLA then computes one of two equal arrays
+                d_products[p.product] = jax.tree.leaves(d_projected)[p.leaf]
+        return d_elementwise, d_projected, d_products
+
+    def _project(self, valid: jax.Array, inputs: Any, d_projected: Any) -> tuple[list, Any]:
+        """The cotangents of the projection's weights, and of the inputs."""
+        split, weights = self.blocks.split, self.blocks.run.params
+        leaves, structure = jax.tree.flatten(inputs)
+        floating = [i for i, x in enumerate(leaves) if _is_floating(x)]
+
+        def project(projection, floating_leaves):
+            given = [merge_steps(x) for x in leaves]
+            for i, x in zip(floating, floating_leaves, strict=True):
+                given[i] = x
+            of_projection = dataclasses.replace(weights, projection=projection)
+            return split.project(of_projection, structure.unflatten(given))
+
+        _, vjp = jax.vjp(project, weights.projection, [merge_steps(leaves[i]) for i in floating])
+        d_projection, d_floating = vjp(jax.tree.map(merge_steps, d_projected))
+        d_leaves: list[Any] = [None] * len(leaves)
+        for i, d in zip(floating, d_floating, strict=True):
+            d = d.reshape(leaves[i].shape)
+            d_leaves[i] = jnp.where(expand_like(valid, d), d, jnp.zeros_like(d))
+        return d_projection, structure.unflatten(d_leaves)
+
+
+def _is_floating(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def accumulator_dtype(dtype: Any) -> Any:
+    """The dtype of sums over many steps."""
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
+def _kernel_cotangent(valid: jax.Array, factor: jax.Array, d_product: jax.Array) -> jax.Array:
+    """The sum over all valid steps of a factor times the cotangent of its product."""
+    factor = jnp.where(expand_like(valid, factor), factor, jnp.zeros_like(factor))
+    return jnp.matmul(
+        merge_steps(factor).T,
+        merge_steps(d_product),
+        preferred_element_type=accumulator_dtype(d_product.dtype),
+    )

@@ -1,0 +1,192 @@
+"""One block of one tile: what the forward pass runs, and what the backward pass needs of it.
+
+Arrays of a block are `[K, b, ...]`: `K` steps of `b` rows. Buffers of residuals have more of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..devices import zeros
+from ..loops import dynamic_update_slice, scan_first_steps
+from ..masks import expand_like, select
+from ..request import Run
+from ..staged.preactivations import Preactivation
+from ..staged.split_cell import SplitCell, merge_steps, one_row
+from .tiling import Tiling
+from .tuning import Tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class Residuals:
+    """What the backward pass needs of each step."""
+
+    state: Any
+    """The state that the step began with."""
+    projected: Any
+    """The projected inputs; in the columns of a pre-activation, the sum with the product."""
+    products: list[Any]
+    """The products of the matmuls: the columns outside pre-activations, or `None`."""
+    preactivations: tuple[Preactivation, ...]
+
+    @classmethod
+    def of(
+        cls, preactivations: tuple[Preactivation, ...], projected: Any, state: Any, products: list
+    ) -> Residuals:
+        leaves, structure = jax.tree.flatten(projected)
+        others = [*products]
+        for p in preactivations:
+            leaves[p.leaf] = p.sum(leaves[p.leaf], products[p.product])
+            others[p.product] = p.other_columns(products[p.product])
+        return cls(state, structure.unflatten(leaves), others, preactivations)
+
+    def products_beside_projected(self) -> list[jax.Array]:
+        """The products that go with `projected`: where that is a sum, there is nothing to add."""
+        leaves, products = jax.tree.leaves(self.projected), [*self.products]
+        for p in self.preactivations:
+            products[p.product] = p.product_beside(leaves[p.leaf], products[p.product])
+        return products
+
+
+jax.tree_util.register_dataclass(Residuals, ["state", "projected", "products"], ["preactivations"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """All blocks of a run whose params are `Weights`."""
+
+    split: SplitCell
+    run: Run
+    tuning: Tuning
+    tiling: Tiling
+    one_output: Any
+    """The types of the output of one step of one row."""
+    one_residual: Residuals
+    """The types of the residuals of one step of one row."""
+
+    @classmethod
+    def of(cls, split: SplitCell, run: Run, tuning: Tuning) -> Blocks:
+        one = jax.eval_shape(lambda run: _one_step(split, run), run)
+        return cls(split, run, tuning, Tiling.of(run, tuning), *one)
+
+    def index(self, tile: Any, i: Any, backward: bool = False) -> Any:
+        """Which block of a tile is the `i`th to be run."""
+        is_descending = self.run.reverse != backward
+        return self.tiling.num_blocks_of(tile) - 1 - i if is_descending else i
+
+    def masked_inputs(self, tile: Any, block: Any, valid: jax.Array) -> Any:
+        """The inputs of a block, with the padding replaced."""
+
+        def masked(x, padding):
+            x = self.tiling.read(x, tile, block)
+            padding = self.tiling.read_rows(padding, tile)[None]
+            return jnp.where(expand_like(valid, x), x, padding)
+
+        if self.run.padding is None:
+            return jax.tree.map(lambda x: self.tiling.read(x, tile, block), self.run.inputs)
+        return jax.tree.map(masked, self.run.inputs, self.run.padding)
+
+    def resets(self, tile: Any, block: Any, valid: jax.Array) -> jax.Array | None:
+        """bool `[K, b]`: the steps of a block before which the state is reset."""
+        if self.run.masks.resets is None:
+            return None
+        return valid & self.tiling.read(self.run.masks.resets, tile, block, time_axis=0)
+
+    def forward(
+        self, tile: Any, block: Any, state: Any, buffers: Any = None, at: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Runs one block -> `(state, outputs, buffers)`.
+
+        The residuals of step k of the block are written into the `buffers`, if there are any, at
+        `(at[0] + k, at[1])`.
+        """
+        run = self.run
+        valid = self.tiling.valid(tile, block)
+        inputs = self.masked_inputs(tile, block, valid)
+        projected = self.split.project_steps(run.params, inputs)
+        start = None
+        if run.masks.resets is not None:
+            start = jax.tree.map(lambda s: self.tiling.read_rows(s, tile), run.start_state)
+
+        def step(carry, x, k):
+            state, buffers = carry
+            projected, valid, reset = x
+            state = state if reset is None else select(reset, start, state)
+            output, new, products = self.split.step_with_products(run.params, projected, state)
+            if buffers is not None:
+                residuals = self._saved(projected, state, products)
+                buffers = jax.tree.map(
+                    lambda buffer, x: write_steps(buffer, x[None], at[0] + k, at[1]),
+                    buffers,
+                    residuals,
+                )
+            output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
+            return (select(valid, new, state), buffers), output
+
+        (state, buffers), outputs = scan_first_steps(
+            self.tiling.num_steps_of(tile, block),
+            step,
+            (state, buffers),
+            (projected, valid, self.resets(tile, block, valid)),
+            reverse=run.reverse,
+            unroll=run.unroll,
+            read_ahead=any(x is not None for x in self.one_residual.products),
+        )
+        return state, outputs, buffers
+
+    def _saved(self, projected: Any, state: Any, products: list) -> Any:
+        """What is saved of a step for the backward pass."""
+        if self.recomputes_products:
+            return state
+        return Residuals.of(self.one_residual.preactivations, projected, state, products)
+
+    def residuals(self, saved: Any, inputs: Any) -> Residuals:
+        """The residuals of a block, given what was saved of its steps."""
+        if not self.recomputes_products:
+            return saved
+        state, inputs = jax.tree.map(merge_steps, (saved, inputs))
+        projected = self.split.project(self.run.params, inputs)
+        products = self.split.step_with_products(self.run.params, projected, state)[2]
+        steps_and_rows = self.tiling.steps, self.tiling.rows
+        return jax.tree.map(
+            lambda x: x.reshape(*steps_and_rows, *x.shape[1:]),
+            Residuals.of(self.one_residual.preactivations, projected, state, products),
+        )
+
+    def residual_buffers(self, steps: int, rows: int) -> Any:
+        """Zeros for what is saved of so many steps and rows."""
+        saved = self.one_residual.state if self.recomputes_products else self.one_residual
+        return jax.tree.map(
+            lambda x: zeros((steps, rows, *x.shape[1:]), x.dtype, like=self.run), saved
+        )
+
+    @property
+    def recomputes_products(self) -> bool:
+        """Whether the backward pass recomputes all matmuls of a block, as one each.
+
+        It does not depend on the batch or the time, so that no size costs much more than another.
+        """
+        weights, limit = self.run.params, self.tuning.recompute_flops
+        results = jax.tree.leaves((self.one_residual.projected, self.one_residual.products))
+        flops = sum(w.size for w in (*weights.projection, *weights.kernels))
+        return limit > 0 and flops <= limit * sum(x.size for x in results)
+
+
+def _one_step(split: SplitCell, run: Run) -> tuple[Any, Residuals]:
+    """The output and the residuals of one step of one row."""
+    inputs, state = one_row(run)
+    projected = split.project(run.params, inputs)
+    output, _, products = split.step_with_products(run.params, projected, state)
+    preactivations = split.preactivations(projected, state, products)
+    return output, Residuals.of(preactivations, projected, state, products)
+
+
+def write_steps(buffer: jax.Array, x: jax.Array, step: Any, row: Any) -> jax.Array:
+    """`x` `[K, b, ...]` into a buffer, from that step and row on."""
+    at = (step, row, *(np.int32(0),) * (x.ndim - 2))
+    return dynamic_update_slice(buffer, x, at)

@@ -1,0 +1,217 @@
+"""Where a padded batch is cut: rows of like length into tiles, time into blocks.
+
+`K` steps of a tile of `b` rows are a block; every array of a block is `[K, b, ...]`. `B` is the
+batch size, `T` the number of time steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..loops import (
+    dynamic_slice,
+    dynamic_slice_in_dim,
+    dynamic_update_slice,
+    dynamic_update_slice_in_dim,
+    repeat,
+)
+from ..request import Run
+from .tuning import Tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """The tiles and blocks of one run, and how arrays are read and written by them."""
+
+    run: Run
+    order: Any
+    """int32 `[B]`: the rows, the longest first; `None`: as they are."""
+    ends: jax.Array
+    """int32 `[B]`: in that order, the steps up to the last valid one."""
+    rows: int
+    """`b`."""
+    steps: int
+    """`K`."""
+    runs_whole_blocks: bool
+    """Whether all steps of a block are run, valid or not."""
+
+    @classmethod
+    def of(cls, run: Run, tuning: Tuning) -> Tiling:
+        lengths, order = run.masks.lengths, None
+        if lengths is None:
+            lengths = jnp.full(run.batch, run.time, jnp.int32)
+        elif tuning.rows is not None:
+            order = jnp.argsort(-lengths).astype(jnp.int32)
+            lengths = lengths[order]
+        rows = _rows_of_a_tile(run, tuning)
+        steps = _steps_of_a_block(run, tuning, rows)
+        return cls(run, order, lengths, rows, steps, tuning.rows is None)
+
+    @property
+    def rematerialises(self) -> bool:
+        """Whether the backward pass runs each block again, from the state it began with."""
+        return _rematerialises(self.run)
+
+    @property
+    def num_tiles(self) -> int:
+        return -(-self.run.batch // self.rows)
+
+    @property
+    def num_blocks(self) -> int:
+        """The blocks of a tile whose longest row has `T` steps."""
+        return -(-self.run.time // self.steps)
+
+    def num_blocks_of(self, tile: Any) -> jax.Array:
+        """The blocks of a tile."""
+        return (self.longest(tile) + self.steps - 1) // self.steps
+
+    def num_steps_of(self, tile: Any, block: Any) -> Any:
+        """The steps of a block that are run: up to the tile's last valid one, or all."""
+        if self.runs_whole_blocks:
+            return self.steps
+        return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
+
+    def tile(self, i: Any) -> Any:
+        """The tile of iteration `i`: the last one first. Its first rows may be the last rows of the
+        tile before, which overwrites what it wrote there."""
+        return self.num_tiles - 1 - i
+
+    def first_row(self, tile: Any) -> Any:
+        """The row that a tile begins with: the last one may reach back into the one before."""
+        return jnp.minimum(tile * self.rows, self.run.batch - self.rows)
+
+    def own_ends(self, tile: Any) -> jax.Array:
+        """int32 `[b]`: the steps of each row up to its last valid one; 0 for a row that the tile
+        shares with the one before, which runs it."""
+        first = self.first_row(tile)
+        ends = dynamic_slice_in_dim(self.ends, first, self.rows)
+        if self.run.batch % self.rows == 0:
+            return ends
+        is_own = first + jnp.arange(self.rows, dtype=jnp.int32) >= tile * self.rows
+        return jnp.where(is_own, ends, 0)
+
+    def longest(self, tile: Any) -> jax.Array:
+        return self.own_ends(tile).max()
+
+    def start(self, block: Any) -> jax.Array:
+        """The step that a block begins with: the last one may reach back into the one before."""
+        return jnp.minimum(block * self.steps, self.run.time - self.steps)
+
+    def valid(self, tile: Any, block: Any) -> jax.Array:
+        """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
+        t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
+        inside = t[:, None] < self.own_ends(tile)[None]
+        if self.last_block_overlaps:
+            inside = inside & (t >= block * self.steps)[:, None]
+        if self.run.masks.may_have_gaps:
+            inside = inside & self.read(self.run.masks.valid, tile, block, time_axis=0)
+        return inside
+
+    @property
+    def all_steps_count(self) -> bool:
+        """Whether all steps of all blocks are valid, and none is shared by two blocks or tiles."""
+        divides = not self.last_block_overlaps and self.run.batch % self.rows == 0
+        return divides and self.run.masks.valid is None
+
+    @property
+    def last_block_overlaps(self) -> bool:
+        """Whether the last block reaches back into the one before."""
+        return self.run.time % self.steps != 0
+
+    def row_indices(self, tile: Any) -> Any:
+        """The rows of a tile, where they are sorted."""
+        return dynamic_slice_in_dim(self.order, self.first_row(tile), self.rows)
+
+    def read(self, x: Any, tile: Any, block: Any, time_axis: int | None = None) -> jax.Array:
+        """A block of `[B, T, ...]`, or `[T, B, ...]`."""
+        axis = self.run.time_axis if time_axis is None else time_axis
+        x = dynamic_slice_in_dim(x, self.start(block), self.steps, axis)
+        x = self.read_rows(x, tile, 1 - axis)
+        return x if axis == 0 else jnp.swapaxes(x, 0, 1)
+
+    def read_rows(self, x: jax.Array, tile: Any, axis: int = 0) -> jax.Array:
+        """The rows of a tile."""
+        if self.order is None:
+            return dynamic_slice_in_dim(x, self.first_row(tile), self.rows, axis)
+        return jnp.take(x, self.row_indices(tile), axis, mode="clip")
+
+    def write(self, buffer: jax.Array, y: jax.Array, tile: Any, block: Any) -> jax.Array:
+        """Writes a block into `[B, T, ...]`, or `[T, B, ...]`."""
+        axis = self.run.time_axis
+        y = y if axis == 0 else jnp.swapaxes(y, 0, 1)
+        if self.order is None:
+            return self._write_from_row(buffer, y, self.first_row(tile), block)
+        indices = self.row_indices(tile)
+
+        def write_row(i, buffer):
+            row = dynamic_slice_in_dim(y, i, 1, 1 - axis)
+            return self._write_from_row(buffer, row, indices[i], block)
+
+        return repeat(self.rows, write_row, buffer, unroll=2)
+
+    def _write_from_row(self, buffer: jax.Array, y: jax.Array, row: Any, block: Any) -> jax.Array:
+        """Writes rows that follow each other; steps that the block shares with the one before stay
+        as they are."""
+        axis, start = self.run.time_axis, self.start(block)
+        at: list[Any] = [np.int32(0)] * y.ndim
+        at[axis], at[1 - axis] = start, row
+        if self.last_block_overlaps:
+            is_own = start + jnp.arange(self.steps, dtype=jnp.int32) >= block * self.steps
+            is_own = is_own.reshape([self.steps if i == axis else 1 for i in range(y.ndim)])
+            y = jnp.where(is_own, y, dynamic_slice(buffer, at, y.shape))
+        return dynamic_update_slice(buffer, y, at)
+
+    def write_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
+        """Writes the rows of a tile."""
+        if self.order is None:
+            return dynamic_update_slice_in_dim(buffer, y, self.first_row(tile), 0)
+        indices = self.row_indices(tile)
+        return buffer.at[indices].set(y, mode="promise_in_bounds", unique_indices=True)
+
+
+def _rematerialises(run: Run) -> bool:
+    return run.remat not in (None, "offload")
+
+
+def _elements_of_a_row(run: Run) -> int:
+    """The elements of a step's recurrent products for each row; 1 if there are none."""
+    return sum(kernel.shape[-1] for kernel in run.params.kernels) or 1
+
+
+def _rows_of_a_tile(run: Run, tuning: Tuning) -> int:
+    rows, batch, width = tuning.rows, run.batch, _elements_of_a_row(run)
+    if rows is None:
+        return batch
+    if run.masks.valid is None:
+        return cut(batch, max(rows.rows[-1][1], rows.full_elements // width), rows.range)
+    kernel_bytes = sum(k.size * k.dtype.itemsize for k in run.params.kernels)
+    aim = next(aim for limit, aim in rows.rows if kernel_bytes < limit)
+    aim = max(aim, min(rows.min_elements // width, batch // 2))
+    return cut(batch, aim if batch >= 2 * aim else max(aim // 2, 1), rows.range)
+
+
+def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
+    time = run.time
+    if _rematerialises(run):
+        return math.isqrt(time - 1) + 1 if run.remat == "sqrt" else min(run.remat, time)
+    aim = max(tuning.block_elements // (rows * _elements_of_a_row(run)), 8)
+    return cut(time, int(min(aim, tuning.max_block_steps)), tuning.block_range)
+
+
+def cut(size: int, aim: int, part_range: tuple[float, float]) -> int:
+    """The size of equal parts: about `aim`, within a range of it; or one part of a small size.
+
+    A divisor of `size` if there is one. Else the last part reaches back into the one before, by
+    little: no size costs much more than its neighbours.
+    """
+    low, high = math.ceil(part_range[0] * aim), math.floor(part_range[1] * aim)
+    if divisors := [d for d in range(low, min(high, size) + 1) if size % d == 0]:
+        return min(divisors, key=lambda d: max(d / aim, aim / d))
+    parts = -(-size // high)
+    return min(max(-(-size // parts), low), size)

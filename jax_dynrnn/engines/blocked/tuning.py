@@ -1,0 +1,79 @@
+"""The thresholds of `blocked`, by platform. All were measured.
+
+"Elements" are those of the recurrent products of a step: `H` for each gate of each row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+INFINITY = float("inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTuning:
+    """How rows are sorted by length and cut into tiles, each of which ends at its longest row."""
+
+    rows: tuple[tuple[float, int], ...] = ((2**19, 16), (2**20, 32), (INFINITY, 64))
+    """`(bytes of all recurrent kernels, rows of a tile)`: the rows aimed at below so many bytes, if
+    rows may differ in length. Each tile reads the kernels again, out of the cache if they fit. Half
+    of it is aimed at for less than two such tiles."""
+
+    min_elements: int = 2**12
+    """Of a tile, if the batch then has two tiles: with fewer, the start of each operation takes
+    longer than the operation."""
+
+    full_elements: int = 2**15
+    """Of a tile, aimed at if no row ends early: large tiles lose nothing then."""
+
+    range: tuple[float, float] = (2 / 3, 3 / 2)
+    """A tile may have from so many to so many times the rows aimed at."""
+
+    scan_if_full: float = 0.55
+    """The part of a batch that is valid, from which on the forward pass of `scan` is faster."""
+
+    projection_bytes: float = 2**18
+    """The bytes of the kernels that multiply the inputs, from which on the forward pass of `scan`
+    on one row is slower, since it reads them at every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How a batch is cut, and what the backward pass recomputes."""
+
+    rows: RowTuning | None
+    """`None` on accelerators, which compute all rows at once: there the batch is one tile, in its
+    own order, and every block is run to its end, since a GPU asks the host after each iteration of
+    a loop whose trip count is computed."""
+
+    block_elements: float
+    """Of a block, aimed at: few enough for the cache, and enough for fast matmuls over all steps."""
+
+    max_block_steps: int
+    """The steps of a block aimed at, at most."""
+
+    block_range: tuple[float, float]
+    """A block may have from so many to so many times the steps aimed at."""
+
+    recompute_flops: float
+    """Multiplications for each element of a matmul's result, up to which the backward pass
+    recomputes it. Up to there it takes less time than to write and read the result, or is some
+    percent slower where all residuals fit into the cache (up to 10 % for one row alone)."""
+
+
+CPU = Tuning(
+    rows=RowTuning(),
+    block_elements=2**18,
+    max_block_steps=48,
+    # The blocks of a longer sequence must not be so much shorter that it takes less memory.
+    block_range=(11 / 12, 4 / 3),
+    recompute_flops=256,
+)
+
+ACCELERATOR = Tuning(
+    rows=None,
+    block_elements=INFINITY,
+    max_block_steps=64,  # the host is asked once in a block
+    block_range=(2 / 3, 3 / 2),
+    recompute_flops=0,
+)

@@ -1,0 +1,38 @@
+"""What an engine is."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from .request import Request, Run
+
+
+class Engine(abc.ABC):
+    """One way of running cells, equal to what `scan` returns.
+
+    A subclass is a frozen dataclass, or has no fields: compiled runs are cached by the engine.
+    """
+
+    name: ClassVar[str]
+    """What `implementation=` calls it."""
+
+    @abc.abstractmethod
+    def unsupported(self, request: Request) -> str | None:
+        """Why it cannot run `request`, or `None`."""
+
+    @abc.abstractmethod
+    def slower_because(self, request: Request) -> str | None:
+        """Why another engine is faster, for a request that it can run; `None`: none is.
+
+        Only an engine that passes `grad`, `jvp`, second order and `vmap` may say `None`: then
+        `implementation=None` chooses it.
+        """
+
+    @abc.abstractmethod
+    def run(self, run: Run) -> tuple[Any, Any]:
+        """`(outputs, final_state)` of a run whose request it did not refuse."""
+
+    def chosen_because(self) -> str | None:
+        """The figures that speak for it on the platform at hand, if there are any."""
+        return None

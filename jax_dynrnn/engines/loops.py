@@ -1,0 +1,84 @@
+"""Loops whose trip count may be known only when they run, and slices at computed indices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .devices import pcast, varying_axes
+
+# Indices are never negative in the engines. JAX's default adds a compare and a select for negative
+# ones, which keeps XLA from vectorising short loop bodies.
+_non_negative = functools.partial(functools.partial, allow_negative_indices=False)
+dynamic_index_in_dim = _non_negative(jax.lax.dynamic_index_in_dim)
+dynamic_slice = _non_negative(jax.lax.dynamic_slice)
+dynamic_slice_in_dim = _non_negative(jax.lax.dynamic_slice_in_dim)
+dynamic_update_index_in_dim = _non_negative(jax.lax.dynamic_update_index_in_dim)
+dynamic_update_slice = _non_negative(jax.lax.dynamic_update_slice)
+dynamic_update_slice_in_dim = _non_negative(jax.lax.dynamic_update_slice_in_dim)
+
+
+def repeat(count: Any, body: Callable, carry: Any, unroll: int | None = None) -> Any:
+    """`body(i, carry)` for each int32 `i` below `count`.
+
+    `unroll` steps are one iteration, if the count is known.
+    """
+    count = np.int32(count) if isinstance(count, int) else count
+
+    def run(i, carry):
+        return body(jax.lax.convert_element_type(i, jnp.int32), carry)
+
+    return jax.lax.fori_loop(np.int32(0), count, run, carry, unroll=unroll)
+
+
+def scan_first_steps(
+    count: Any,
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool,
+    unroll: int,
+    read_ahead: bool = False,
+) -> tuple[Any, Any]:
+    """`lax.scan` of `step(carry, x, k)` over the first `count` of `xs`; other results are 0.
+
+    A `count` that is known is the length of `xs`, and `unroll` steps are one iteration. Else
+    `read_ahead` copies the next `x` into the carry: XLA's CPU compiler fuses a read at a computed
+    index into the arithmetic, and then vectorises little of it.
+    """
+    length = jax.tree.leaves(xs)[0].shape[0]
+    if isinstance(count, int):
+
+        def numbered(carry, k_x):
+            return step(carry, k_x[1], k_x[0])
+
+        every = jnp.arange(length, dtype=jnp.int32), xs
+        return jax.lax.scan(numbered, carry, every, reverse=reverse, unroll=min(unroll, length))
+
+    def read(k):
+        return jax.tree.map(lambda x: dynamic_index_in_dim(x, k, keepdims=False), xs)
+
+    step = jax.jit(step, inline=True)  # traced once
+    _, one = jax.eval_shape(step, carry, read(np.int32(0)), np.int32(0))
+    axes = varying_axes((carry, xs))
+    ys = jax.tree.map(lambda y: pcast(jnp.zeros((length, *y.shape), y.dtype), axes), one)
+
+    def index(i):
+        return count - 1 - i if reverse else i
+
+    def body(i, loop):
+        carry, x, ys = loop
+        k = index(i)
+        carry, y = step(carry, x if read_ahead else read(k), k)
+        ys = jax.tree.map(lambda ys, y: dynamic_update_index_in_dim(ys, y, k, 0), ys, y)
+        return carry, read(index(i + 1)) if read_ahead else None, ys
+
+    first = read(index(0)) if read_ahead else None
+    carry, _, ys = repeat(count, body, (carry, first, ys))
+    return carry, ys

@@ -1,0 +1,171 @@
+"""The engine `pallas`: what it can run, and when it is the fastest.
+
+On GPUs of compute capability 9 (measured: an H200). The recurrent matrix stays in the shared memory
+of the SMs that run a tile of rows, one to eight of them, and must fit there: in 16 bit an LSTM may
+have 256 units, a reset-after GRU 384, a vanilla RNN 512; in float32 (multiplied as pairs of
+bfloat16) 128, 192 and 512.
+
+The projection of the inputs before, and the gradients of all weights after, are matmuls of XLA's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..._cell import MatmulCell
+from ..devices import platform, why_partly_manual
+from ..engine import Engine
+from ..request import Request, Run
+from ..scan import run_scan
+from ..selection import ON_H200, Rule, first_that_holds, is_little_work, state_units
+from ..staged.collectives import why_collectives_forbid
+from ..staged.parts import innermost, is_stack, run_apart, why_inside_loop
+from ..staged.probe import Probe, asks_split_cell, why_not_differentiable
+from ..staged.run import EnginePasses, run_passes
+from ..staged.split_cell import SplitCell
+from . import mosaic
+from .gatewise import UnsupportedArithmetic
+from .launch import cluster_size
+from .passes import backward, forward
+from .step import Step
+
+DTYPES = [jnp.dtype(name) for name in ("bfloat16", "float16", "float32")]
+PRECISIONS = (
+    *(None, "default", "high", "bfloat16", "tensorfloat32"),
+    *("BF16_BF16_F32", "BF16_BF16_F32_X3", "TF32_TF32_F32"),
+)
+"""JAX's matmul precisions that ask for no more than the products of float32 have here."""
+
+RUN_ON_A_GPU = frozenset("add gt logistic lt max mul select_n sub tanh".split())
+"""Primitives that a GPU has run, in the cells of `benchmarks.gpu_check`."""
+
+MAX_STATE = 1024 * 128
+"""Elements in a state: so many keep all SMs of a GPU busy."""
+
+MEASURED_UNITS = (64, 128, 256)
+"""Units: clusters of one, two and four SMs."""
+
+
+class Pallas(Engine):
+    """One GPU kernel for all steps, of any cell whose step is arithmetic within each unit."""
+
+    name = "pallas"
+
+    def unsupported(self, request: Request) -> str | None:
+        """Why it cannot run `request`, or `None`."""
+        if (lacking := mosaic.missing()) is not None:
+            return lacking
+        if not request.has_known_sizes:
+            return "its kernels are compiled for sizes that are known, not symbolic"
+        if (dtype := jnp.dtype(request.dtype)) not in DTYPES:
+            return f"its matrix instructions take bfloat16, float16 and float32, not {dtype}"
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore
+        if dtype == jnp.float32 and precision not in PRECISIONS:
+            return f"it multiplies float32 as pairs of bfloat16, and {precision!r} is asked for"
+        if request.remat is not None:
+            return "its kernels have no remat"
+        if (reason := why_partly_manual()) is not None:
+            return reason
+        reason = _first_reason(_why_not_in_a_kernel, request)
+        if reason is None:
+            return why_collectives_forbid(request)
+        is_of_layer = is_stack(request)
+        return f"a layer of the stack cannot be run by it: {reason}" if is_of_layer else reason
+
+    def slower_because(self, request: Request) -> str | None:
+        """Why another engine is faster, or `None`."""
+        return first_that_holds(RULES, request)
+
+    def chosen_because(self) -> str | None:
+        """The figures that speak for it on the platform at hand."""
+        if platform() != "gpu":
+            return None
+        return f"1.1 to 3.1 times blocked's speed forward, 1.5 to 2.8 training: {ON_H200}"
+
+    def run(self, run: Run) -> tuple[Any, Any]:
+        """Runs the cell -> `(outputs, final_state)`."""
+        if run.time == 0 or run.batch == 0:
+            return run_scan(run)
+        return run_apart(run, self.run, _run_whole)
+
+
+def _run_whole(run: Run) -> tuple[Any, Any]:
+    def primal(split: SplitCell, run: Run) -> tuple[Any, Any]:
+        return forward(split, run, save=False)[0]
+
+    with_residuals = functools.partial(forward, save=True)
+    passes = EnginePasses(
+        with_residuals, backward, primal, residual_rows=2, has_dynamic_loops=False
+    )
+    return run_passes(run, passes)
+
+
+def _first_reason(ask: Callable, request: Request) -> str | None:
+    """The first reason that `ask` has, about the cell, or those in a stack or a wrapper."""
+    return next((reason for reason in map(ask, innermost(request)) if reason is not None), None)
+
+
+def _why_not_in_a_kernel(part: Request) -> str | None:
+    """Why the step of a cell that is run as a whole cannot be computed by a kernel, or `None`."""
+    cell, name = part.cell, type(part.cell).__name__
+    if (reason := why_inside_loop(part)) is not None:
+        return reason
+    if not isinstance(cell, MatmulCell) or not cell.unitwise:
+        return f"the step of {name} is not known as arithmetic within each unit"
+    if part.key is not None and type(cell).step is not MatmulCell.step:
+        return f"the step of {name} draws random numbers"
+    return why_not_differentiable(part) or _why_no_kernel(part)
+
+
+def _step_of(probe: Probe) -> Step:
+    return Step(probe.split, probe.weights, probe.inputs, probe.state)
+
+
+@asks_split_cell
+def _why_no_kernel(probe: Probe) -> str | None:
+    """What a kernel cannot compute of the cell, or has no room for, or `None`."""
+    try:
+        step = _step_of(probe)
+        step.check_arithmetic()
+    except UnsupportedArithmetic as reason:
+        return f"the arithmetic of {probe.name} is not for a kernel: {reason}"
+    dtype = probe.weights.kernels[0].dtype
+    if cluster_size(step, dtype, tiles=1) is None:
+        return (
+            f"no cluster of up to {mosaic.MAX_CLUSTER} SMs holds the recurrent matrix of "
+            f"{probe.name} with {step.units} units in {dtype}, an equal part each"
+        )
+    return None
+
+
+@asks_split_cell
+def _arithmetic_not_measured(probe: Probe) -> str | None:
+    """What a cell that it can run computes and no GPU has run yet, or `None`."""
+    primitives = _step_of(probe).arithmetic.primitives
+    return ", ".join(sorted(primitives - RUN_ON_A_GPU)) or None
+
+
+RULES = (
+    Rule(
+        lambda _: jax.device_count() > 1,
+        "it was measured with one device only, and there are more",
+    ),
+    Rule(
+        lambda request: request.batch * max(state_units(request.cell, request.dtype)) > MAX_STATE,
+        "more than 1024 rows of 128 units do not run at once, and were not measured",
+    ),
+    Rule(
+        lambda request: not {*state_units(request.cell, request.dtype)} <= {*MEASURED_UNITS},
+        f"it was measured with {MEASURED_UNITS} units only",
+    ),
+    Rule(
+        lambda request: _first_reason(_arithmetic_not_measured, request) is not None,
+        "the cell computes with functions that no GPU has run in its kernels yet",
+    ),
+    is_little_work,
+)

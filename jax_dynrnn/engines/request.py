@@ -1,0 +1,146 @@
+"""What a user asked for, and what an engine runs.
+
+`B` is the batch size, `T` the number of time steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell
+from .._tools import fold_in
+from .masks import Masks, first_valid_step, select
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """A padded batch and a cell: what a request and a run have in common."""
+
+    cell: Cell
+    params: Any
+    inputs: Any
+    """Pytree of `[B, T, ...]`, or `[T, B, ...]` where `time_axis` is 0."""
+    initial_state: Any = None
+    key: Any = None
+    _: dataclasses.KW_ONLY
+    time_axis: int = 1
+    reverse: bool = False
+    dtype: Any = jnp.float32
+    unroll: int = 1
+    remat: Any = None
+    key_derivations: tuple[Callable, ...] = ()
+    """How the key of a step becomes the cell's, in the wrappers and stacks that it is inside of:
+    the outermost first."""
+
+    @property
+    def time(self) -> Any:
+        """`T`: an int, or a symbolic size."""
+        return jax.tree.leaves(self.inputs)[0].shape[self.time_axis]
+
+    @property
+    def batch(self) -> Any:
+        """`B`: an int, or a symbolic size."""
+        return jax.tree.leaves(self.inputs)[0].shape[1 - self.time_axis]
+
+    @property
+    def has_known_sizes(self) -> bool:
+        """Whether neither `B` nor `T` is symbolic."""
+        return isinstance(self.time, int) and isinstance(self.batch, int)
+
+    def step_key(self, t: Any) -> Any:
+        """The key of step `t`, or `None`."""
+        derived = fold_in(self.key, t)
+        return functools.reduce(lambda key, derive: derive(key), self.key_derivations, derived)
+
+
+STATIC = ["cell", "time_axis", "reverse", "dtype", "unroll", "remat", "key_derivations"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(_Batch):
+    """What a user asked for: engines say of it whether they can run it.
+
+    Its arrays may be `jax.ShapeDtypeStruct`s, and params and states have not been checked against
+    the cell. `initial_state` is `None` where it was not given.
+    """
+
+    lengths: Any = None
+    """Integers `[B]`, or `None`."""
+    mask: Any = None
+    """bool, laid out like the inputs, or `None`."""
+    resets: Any = None
+    """bool, laid out like the inputs, or `None`."""
+
+    @property
+    def raw_params(self) -> Any:
+        """The params, which have not been prepared."""
+        return self.params
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether a step may be invalid."""
+        return self.lengths is not None or self.mask is not None
+
+
+jax.tree_util.register_dataclass(
+    Request, ["params", "inputs", "initial_state", "key", "lengths", "mask", "resets"], STATIC
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(_Batch):
+    """What an engine runs: checked, cast, with prepared params, both states, and masks."""
+
+    raw_params: Any = None
+    """The params before `Cell.prepare`: their types say what the cell is like."""
+    start_state: Any = None
+    """The state after a reset."""
+    masks: Masks = Masks()
+    padding: Any = None
+    """What the cell receives instead of the inputs of an invalid step: `[B, ...]`, each row's first
+    valid step. `None` where all steps are valid."""
+
+    @classmethod
+    def of(cls, request: Request, *, inputs: Any, masks: Masks, **checked: Any) -> Run:
+        """The run of a request, of which params, inputs and states are `checked`."""
+        common = {field.name: getattr(request, field.name) for field in dataclasses.fields(_Batch)}
+        return cls(**common | checked, masks=masks).with_inputs(inputs)
+
+    def with_inputs(self, inputs: Any) -> Run:
+        """The run with other inputs, of the same steps."""
+        padding = first_valid_step(self.masks, inputs, self.time_axis)
+        return dataclasses.replace(self, inputs=inputs, padding=padding)
+
+    def valid_like_inputs(self) -> jax.Array | None:
+        """`masks.valid` laid out like the inputs."""
+        valid = self.masks.valid
+        return valid.T if valid is not None and self.time_axis == 1 else valid
+
+    def masked_inputs(self) -> Any:
+        """The inputs with each row's first valid step in place of its padding."""
+        if self.padding is None:
+            return self.inputs
+        padding = jax.tree.map(lambda x: jnp.expand_dims(x, self.time_axis), self.padding)
+        return select(self.valid_like_inputs(), self.inputs, padding)
+
+
+jax.tree_util.register_dataclass(
+    Run,
+    [
+        "params",
+        "inputs",
+        "initial_state",
+        "key",
+        "raw_params",
+        "start_state",
+        "masks",
+        "padding",
+    ],
+    STATIC,
+)

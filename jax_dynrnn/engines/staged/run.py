@@ -1,0 +1,148 @@
+"""Runs a split cell by the two passes of an engine: differentiable, mappable, partitionable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..devices import varying_axes
+from ..request import Run
+from ..scan import run_scan
+from .batching import RowAxes, Rows, partitioned_by_rows, sequential_under_vmap
+from .linearize import Passes, differentiable
+from .split_cell import SplitCell, closes_over_arrays, split_run
+
+Result = tuple[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnginePasses:
+    """What an engine has for a split cell; the params of their runs are its `Weights`."""
+
+    forward: Callable[[SplitCell, Run], tuple[Result, Any]]
+    """`((outputs, final_state), residuals)`."""
+    backward: Callable[[SplitCell, Run, Any, Any], tuple[Any, Any, Any, Any]]
+    """`(split, run, residuals, cotangents of the results)` -> the cotangents of the params, the
+    inputs, the initial and the start state."""
+    primal: Callable[[SplitCell, Run], Result]
+    """`(outputs, final_state)`, where no derivative is asked for."""
+    residual_rows: int
+    """Which axis of the residuals the batch is."""
+    has_dynamic_loops: bool
+    """Whether there are loops with data-dependent trip counts."""
+
+
+def run_passes(run: Run, engine: EnginePasses) -> Result:
+    """Runs the cell -> `(outputs, final_state)`."""
+    if closes_over_arrays(run):
+        return run_scan(run)
+    split, run = split_run(run)
+    offload = run.remat == "offload"
+    x, constants = _differentiated(run)
+
+    def forward(run):
+        return engine.forward(split, run)
+
+    def backward(run, residuals, cotangents):
+        return engine.backward(split, run, residuals, cotangents)
+
+    def primal(run):
+        return engine.primal(split, run)
+
+    if engine.has_dynamic_loops or jax.device_count() > 1:
+        primal, forward, backward = _mapped(run, primal, forward, backward, engine.residual_rows)
+    passes = Passes(
+        reference=lambda x, constants: run_scan(_rejoined(x, constants)),
+        primal=lambda x, constants: primal(_rejoined(x, constants)),
+        forward=lambda x, constants: forward(_rejoined(x, constants)),
+        backward=lambda x, constants, *more: backward(_rejoined(x, constants), *more),
+        offload=offload,
+    )
+    return differentiable(passes)(x, constants)
+
+
+def _differentiated(run: Run) -> tuple[Any, Run]:
+    """What of a run is differentiated: params, floating inputs, states; and the run without it."""
+    inputs = jax.tree.map(lambda x: x if _is_floating(x) else None, run.inputs)
+    x = run.params, inputs, run.initial_state, run.start_state
+    others = jax.tree.map(lambda x: None if _is_floating(x) else x, run.inputs)
+    rest = dataclasses.replace(
+        run, params=None, inputs=others, initial_state=None, start_state=None
+    )
+    return x, rest
+
+
+def _rejoined(x: Any, rest: Run) -> Run:
+    params, inputs, initial_state, start_state = x
+    is_none = lambda x: x is None  # noqa: E731
+    inputs = jax.tree.map(
+        lambda x, other: other if x is None else x, inputs, rest.inputs, is_leaf=is_none
+    )
+    return dataclasses.replace(
+        rest, params=params, inputs=inputs, initial_state=initial_state, start_state=start_state
+    )
+
+
+def _is_floating(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _mapped(
+    run: Run, primal: Callable, forward: Callable, backward: Callable, residual_rows: int
+) -> tuple[Callable, Callable, Callable]:
+    """The passes with the rules of `vmap`, and of a batch that is sharded over devices."""
+    if varying_axes(run):  # inside `jax.shard_map` each device has its own rows already
+        return (
+            sequential_under_vmap(primal, run_scan),
+            sequential_under_vmap(forward),
+            sequential_under_vmap(backward),
+        )
+    steps = 1 - run.time_axis
+    of_run = _row_axes_of_run(run)
+
+    def of_result(result):
+        outputs, state = result
+        return _everywhere(steps, outputs), _everywhere(0, state)
+
+    def of_forward(y_residuals):
+        y, residuals = y_residuals
+        return of_result(y), _everywhere(residual_rows, residuals)
+
+    def of_backward_arguments(_, residuals, cotangents):
+        return of_run, _everywhere(residual_rows, residuals), of_result(cotangents)
+
+    def of_cotangents(cotangents):
+        weights, inputs, *states = cotangents
+        return _everywhere(Rows.SUM, weights), _everywhere(steps, inputs), _everywhere(0, states)
+
+    only_run = lambda _: (of_run,)  # noqa: E731
+    return (
+        sequential_under_vmap(partitioned_by_rows(primal, RowAxes(only_run, of_result)), run_scan),
+        sequential_under_vmap(partitioned_by_rows(forward, RowAxes(only_run, of_forward))),
+        sequential_under_vmap(
+            partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents))
+        ),
+    )
+
+
+def _row_axes_of_run(run: Run) -> Run:
+    """Which axis of each array of a run the batch is."""
+    masks = run.masks
+    return dataclasses.replace(
+        _everywhere(0, run),
+        params=_everywhere(Rows.NONE, run.params),
+        inputs=_everywhere(1 - run.time_axis, run.inputs),
+        masks=dataclasses.replace(
+            _everywhere(0, masks),
+            valid=_everywhere(1, masks.valid),
+            resets=_everywhere(1, masks.resets),
+        ),
+    )
+
+
+def _everywhere(axis: int, tree: Any) -> Any:
+    return jax.tree.map(lambda _: axis, tree)

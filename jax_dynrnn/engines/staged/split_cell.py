@@ -1,0 +1,191 @@
+"""Splits a staged cell into its input projection, recurrent matmuls, and elementwise rest.
+
+A fast engine computes the projections of many steps at once, and the matmuls in its own way. The
+`Weights` are what these parts need of the params, computed once outside the loop: slices of
+kernels, and vectors. `n` is a number of rows in the shapes below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from ..._cell import Cell, run_stages
+from ..devices import pcast, varying_axes
+from ..hoist import hoist
+from ..request import Run
+from .preactivations import Preactivation, find_preactivations
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What does not change in the loop."""
+
+    projection: list[jax.Array]
+    """What `Cell.project` needs of the params."""
+    kernels: list[jax.Array]
+    """The kernels that are multiplied between the stages."""
+    elementwise: list[jax.Array]
+    """What the arithmetic between the matmuls needs of the params."""
+
+
+jax.tree_util.register_dataclass(Weights, ["projection", "kernels", "elementwise"], [])
+
+
+class SplitCell(Cell):
+    """A staged cell whose params are `Weights`; made for one structure of params."""
+
+    def __init__(self, cell: Any, params: Any):
+        self.cell = cell
+        self.param_types = jax.tree.map(jax.typeof, params)
+        self._hoisted: dict[Any, Any] = {}
+
+    def weights(self, params: Any, inputs: Any, state: Any) -> Weights:
+        """The weights; `inputs` and `state` are examples of any number of rows."""
+        projection, _ = hoist(self.cell.project, params, inputs)
+        projected = jax.eval_shape(self.cell.project, params, inputs)
+        products = self.product_types(projected, state)
+        elementwise, _ = hoist(self._elementwise, params, projected, state, products)
+        kernels = self._kernels(params, projected, state)
+        return Weights(projection(params), kernels, elementwise(params))
+
+    def project(self, weights: Weights, inputs: Any) -> Any:
+        """`[n, D]` -> the projected inputs."""
+        return self._without_invariants(self.cell.project, inputs)(weights.projection, inputs)
+
+    def project_steps(self, weights: Weights, inputs: Any) -> Any:
+        """`[n, m, D]` -> the projected inputs of all steps, as one matmul."""
+        shape = jax.tree.leaves(inputs)[0].shape[:2]
+        projected = self.project(weights, jax.tree.map(merge_steps, inputs))
+        return jax.tree.map(lambda p: p.reshape(*shape, *p.shape[1:]), projected)
+
+    def elementwise(
+        self, weights: list[jax.Array], projected: Any, state: Any, products: list[jax.Array]
+    ) -> tuple[list[jax.Array], Any, Any]:
+        """All arithmetic, given the products of all matmuls -> `(factors, output, new_state)`.
+
+        The factors are what the kernels multiply; factor i depends on the products before i.
+        """
+        given = projected, state, products
+        return self._without_invariants(self._elementwise, *given)(weights, *given)
+
+    def _without_invariants(self, f: Callable, *arguments: Any) -> Callable:
+        """What `hoist` leaves of `f`, which is traced once for arguments of the same types."""
+        leaves, structure = jax.tree.flatten(arguments)
+        key = f, structure, tuple(map(_type, leaves))
+        if key not in self._hoisted:
+            self._hoisted[key] = hoist(f, self.param_types, *arguments)[1]
+        return self._hoisted[key]
+
+    def step(self, params: Weights, projected: Any, state: Any, *, key: Any = None) -> Any:
+        """One step, for the engine `scan`, which knows nothing of split cells."""
+        del key
+        output, new, _ = self.step_with_products(params, projected, state)
+        return output, new
+
+    def step_with_products(
+        self, weights: Weights, projected: Any, state: Any
+    ) -> tuple[Any, Any, list]:
+        """One step -> `(output, new_state, products)`."""
+        types = self.product_types(projected, state)
+        products = [jnp.zeros(x.shape, x.dtype) for x in types]
+        for i, kernel in enumerate(weights.kernels):
+            factors, _, _ = self.elementwise(weights.elementwise, projected, state, products)
+            products = [*products]
+            products[i] = factors[i] @ kernel
+        _, output, new = self.elementwise(weights.elementwise, projected, state, products)
+        return output, new, products
+
+    def preactivations(
+        self, projected: Any, state: Any, products: list
+    ) -> tuple[Preactivation, ...]:
+        """Where a step uses only the sum of a product and the projected inputs."""
+        given = (self.param_types, projected, state, products)
+        jaxpr = jax.make_jaxpr(self._elementwise)(*given).jaxpr
+        variables = iter(jaxpr.invars)
+        _, of_projected, _, of_products = [
+            list(itertools.islice(variables, len(jax.tree.leaves(part)))) for part in given
+        ]
+        return find_preactivations(jaxpr, of_projected, of_products)
+
+    def _elementwise(self, params: Any, projected: Any, state: Any, products: list) -> Any:
+        factors: list[jax.Array] = []
+
+        def multiply(i, x, kernel):
+            factors.append(x)
+            return products[i]
+
+        output, new = run_stages(self.cell.stages(params, projected, state), multiply)
+        return factors, output, new
+
+    def product_types(self, projected: Any, state: Any) -> list[Any]:
+        """The products of all matmuls, by shape and dtype."""
+
+        def run(params, projected, state):
+            products: list[jax.Array] = []
+
+            def multiply(i, x, kernel):
+                products.append(x @ kernel)
+                return products[-1]
+
+            run_stages(self.cell.stages(params, projected, state), multiply)
+            return products
+
+        return jax.eval_shape(run, self.param_types, projected, state)
+
+    def _kernels(self, params: Any, projected: Any, state: Any) -> list[jax.Array]:
+        kernels: list[jax.Array] = []
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (projected, state))
+
+        def multiply(i, x, kernel):
+            kernels.append(kernel)
+            return x @ kernel
+
+        run_stages(self.cell.stages(params, *zeros), multiply)
+        return kernels
+
+
+def merge_steps(x: jax.Array) -> jax.Array:
+    """`[n, m, ...]` -> `[n * m, ...]`."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _type(x: Any) -> Any:
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+
+
+def closes_over_arrays(run: Run) -> bool:
+    """Whether a step uses arrays that are not its arguments, in a way that two passes do not allow.
+
+    Only plain JAX differentiates with respect to what is being traced around the run. With several
+    devices the passes are partitioned by a function that takes no constants.
+    """
+
+    def step(params, inputs, state):
+        return run.cell.step(params, run.cell.project(params, inputs), state)
+
+    closed = jax.make_jaxpr(step)(run.params, *one_row(run))
+    if closed.consts and jax.device_count() > 1:
+        return True
+    return any(isinstance(x, jax.core.Tracer) for x in closed.consts)
+
+
+def split_run(run: Run) -> tuple[SplitCell, Run]:
+    """The run with a split cell and its `Weights`, all arrays varying over the same mesh axes."""
+    axes = varying_axes(run)
+    run = jax.tree.map(lambda x: pcast(x, axes), dataclasses.replace(run, key=None))
+    split = SplitCell(run.cell, run.params)
+    weights = split.weights(run.params, *one_row(run))
+    return split, dataclasses.replace(run, cell=split, params=weights)
+
+
+def one_row(run: Run) -> tuple[Any, Any]:
+    """The inputs of one step of one row, and its state."""
+    inputs = jax.tree.map(lambda x: x[:1, 0], run.inputs)
+    return inputs, jax.tree.map(lambda s: s[:1], run.initial_state)
