@@ -302,17 +302,18 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
         return x
 
     off.defjvp(lambda x, dx: (x[0], 1.001 * dx[0]))
-    scan = engines.ENGINES["scan"]
-    wrong = types.SimpleNamespace(
-        unsupported=scan.unsupported, run=lambda call: jax.tree.map(off, scan.run(call))
-    )
+    scan = type(engines.ENGINES["scan"])
 
-    def fail(call):
-        raise NotImplementedError("no such instruction")
+    class Wrong(scan):
+        def run(self, run):
+            return jax.tree.map(off, super().run(run))
 
-    fails = types.SimpleNamespace(unsupported=scan.unsupported, run=fail)
-    monkeypatch.setitem(gpu_runs.ENGINES, "wrong", wrong)
-    monkeypatch.setitem(gpu_runs.ENGINES, "fails", fails)
+    class Fails(scan):
+        def run(self, run):
+            raise NotImplementedError("no such instruction")
+
+    monkeypatch.setitem(gpu_runs.ENGINES, "wrong", Wrong())
+    monkeypatch.setitem(gpu_runs.ENGINES, "fails", Fails())
     monkeypatch.setattr(gpu_runs, "DTYPES", ("float32",))
     rows = gpu_runs.random_rows("vanilla", "resets, reverse")
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {

@@ -13,8 +13,12 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn import _rnn
-from jax_dynrnn.engines import _blocks, _hoist, _shapes, _tiles, blocked
+from jax_dynrnn import _rnn, engines
+from jax_dynrnn.engines.blocked import Blocked, tiling
+from jax_dynrnn.engines.blocked import engine as blocked_engine
+from jax_dynrnn.engines.blocked.tuning import ACCELERATOR, CPU, RowTuning
+from jax_dynrnn.engines.hoist import hoist
+from jax_dynrnn.engines.staged.parts import innermost
 
 RANDOM = np.random.default_rng(0)
 
@@ -38,20 +42,21 @@ def runs(cell, batch, time, remat=None, lengths=True, **options):
     return run("blocked"), run("scan")
 
 
-@pytest.fixture(params=["cpu", "again", "accelerator"])
+SMALL_TILES = RowTuning(rows=((float("inf"), 2),), full_elements=0)
+SMALL = dataclasses.replace(CPU, rows=SMALL_TILES, block_elements=64)
+TUNINGS = {
+    "cpu": dataclasses.replace(SMALL, recompute_flops=0),
+    "recompute": dataclasses.replace(SMALL, recompute_flops=float("inf")),
+    "accelerator": dataclasses.replace(ACCELERATOR, max_block_steps=4),
+}
+"""Small tiles and blocks, as a CPU and as an accelerator cuts them; with `recompute` the backward
+pass recomputes the matmuls of a block."""
+
+
+@pytest.fixture(params=[*TUNINGS])
 def cuts(request, monkeypatch):
-    """Small tiles and blocks, as a CPU and as an accelerator cuts them; with `again` the backward
-    pass computes the matmuls of a block again."""
-    monkeypatch.setattr(_tiles, "ROWS", ((float("inf"), 2),))
-    monkeypatch.setattr(_tiles, "UNSORTED", 0)
-    monkeypatch.setattr(_tiles, "BLOCK", 64)
-    monkeypatch.setattr(_tiles, "STEPS", 4)
-    monkeypatch.setattr(_blocks, "CHEAP", float("inf") if request.param == "again" else 0)
-    for module in (_tiles, _blocks, blocked):
-        monkeypatch.setattr(module, "on_cpu", lambda: request.param != "accelerator")
-    jax.clear_caches()  # which know nothing of all that
-    yield
-    jax.clear_caches()
+    """The engine `blocked` with one of `TUNINGS`."""
+    monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=TUNINGS[request.param]))
 
 
 @pytest.mark.usefixtures("cuts")
@@ -75,14 +80,14 @@ def test_odd_sizes(batch, time, lengths, remat):
 
 
 @pytest.mark.where(lambda law: law.engine == "blocked" and law.dtype == "float64")
-@pytest.mark.parametrize("cuts", ["again"], indirect=True)
-def test_matmuls_again(cuts, law):
+@pytest.mark.parametrize("cuts", ["recompute"], indirect=True)
+def test_recomputed_matmuls(cuts, law):
     """Of every cell that the engine runs."""
-    again, scan = (
+    recomputed, scan = (
         laws.compiled.__wrapped__(dataclasses.replace(law, engine=engine))(*laws.arguments(law))
         for engine in ("blocked", "scan")
     )
-    close(again, scan, law.tolerance)
+    close(recomputed, scan, law.tolerance)
 
 
 @pytest.mark.parametrize("cuts", ["accelerator"], indirect=True)
@@ -135,14 +140,14 @@ def test_forward_alone(lengths):
     close(forward("blocked", 4, lengths), forward("scan", 4, lengths), 1e-12)
 
 
-@pytest.mark.parametrize("cuts", ["cpu"], indirect=True)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [[0], [5], [9], None])
-def test_one_row_forward_alone(cuts, monkeypatch, lengths, reverse):
+def test_one_row_forward_alone(monkeypatch, lengths, reverse):
     """Of which the inputs' kernel is read once a block, and not at every step."""
-    monkeypatch.setattr(blocked, "READ", 0)
+    tuning = dataclasses.replace(SMALL, rows=dataclasses.replace(SMALL_TILES, projection_bytes=0))
+    monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
     expected = forward("scan", 1, lengths, reverse=reverse)
-    monkeypatch.setattr(blocked, "scan", None)  # which then has no part in it
+    monkeypatch.setattr(blocked_engine, "run_scan", None)  # which then has no part in it
     close(forward("blocked", 1, lengths, reverse=reverse), expected, 1e-12)
 
 
@@ -174,11 +179,11 @@ def runs_time_major(flags, reverse, lengths):
 
 
 @pytest.mark.parametrize("aim", [8, 16, 48])
-@pytest.mark.parametrize("least, most", [_tiles.TILE, _tiles.SPAN])
+@pytest.mark.parametrize("least, most", [CPU.rows.range, CPU.block_range])
 def test_sizes_of_parts(aim, least, most):
     """Divisors near the size aimed at, or parts that overlap; as few as can be."""
     for n in range(1, 2100):
-        size = _tiles.cut(n, aim, least, most)
+        size = tiling.cut(n, aim, (least, most))
         assert min(n, least * aim) <= size <= most * aim and size <= n
         if n % size:
             assert not any(
@@ -247,12 +252,11 @@ def kept(cell, *shape):
 def test_what_is_kept(cell, states, sums, monkeypatch):
     """Of each step its state and, if the matmuls are not computed again, the sums of its gates and
     what is more than added; the inputs."""
-    for cheap, numbers in ((_blocks.CHEAP, states), (0, states + sums)):
-        monkeypatch.setattr(_blocks, "CHEAP", cheap)
-        jax.clear_caches()
+    for flops, numbers in ((CPU.recompute_flops, states), (0, states + sums)):
+        tuning = dataclasses.replace(CPU, recompute_flops=flops)
+        monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
         more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
         assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
-    jax.clear_caches()
 
 
 @toys.config
@@ -444,12 +448,13 @@ def test_params_that_a_cell_does_not_make():
     assert rnn.explain(WithoutInit(4), params, INPUTS).chosen == "blocked"
     by_engine(run)
 
-    class Prepares(WithoutInit):
-        def prepare(self, params, *, key=None, batch_shape):
-            return params
 
-    reason = rnn.explain(Prepares(4), params, INPUTS).reasons["blocked"]
-    assert reason == "what Prepares prepares cannot be told before it runs"
+def test_params_that_do_not_fit():
+    """The engine cannot be asked then; the run says what is wrong."""
+    reason = rnn.explain(Root(4), {"w": np.ones((3, 4))}, INPUTS).reasons["blocked"]
+    assert reason == "the shapes of Root cannot be inferred: 'r'"
+    with pytest.raises(KeyError, match="missing: r"):
+        rnn.dynamic_rnn(Root(4), {"w": np.ones((3, 4))}, INPUTS, implementation="blocked")
 
 
 def test_no_features():
@@ -459,7 +464,7 @@ def test_no_features():
     by_engine(lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e, remat=remat))
 
 
-def test_what_cells_inside_see():
+def test_what_cells_inside_receive():
     """Of a wrapper that embeds, of layers of other sizes, of one that wants a memory."""
     embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
     ids = jax.ShapeDtypeStruct((64, 20), jnp.int32)
@@ -481,21 +486,25 @@ def test_what_cells_inside_see():
         assert rnn.explain(cell, params, inputs).reasons["blocked"] == reason
 
 
-def test_the_shapes_of_what_cells_inside_see():
+def test_the_types_of_what_cells_inside_receive():
     """Of an embedding, and of a layer after one that attends."""
     embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
     attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
     stack = rnn.MultiRNNCell([attention, rnn.GRUCell(6)])
     ids, inputs = np.zeros((2, 5), np.int32), np.zeros((2, 5, 3), np.float32)
-    options = (None, None, None, None, False, False, jnp.float32, None, 1, None)
+    options = dict(reverse=False, time_major=False, key=None, unroll=1, remat=None)
 
-    def seen(cell, inputs):
-        call = _rnn._call(cell, {}, inputs, *options)
-        return [(c.inputs.shape, c.inputs.dtype) for c in _shapes.innermost(call)]
+    def received(cell, inputs, memory=None):
+        params = cell.init(jax.random.key(0), inputs.shape)
+        params = params if memory is None else cell.attend(params, memory)
+        given = cell, params, inputs, None, None, None, None
+        request = _rnn._request(*given, dtype=jnp.float32, **options)
+        return [(part.inputs.shape, part.inputs.dtype) for part in innermost(request)]
 
-    assert seen(embedded, ids) == [((1, 1, 5), jnp.float32)]
-    # The second layer sees the attention, of the size of the memory.
-    assert [shape[2:] for shape, _ in seen(stack, inputs)] == [(3,), (3,)]
+    assert received(embedded, ids) == [((1, 1, 5), jnp.float32)]
+    # The second layer receives the attention, of the size of the memory.
+    memory = jnp.ones((2, 7, 3), jnp.float32)
+    assert [shape[2:] for shape, _ in received(stack, inputs, memory)] == [(3,), (3,)]
 
 
 @toys.config
@@ -544,7 +553,7 @@ def test_hoist():
     params = {"a": jnp.ones((2, 1)), "b": jnp.full((2, 2), 2.0)}
     x = jnp.asarray(RANDOM.normal(size=(4, 2)))
     with jax.numpy_rank_promotion("allow"):
-        invariants, rest = _hoist.hoist(f, params, x)
+        invariants, rest = hoist(f, params, x)
         found = invariants(params)
         assert sorted(v.shape for v in found) == [(2, 1), (2, 3)]
         close(rest(found, x), f(params, x), 0)
@@ -563,4 +572,4 @@ def test_layers_that_it_cannot_run():
     )
     close(*runs(cell, 6, 9, key=jax.random.key(3)), 1e-12)
     explained = rnn.explain(rnn.EmitState(rnn.GRUCell(3)), {}, np.ones((2, 3, 3)))
-    assert "EmitState is not known as arithmetic" in explained.reasons["blocked"]
+    assert "EmitState cannot be taken apart: its output" in explained.reasons["blocked"]

@@ -1,7 +1,5 @@
 """The engine table: a second engine is registered, forced, refuses, and is explained."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import engines
-from jax_dynrnn.engines import choice
+from jax_dynrnn.engines import selection
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
 CELL = rnn.GRUCell(4)
@@ -18,40 +16,45 @@ PARAMS = CELL.init(jax.random.key(0), X.shape, jnp.float64)
 LENGTHS = [5, 3, 0]
 
 
-def python_loop(call):
+class Loop(engines.Engine):
     """An engine that is nothing like a scan: Python loops over steps, forward only."""
-    state, outputs = call.initial_state, []
-    for t in range(call.time):
-        x = jax.tree.map(lambda x, t=t: x.take(t, call.time_axis), call.inputs)
-        projected = call.cell.project(call.params, x)
-        output, new = call.cell.step(call.params, projected, state)
-        if call.lengths is not None:
-            going = jnp.expand_dims(t < call.lengths, 1)
-            output, new = jnp.where(going, output, 0), jnp.where(going, new, state)
-        state = new
-        outputs.append(output)
-    return jnp.stack(outputs, call.time_axis), state
 
+    name = "loop"
 
-def refuses(call):
-    if call.reverse or call.mask is not None or call.resets is not None or call.key is not None:
-        return "it runs forward only, without mask, resets and key"
-    return None
+    def __init__(self):
+        self.runs = []
+
+    def unsupported(self, request):
+        flags = request.mask, request.resets, request.key
+        if request.reverse or any(x is not None for x in flags):
+            return "it runs forward only, without mask, resets and key"
+        return None
+
+    def slower_because(self, request):
+        return None
+
+    def run(self, run):
+        self.runs.append(run)
+        state, outputs = run.initial_state, []
+        for t in range(run.time):
+            x = jax.tree.map(lambda x, t=t: x.take(t, run.time_axis), run.inputs)
+            projected = run.cell.project(run.params, x)
+            output, new = run.cell.step(run.params, projected, state)
+            if run.masks.lengths is not None:
+                going = jnp.expand_dims(t < run.masks.lengths, 1)
+                output, new = jnp.where(going, output, 0), jnp.where(going, new, state)
+            state = new
+            outputs.append(output)
+        return jnp.stack(outputs, run.time_axis), state
 
 
 @pytest.fixture
 def loop(monkeypatch):
-    """The engine `loop`, preferred to all others; it counts its runs."""
-    ran = []
-
-    def run(call):
-        ran.append(call)
-        return python_loop(call)
-
-    engine = types.SimpleNamespace(unsupported=refuses, run=run)
+    """The runs of the engine `loop`, which is preferred to all others."""
+    engine = Loop()
     monkeypatch.setitem(engines.ENGINES, "loop", engine)
-    monkeypatch.setattr(engines, "AUTOMATIC", {"loop": lambda call: None, **engines.AUTOMATIC})
-    return ran
+    monkeypatch.setattr(engines, "PREFERENCE", ["loop", *engines.PREFERENCE])
+    return engine.runs
 
 
 def test_forced_by_name(loop):
@@ -131,14 +134,16 @@ def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
     """Of an engine that was not asked for by its name, and more where more was asked for."""
     ran = []
 
-    def run(call):
-        ran.append(call.unroll)
-        return engines.scan.run(call)
+    class Fast(type(engines.ENGINES["scan"])):
+        name = "fast"
 
-    engine = types.SimpleNamespace(unsupported=lambda call: None, run=run)
-    monkeypatch.setitem(engines.ENGINES, "fast", engine)
-    monkeypatch.setattr(engines, "AUTOMATIC", {"fast": lambda call: None})
-    monkeypatch.setattr(choice, "on_cpu", lambda: False)
+        def run(self, run):
+            ran.append(run.unroll)
+            return super().run(run)
+
+    monkeypatch.setitem(engines.ENGINES, "fast", Fast())
+    monkeypatch.setattr(engines, "PREFERENCE", ["fast"])
+    monkeypatch.setattr(selection, "on_cpu", lambda: False)
     x = np.random.default_rng(1).normal(size=(3, 40, 2))
     expected = rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], implementation="scan")
     by_name = {"implementation": "fast"}

@@ -1,5 +1,6 @@
 """What users do to a run: every transformation of JAX."""
 
+import dataclasses
 import contextlib
 import copy
 import logging
@@ -23,7 +24,9 @@ from jax.sharding import PartitionSpec as P
 from laws import able, close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn.engines import _blocks
+from jax_dynrnn.engines import ENGINES
+from jax_dynrnn.engines.blocked import Blocked
+from jax_dynrnn.engines.blocked.tuning import CPU
 
 CORE = [case for case in CASES if case.core]
 FEW = [case for case in CORE if case.name in ("gru", "lstm", "multi")]
@@ -171,24 +174,22 @@ def test_shard_map(engine):
 
 
 MESHES = [
-    ("scan", AxisType.Auto, _blocks.CHEAP),
-    ("scan", AxisType.Explicit, _blocks.CHEAP),
-    ("blocked", AxisType.Auto, _blocks.CHEAP),
+    ("scan", AxisType.Auto, CPU.recompute_flops),
+    ("scan", AxisType.Explicit, CPU.recompute_flops),
+    ("blocked", AxisType.Auto, CPU.recompute_flops),
     ("blocked", AxisType.Auto, 0),
 ]
 
 
 @pytest.fixture
-def cheap(request, monkeypatch):
-    """Which matmuls `blocked` computes again, or keeps; what was traced does not know."""
-    monkeypatch.setattr(_blocks, "CHEAP", request.param)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+def recompute_flops(request, monkeypatch):
+    """Up to which `blocked` recomputes matmuls in the backward pass."""
+    tuning = dataclasses.replace(CPU, recompute_flops=request.param)
+    monkeypatch.setitem(ENGINES, "blocked", Blocked(cpu=tuning))
 
 
-@pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("engine, axis, cheap", MESHES, indirect=["cheap"])
+@pytest.mark.usefixtures("recompute_flops")
+@pytest.mark.parametrize("engine, axis, recompute_flops", MESHES, indirect=["recompute_flops"])
 def test_a_sharded_batch_needs_no_communication(engine, axis):
     """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
     mesh = jax.make_mesh((8,), ("rows",), (axis,))

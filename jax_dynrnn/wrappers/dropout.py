@@ -239,7 +239,8 @@ def _check_recurrent(cell: Cell) -> None:
     if isinstance(cell.composition(), Stacked):
         raise TypeError(
             f"DropoutWrapper: recurrent_keep_prob expected one cell, got a {name_of(cell)}; wrap "
-            "each of its layers, as in MultiRNNCell([DropoutWrapper(a, recurrent_keep_prob=0.8), b])"
+            "each of its layers, as in "
+            "MultiRNNCell([DropoutWrapper(a, recurrent_keep_prob=0.8), b])"
         )
     staged = isinstance(cell, StagedCell)
     if not staged or type(cell).recurrent_input is StagedCell.recurrent_input:

@@ -200,7 +200,7 @@ def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
     time = run.time
     if _rematerialises(run):
         return math.isqrt(time - 1) + 1 if run.remat == "sqrt" else min(run.remat, time)
-    aim = max(tuning.block_elements // (rows * _elements_of_a_row(run)), 8)
+    aim = max(tuning.block_elements / (rows * _elements_of_a_row(run)), 8)
     return cut(time, int(min(aim, tuning.max_block_steps)), tuning.block_range)
 
 

@@ -47,7 +47,7 @@ class Tuning:
     a loop whose trip count is computed."""
 
     block_elements: float
-    """Of a block, aimed at: few enough for the cache, and enough for fast matmuls over all steps."""
+    """Of a block, aimed at: few enough for the cache, enough for fast matmuls over all steps."""
 
     max_block_steps: int
     """The steps of a block aimed at, at most."""

@@ -53,7 +53,7 @@ def is_stack(request: Request) -> bool:
     return isinstance(composition, Stacked)
 
 
-def why_inside_loop(request: Request) -> str | None:
+def why_inside_loop(request: Request | Run) -> str | None:
     """Why a wrapper has to be run as a whole, or `None`."""
     composition = request.cell.composition(request.key)
     if composition is None or composition.inside_loop is None:
@@ -92,7 +92,8 @@ def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> 
         return around.work_before(run.params, inputs, key)
 
     def after(saved_output, key):
-        return around.work_after(run.params, *saved_output, key)
+        saved, output = saved_output
+        return around.work_after(run.params, saved, output, key)
 
     # With the padding replaced, nothing of it reaches the wrapper's gradients.
     cell_inputs, saved = _for_every_step(run, before, run.masked_inputs())
