@@ -24,8 +24,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from jax_dynrnn.engines.selection import ACCELERATOR_UNROLL as UNROLL  # noqa: E402
 from tqdm import tqdm  # noqa: E402
+
+from jax_dynrnn.engines.selection import ACCELERATOR_UNROLL as UNROLL  # noqa: E402
 
 from . import gpu_report, machine, peers  # noqa: E402
 from .check import disagreeing  # noqa: E402

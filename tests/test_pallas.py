@@ -19,13 +19,12 @@ import pytest
 import tensorflow_oracle as oracle
 import toys
 from golden.make_golden import expected, problem
-from jax_dynrnn.engines._pallas import kernels, launch, mosaic
-from jax_dynrnn.engines._pallas.functions import functions
-from jax_dynrnn.engines._pallas.gates import ELEMENTWISE
-from jax_dynrnn.engines._pallas.units import Arithmetic
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
+from jax_dynrnn.engines.pallas import kernels, launch, mosaic
+from jax_dynrnn.engines.pallas.gatewise import ELEMENTWISE, Arithmetic
+from jax_dynrnn.engines.pallas.primitives import replacements
 
 B, T, D, H = 5, 6, 3, 64
 RANDOM = np.random.default_rng(0)
@@ -81,8 +80,8 @@ CELLS = {
 }
 
 
-PIECES = 2.0**-16
-"""Of a float32 number, what two of bfloat16 leave out."""
+TERMS = 2.0**-16
+"""What the sum of two bfloat16 numbers leaves out of a float32 number."""
 
 
 def interpreter(**options):
@@ -143,7 +142,7 @@ def is_scan(cell, dtype="bfloat16", batch=B, **options):
     held = "float32" if dtype == "float32" else "bfloat16"
     given, wide = (arguments(cell, kept, batch, held) for kept in (dtype, "float64"))
     exact = lambda: results(cell, "scan", wide, **options)  # noqa: E731
-    eps = PIECES if dtype == "float32" else float(jnp.finfo(dtype).eps)
+    eps = TERMS if dtype == "float32" else float(jnp.finfo(dtype).eps)
     found = results(cell, "pallas", given, **options)
     close(found, results(cell, "scan", given, **options), 4 * eps, exact)
 
@@ -187,7 +186,7 @@ def test_agrees_with_tensorflow(interpreted, name, run):
     config, stored = oracle.CONFIGS[name], np.load(Path(__file__).parent / "golden" / f"{name}.npz")
     with jax.default_matmul_precision("high"):
         found = oracle.ours(config, problem(config, run), "float32", implementation="pallas")
-    close(oracle.flat(found), expected(stored, run), PIECES)
+    close(oracle.flat(found), expected(stored, run), TERMS)
 
 
 def test_functions_in_place_of_primitives():
@@ -201,7 +200,7 @@ def test_functions_in_place_of_primitives():
         exact["logistic"] = 1 / (1 + np.exp(-wide))
         exact = {name: found.astype(np.float32) for name, found in exact.items()}
     for name, true in exact.items():
-        found = np.asarray(functions(jnp.float32)[name](jnp.asarray(x)), float)
+        found = np.asarray(replacements(jnp.float32)[name](jnp.asarray(x)), float)
         np.testing.assert_allclose(found, true, 2e-6, 2.0**-126, err_msg=name)
 
 
@@ -334,44 +333,17 @@ def test_one_launch_for_all(hopper):
     assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
-@pytest.mark.parametrize("time_major", [False, only_full(True)])
-def test_both_directions_at_once(interpreted, monkeypatch, lengths, time_major):
-    """Of one cell: from states of their own, on either layout, in one launch."""
-    cell, launches = rnn.LSTMCell(40), []
-    monkeypatch.setattr(kernels, "launch", lambda *a: launches.append(a) or launch.launch(*a))
-
-    def run(engine, dtype):
-        params, inputs, state = arguments(cell, dtype)
-        both = {"fw": params, "bw": jax.tree.map(lambda x: x / 2, params)}
-        states = state, jax.tree.map(jnp.flip, state)
-
-        def loss(both, inputs, states):
-            found = rnn.bidirectional_dynamic_rnn(
-                cell, rnn.LSTMCell(40), both, inputs, lengths, *states, time_major=time_major,
-                implementation=engine,
-            )  # fmt: skip
-            return weighted_sum(found), found
-
-        inputs = inputs.swapaxes(0, 1) if time_major else inputs
-        return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(both, inputs, states)
-
-    exact = lambda: run("scan", "float64")  # noqa: E731
-    close(run("pallas", "bfloat16"), run("scan", "bfloat16"), 4 * 2**-7, exact)
-    assert 2 in {sizes.groups for sizes, *_ in launches}
-
-
 # Several warpgroups meet as threads of the host, of which there must be enough.
 MANY = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import conftest, jax, numpy as np, test_pallas
-from jax_dynrnn.engines._pallas import mosaic
+from jax_dynrnn.engines.pallas import mosaic
 import jax_dynrnn as rnn
 
 mosaic.missing, jax.device_count = lambda: None, lambda: 1
 mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
-mosaic.BLOCKS = 1  # it has no clusters
+mosaic.MAX_CLUSTER = 1  # the interpreter has no clusters
 for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
     lengths = np.resize(test_pallas.LENGTHS, 20)
     test_pallas.is_scan(cell, batch=20, sequence_length=lengths)
@@ -403,7 +375,7 @@ LOWERED = {
     "of six": (rnn.CudnnCompatibleGRUCell(384), "bfloat16", 6),
     "of five, two in each": (rnn.BasicRNNCell(640), "bfloat16", 5),
 }
-"""And how many multiprocessors have a part of the recurrent matrix."""
+"""And how many SMs have a part of the recurrent matrix."""
 EVERYDAY = {
     False: ("lstm", "vanilla", "all arithmetic", "of four"),
     True: ("lstm", "of five, two in each"),
@@ -421,8 +393,8 @@ EVERYDAY = {
 def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
     """Both kernels, for a batch and a time of real size."""
     launched, run = [], launch.launch
-    monkeypatch.setattr(kernels, "launch", lambda s, *a: launched.append(s.blocks) or run(s, *a))
-    cell, dtype, blocks = LOWERED[name]
+    monkeypatch.setattr(kernels, "launch", lambda s, *a: launched.append(s.cluster) or run(s, *a))
+    cell, dtype, cluster = LOWERED[name]
     batch, time = 80, 512
     inputs = jax.ShapeDtypeStruct((batch, time, 128), dtype)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape, dtype))
@@ -437,14 +409,14 @@ def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
         traced = jax.jit(jax.grad(loss, (0, 1))).trace(params, inputs, lengths)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert len(re.findall(r"custom_call @mosaic_gpu", text)) == 2
-    assert set(launched) == {blocks}
+    assert set(launched) == {cluster}
 
 
 def test_fewer_blocks_where_there_are_many_tiles():
     """As many as there are multiprocessors for; no fewer than have room for the matrix."""
     step = types.SimpleNamespace(units=128, gates=4)
-    assert [launch.blocks_for(step, "bfloat16", n) for n in (1, 66, 67)] == [2, 2, 1]
-    assert [launch.blocks_for(step, "float32", n) for n in (1, 67)] == [2, 2]
+    assert [launch.cluster_size(step, "bfloat16", n) for n in (1, 66, 67)] == [2, 2, 1]
+    assert [launch.cluster_size(step, "float32", n) for n in (1, 67)] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +424,7 @@ def test_fewer_blocks_where_there_are_many_tiles():
     [
         (rnn.LSTMCell(H), {"dtype": jnp.float64}, "bfloat16, float16 and float32, not float64"),
         (rnn.LSTMCell(H), {"dtype": jnp.float32}, "pairs of bfloat16, and 'highest' is asked for"),
-        (rnn.LSTMCell(H), {"remat": 2}, "know of no remat"),
+        (rnn.LSTMCell(H), {"remat": 2}, "its kernels have no remat"),
         (rnn.GRUCell(H), {}, "the step of GRUCell is not known as arithmetic within each unit"),
         (rnn.LayerNormLSTMCell(H, layer_norm=True), {}, "step of LayerNormLSTMCell is not known"),
         (rnn.LSTMCell(320), {}, "no cluster .* of LSTMCell with 320 units in bfloat16"),

@@ -1,8 +1,8 @@
 """What users do to a run: every transformation of JAX."""
 
-import dataclasses
 import contextlib
 import copy
+import dataclasses
 import logging
 import os
 import pathlib

@@ -1,0 +1,155 @@
+"""A stack and a wrapper of one's own, which inherit from `Cell` alone: as fast as the package's."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from laws import close, weighted_sum
+
+import jax_dynrnn as rnn
+from jax_dynrnn.testing import check_cell
+
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.normal(size=(30, 20, 3))
+LENGTHS = RANDOM.integers(0, 21, 30)
+
+
+@toys.config
+class Stack(rnn.Cell):
+    """Two cells, with names of its own for their params."""
+
+    lower: Any
+    upper: Any
+
+    def composition(self, key=None):
+        return rnn.Stacked({"lower": self.lower, "upper": self.upper})
+
+
+@toys.config
+class Gated(rnn.Cell):
+    """A cell whose inputs are scaled and whose outputs are gated by the inputs, with params."""
+
+    cell: Any
+
+    def init(self, key, input_shape, dtype=jnp.float32):
+        own, inner = jax.random.split(key)
+        scale = jax.random.normal(own, (input_shape[-1],), dtype)
+        return {"scale": scale, "inside": self.cell.init(inner, input_shape, dtype)}
+
+    def composition(self, key=None):
+        return rnn.Around(self.cell, "inside", before=self.scale, after=self.gate)
+
+    def scale(self, params, inputs, key):
+        scaled = inputs * params["scale"].reshape((1,) * (inputs.ndim - 1) + (-1,))
+        return scaled, scaled.sum(-1, keepdims=True)
+
+    def gate(self, params, saved, output, key):
+        return jax.tree.map(lambda y: y * jax.nn.sigmoid(saved), output)
+
+
+@toys.config
+class Accumulated(rnn.Cell):
+    """A wrapper with work between the steps: only its own step can run it."""
+
+    cell: Any
+
+    def composition(self, key=None):
+        return rnn.Around(self.cell, inside_loop="it adds to the state")
+
+    def step(self, params, projected, state, *, key=None):
+        output, new = self.cell(params, projected, state, key=key)
+        return output, jax.tree.map(lambda old, new: old / 2 + new, state, new)
+
+
+CELLS = {
+    "stack": Stack(rnn.GRUCell(6), rnn.LSTMCell(4)),
+    "wrapper": Gated(rnn.LSTMCell(4)),
+    "both": Stack(
+        Gated(rnn.CudnnCompatibleGRUCell(4)), Gated(Stack(rnn.GRUCell(5), rnn.SRUCell(5)))
+    ),
+    "with dropout": Stack(rnn.DropoutWrapper(rnn.GRUCell(5), 0.7), Gated(rnn.LSTMCell(4))),
+    "prepared": Gated(rnn.WeightNormLSTMCell(4)),
+    "learned start": Stack(rnn.LearnedInitialState(rnn.GRUCell(4)), rnn.GRUCell(4)),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "options", [{}, {"reverse": True, "resets": RANDOM.random((30, 20)) < 0.1}]
+)
+def test_runs_on_the_fast_engine(name, options):
+    """Chosen without its name, and equal to `scan`, gradients too."""
+    cell, key = CELLS[name], jax.random.key(1)
+    params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    explained = rnn.explain(cell, params, INPUTS, LENGTHS, key=key, **options)
+    assert explained.chosen == "blocked"
+
+    def run(engine):
+        def loss(params, inputs):
+            results = rnn.dynamic_rnn(
+                cell, params, inputs, LENGTHS, key=key, implementation=engine, **options
+            )
+            return weighted_sum(results), results
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, INPUTS)
+
+    close(run("blocked"), run("scan"), 1e-11)
+
+
+@pytest.mark.parametrize("name", ["stack", "wrapper", "with dropout"])
+def test_obeys_the_laws(name):
+    check_cell(CELLS[name], (2, 5, 3))
+
+
+def test_equals_the_stack_of_the_package():
+    cells = rnn.GRUCell(6), rnn.DropoutWrapper(rnn.LSTMCell(4), 0.5)
+    params = rnn.MultiRNNCell(cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    named = {"lower": params["cell_0"], "upper": params["cell_1"]}
+    run = lambda cell, params: rnn.dynamic_rnn(  # noqa: E731
+        cell, params, INPUTS, LENGTHS, key=jax.random.key(2)
+    )
+    close(run(Stack(*cells), named), run(rnn.MultiRNNCell(cells), params), 0)
+    made = Stack(*cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    close(made, named, 0)
+
+
+def test_work_between_the_steps():
+    cell = Accumulated(rnn.GRUCell(4))
+    params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    reasons = rnn.explain(cell, params, INPUTS).reasons
+    assert reasons["blocked"] == "Accumulated cannot be taken apart: it adds to the state"
+    _, state = rnn.dynamic_rnn(cell, params, INPUTS[:, :1])
+    _, inner = rnn.dynamic_rnn(cell.cell, params, INPUTS[:, :1])
+    close(state, inner, 1e-12)
+
+
+def test_attends_through_a_stack_of_ones_own():
+    attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
+    cell, memory = Stack(attention, Gated(rnn.GRUCell(4))), jnp.ones((30, 7, 3))
+    params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    params = cell.attend(params, memory)
+    outputs, _ = rnn.dynamic_rnn(cell, params, INPUTS, LENGTHS)
+    assert outputs.shape == (30, 20, 4) and cell.attends
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: rnn.Stacked({}), ValueError, "Stacked: expected at least one cell, got none"),
+        (lambda: rnn.Stacked({"a": 3}), TypeError, "Stacked's a: expected a cell"),
+        (lambda: rnn.Around(rnn.GRUCell), TypeError, "Around's cell: .* the class GRUCell itself"),
+    ],
+)
+def test_what_is_no_cell(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_state_of_another_size():
+    cell = CELLS["stack"]
+    params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    with pytest.raises(ValueError, match="initial_state: expected tuple of 2"):
+        rnn.dynamic_rnn(cell, params, INPUTS, initial_state=(jnp.zeros((30, 6)),))
