@@ -320,6 +320,36 @@ class StagedCell(Cell):
 
     An engine may take `stages` for `step` in a run without a key, and in one with a key if
     `step` is this class's own: a cell overrides it only to draw.
+
+    Example: two matmuls, the second of what the first one gives
+        >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> @jax.tree_util.register_static
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Deep(rnn.StagedCell):
+        ...     units: int
+        ...     def init(self, key, input_shape, dtype=jnp.float32):
+        ...         sizes = {"w": input_shape[-1], "u": self.units, "v": self.units}
+        ...         keys = zip(sizes, jax.random.split(key, 3))
+        ...         return {
+        ...             name: jax.random.normal(k, (sizes[name], self.units), dtype) / 4
+        ...             for name, k in keys
+        ...         }
+        ...     def zero_state(self, batch_shape=(), dtype=jnp.float32):
+        ...         rows = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+        ...         return jnp.zeros((*rows, self.units), dtype)
+        ...     def project(self, params, inputs):
+        ...         return inputs @ params["w"]
+        ...     def recurrent_input(self, state):
+        ...         return state
+        ...     def stages(self, params, projected, state):
+        ...         recurred = yield self.recurrent_input(state), params["u"]
+        ...         hidden = yield jnp.tanh(projected + recurred), params["v"]
+        ...         new = jnp.tanh(hidden)
+        ...         return new, new
+        >>> cell, inputs = Deep(40), jnp.ones((64, 100, 3))
+        >>> params = cell.init(jax.random.key(0), inputs.shape)
+        >>> rnn.explain(cell, params, inputs).reasons["blocked"] is None
+        True
     """
 
     def recurrent_input(self, state: State) -> jax.Array | None:

@@ -144,6 +144,9 @@ class Around(Composition):
     `before` and `after` are called with one step, or with all steps of a run at once: arithmetic
     along the last axes works for both.
 
+    Raises:
+        TypeError: `cell` is not a cell.
+
     Example: a wrapper with one function, which runs on the engines that its cell runs on
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
@@ -164,8 +167,8 @@ class Around(Composition):
     """
 
     cell: Any
-    name: str | None = None
     _: dataclasses.KW_ONLY
+    name: str | None = None
     before: Callable[[Params, Any, Any], tuple[Any, Any]] | None = None
     after: Callable[[Params, Any, Any, Any], Any] | None = None
     inside_loop: str | None = None

@@ -40,7 +40,7 @@ class Gated(rnn.Cell):
         return {"scale": scale, "inside": self.cell.init(inner, input_shape, dtype)}
 
     def composition(self, key=None):
-        return rnn.Around(self.cell, "inside", before=self.scale, after=self.gate)
+        return rnn.Around(self.cell, name="inside", before=self.scale, after=self.gate)
 
     def scale(self, params, inputs, key):
         scaled = inputs * params["scale"].reshape((1,) * (inputs.ndim - 1) + (-1,))

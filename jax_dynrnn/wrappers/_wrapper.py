@@ -40,7 +40,7 @@ class Wrapper(Cell):
     def composition(self, key: Any = None) -> Around:
         return Around(
             self.cell,
-            self.params_name,
+            name=self.params_name,
             inside_loop=self.inside_loop,
             same_features=self.same_features,
             same_output=self.same_output,
@@ -67,7 +67,7 @@ class AroundWrapper(Wrapper):
     def composition(self, key: Any = None) -> Around:
         return Around(
             self.cell,
-            self.params_name,
+            name=self.params_name,
             before=self.before,
             after=self.after,
             inside_loop=self.why_inside_loop(key),

@@ -1,0 +1,451 @@
+"""The faults that `faults.py` plants: a pytest plugin, which plants the one that a variable names.
+
+Each fault is a function of this file that says, in Python, what goes wrong: it replaces a function
+of the package by a wrong one, wherever the package refers to it. So no fault
+depends on how a line is written, and renaming a function in an editor renames it here too.
+"""
+
+import dataclasses
+import inspect
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jax_dynrnn import _rnn, attention, cells, sequence, wrappers
+from jax_dynrnn._composition import Around
+from jax_dynrnn.cells import _lstm, _norm
+from jax_dynrnn.engines import masks, request, scan
+from jax_dynrnn.engines.blocked import backward, blocks, tiling
+from jax_dynrnn.engines.staged import batching, linearize, parts, preactivations, split_cell
+from jax_dynrnn.interop import torch
+from jax_dynrnn.interop._layouts import convert
+from jax_dynrnn.wrappers import dropout
+
+VARIABLE = "JAX_DYNRNN_FAULT"
+FAULTS: dict[str, Callable[[], None]] = {}
+
+
+def pytest_configure(config):
+    if (name := os.environ.get(VARIABLE)) is not None:
+        FAULTS[name]()
+
+
+def fault(plant: Callable[[], None]) -> Callable[[], None]:
+    """Registers a fault under its docstring."""
+    name = inspect.getdoc(plant)
+    assert name is not None and name not in FAULTS
+    FAULTS[name] = plant
+    return plant
+
+
+def replace(right: Callable, wrong: Callable) -> None:
+    """Puts `wrong` in the place of `right`, in every module and class of the package."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("jax_dynrnn")]
+    classes = {x for module in modules for x in vars(module).values() if isinstance(x, type)}
+    found = [
+        (owner, name)
+        for owner in (*modules, *(c for c in classes if c.__module__.startswith("jax_dynrnn")))
+        for name, x in vars(owner).items()
+        if x is right
+    ]
+    assert found, f"nothing in the package refers to {right}"
+    for owner, name in found:
+        setattr(owner, name, wrong)
+
+
+# What is valid.
+
+
+@fault
+def _():
+    """mask off by one"""
+    right = sequence.sequence_mask
+
+    def wrong(lengths, maxlen=None, dtype=bool):
+        return right(jnp.asarray(lengths) + 1, maxlen, dtype)
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """reverse ignoring lengths"""
+    right = _rnn._with_arrays
+
+    def wrong(request):
+        lengths = None if request.reverse else request.lengths
+        return right(dataclasses.replace(request, lengths=lengths))
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """reset on the wrong side of a step in reverse"""
+    replace(masks._between_steps, lambda resets, reverse: resets)
+
+
+@fault
+def _():
+    """reset at an invalid step forgotten"""
+    right = masks._between_steps
+    replace(masks._at_valid_steps, lambda resets, valid, reverse: valid & right(resets, reverse))
+
+
+@fault
+def _():
+    """rank-0 leaves moving to the end"""
+    replace(masks._scalar_ticks, lambda request, valid: None)
+
+
+@fault
+def _():
+    """first valid step taken at t = 0 under a mask"""
+    right = masks.first_valid_step
+
+    def wrong(masks, inputs, time_axis):
+        return right(dataclasses.replace(masks, first=None), inputs, time_axis)
+
+    replace(right, wrong)
+
+
+# The reference engine.
+
+
+@fault
+def _():
+    """final state from step T, outputs not zeroed"""
+    replace(scan._select, lambda flags, yes, no, ticks=None: yes)
+
+
+@fault
+def _():
+    """padding not masked in the gradient"""
+
+    right = masks.first_valid_step
+
+    def wrong(masks, inputs, time_axis):
+        return jax.tree.map(lambda x: x * jnp.nan, right(masks, inputs, time_axis))
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """key not folded"""
+    replace(request._Batch.step_key, lambda self, t: self.key)
+
+
+# Cells.
+
+
+@fault
+def _():
+    """reset after instead of before the matmul"""
+
+    def wrong(self, params, projected, state):
+        kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
+        gates, candidate = projected
+        recurred = yield state, kernels[0]
+        reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
+        recurred = yield state, kernels[1]
+        new = jnp.tanh(candidate + reset * recurred)
+        new = update * state + (1 - update) * new
+        return new, new
+
+    replace(cells.GRUCell.stages, wrong)
+
+
+@fault
+def _():
+    """recurrent dropout not of what is reset"""
+
+    def wrong(self, params, projected, state):
+        kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
+        gates, candidate = projected
+        recurred = yield self.recurrent_input(state), kernels[0]
+        reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
+        recurred = yield reset * state, kernels[1]
+        activation = self.activation or jnp.tanh
+        new = update * state + (1 - update) * activation(candidate + recurred)
+        return new, new
+
+    replace(cells.GRUCell.stages, wrong)
+
+
+@fault
+def _():
+    """recurrent dropout of the carried state"""
+    right = cells.GRUCell.stages
+
+    def wrong(self, params, projected, state):
+        return right(self, params, projected, self.recurrent_input(state))
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """forget bias dropped"""
+    right = _lstm.LSTM.memory
+
+    def wrong(self, params, gates, c):
+        i, j, f = gates
+        return right(self, params, [i, j, f - self.forget_bias], c)
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """two gates swapped"""
+    right = _lstm.LSTM.memory
+    replace(right, lambda self, params, gates, c: right(self, params, [gates[0], *gates[:0:-1]], c))
+
+
+@fault
+def _():
+    """clip after the output peephole"""
+
+    def wrong(self, params, projected, recurred, state):
+        gates = jnp.split(projected + recurred, len(self.GATES), -1)
+        *gates, o = [
+            self.normalized(params, name, x) for name, x in zip(self.GATES, gates, strict=True)
+        ]
+        c = self.normalized(params, "state", self.memory(params, gates, state.c))
+        o = jax.nn.sigmoid(self.peep(params, "w_o_diag", o, c))
+        c = _lstm.clip(c, self.cell_clip)
+        m = o * self.activate(c)
+        return m, type(state)(c, m)
+
+    replace(_lstm.LSTM.pointwise, wrong)
+
+
+@fault
+def _():
+    """a gate normalised with the wrong gain"""
+    right = _norm.LayerNormLSTM.normalized
+    replace(
+        right,
+        lambda self, params, name, x: right(self, params, "forget" if self.layer_norm else name, x),
+    )
+
+
+@fault
+def _():
+    """a memory attended to beyond its length"""
+    right = attention.Mechanism.__call__
+
+    replace(
+        right,
+        lambda self, params, query, attended: right(
+            self, params, query, attended._replace(valid=None)
+        ),
+    )
+
+
+# Wrappers.
+
+
+@fault
+def _():
+    """output dropout leaking into the state"""
+    right = dropout.DropoutWrapper.step
+
+    def wrong(self, params, projected, state, *, key=None):
+        output, state = right(self, params, projected, state, key=key)
+        return output, state._replace(h=output) if hasattr(state, "h") else output
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """the state zoned out with the wrong probability"""
+    right = wrappers.ZoneoutWrapper._mix
+    replace(right, lambda self, key, i, old, new: right(self, key, i, new, old))
+
+
+@fault
+def _():
+    """all layers of a stack with one key"""
+    right = parts._layers
+    replace(right, lambda stack: [(cell, of, lambda key: key) for cell, of, _ in right(stack)])
+
+
+@fault
+def _():
+    """a wrapper's work after the step forgotten"""
+    replace(Around.work_after, lambda self, params, saved, output, key: output)
+
+
+# The engine `blocked`.
+
+
+@fault
+def _():
+    """blocks in the wrong order"""
+
+    def wrong(self, tile, i, backward=False):
+        return self.tiling.num_blocks_of(tile) - 1 - i if backward else i
+
+    replace(blocks.Blocks.index, wrong)
+
+
+@fault
+def _():
+    """rows written where they were sorted to"""
+
+    replace(
+        tiling.Tiling.write_rows,
+        lambda self, buffer, y, tile: jax.lax.dynamic_update_slice_in_dim(
+            buffer, y, self.first_row(tile), 0
+        ),
+    )
+
+
+@fault
+def _():
+    """a tile that ends at its shortest row"""
+    replace(tiling.Tiling.longest, lambda self, tile: self.own_ends(tile).min())
+
+
+@fault
+def _():
+    """steps shared by two blocks counted twice"""
+    right = tiling.Tiling.valid
+
+    def wrong(self, tile, block):
+        t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
+        return right(self, tile, block) | (t[:, None] < self.own_ends(tile)[None])
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """rows shared by two tiles run by both"""
+
+    def wrong(self, tile):
+        return jax.lax.dynamic_slice_in_dim(self.ends, self.first_row(tile), self.rows)
+
+    replace(tiling.Tiling.own_ends, wrong)
+
+
+@fault
+def _():
+    """a reset that lets a gradient through"""
+    right = backward.TransposedBlock._step
+
+    def wrong(self, factors, carry, x):
+        vjp, d_y, valid, _ = x
+        return right(self, factors, carry, (vjp, d_y, valid, None))
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """gradients that leave out what a block adds to the start state"""
+    right = backward.TransposedBlock.run
+
+    def wrong(self, saved, d_outputs, d_state):
+        d_state, d_start, d_weights, d_inputs = right(self, saved, d_outputs, d_state)
+        return d_state, jax.tree.map(jnp.zeros_like, d_start), d_weights, d_inputs
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """gradients of kernels that include invalid steps"""
+    right = backward._kernel_cotangent
+    replace(right, lambda valid, x, d: right(jnp.ones_like(valid), x + 1, d))
+
+
+@fault
+def _():
+    """cotangents of the elementwise weights with a term too many"""
+    right = backward.TransposedBlock._accumulate
+
+    def wrong(self, vjp, cotangents, residuals):
+        d_elementwise, *others = right(self, vjp, cotangents, residuals)
+        return [d + 1 for d in d_elementwise], *others
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """a pre-activation in the wrong columns"""
+    right = preactivations.Preactivation.sum
+
+    def wrong(self, projected, product):
+        total = right(self, projected, product)
+        return total if self.covers_all_columns else projected + product
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """a derivative that forgets the tangents of the params"""
+    right = linearize._derivative
+
+    def wrong(passes, x, constants, residuals, y, x_tangents):
+        params, *others = x_tangents
+        none = jax.tree.map(jnp.zeros_like, params)
+        return right(passes, x, constants, residuals, y, (none, *others))
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """under vmap the first problem for all"""
+    right = batching.sequential_under_vmap
+
+    def wrong(f, batched=None):
+        function = jax.custom_batching.custom_vmap(f)
+
+        @function.def_vmap
+        def _(size, is_mapped, *arguments):
+            first = jax.tree.map(lambda x, m: x[0] if m else x, arguments, tuple(is_mapped))
+            out = function(*first)
+            out = jax.tree.map(lambda y: jnp.broadcast_to(y, (size, *y.shape)), out)
+            return out, jax.tree.map(lambda _: True, out)
+
+        return function
+
+    replace(right, wrong)
+
+
+@fault
+def _():
+    """gradients that leave out the rows of other devices"""
+    replace(batching._mesh_axes_of_rows, lambda arguments, axes: None)
+
+
+@fault
+def _():
+    """a cell that closes over what is traced run by two passes"""
+    replace(split_cell.closes_over_arrays, lambda run: False)
+
+
+# Weights of other frameworks.
+
+
+@fault
+def _():
+    """the forget bias kept on the way from other frameworks"""
+    right = convert._theirs
+    replace(right, lambda framework: right(framework)._replace(forget_bias=lambda layer: 0.0))
+
+
+@fault
+def _():
+    """the gates of PyTorch in TF1's order"""
+    torch.GATES["lstm"] = "igfo"
