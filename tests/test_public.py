@@ -69,7 +69,7 @@ def cells():
     return {
         thing for thing in PUBLIC
         if inspect.isclass(thing) and issubclass(thing, rnn.Cell)
-        and thing not in (rnn.Cell, rnn.MatmulCell)
+        and thing not in (rnn.Cell, rnn.StagedCell, rnn.MatmulCell)
     }  # fmt: skip
 
 
