@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ._cell import Cell, Params, State, take_step
+from ._types import BatchShape, DTypeLike, Inputs, Key, Projected, Size
 from .sequence import take_steps
 
 
@@ -39,7 +40,7 @@ def first_beams(shape: tuple[int, int], most: int, end: Any) -> Beams:
 
 
 def extended(
-    beams: Beams, of_next: jax.Array, end: Any, penalty: Any, time: Any
+    beams: Beams, of_next: jax.Array, end: Any, penalty: Any, time: Size
 ) -> tuple[jax.Array, jax.Array, Beams]:
     """The best sequences with one id more -> `(parents, their last ids, beams)`.
 
@@ -157,14 +158,14 @@ class OnBeams(Cell):
 
         return jax.tree.map(leaf, state)
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return self.spread(self.cell.start(params, batch_shape, dtype))
 
-    def _project(self, params: Params, inputs: Any) -> Any:
+    def _project(self, params: Params, inputs: Inputs) -> Any:
         return jax.vmap(lambda x: self.cell.project(params, x), 1, 1)(inputs)
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         axes = jax.tree.map(lambda x: 1 if x.ndim else None, state)
         one = lambda projected, state: take_step(self.cell, params, projected, state, key=key)  # noqa: E731

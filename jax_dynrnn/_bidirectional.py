@@ -18,13 +18,14 @@ from ._cell import Params, State, as_cell
 from ._protocol import ask, same, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
+from ._types import DTypeLike, Inputs, Outputs, Shapes
 
 ORDER = "bidirectional_dynamic_rnn(cell_fw, cell_bw, params, inputs, sequence_length)"
 
 
 @explained
 def init_bidirectional(
-    key: jax.Array, cell_fw: Any, cell_bw: Any, input_shape: Any, dtype: Any = jnp.float32
+    key: jax.Array, cell_fw: Any, cell_bw: Any, input_shape: Shapes, dtype: DTypeLike = jnp.float32
 ) -> Params:
     """Makes the params of `bidirectional_dynamic_rnn`: `{"fw": ..., "bw": ...}`.
 
@@ -59,7 +60,7 @@ def bidirectional_dynamic_rnn(
     cell_fw: Any,
     cell_bw: Any,
     params: Params,
-    inputs: Any,
+    inputs: Inputs,
     sequence_length: ArrayLike | Sequence[int] | None = None,
     initial_state_fw: State | None = None,
     initial_state_bw: State | None = None,
@@ -67,7 +68,7 @@ def bidirectional_dynamic_rnn(
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     time_major: bool = False,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
     unroll: int = 1,
     remat: int | str | None = None,
@@ -137,7 +138,7 @@ def bidirectional_dynamic_rnn(
 
 
 @explained
-def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
+def concatenate(outputs_fw: Outputs, outputs_bw: Outputs) -> Any:
     """The outputs of both directions side by side on the last axis.
 
     Args:
@@ -165,7 +166,7 @@ def concatenate(outputs_fw: Any, outputs_bw: Any) -> Any:
     return jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], -1), outputs_fw, outputs_bw)
 
 
-def check_features(shapes: Any, rank: int) -> None:
+def check_features(shapes: Shapes, rank: int) -> None:
     """Checks the shapes of outputs, which have `rank` axes if the last is of features."""
     for shape in jax.tree.leaves(shapes, is_leaf=is_shape):
         if len(shape) < rank:

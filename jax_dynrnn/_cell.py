@@ -24,6 +24,7 @@ from ._arguments import check_construction, explained
 from ._protocol import ask, result, structure
 from ._repr import BriefRepr
 from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
+from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Projected, PyTree, Shapes
 
 Params = Any  # a nested dict of arrays
 State = Any  # an array, a tuple or a NamedTuple of arrays
@@ -100,22 +101,22 @@ class Composition(abc.ABC):
     def attends(self) -> bool: ...
 
     @abc.abstractmethod
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params: ...
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params: ...
 
     @abc.abstractmethod
-    def zero_state(self, batch_shape: Any, dtype: Any) -> State: ...
+    def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State: ...
 
     @abc.abstractmethod
-    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params: ...
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params: ...
 
     @abc.abstractmethod
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State: ...
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State: ...
 
     @abc.abstractmethod
     def attend(self, params: Params, *memory: Any) -> Params: ...
 
     @abc.abstractmethod
-    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]: ...
+    def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]: ...
 
 
 class _FromComposition:
@@ -171,7 +172,7 @@ class Cell(BriefRepr):
     attends: Any = _FromComposition(False)
     """Whether it is, or has inside, a cell that attends to a memory."""
 
-    def composition(self, key: Any = None) -> Composition | None:
+    def composition(self, key: Key = None) -> Composition | None:
         """The cells inside: `Stacked`, or one with work `Around` it; `None`: there are none.
 
         Engines run the cells inside one by one, each in the fastest way for it. `key` is that of
@@ -186,18 +187,18 @@ class Cell(BriefRepr):
         return super().__new__(cls)
 
     @_explained_method
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
         return _composition_of(self, "init").init(key, input_shape, dtype)
 
     @_explained_method
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state of zeros; `batch_shape` is an int, or a tuple, `()` for one row."""
         return _composition_of(self, "zero_state").zero_state(batch_shape, dtype)
 
     @explained
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`.
 
@@ -216,20 +217,22 @@ class Cell(BriefRepr):
             _check_cell.blame_params(self, params, inputs, state, error)
             raise
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         """What is the same at every step, made once per run outside the loop."""
         if (composition := self.composition()) is not None:
             return composition.prepare(params, key=key, batch_shape=batch_shape)
         return params
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         """Where a run, and every reset, begins. `params` are not prepared."""
         if (composition := self.composition()) is not None:
             return composition.start(params, batch_shape, dtype)
         return ask(self, "zero_state", batch_shape, dtype)
 
     @explained
-    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+    def attend(
+        self, params: Params, memory: PyTree, memory_length: Lengths | None = None
+    ) -> Params:
         """The params with a memory for the cells inside that attend to one.
 
         Raises:
@@ -240,13 +243,13 @@ class Cell(BriefRepr):
             return composition.attend(params, memory, memory_length)
         raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
-    def project(self, params: Params, inputs: Any) -> Any:
+    def project(self, params: Params, inputs: Inputs) -> Any:
         """What needs neither state nor time; `inputs` may have more leading axes."""
         del params
         return inputs
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         """The rest of a step, with prepared params -> `(output, new_state)`."""
         if (composition := separable(self, key)) is not None:
@@ -280,7 +283,7 @@ class Cell(BriefRepr):
             )
 
 
-def separable(cell: Cell, key: Any = None) -> Composition | None:
+def separable(cell: Cell, key: Key = None) -> Composition | None:
     """The composition of a cell whose inner cells may be run apart from it, in a run with `key`."""
     composition = cell.composition(key)
     return None if composition is None or composition.inside_loop is not None else composition
@@ -361,12 +364,12 @@ class StagedCell(Cell):
         del state
         return None
 
-    def stages(self, params: Params, projected: Any, state: State) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: State) -> Stages:
         """Yields each `(x, kernel)`, is sent `x @ kernel`, returns `(output, new_state)`."""
         raise NotImplementedError
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         """The stages, with plain matmuls."""
         del key
@@ -451,7 +454,7 @@ class MatmulCell(StagedCell):
         raise NotImplementedError
 
     def pointwise(
-        self, params: Params, projected: Any, recurred: jax.Array, state: State
+        self, params: Params, projected: Projected, recurred: jax.Array, state: State
     ) -> tuple[Any, State]:
         """The arithmetic within each unit -> `(output, new_state)`."""
         raise NotImplementedError
@@ -460,7 +463,7 @@ class MatmulCell(StagedCell):
         """`hidden(state)`."""
         return self.hidden(state)
 
-    def stages(self, params: Params, projected: Any, state: State) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: State) -> Stages:
         """`pointwise` after the one matmul."""
         recurred = yield self.recurrent_input(state), self.recurrent_kernel(params)
         return self.pointwise(params, projected, recurred, state)
@@ -487,7 +490,7 @@ class Adapter(Cell):
             self.project = getattr(cell, "project", self.project)
 
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         return ask(self.foreign, "__call__", params, inputs, state, key=key)
 
@@ -502,7 +505,7 @@ class Adapter(Cell):
 
 
 def take_step(
-    cell: Cell, params: Params, projected: Any, state: State, *, key: Any = None
+    cell: Cell, params: Params, projected: Projected, state: State, *, key: Key = None
 ) -> tuple[Any, State]:
     """`cell.step`, of which it is checked that it returns `(output, new_state)`."""
     return result(cell, ask(cell, "step", params, projected, state, key=key), state)
@@ -536,7 +539,7 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
     return Adapter(cell)
 
 
-def output_shape(cell: Cell, input_shape: Any) -> Any:
+def output_shape(cell: Cell, input_shape: Shapes) -> Any:
     """The shape of the output for one row, by tracing the cell without computing."""
     features = feature_shapes(cell, input_shape)
 
@@ -554,7 +557,7 @@ def output_shape(cell: Cell, input_shape: Any) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
-def output_size(cell: Cell, input_shape: Any, owner: Any) -> int:
+def output_size(cell: Cell, input_shape: Shapes, owner: Any) -> int:
     """The last size of the output of a cell inside of `owner`, if that is one array.
 
     Raises:
@@ -570,14 +573,14 @@ def output_size(cell: Cell, input_shape: Any, owner: Any) -> int:
     return shape[-1]
 
 
-def feature_shapes(cell: Cell, input_shape: Any) -> Any:
+def feature_shapes(cell: Cell, input_shape: Shapes) -> Any:
     """The last sizes of each shape in `input_shape`: what belongs to one step of one row."""
     ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
     return jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
 
 
 def feature_ndims(
-    feature_ndim: Any, inputs: Any, is_leaf: Callable | None = None, where: str = "inputs"
+    feature_ndim: Any, inputs: Inputs, is_leaf: Callable | None = None, where: str = "inputs"
 ) -> Any:
     """How many feature axes each leaf of `inputs` has: ints, in the structure of `inputs`.
 
@@ -599,12 +602,12 @@ def feature_ndims(
     return structure.unflatten(same)
 
 
-def leading_shape(inputs: Any, feature_ndim: Any) -> tuple:
+def leading_shape(inputs: Inputs, feature_ndim: Any) -> tuple:
     """The axes before the features: of one step `(B,)`, of one row none."""
     return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
 
 
-def leading_axes(input_shape: Any, feature_ndim: Any) -> tuple:
+def leading_axes(input_shape: Shapes, feature_ndim: Any) -> tuple:
     """The same of inputs of `input_shape`."""
     ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
     shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)

@@ -22,6 +22,7 @@ from ._memoize import memoize_by_cell
 from ._protocol import ask, changed, match, same, structure, takes_other
 from ._repr import as_code
 from ._tools import as_dicts, unboxed
+from ._types import DTypeLike, Inputs, PyTree, PyTreeDef, Shapes, Size, State
 
 if TYPE_CHECKING:
     from ._cell import Cell, Params, State
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ORDER = "; the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
 
-def params(cell: Cell, given: Params, input_shape: Any) -> None:
+def params(cell: Cell, given: Params, input_shape: Shapes) -> None:
     """Compares names and shapes in `given` with what `cell.init` makes of `input_shape`."""
     if hasattr(cell, "foreign"):  # its params are its own affair
         return
@@ -94,7 +95,7 @@ def _where(name: str) -> str:
     return "params" + "".join(f'["{part}"]' for part in name.split("/") if part)
 
 
-def by_name(tree: Any) -> dict[str, Any]:
+def by_name(tree: PyTree) -> dict[str, Any]:
     """The params by name; a memory is none of them."""
     tree = as_dicts(tree)  # other mappings may be flattened without their keys
     is_memory = lambda x: getattr(x, "is_param", True) is False  # noqa: E731
@@ -103,7 +104,7 @@ def by_name(tree: Any) -> dict[str, Any]:
     return {path_name(p) or "(one array)": x for p, x in leaves if not is_memory(x)}
 
 
-def _shape_message(cell: Cell, name: str, expected: tuple, got: tuple, input_shape: Any) -> str:
+def _shape_message(cell: Cell, name: str, expected: tuple, got: tuple, input_shape: Shapes) -> str:
     message = (
         f"{_where(name)}: expected shape {expected} for {cell!r} on inputs of shape "
         f"{input_shape}, got {got}"
@@ -123,7 +124,7 @@ def params_not_inputs(cell: Cell, given: Params) -> None:
 
 
 def state_of_step(
-    cell: Cell, params: Params, inputs: Any, state: State, batch_shape: tuple
+    cell: Cell, params: Params, inputs: Inputs, state: State, batch_shape: tuple
 ) -> State:
     """The state that a cell called by hand was given, checked as that of a run is."""
     leaves = jax.tree.leaves(inputs)
@@ -148,7 +149,7 @@ def state_of_step(
         raise ValueError(f"{error}{hint}") from None
 
 
-def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: Any) -> Any:
+def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: DTypeLike) -> Any:
     """The shapes of the state in which the cell starts; equal cells are traced once."""
     leaves, structure = jax.tree.flatten(params)
     types = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
@@ -156,12 +157,18 @@ def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: Any) -> 
 
 
 @memoize_by_cell
-def _start_shapes(cell: Cell, structure: Any, types: tuple, batch_shape: tuple, dtype: Any) -> Any:
+def _start_shapes(
+    cell: Cell,
+    structure: PyTreeDef,
+    types: tuple,
+    batch_shape: tuple,
+    dtype: DTypeLike,
+) -> Any:
     params = structure.unflatten(types)
     return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
-def blame_params(cell: Cell, given: Params, inputs: Any, state: Any, error: Exception) -> None:
+def blame_params(cell: Cell, given: Params, inputs: Inputs, state: State, error: Exception) -> None:
     """Raises if a step failed because of its params."""
     is_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
     if hasattr(given, "shape") and is_elsewhere:
@@ -242,7 +249,7 @@ def fixed_state(owner: Any, cell: Cell) -> None:
         )
 
 
-def batch_leaves(cell: Cell, tree: Any, batch: Any, where: str) -> None:
+def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
     """Checks that every leaf is rank 0 or has the batch as its first axis."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if x.ndim and x.shape[0] != batch:
@@ -252,7 +259,7 @@ def batch_leaves(cell: Cell, tree: Any, batch: Any, where: str) -> None:
             )
 
 
-def step(cell: Cell, take_step: Any, state: State, start: State, batch: Any) -> Any:
+def step(cell: Cell, take_step: Any, state: State, start: State, batch: Size) -> Any:
     """Traces one step, which must return the state's structure, shapes and dtypes.
 
     Returns the shapes of the output.

@@ -22,9 +22,10 @@ from ._check_options import floating as floating
 from ._check_options import got as _got
 from ._check_options import one_key as one_key
 from ._tools import is_flag
+from ._types import Inputs, PyTree, Size
 
 
-def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
+def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
     """`inputs` as a pytree of arrays, their `B` and `T`."""
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     if not leaves:
@@ -46,7 +47,7 @@ def inputs(cell: Cell, inputs: Any, time_axis: int) -> tuple[Any, int, int]:
     return inputs, *sizes
 
 
-def _check_not_ragged(cell: Cell, inputs: Any, leaves: list) -> None:
+def _check_not_ragged(cell: Cell, inputs: Inputs, leaves: list) -> None:
     ranks = [np.ndim(x) for x in leaves if not hasattr(x, "ndim")]
     ranks += [x.ndim for x in leaves if hasattr(x, "ndim")]
     expected = 2 + max(jax.tree.leaves(cell.feature_ndim))
@@ -76,7 +77,7 @@ def _check_rank(cell: Cell, where: str, x: Any, feature_ndim: int, time_axis: in
     )
 
 
-def batches(where: str, tree: Any, time_axis: int) -> tuple[Any, int, int]:
+def batches(where: str, tree: PyTree, time_axis: int) -> tuple[Any, int, int]:
     """A pytree of arrays `[B, T, ...]` (`[T, B, ...]`) as arrays, and their `B` and `T`."""
     found = [
         (where + keystr(path), *steps(where + keystr(path), x, time_axis))
@@ -128,7 +129,7 @@ def of_numbers(where: str, given: Any) -> Any:
     return x
 
 
-def arrays(where: str, tree: Any) -> None:
+def arrays(where: str, tree: PyTree) -> None:
     """Checks that the leaves of params or of a state are arrays or numbers."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         is_text = isinstance(getattr(x, "dtype", None), np.dtype) and x.dtype.kind in "OSU"
@@ -167,7 +168,7 @@ def _extended(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.number)  # bfloat16 and its kin
 
 
-def sequence_length(given: Any, batch: Any, time: Any, time_axis: int) -> Any:
+def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
     """Checks dtype and shape always, values where they are known."""
     lengths = integers(given)
     expected = f"sequence_length: expected one integer for each of the {batch} rows, "
@@ -220,7 +221,7 @@ def known_values(where: str, lengths: Any, most: Any, of: str) -> None:
         )
 
 
-def flags(where: str, x: Any, batch: Any, time: Any, time_axis: int) -> Any:
+def flags(where: str, x: Any, batch: Size, time: Size, time_axis: int) -> Any:
     """`mask` and `resets`: bool, one for each step."""
     x = _of_numpy_or_jax(where, x)
     shape = (batch, time) if time_axis == 1 else (time, batch)

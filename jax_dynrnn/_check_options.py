@@ -10,6 +10,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from ._types import DTypeLike, Key
+
 
 def got(x: Any) -> str:
     """What came in the place of a Python value, and what to do if it is traced."""
@@ -21,7 +23,7 @@ def got(x: Any) -> str:
     )
 
 
-def floating(dtype: Any) -> Any:
+def floating(dtype: DTypeLike | None) -> Any:
     """The dtype to compute in, checked; `None` of `None`."""
     if dtype is None or dtype is float:
         return None if dtype is None else jnp.result_type(float)
@@ -48,13 +50,13 @@ def floating(dtype: Any) -> Any:
 FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
-def one_key(key: Any) -> None:
+def one_key(key: Key) -> None:
     """Checks a key, or `None`."""
     if key is not None:
         a_key(key)
 
 
-def a_key(key: Any) -> None:
+def a_key(key: Key) -> None:
     """Checks a key."""
     dtype = getattr(key, "dtype", None)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

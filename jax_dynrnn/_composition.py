@@ -16,6 +16,7 @@ import jax
 from ._cell import Cell, Composition, Params, State, as_cell, output_shape, take_step
 from ._protocol import ask
 from ._tools import fold_in
+from ._types import BatchShape, DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Stacked(Composition):
         cells = {name: as_cell(cell, f"Stacked's {name}") for name, cell in self.cells.items()}
         object.__setattr__(self, "cells", cells)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         params = {}
         for i, (name, cell) in enumerate(self.cells.items()):
             params[name] = ask(cell, "init", jax.random.fold_in(key, i), input_shape, dtype)
@@ -63,16 +64,16 @@ class Stacked(Composition):
                 input_shape = output_shape(cell, input_shape)
         return params
 
-    def zero_state(self, batch_shape: Any, dtype: Any) -> State:
+    def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return tuple(ask(cell, "zero_state", batch_shape, dtype) for cell in self.cells.values())
 
-    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params:
         return {
             name: ask(cell, "prepare", params[name], key=fold_in(key, i), batch_shape=batch_shape)
             for i, (name, cell) in enumerate(self.cells.items())
         }
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         cells = self.cells.items()
         return tuple(ask(cell, "start", params[name], batch_shape, dtype) for name, cell in cells)
 
@@ -91,7 +92,7 @@ class Stacked(Composition):
             **{name: cell.attend(params[name], *memory) for name, cell in attending.items()},
         }
 
-    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+    def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
         output, states = inputs, []
         for i, ((name, cell), old) in enumerate(
             zip(self.cells.items(), self.states(state), strict=True)
@@ -180,7 +181,7 @@ class Around(Composition):
     def __post_init__(self):
         object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         if self.name is not None:
             raise NotImplementedError(
                 f"init: expected a wrapper with params of its own beside params[{self.name!r}] to "
@@ -188,14 +189,14 @@ class Around(Composition):
             )
         return ask(self.cell, "init", key, input_shape, dtype)
 
-    def zero_state(self, batch_shape: Any, dtype: Any) -> State:
+    def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return ask(self.cell, "zero_state", batch_shape, dtype)
 
-    def prepare(self, params: Params, *, key: Any, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params:
         own = self.inner_params(params)
         return self._with(params, ask(self.cell, "prepare", own, key=key, batch_shape=batch_shape))
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return ask(self.cell, "start", self.inner_params(params), batch_shape, dtype)
 
     @property
@@ -209,18 +210,18 @@ class Around(Composition):
     def attend(self, params: Params, *memory: Any) -> Params:
         return self._with(params, self.cell.attend(self.inner_params(params), *memory))
 
-    def step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+    def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
         cell_inputs, saved = self.work_before(params, inputs, key)
         own = self.inner_params(params)
         projected = ask(self.cell, "project", own, cell_inputs)
         output, state = take_step(self.cell, own, projected, state, key=self.inner_key(key))
         return self.work_after(params, saved, output, key), state
 
-    def work_before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def work_before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         """`(cell_inputs, saved)`."""
         return (inputs, None) if self.before is None else self.before(params, inputs, key)
 
-    def work_after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def work_after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         """The output of the wrapper."""
         return output if self.after is None else self.after(params, saved, output, key)
 
@@ -230,7 +231,7 @@ class Around(Composition):
             return self.cell_params(params)
         return params if self.name is None else params[self.name]
 
-    def inner_key(self, key: Any) -> Any:
+    def inner_key(self, key: Key) -> Any:
         """The key of the cell's step."""
         return key if self.cell_key is None else self.cell_key(key)
 

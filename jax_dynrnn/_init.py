@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ._tools import boxed_as, unboxed
+from ._types import DTypeLike
 
 Initializer = Callable[..., jax.Array]
 
 
-def glorot_uniform(key: jax.Array, shape: tuple, dtype: Any = jnp.float32) -> jax.Array:
+def glorot_uniform(key: jax.Array, shape: tuple, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """TF1's default for kernels: U(-a, a), a = sqrt(6 / (fan_in + fan_out)).
 
     As in TF1, a vector counts as having its size for both fans; a kernel without rows
@@ -28,7 +29,7 @@ def glorot_uniform(key: jax.Array, shape: tuple, dtype: Any = jnp.float32) -> ja
 
 
 def init_kernel(
-    key: jax.Array, rows: tuple[int, int], gates: int, cell: Any, dtype: Any
+    key: jax.Array, rows: tuple[int, int], gates: int, cell: Any, dtype: DTypeLike
 ) -> jax.Array:
     """The kernel `[input + hidden, gates * units]` of a cell with `kernel_initializer`.
 
@@ -45,7 +46,7 @@ def init_kernel(
     return with_last_rows(kernel, recurrent)
 
 
-def init_gates(initializer: Initializer, keys: Any, shape: tuple, dtype: Any) -> jax.Array:
+def init_gates(initializer: Initializer, keys: Any, shape: tuple, dtype: DTypeLike) -> jax.Array:
     """A kernel whose gates are initialised one by one; `shape` is that of one gate.
 
     Partitioning metadata is that of the first gate.
@@ -61,7 +62,7 @@ def with_last_rows(kernel: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Arr
     return boxed_as(kernel, jnp.concatenate([first, rows], axis))
 
 
-def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) -> dict:
+def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: DTypeLike) -> dict:
     """The kernel and the bias of a dense layer, by the initialisers of `cell`."""
     keys = jax.random.split(key)
     return {
@@ -71,7 +72,11 @@ def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: Any) ->
 
 
 def init_vector(
-    initializer: Initializer | None, default: Initializer, key: jax.Array, size: int, dtype: Any
+    initializer: Initializer | None,
+    default: Initializer,
+    key: jax.Array,
+    size: int,
+    dtype: DTypeLike,
 ) -> jax.Array:
     """A `[size]` vector; an initialiser that the user gave gets the shape of a column.
 

@@ -19,6 +19,7 @@ from ._memoize import memoize_by_cell
 from ._protocol import ask, call_back
 from ._rnn import RunOptions, cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, depends_on_last
+from ._types import BatchShape, DTypeLike, Inputs, Key, PyTree, PyTreeDef, Shapes, State
 
 
 class LayerOptions(RunOptions, total=False):
@@ -46,7 +47,7 @@ class Single:
     def cells(self) -> tuple:
         return (self.cell,)
 
-    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         return ask(as_cell(self.cell), "init", key, input_shape, dtype)
 
     def attend(self, params: Params, *memory: Any) -> Params:
@@ -55,7 +56,7 @@ class Single:
     def run(self, *arguments: Any, **options: Any) -> Any:
         return dynamic_rnn(self.cell, *arguments, **options)
 
-    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+    def one_step(self, params: Params, row: Any, key: Key) -> Any:
         cell = as_cell(self.cell)
         _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
         start = ask(cell, "start", params, (1,), jnp.float32)
@@ -82,7 +83,7 @@ class Pair:
     def cells(self) -> tuple:
         return (self.cell_fw, self.cell_bw)
 
-    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         cells = (self.cell_fw, self.cell_bw)
         return _bidirectional.init_bidirectional(key, *cells, input_shape, dtype)
 
@@ -95,7 +96,7 @@ class Pair:
         merged = call_back("merge_fn", self.merge_fn, "outputs_fw, outputs_bw", *outputs)
         return merged, states
 
-    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+    def one_step(self, params: Params, row: Any, key: Key) -> Any:
         cells = {"fw": self.cell_fw, "bw": self.cell_bw}
         _check_cell.directions(params, tuple(cells))
         results = []
@@ -122,7 +123,7 @@ class Stack:
     def cells(self) -> tuple:
         return (*self.cells_fw, *self.cells_bw)
 
-    def init(self, key: Any, input_shape: Any, dtype: Any) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         cells = (self.cells_fw, self.cells_bw)
         return _stack_bidirectional.init_stack_bidirectional(key, *cells, input_shape, dtype)
 
@@ -132,7 +133,7 @@ class Stack:
         )
         return outputs, (fw, bw)
 
-    def one_step(self, params: Params, row: Any, key: Any) -> Any:
+    def one_step(self, params: Params, row: Any, key: Key) -> Any:
         results = []
         names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
         _check_cell.directions(params, names)
@@ -144,7 +145,7 @@ class Stack:
         return results
 
 
-def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
+def with_memory(plan: Any, params: Params, memory: PyTree, length: Any) -> Params:
     """The params with the memory that `memory=` and `memory_length=` of a call give."""
     if memory is None:
         if length is not None:
@@ -155,13 +156,17 @@ def with_memory(plan: Any, params: Params, memory: Any, length: Any) -> Params:
     return plan.attend(params, memory, length)
 
 
-def start(cell: Any, params: Params, batch_shape: Any, dtype: Any) -> Any:
+def start(
+    cell: CellLike, params: Params, batch_shape: BatchShape, dtype: DTypeLike | None
+) -> State:
     """Where a run of a layer of one cell begins, in that dtype."""
     dtype = _check_data.floating(dtype)
     return ask(as_cell(cell), "start", cast(params, dtype), batch_tuple(batch_shape), dtype)
 
 
-def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: Any) -> Any:
+def step(
+    cell: Any, params: Params, inputs: Inputs, state: State, key: Key, dtype: DTypeLike | None
+) -> Any:
     """One step of a layer of one cell, in the dtype that a run would have.
 
     A narrower state is widened to it: `start` does not see the inputs.
@@ -173,7 +178,7 @@ def step(cell: Any, params: Params, inputs: Any, state: Any, key: Any, dtype: An
     return Cell.__call__(cell, params, inputs, state, key=key)
 
 
-def check_state(cell: Any, params: Params, inputs: Any, state: Any) -> Any:
+def check_state(cell: Any, params: Params, inputs: Inputs, state: State) -> Any:
     """The state of a step, after the check that a cell makes of it.
 
     It is made first: whether the cell draws can only be found with inputs that are inputs.
@@ -183,7 +188,7 @@ def check_state(cell: Any, params: Params, inputs: Any, state: Any) -> Any:
     return _check_cell.state_of_step(cell, params, inputs, state, batch_shape)
 
 
-def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
+def check_inputs(plan: Any, inputs: Inputs, time_major: Any = False) -> Any:
     """The inputs of a run as arrays, after the check that the run makes of them.
 
     It is made first: the params and the need of a key depend on what the inputs are.
@@ -192,18 +197,18 @@ def check_inputs(plan: Any, inputs: Any, time_major: Any = False) -> Any:
     return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 
-def input_shape(inputs: Any) -> Any:
+def input_shape(inputs: Inputs) -> Any:
     """What `init` wants to know of the inputs."""
     return jax.tree.map(jnp.shape, inputs)
 
 
 def find_key(
-    key: Any,
+    key: Key,
     deterministic: bool | None,
     stream: Callable[[], Any] | None,
     plan: Any,
     params: Params,
-    inputs: Any,
+    inputs: Inputs,
 ) -> Any:
     """The key of a run: the one given, or for cells that draw the dropout stream's; or none.
 
@@ -226,7 +231,7 @@ def find_key(
     return stream()
 
 
-def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
+def uses_key(plan: Any, params: Params, inputs: Inputs) -> bool:
     """Whether what the cells compute depends on the key."""
     ndims = feature_ndims(as_cell(plan.cells[0]).feature_ndim, inputs)
 
@@ -246,6 +251,6 @@ def uses_key(plan: Any, params: Params, inputs: Any) -> bool:
 
 
 @memoize_by_cell
-def _uses_key(plan: Any, structure: Any, types: tuple) -> bool:
+def _uses_key(plan: Any, structure: PyTreeDef, types: tuple) -> bool:
     params, row = structure.unflatten(types)
     return depends_on_last(plan.one_step, params, row, jax.random.key(0))

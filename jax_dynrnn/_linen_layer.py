@@ -22,6 +22,7 @@ from ._layer import (
     with_memory,
 )
 from ._tools import batch_tuple
+from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Params, PyTree
 
 PARAMS = 'variables["params"]["cell"]'
 
@@ -40,7 +41,7 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     @nn.compact
-    def _params(self, inputs: Any) -> Any:
+    def _params(self, inputs: Inputs) -> Any:
         if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
             return self._made_params()  # whose shapes the run checks, and says more
         with located(dtype="param_dtype"):
@@ -55,18 +56,18 @@ class Layer(nn.Module):
             )
         return nn.unbox(self.get_variable("params", "cell"))
 
-    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+    def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
         with located(params=PARAMS):
             return self._key_of(key, deterministic, params, inputs)
 
-    def _key_of(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+    def _key_of(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
         has_stream = self.has_rng("dropout")
         if self.is_initializing() and not has_stream:
             deterministic = True  # the params do not depend on what is drawn
         stream = (lambda: self.make_rng("dropout")) if has_stream else None
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
-    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+    def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
         inputs = check_inputs(self.plan(), inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan(), self._params(inputs), *memory)
@@ -87,14 +88,14 @@ class OneCell(Layer):
     @explained
     def step(
         self,
-        inputs: Any,
+        inputs: Inputs,
         state: State,
         *,
         deterministic: bool | None = None,
-        key: Any = None,
-        dtype: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
+        key: Key = None,
+        dtype: DTypeLike | None = None,
+        memory: PyTree = None,
+        memory_length: Lengths | None = None,
     ) -> tuple[Any, State]:
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
@@ -110,11 +111,11 @@ class OneCell(Layer):
     @explained
     def start(
         self,
-        batch_shape: Any = (),
+        batch_shape: BatchShape = (),
         *,
-        dtype: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
+        dtype: DTypeLike | None = None,
+        memory: PyTree = None,
+        memory_length: Lengths | None = None,
     ) -> State:
         """The state in which a run in `dtype` (default: `param_dtype`) begins.
 

@@ -12,6 +12,7 @@ from ._arguments import explained
 from ._cell import State
 from ._check_cell import located
 from ._layer import Single, check_inputs, check_state, find_key, start, step, with_memory
+from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Params, PyTree
 
 
 class Layer(nnx.Module):
@@ -23,7 +24,7 @@ class Layer(nnx.Module):
         deterministic: whether calls evaluate; `model.eval()` and `model.train()` set it.
     """
 
-    def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: Any):
+    def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: DTypeLike):
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(
                 f"{type(self).__name__}: expected rngs=nnx.Rngs(seed), got {type(rngs).__name__}"
@@ -51,12 +52,12 @@ class Layer(nnx.Module):
         is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
         return jax.tree.map(lambda p: p.get_value(), self.params, is_leaf=is_param)
 
-    def _key(self, key: Any, deterministic: bool | None, params: Any, inputs: Any) -> Any:
+    def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
         deterministic = self.deterministic if deterministic is None else deterministic
         with located():
             return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
-    def _run(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+    def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
         inputs = check_inputs(self.plan, inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
@@ -71,7 +72,7 @@ class OneCell(Layer):
 
     @explained
     def __init__(
-        self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: Any = jnp.float32
+        self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32
     ):
         super().__init__(Single(cell), in_features, rngs, param_dtype)
         self.cell = cell
@@ -80,14 +81,14 @@ class OneCell(Layer):
     @explained
     def step(
         self,
-        inputs: Any,
+        inputs: Inputs,
         state: State,
         *,
         deterministic: bool | None = None,
-        key: Any = None,
-        dtype: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
+        key: Key = None,
+        dtype: DTypeLike | None = None,
+        memory: PyTree = None,
+        memory_length: Lengths | None = None,
     ) -> tuple[Any, State]:
         """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
@@ -103,11 +104,11 @@ class OneCell(Layer):
     @explained
     def start(
         self,
-        batch_shape: Any = (),
+        batch_shape: BatchShape = (),
         *,
-        dtype: Any = None,
-        memory: Any = None,
-        memory_length: Any = None,
+        dtype: DTypeLike | None = None,
+        memory: PyTree = None,
+        memory_length: Lengths | None = None,
     ) -> State:
         """The state in which a run in `dtype` (default: `param_dtype`) begins.
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from ._arguments import refusal
+from ._types import Outputs, PyTree, State
 
 SIGNATURES = {
     "init": "init(key, input_shape, dtype=jnp.float32)",
@@ -87,7 +88,7 @@ def name_of(cell: Any) -> str:
     return type(getattr(cell, "foreign", cell)).__name__
 
 
-def result(cell: Any, returned: Any, state: Any) -> tuple[Any, Any]:
+def result(cell: Any, returned: Any, state: State) -> tuple[Any, Any]:
     """What a step from `state` returned, if that is `(output, new_state)`."""
     expected = f"{cell!r}: a step must return (output, new_state)"
     if not isinstance(returned, tuple | list) or len(returned) != 2:
@@ -114,7 +115,7 @@ def result(cell: Any, returned: Any, state: Any) -> tuple[Any, Any]:
     return output, new
 
 
-def changed(cell: Any, path: Any, old: Any, new: Any, hint: str = "") -> TypeError:
+def changed(cell: Any, path: Any, old: State, new: State, hint: str = "") -> TypeError:
     """The error about a leaf of the state that a step returned in another shape or dtype."""
     return TypeError(
         f"{cell!r}: a step must return the state it was given; expected state{keystr(path)} of "
@@ -122,7 +123,7 @@ def changed(cell: Any, path: Any, old: Any, new: Any, hint: str = "") -> TypeErr
     )
 
 
-def _what(returned: Any, state: Any) -> str:
+def _what(returned: Any, state: State) -> str:
     if returned is None:
         return "None: does it end without a return?"
     if isinstance(returned, Generator):
@@ -132,12 +133,12 @@ def _what(returned: Any, state: Any) -> str:
     return structure(returned)
 
 
-def _batch(state: Any) -> tuple:
+def _batch(state: State) -> tuple:
     shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
     return next((shape[:1] for shape in shapes if shape), ())
 
 
-def same(tree: Any, like: Any) -> bool:
+def same(tree: PyTree, like: PyTree) -> bool:
     """Whether two pytrees have one structure and the same shapes."""
     if jax.tree.structure(tree) != jax.tree.structure(like):
         return False
@@ -145,7 +146,7 @@ def same(tree: Any, like: Any) -> bool:
     return all(jnp.shape(x) == jnp.shape(y) for x, y in pairs if hasattr(x, "dtype"))
 
 
-def swapped(output: Any, new: Any, state: Any) -> str:
+def swapped(output: Outputs, new: State, state: State) -> str:
     """A hint where the output of a step looks as its state should, and the state does not."""
     is_state = jax.tree.leaves(new) and same(output, state) and not same(new, state)
     return "; return (output, new_state), not Flax's (new_state, output)" if is_state else ""
@@ -182,7 +183,7 @@ def match(cell: Any, start: Any, given: Any, where: str) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, start, given)
 
 
-def structure(tree: Any) -> str:
+def structure(tree: PyTree) -> str:
     """How a state looks, with its shapes: `LSTMStateTuple(c=[2, 4], h=[2, 4])`."""
     if isinstance(tree, tuple | list):
         fields = getattr(tree, "_fields", None)

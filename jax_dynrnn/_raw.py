@@ -18,6 +18,7 @@ from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
+from ._types import Inputs, PyTree
 from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
@@ -184,7 +185,7 @@ def _five(returned: Any) -> tuple:
     return tuple(returned)
 
 
-def _batch(cell: Cell, inputs: Any) -> int:
+def _batch(cell: Cell, inputs: Inputs) -> int:
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     if not leaves:
         raise ValueError("loop_fn: expected a first next_input of at least one array, got none")
@@ -198,7 +199,7 @@ def _batch(cell: Cell, inputs: Any) -> int:
     return leaves[0][1].shape[0]
 
 
-def _arrays(where: str, tree: Any) -> Any:
+def _arrays(where: str, tree: PyTree) -> Any:
     """What `loop_fn` returned as arrays."""
 
     def leaf(path, x):
@@ -219,7 +220,7 @@ def _flags(finished: Any, batch: int) -> jax.Array:
     return finished
 
 
-def _first_state(cell: Cell, params: Params, inputs: Any, state: Any, batch: int) -> Any:
+def _first_state(cell: Cell, params: Params, inputs: Inputs, state: State, batch: int) -> Any:
     _check_cell.params(cell, params, jax.tree.map(jnp.shape, inputs))
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
@@ -233,7 +234,7 @@ def _with_batch(x: Any, batch: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *x.shape), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _alike(where: str, old: Any, new: Any) -> Any:
+def _alike(where: str, old: State, new: State) -> Any:
     """`new` as arrays, after checking that it is to `old` what a loop carries."""
     if jax.tree.structure(old) != jax.tree.structure(new):
         raise TypeError(

@@ -21,6 +21,7 @@ from ._cell import PREPARE, Params, State, as_cell, take_step
 from ._memoize import why_not_cached
 from ._protocol import ask
 from ._tools import fold_in
+from ._types import CellLike, DTypeLike, Inputs, Key, Lengths, PyTree
 from .engines import Engine, Request, Run
 from .engines.masks import Masks
 from .sequence import as_lengths
@@ -28,9 +29,9 @@ from .sequence import as_lengths
 
 @explained
 def dynamic_rnn(
-    cell: Any,
+    cell: CellLike,
     params: Params,
-    inputs: Any,
+    inputs: Inputs,
     sequence_length: ArrayLike | Sequence[int] | None = None,
     initial_state: State | None = None,
     *,
@@ -38,7 +39,7 @@ def dynamic_rnn(
     resets: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = False,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
     unroll: int = 1,
     remat: int | str | None = None,
@@ -122,18 +123,18 @@ def dynamic_rnn(
 
 @explained
 def explain(
-    cell: Any,
+    cell: CellLike,
     params: Params,
-    inputs: Any,
-    sequence_length: Any = None,
-    initial_state: Any = None,
+    inputs: Inputs,
+    sequence_length: Lengths | None = None,
+    initial_state: State = None,
     *,
     mask: Any = None,
     resets: Any = None,
     reverse: bool = False,
     time_major: bool = False,
-    dtype: Any = None,
-    key: Any = None,
+    dtype: DTypeLike | None = None,
+    key: Key = None,
     unroll: int = 1,
     remat: int | str | None = None,
     implementation: str | None = None,
@@ -190,8 +191,9 @@ def takes(options: type) -> Callable[[F], F]:
 
 
 def _request(
-    cell: Any, params: Params, inputs: Any, sequence_length: Any, initial_state: State, mask: Any,
-    resets: Any, *, reverse: Any, time_major: Any, dtype: Any, key: Any, unroll: Any, remat: Any,
+    cell: CellLike, params: Params, inputs: Inputs, sequence_length: Lengths | None,
+    initial_state: State, mask: ArrayLike | None, resets: ArrayLike | None, *, reverse: bool,
+    time_major: bool, dtype: DTypeLike | None, key: Key, unroll: int, remat: int | str | None,
 ) -> Request:  # fmt: skip
     """Checks what can be checked without tracing the cell."""
     cell = as_cell(cell)
@@ -231,7 +233,7 @@ def _request(
     )
 
 
-def promoted(tree: Any) -> Any:
+def promoted(tree: PyTree) -> Any:
     """The dtype that all floating leaves promote to."""
     dtypes = [x.dtype for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
     canonical = jax.dtypes.canonicalize_dtype  # float64 is float32 without x64
@@ -297,7 +299,7 @@ def _with_arrays(request: Request) -> Request:
     )
 
 
-def cast(tree: Any, dtype: Any) -> Any:
+def cast(tree: PyTree, dtype: DTypeLike) -> Any:
     """The tree as JAX arrays, the floating ones in `dtype`."""
 
     def leaf(x):

@@ -23,6 +23,7 @@ from ._bidirectional import (
 from ._cell import Params, State, as_cell, output_shape
 from ._rnn import RunOptions, takes
 from ._tools import fold_in, is_shape
+from ._types import DTypeLike, Inputs, PyTree, Shapes
 
 ORDER = "stack_bidirectional_dynamic_rnn(cells_fw, cells_bw, params, inputs, sequence_length)"
 
@@ -32,8 +33,8 @@ def init_stack_bidirectional(
     key: jax.Array,
     cells_fw: Sequence[Any],
     cells_bw: Sequence[Any],
-    input_shape: Any,
-    dtype: Any = jnp.float32,
+    input_shape: Shapes,
+    dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Makes the params of `stack_bidirectional_dynamic_rnn`: `{"cell_0": {"fw", "bw"}, ...}`.
 
@@ -72,7 +73,7 @@ def stack_bidirectional_dynamic_rnn(
     cells_fw: Sequence[Any],
     cells_bw: Sequence[Any],
     params: Params,
-    inputs: Any,
+    inputs: Inputs,
     sequence_length: ArrayLike | Sequence[int] | None = None,
     initial_states_fw: Sequence[State] | None = None,
     initial_states_bw: Sequence[State] | None = None,
@@ -156,7 +157,7 @@ def layers(cells_fw: Any, cells_bw: Any) -> list[tuple[Any, Any]]:
     return list(zip(cells_fw, cells_bw, strict=True))
 
 
-def _states(states: Any, layers: int, name: str) -> Sequence[Any]:
+def _states(states: PyTree, layers: int, name: str) -> Sequence[Any]:
     if states is None:
         return [None] * layers
     if not isinstance(states, list | tuple) or len(states) != layers:

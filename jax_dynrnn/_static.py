@@ -20,6 +20,7 @@ from ._cell import Params, State, as_cell
 from ._protocol import structure
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
+from ._types import DTypeLike, Inputs, Lengths, Outputs
 
 
 @explained
@@ -29,8 +30,8 @@ def static_rnn(
     inputs: Sequence[Any],
     initial_state: State | None = None,
     *,
-    sequence_length: Any = None,
-    dtype: Any = None,
+    sequence_length: Lengths | None = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list, State]:
     """`dynamic_rnn` over a list of steps.
@@ -78,8 +79,8 @@ def static_bidirectional_rnn(
     initial_state_fw: State | None = None,
     initial_state_bw: State | None = None,
     *,
-    sequence_length: Any = None,
-    dtype: Any = None,
+    sequence_length: Lengths | None = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list, State, State]:
     """`bidirectional_dynamic_rnn` over a list of steps, the outputs concatenated.
@@ -126,8 +127,8 @@ def stack_bidirectional_rnn(
     initial_states_fw: Sequence[State] | None = None,
     initial_states_bw: Sequence[State] | None = None,
     *,
-    sequence_length: Any = None,
-    dtype: Any = None,
+    sequence_length: Lengths | None = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list, tuple[State, ...], tuple[State, ...]]:
     """`stack_bidirectional_dynamic_rnn` over a list of steps.
@@ -171,8 +172,8 @@ def static_state_saving_rnn(
     state_saver: Mapping[str, jax.Array],
     state_name: Any,
     *,
-    sequence_length: Any = None,
-    dtype: Any = None,
+    sequence_length: Lengths | None = None,
+    dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list, State, dict[str, jax.Array]]:
     """`static_rnn` from a saved state, which it saves again: long sequences in pieces.
@@ -239,7 +240,7 @@ def static_state_saving_rnn(
     return outputs, final, {**state_saver, **dict(zip(names, jax.tree.leaves(final), strict=True))}
 
 
-def _stacked(inputs: Any) -> Any:
+def _stacked(inputs: Inputs) -> Any:
     """The list of steps as one time-major pytree."""
     if not isinstance(inputs, list | tuple):
         raise TypeError(
@@ -258,5 +259,5 @@ def _stacked(inputs: Any) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
 
 
-def _steps(outputs: Any, time: int) -> list:
+def _steps(outputs: Outputs, time: int) -> list:
     return [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(time)]

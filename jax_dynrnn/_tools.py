@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from ._check_options import got
+from ._types import BatchShape, Key, Params, Shapes
 
 
 def check_size(owner: Any, name: str) -> None:
@@ -33,7 +34,7 @@ def check_units(cell: Any) -> None:
     check_options(cell)
 
 
-def unboxed(params: Any) -> Any:
+def unboxed(params: Params) -> Any:
     """Params stripped of Flax's partitioning metadata, which initialisers may add."""
     around = ("replace_boxed", "raw_value")  # of Linen, of NNX
 
@@ -58,14 +59,14 @@ def boxed_as(box: Any, value: Any) -> Any:
     return dataclasses.replace(box, raw_value=value) if hasattr(box, "raw_value") else value
 
 
-def as_dicts(params: Any) -> Any:
+def as_dicts(params: Params) -> Any:
     """`params` with every mapping as a dict."""
     if not isinstance(params, Mapping):
         return params
     return {name: as_dicts(x) for name, x in params.items()}
 
 
-def fold_in(key: Any, i: Any) -> Any:
+def fold_in(key: Key, i: Any) -> Any:
     """The key of part `i`; of no key none."""
     return None if key is None else jax.random.fold_in(key, i)
 
@@ -137,7 +138,7 @@ def is_symbolic(size: Any) -> bool:
     return is_of_jax and not isinstance(size, type | jax.Array) and not hasattr(size, "dtype")
 
 
-def batch_tuple(batch_shape: Any) -> tuple:
+def batch_tuple(batch_shape: BatchShape) -> tuple:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
     sizes = tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
     for size in sizes:
@@ -204,12 +205,12 @@ def is_shape(x: Any) -> bool:
     )
 
 
-def map_shapes(f: Callable, shapes: Any) -> Any:
+def map_shapes(f: Callable, shapes: Shapes) -> Any:
     """Maps over a pytree whose leaves are shapes."""
     return jax.tree.map(f, shapes, is_leaf=is_shape)
 
 
-def input_size(cell: Any, input_shape: Any) -> int:
+def input_size(cell: Any, input_shape: Shapes) -> int:
     """The one feature size of a cell that takes one array `[..., D]`."""
     if hasattr(input_shape, "shape"):
         raise ValueError(

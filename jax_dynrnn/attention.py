@@ -17,6 +17,7 @@ from ._cell import Memory, Params
 from ._init import Initializer, glorot_uniform, init_vector, zeros
 from ._repr import BriefRepr
 from ._tools import along_last, check_size, check_units, matmul, widened
+from ._types import DTypeLike
 from .sequence import as_lengths
 
 
@@ -62,13 +63,13 @@ class Mechanism(BriefRepr):
         """Where its params are, beside those of the cell."""
         return self.NAME or type(self).__name__
 
-    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+    def init(self, key: jax.Array, query_size: int, dtype: DTypeLike) -> Params:
         """Makes the params, for queries of `query_size` features."""
         del query_size
         kernel = self._kernel(jax.random.fold_in(key, 0), self.memory_size, dtype)
         return {"memory_layer": {"kernel": kernel}}
 
-    def _kernel(self, key: jax.Array, rows: Any, dtype: Any) -> jax.Array:
+    def _kernel(self, key: jax.Array, rows: Any, dtype: DTypeLike) -> jax.Array:
         return (self.kernel_initializer or glorot_uniform)(key, (rows, self.num_units), dtype)
 
     def memory(self, values: Any, length: Any) -> Memory:
@@ -165,7 +166,7 @@ class BahdanauAttention(Mechanism):
     _: dataclasses.KW_ONLY
     normalize: bool = False
 
-    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+    def init(self, key: jax.Array, query_size: int, dtype: DTypeLike) -> Params:
         units, params = self.num_units, super().init(key, query_size, dtype)
         query = self._kernel(jax.random.fold_in(key, 1), query_size, dtype)
         params["query_layer"] = {"kernel": query}
@@ -225,7 +226,7 @@ class LuongAttention(Mechanism):
     _: dataclasses.KW_ONLY
     scale: bool = False
 
-    def init(self, key: jax.Array, query_size: int, dtype: Any) -> Params:
+    def init(self, key: jax.Array, query_size: int, dtype: DTypeLike) -> Params:
         if query_size != self.num_units:
             raise ValueError(
                 f"LuongAttention: expected a cell with an output of num_units={self.num_units} "

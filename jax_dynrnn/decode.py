@@ -22,6 +22,7 @@ from ._check_cell import located
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._tools import widened
+from ._types import PyTree
 from .sequence import sequence_mask
 
 ORDER = "(cell, params, embed, logits, start, end, initial_state)"
@@ -30,7 +31,7 @@ PLACES = {"next_cell_state": "initial_state", "loop_fn": "a step of the cell, or
 
 
 @explained
-def tile_batch(tree: Any, multiplier: int) -> Any:
+def tile_batch(tree: PyTree, multiplier: int) -> Any:
     """Repeats every row: `[B, ...]` -> `[B * multiplier, ...]`, the copies of a row adjacent.
 
     Args:

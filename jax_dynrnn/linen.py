@@ -18,6 +18,7 @@ from ._layer import LayerOptions, OneCellOptions, Pair, Stack
 from ._linen_layer import Layer, OneCell
 from ._rnn import takes
 from ._tools import map_shapes
+from ._types import Inputs, Lengths
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -51,8 +52,8 @@ class RNN(OneCell):
     @takes(OneCellOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_state: State | None = None,
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
@@ -94,7 +95,7 @@ class RNNCell(OneCell, nn.RNNCellBase):
     _: dataclasses.KW_ONLY
     deterministic: bool = False
 
-    def __call__(self, carry: State, inputs: Any) -> tuple[State, Any]:
+    def __call__(self, carry: State, inputs: Inputs) -> tuple[State, Any]:
         output, new = self.step(inputs, carry, deterministic=self.deterministic)
         return new, output
 
@@ -152,8 +153,8 @@ class Bidirectional(Layer):
     @takes(LayerOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_state_fw: State | None = None,
         initial_state_bw: State | None = None,
         **options: Unpack[LayerOptions],
@@ -195,8 +196,8 @@ class StackedBidirectional(Layer):
     @takes(LayerOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_states_fw: Sequence[State] | None = None,
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],

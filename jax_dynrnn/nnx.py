@@ -17,6 +17,7 @@ from ._cell import State, as_cell, leading_axes
 from ._layer import LayerOptions, OneCellOptions, Pair, Stack
 from ._nnx_layer import Layer, OneCell
 from ._rnn import takes
+from ._types import DTypeLike, Inputs, Lengths
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -52,8 +53,8 @@ class RNN(OneCell):
     @takes(OneCellOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_state: State | None = None,
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
@@ -83,7 +84,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         ((2, 5, 4), (2, 4))
     """
 
-    def __call__(self, carry: State, inputs: Any) -> tuple[State, Any]:
+    def __call__(self, carry: State, inputs: Inputs) -> tuple[State, Any]:
         output, new = self.step(inputs, carry)
         return new, output
 
@@ -132,7 +133,7 @@ class Bidirectional(Layer):
         in_features: Any,
         rngs: nnx.Rngs,
         merge_fn: Callable | None = concatenate,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         plan = Pair(cell_fw, cell_fw if cell_bw is None else cell_bw, merge_fn)
         super().__init__(plan, in_features, rngs, param_dtype)
@@ -140,8 +141,8 @@ class Bidirectional(Layer):
     @takes(LayerOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_state_fw: State | None = None,
         initial_state_bw: State | None = None,
         **options: Unpack[LayerOptions],
@@ -182,7 +183,7 @@ class StackedBidirectional(Layer):
         *,
         in_features: Any,
         rngs: nnx.Rngs,
-        param_dtype: Any = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         plan = Stack(cells_fw, cells_fw if cells_bw is None else cells_bw)
         super().__init__(plan, in_features, rngs, param_dtype)
@@ -190,8 +191,8 @@ class StackedBidirectional(Layer):
     @takes(LayerOptions)
     def __call__(
         self,
-        inputs: Any,
-        sequence_length: Any = None,
+        inputs: Inputs,
+        sequence_length: Lengths | None = None,
         initial_states_fw: Sequence[State] | None = None,
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],

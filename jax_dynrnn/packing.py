@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from . import _check_data
 from ._arguments import explained
+from ._types import DTypeLike, PyTree
 from .sequence import valid_steps
 
 
@@ -78,7 +79,7 @@ def pad_sequences(
     return batch, np.array([len(row) for row in rows], np.int32)
 
 
-def _rows(arrays: Any) -> list[np.ndarray]:
+def _rows(arrays: PyTree) -> list[np.ndarray]:
     """The rows as NumPy arrays of numbers."""
     if isinstance(arrays, str | Mapping) or not hasattr(arrays, "__iter__"):
         raise TypeError(
@@ -99,7 +100,7 @@ def _sizes(buckets: Any) -> list[int]:
     return sorted(_check_data.count(f"buckets[{i}]", n, least=0) for i, n in enumerate(buckets))
 
 
-def _holds(dtype: Any, value: Any) -> bool:
+def _holds(dtype: DTypeLike, value: Any) -> bool:
     """Whether an array of `dtype` can hold a number: floating ones round it."""
     number = np.asarray(value)
     is_number = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == bool

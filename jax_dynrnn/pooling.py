@@ -12,10 +12,13 @@ import jax.numpy as jnp
 
 from . import _check_data
 from ._arguments import explained
+from ._types import Lengths, Outputs
 from .sequence import valid_steps
 
 
-def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major: bool) -> Any:
+def _pool(
+    reduce: Any, outputs: Outputs, sequence_length: Lengths | None, mask: Any, time_major: bool
+) -> Any:
     """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
@@ -35,7 +38,11 @@ def _pool(reduce: Any, outputs: Any, sequence_length: Any, mask: Any, time_major
 
 @explained
 def last_output(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+    outputs: Outputs,
+    sequence_length: Lengths | None = None,
+    *,
+    mask: Any = None,
+    time_major: bool = False,
 ) -> Any:
     """The output at each row's last valid step: what `outputs[:, -1]` is not.
 
@@ -75,7 +82,11 @@ def last_output(
 
 @explained
 def mean_pool(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+    outputs: Outputs,
+    sequence_length: Lengths | None = None,
+    *,
+    mask: Any = None,
+    time_major: bool = False,
 ) -> Any:
     """The mean over each row's valid steps; arguments of `last_output`.
 
@@ -106,7 +117,11 @@ def mean_pool(
 
 @explained
 def max_pool(
-    outputs: Any, sequence_length: Any = None, *, mask: Any = None, time_major: bool = False
+    outputs: Outputs,
+    sequence_length: Lengths | None = None,
+    *,
+    mask: Any = None,
+    time_major: bool = False,
 ) -> Any:
     """The maximum over each row's valid steps; arguments of `last_output`.
 

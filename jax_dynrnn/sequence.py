@@ -19,9 +19,10 @@ from . import _check_data
 from ._arguments import explained
 from ._check_cell import located
 from ._tools import is_flag, is_symbolic
+from ._types import DTypeLike, Inputs, Lengths, Size
 
 
-def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
+def as_lengths(sequence_length: Lengths, time: Size) -> jax.Array:
     """`sequence_length` as int32 within [0, time], whatever integers it came as.
 
     Args:
@@ -31,13 +32,13 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
     Raises:
         TypeError: it holds no integers.
     """
-    sequence_length = _check_data.integers(sequence_length)
-    if not jnp.issubdtype(sequence_length.dtype, jnp.integer):
+    given = _check_data.integers(sequence_length)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(
             "sequence_length: expected one integer for each row, got dtype "
-            f"{sequence_length.dtype}; round floats yourself, and give bools as mask="
+            f"{given.dtype}; round floats yourself, and give bools as mask="
         )
-    lengths = jnp.asarray(sequence_length)
+    lengths = jnp.asarray(given)
     narrow = lengths.dtype.itemsize < 4  # time may not fit: widen before, else after
     lengths = lengths.astype(jnp.int32) if narrow else lengths
     lengths = jnp.maximum(lengths, jnp.zeros((), lengths.dtype))
@@ -46,7 +47,7 @@ def as_lengths(sequence_length: Any, time: Any) -> jax.Array:
 
 @explained
 def sequence_mask(
-    lengths: ArrayLike | Sequence[int], maxlen: Any = None, dtype: Any = bool
+    lengths: ArrayLike | Sequence[int], maxlen: Any = None, dtype: DTypeLike = bool
 ) -> jax.Array:
     """Which steps are real: `mask[..., t] = t < lengths[...]`.
 
@@ -96,7 +97,7 @@ def _largest(lengths: Any) -> int:
     return int(np.max(given, initial=0))
 
 
-def _check_mask_dtype(dtype: Any) -> None:
+def _check_mask_dtype(dtype: DTypeLike) -> None:
     try:
         jnp.dtype(dtype)
     except TypeError:
@@ -125,7 +126,7 @@ def _time(maxlen: Any) -> Any:
 
 
 def valid_steps(
-    sequence_length: Any, mask: Any, batch: Any, time: Any, time_axis: int
+    sequence_length: Lengths | None, mask: ArrayLike | None, batch: Size, time: Size, time_axis: int
 ) -> jax.Array:
     """bool `[B, T]` (`[T, B]` where `time_axis` is 0): where both arguments say so."""
     shape = (batch, time) if time_axis == 1 else (time, batch)
@@ -165,7 +166,7 @@ def transpose_batch_time(x: Any) -> jax.Array:
 
 @explained
 def reverse_sequence(
-    inputs: Any, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
+    inputs: Inputs, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
 ) -> Any:
     """Reverses the first `lengths[b]` steps of each row; the tail stays where it is.
 

@@ -21,6 +21,7 @@ from ._testing.compare import Broken, described
 from ._testing.problem import Problem
 from ._testing.table import LAWS
 from ._tools import map_shapes
+from ._types import DTypeLike, Shapes
 
 __all__ = ["CellCheckError", "CellReport", "check_cell"]
 
@@ -77,10 +78,10 @@ class CellReport:
 
 def check_cell(
     cell: Any,
-    input_shape: Any,
+    input_shape: Shapes,
     *,
     key: jax.Array | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     laws: Sequence[str] | None = None,
 ) -> CellReport:
     """Checks that a cell obeys the laws on which `dynamic_rnn` and its engines rely.
@@ -184,7 +185,7 @@ def _chosen(laws: Sequence[str] | None) -> list[str]:
     return [name for name in LAWS if name in given]
 
 
-def _check_shape(input_shape: Any) -> None:
+def _check_shape(input_shape: Shapes) -> None:
     """Refuses an array, a number of features, and whatever else is no pytree of shapes."""
     expected = "input_shape: expected a shape as of cell.init, (batch, time, features), or a pytree"
     if hasattr(input_shape, "shape"):

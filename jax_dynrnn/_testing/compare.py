@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
+
+from .._types import PyTree
 
 AXES = {
     "outputs": ("row", "step"),
@@ -33,7 +33,7 @@ def described(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def leaves_by_path(tree: Any) -> list[tuple[tuple, np.ndarray]]:
+def leaves_by_path(tree: PyTree) -> list[tuple[tuple, np.ndarray]]:
     """The leaves with a value to compare, as NumPy arrays in float64."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays = [(path, x) for path, x in found if jnp.result_type(x) != jax.dtypes.float0]
@@ -41,7 +41,7 @@ def leaves_by_path(tree: Any) -> list[tuple[tuple, np.ndarray]]:
 
 
 def assert_close(
-    actual: Any, expected: Any, tolerance: float, here: str, there: str, row: int = 0
+    actual: PyTree, expected: PyTree, tolerance: float, here: str, there: str, row: int = 0
 ) -> None:
     """Checks `max|a - b| <= tolerance * (1 + max|b|)` of every leaf of two dicts of results.
 
@@ -68,7 +68,7 @@ def assert_close(
             )  # fmt: skip
 
 
-def assert_finite(results: Any) -> None:
+def assert_finite(results: PyTree) -> None:
     """Checks that no leaf has a NaN or an infinity."""
     for path, x in leaves_by_path(results):
         if not np.isfinite(x).all():

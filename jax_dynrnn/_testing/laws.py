@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _rnn
+from .._types import DTypeLike, Key, PyTree
 from .compare import Broken, assert_close, assert_finite, leaves_by_path, place
 from .problem import ALL, CUT, GRADIENTS, LARGE_ID, MIXED, B, Problem, T, uses_key
 
 
-def padding(problem: Problem, key: Any = None) -> None:
+def padding(problem: Problem, key: Key = None) -> None:
     """Rows of different length, against a batch in which all rows are that long."""
     mixed = problem.values(MIXED, key=key)
     for row, n in enumerate(MIXED):
@@ -27,7 +28,7 @@ def padding(problem: Problem, key: Any = None) -> None:
         _compare(problem, found, expected, here, f"where all have length {n}", row)
 
 
-def _row(results: Any, row: int, end: int) -> Any:
+def _row(results: PyTree, row: int, end: int) -> Any:
     """One row of the first steps; what has no rows belongs to all of them."""
     own = slice(row, row + 1)
     outputs = jax.tree.map(lambda y: y[own, :end] if y.ndim > 1 else y[:0], results["outputs"])
@@ -81,7 +82,7 @@ def split(problem: Problem) -> None:
     _compare(problem, parts, problem.values(MIXED), here, "in one run")
 
 
-def rows(problem: Problem, key: Any = None) -> None:
+def rows(problem: Problem, key: Key = None) -> None:
     """Other inputs in one row, the last or the first: all other rows stay as they are."""
     before = problem.values(key=key)
     for row in (B - 1, 0):
@@ -124,7 +125,7 @@ def vmap(problem: Problem) -> None:
     _compare(problem, mapped, results(batch), "with jax.vmap over single rows", "of the batch")
 
 
-def jit(problem: Problem, key: Any = None) -> None:
+def jit(problem: Problem, key: Key = None) -> None:
     """The params, and two steps called from Python, against those of compiled programs."""
     _made_alike(problem)
     state, outputs = problem.start, []
@@ -163,7 +164,7 @@ def gradients(problem: Problem) -> None:
     return _differences(problem, wide, 1e-2, 2e-2)
 
 
-def _differences(problem: Problem, dtype: Any, step: float, tolerance: float) -> None:
+def _differences(problem: Problem, dtype: DTypeLike, step: float, tolerance: float) -> None:
     given = problem.params, problem.inputs, problem.later
     state = jax.eval_shape(lambda: problem.cell.start(problem.params, (B,), dtype))
     given = _cast(given[0], dtype), _cast(given[1], dtype), _as(given[2], state)
@@ -192,14 +193,14 @@ def _differences(problem: Problem, dtype: Any, step: float, tolerance: float) ->
             )
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def _cast(tree: PyTree, dtype: DTypeLike) -> Any:
     """The floating leaves in `dtype`."""
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
 
 
-def _as(tree: Any, like: Any) -> Any:
+def _as(tree: PyTree, like: PyTree) -> Any:
     """The leaves in the dtypes that those of `like` have."""
     return jax.tree.map(lambda x, other: x.astype(other.dtype), tree, like)
 

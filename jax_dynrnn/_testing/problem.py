@@ -16,6 +16,7 @@ import numpy as np
 from .._cell import PREPARE, as_cell, feature_shapes
 from .._rnn import dynamic_rnn
 from .._tools import depends_on_last, fold_in, map_shapes, unboxed
+from .._types import DTypeLike, Inputs, Key, Params, PyTree, Shapes, State
 from .compare import Broken, described
 
 B, T, CUT = 4, 5, 3
@@ -38,7 +39,7 @@ class Problem:
     Arrays are NumPy's: what is done with them between runs is not compiled.
     """
 
-    def __init__(self, cell: Any, input_shape: Any, key: jax.Array, dtype: Any):
+    def __init__(self, cell: Any, input_shape: Shapes, key: jax.Array, dtype: DTypeLike):
         self.given = cell
         self.cell = as_cell(cell)
         self.key = key
@@ -117,14 +118,18 @@ class Problem:
         """A state that a run comes to, for derivatives: at its start some have none."""
         return self.values(np.full(B, CUT, np.int32), self.other_inputs)["state"]
 
-    def take_step(self, params: Any, inputs: Any, state: Any, key: Any = None, t: int = 0) -> Any:
+    def take_step(
+        self, params: Params, inputs: Inputs, state: State, key: Key = None, t: int = 0
+    ) -> Any:
         """One step as a run takes it: `inputs` are those of step `t`."""
         cell = self.cell
         params, inputs, state = jax.tree.map(jnp.asarray, (params, inputs, state))
         params = cell.prepare(params, key=fold_in(key, PREPARE), batch_shape=(B,))
         return cell.step(params, cell.project(params, inputs), state, key=fold_in(key, t))
 
-    def values(self, lengths: Any = ALL, inputs: Any = None, state: Any = None, key: Any = None):
+    def values(
+        self, lengths: Any = ALL, inputs: Inputs = None, state: State = None, key: Key = None
+    ):
         """`{"outputs": ..., "state": ...}` of a run by `scan`."""
         inputs = self.inputs if inputs is None else inputs
         state = self.start if state is None else state
@@ -132,8 +137,8 @@ class Problem:
         return jax.device_get(run(self.params, inputs, state, lengths, key))
 
     def gradients(
-        self, lengths: Any, inputs: Any, state: Any, *, params: Any = None, key: Any = None,
-        engine: str = "scan", dtype: Any = None,
+        self, lengths: Any, inputs: Inputs, state: State, *, params: Params = None, key: Key = None,
+        engine: str = "scan", dtype: DTypeLike | None = None,
     ) -> Any:  # fmt: skip
         """As `values`, with `loss` and the gradients of it."""
         run = self._program(self._gradients, engine, dtype or self.dtype, key is not None)
@@ -144,21 +149,21 @@ class Problem:
             self.values(key=key)  # what cannot be run breaks another law
             raise Broken(f"there is no gradient: {described(error)}", "gradients") from error
 
-    def _program(self, f: Callable, engine: str, dtype: Any, keyed: bool) -> Callable:
+    def _program(self, f: Callable, engine: str, dtype: DTypeLike, keyed: bool) -> Callable:
         """`f` under jit, which compiles it once for each set of shapes."""
         name = f.__name__, engine, jnp.dtype(dtype), keyed
         if name not in self._programs:
             self._programs[name] = jax.jit(functools.partial(f, engine, dtype))
         return self._programs[name]
 
-    def _run(self, engine: str, dtype: Any, params, inputs, state, lengths, key) -> Any:
+    def _run(self, engine: str, dtype: DTypeLike, params, inputs, state, lengths, key) -> Any:
         outputs, final = dynamic_rnn(
             self.given, params, inputs, lengths, state, dtype=dtype, key=key,
             implementation=engine,
         )  # fmt: skip
         return {"outputs": outputs, "state": final}
 
-    def _gradients(self, engine: str, dtype: Any, params, inputs, state, lengths, key) -> Any:
+    def _gradients(self, engine: str, dtype: DTypeLike, params, inputs, state, lengths, key) -> Any:
         def loss(params, inputs, state):
             results = self._run(engine, dtype, params, inputs, state, lengths, key)
             return weighted_sum(results), results
@@ -168,7 +173,7 @@ class Problem:
         return results | {"loss": total} | dict(zip(GRADIENTS, found, strict=True))
 
 
-def weighted_sum(results: Any) -> jax.Array:
+def weighted_sum(results: PyTree) -> jax.Array:
     """A scalar that depends on every floating element, each in its own way.
 
     The weight of an element does not depend on how many others there are: sums over truncated and

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from .. import _check_cell
+from .._types import PyTree
 from .compare import Broken, described
 from .problem import B, Problem, T
 
@@ -32,7 +33,7 @@ def _called(what: str, f: Callable) -> Any:
         raise Broken(f"{what} raises {described(error)}", LAW) from error
 
 
-def _same(what: str, actual: Any, expected: Any, where: str) -> None:
+def _same(what: str, actual: PyTree, expected: PyTree, where: str) -> None:
     """Checks structure, shapes and dtypes."""
     if jax.tree.structure(actual) != jax.tree.structure(expected):
         raise Broken(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from .._cell import StagedCell
 from .._init import Initializer
 from .._tools import batch_tuple, check_size
+from .._types import BatchShape, DTypeLike
 from ._lstm import check_lstm
 
 DIRECTIONS = {"": "state", "fwd": "fwd_state", "bwd": "bwd_state"}
@@ -143,6 +144,6 @@ class FrequencyBlocks(StagedCell):
         """The named tuple of the state: `c` and `m` for each window of each block."""
         return state_type(self.state_name, self.directions, tuple(self.num_frequency_blocks))
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> Any:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> Any:
         shape, state = (*batch_tuple(batch_shape), self.num_units), self.state_tuple_type
         return state(*(jnp.zeros(shape, dtype) for _ in state._fields))

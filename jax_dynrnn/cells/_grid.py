@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .._cell import Params, Stages
 from .._init import glorot_uniform, init_kernel, init_vector, zeros
 from .._tools import along_last, input_size, matmul
+from .._types import DTypeLike, Key, Projected, Shapes, State
 from ._frequency import FrequencyBlocks
 from ._lstm import clip
 
@@ -29,13 +30,13 @@ class GridLSTM(FrequencyBlocks):
         gates = "IO" if self.couple_input_forget_gates else "FIO"
         return [f"W_{gate}_diag_{lstm}{of}" for gate in gates for of in "ft"]
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         self.check_inputs(input_size(self, input_shape))
         keys = jax.random.split(key, len(self.directions))
         params = [self._init_direction(k, dtype) for k in keys]
         return params[0] if len(params) == 1 else dict(zip(self.directions, params, strict=True))
 
-    def _init_direction(self, key: jax.Array, dtype: Any) -> Params:
+    def _init_direction(self, key: jax.Array, dtype: DTypeLike) -> Params:
         params, units, size = {}, self.num_units, self._gates * self.num_units
         keys = iter(jax.random.split(key, 16 * len(self.num_frequency_blocks)))
         for block in range(len(self.num_frequency_blocks)):
@@ -50,7 +51,7 @@ class GridLSTM(FrequencyBlocks):
                     )
         return params
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         """For each direction and block: the kernels of its LSTMs side by side."""
         del key, batch_shape
 
@@ -82,11 +83,11 @@ class GridLSTM(FrequencyBlocks):
             for blocks, direction in zip(params, self.directions, strict=True)
         ]
 
-    def recurrent_input(self, state: Any) -> jax.Array:
+    def recurrent_input(self, state: State) -> jax.Array:
         """The `m` of all windows, one after the other."""
         return jnp.concatenate(state[1::2], -1)
 
-    def stages(self, params: Params, projected: Any, state: Any) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: State) -> Stages:
         hidden = jnp.split(self.recurrent_input(state), len(state) // 2, -1)
         before = iter(zip(state[::2], hidden, strict=True))
         outputs, new = [], []

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from .._cell import LSTMStateTuple, Params, StagedCell, Stages
 from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_size, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes, State
 
 
 class LSTM(StagedCell):
@@ -33,7 +34,7 @@ class LSTM(StagedCell):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         units, kernel_initializer = self.num_units, self.kernel_initializer
         keys = jax.random.split(key, 6)
         rows, gates = (input_size(self, input_shape), self.hidden_size), len(self.GATES)
@@ -49,7 +50,9 @@ class LSTM(StagedCell):
             params["projection"] = {"kernel": initialize(keys[5], (units, self.num_proj), dtype)}
         return params
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> LSTMStateTuple:
+    def zero_state(
+        self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32
+    ) -> LSTMStateTuple:
         batch = batch_tuple(batch_shape)
         return LSTMStateTuple(
             c=jnp.zeros((*batch, self.num_units), dtype),
@@ -63,7 +66,7 @@ class LSTM(StagedCell):
     def hidden(self, state: LSTMStateTuple) -> jax.Array:
         return state.h
 
-    def recurrent_input(self, state: Any) -> jax.Array:
+    def recurrent_input(self, state: State) -> jax.Array:
         return self.hidden(state)
 
     def recurrent_kernel(self, params: Params) -> jax.Array:
@@ -105,7 +108,7 @@ class LSTM(StagedCell):
         """The gate with what it sees of the memory, each unit its own."""
         return gate + along_last(params[name], c) * c if self.use_peepholes else gate
 
-    def stages(self, params: Params, projected: Any, state: LSTMStateTuple) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: LSTMStateTuple) -> Stages:
         recurred = yield from self.recur(params, state)
         output, state = self.pointwise(params, projected, recurred, state)
         if self.num_proj is None:

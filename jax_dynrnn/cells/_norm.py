@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from .._cell import MatmulCell, Params
 from .._tools import along_last, matmul, widened
+from .._types import DTypeLike, Shapes
 from ._lstm import LSTM
 
 
@@ -19,7 +18,7 @@ class LayerNormLSTM(LSTM, MatmulCell):
     norm_gain: float = 1.0
     norm_shift: float = 0.0
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)
         if not self.layer_norm:
             return params

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell, Params
 from .._init import Initializer, init_kernel, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Shapes
 
 
 @jax.tree_util.register_static
@@ -53,7 +53,7 @@ class BasicRNNCell(MatmulCell):
     def __post_init__(self):
         check_units(self)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         units = self.num_units
         kernel, bias = jax.random.split(key)
         rows = (input_size(self, input_shape), units)
@@ -62,7 +62,7 @@ class BasicRNNCell(MatmulCell):
             "bias": init_vector(self.bias_initializer, zeros, bias, units, dtype),
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from .._init import (
     zeros,
 )
 from .._tools import along_last, batch_tuple, check_options, check_size, is_shape
+from .._types import BatchShape, DTypeLike, Key, Projected, Shapes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class _ConvLSTM(Cell):
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.conv_ndims + 1
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         self._check_inputs(input_shape)
         keys, channels = jax.random.split(key, 3), self.output_channels
         seen, window = self.input_shape[-1], tuple(self.kernel_shape)
@@ -78,7 +79,9 @@ class _ConvLSTM(Cell):
         bias = init_vector(self.bias_initializer, zeros, keys[2], 4 * channels, dtype)
         return {"kernel": kernel, "biases": bias}
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> LSTMStateTuple:
+    def zero_state(
+        self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32
+    ) -> LSTMStateTuple:
         shape = (*batch_tuple(batch_shape), *self.input_shape[:-1], self.output_channels)
         return LSTMStateTuple(c=jnp.zeros(shape, dtype), h=jnp.zeros(shape, dtype))
 
@@ -90,7 +93,7 @@ class _ConvLSTM(Cell):
         return projected, inputs if self.skip_connection else None
 
     def step(
-        self, params: Params, projected: Any, state: LSTMStateTuple, *, key: Any = None
+        self, params: Params, projected: Projected, state: LSTMStateTuple, *, key: Key = None
     ) -> tuple[jax.Array, LSTMStateTuple]:
         del key
         projected, inputs = projected

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._cell import Params
 from .._init import Initializer
+from .._types import DTypeLike, Key, Shapes
 from ._lstm import check_lstm
 from ._norm import LayerNormLSTM
 
@@ -79,13 +79,13 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
     def __post_init__(self):
         check_lstm(self)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)
         if self.num_proj is not None:
             params["W_P_0"] = params.pop("projection")["kernel"]
         return {NAMES.get(name, name): x for name, x in params.items()}
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         """The names of the other LSTMs."""
         del key, batch_shape
         named = {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}

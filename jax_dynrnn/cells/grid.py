@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from .._types import Inputs
 from ._grid import GridLSTM
 
 
@@ -140,7 +141,7 @@ class BidirectionalGridLSTMCell(GridLSTM):
         return [block[::-1] for block in blocks] if direction == "bwd" else blocks
 
 
-def _shifted(inputs: Any, offset: int) -> jax.Array:
+def _shifted(inputs: Inputs, offset: int) -> jax.Array:
     """`inputs[..., k + offset]` in place k, or 0."""
     around = (max(0, -offset), max(0, offset))
     padded = jnp.pad(inputs, [(0, 0)] * (inputs.ndim - 1) + [around])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from .._cell import LSTMStateTuple, Params, Stages
 from .._init import Initializer, glorot_uniform, init_kernel, init_vector, zeros
 from .._tools import along_last, check_size, input_size, matmul
+from .._types import DTypeLike, Shapes
 from ._lstm import LSTM, check_lstm
 
 BIASES = ("bias_i", "bias_j", "bias_f", "bias_o")
@@ -90,7 +90,7 @@ class GLSTMCell(LSTM):
             )
         return size // self.number_of_groups
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         part = functools.partial(self.group_size, "the input size")
         rows = part(input_size(self, input_shape)), part(self.hidden_size)
         units = part(self.num_units)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell, Params, StagedCell, Stages
 from .._init import Initializer, init_kernel, init_vector, ones, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -28,7 +28,7 @@ class _GRU:
     def __post_init__(self):
         check_units(self)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
 
@@ -74,7 +74,7 @@ class GRUCell(_GRU, StagedCell):
         True
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         units, bias = self.num_units, self.bias_initializer
         rows = (input_size(self, input_shape), units)
         keys = jax.random.split(key, 4)
@@ -99,7 +99,7 @@ class GRUCell(_GRU, StagedCell):
     def recurrent_input(self, state: jax.Array) -> jax.Array:
         return state
 
-    def stages(self, params: Params, projected: Any, state: jax.Array) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: jax.Array) -> Stages:
         kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
         gates, candidate = projected
         h = self.recurrent_input(state)
@@ -148,7 +148,7 @@ class CudnnCompatibleGRUCell(_GRU, MatmulCell):
         ((2, 5, 4), (2, 4))
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         units, bias = self.num_units, self.bias_initializer
         size = input_size(self, input_shape)
         keys = jax.random.split(key, 6)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from .._cell import LSTMStateTuple, Params, StagedCell, Stages
 from .._init import Initializer, glorot_uniform, init_vector, ones, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
-def uniform(key: jax.Array, shape: tuple, dtype: Any) -> jax.Array:
+def uniform(key: jax.Array, shape: tuple, dtype: DTypeLike) -> jax.Array:
     """TF1's initial values of what multiplies the state: U(-1, 1)."""
     return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
@@ -33,11 +34,11 @@ class _Independent(StagedCell):
     def __post_init__(self):
         check_units(self)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> Any:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> Any:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
     def _layer(
-        self, key: jax.Array, input_shape: Any, gates: int, bias: Initializer, dtype: Any
+        self, key: jax.Array, input_shape: Shapes, gates: int, bias: Initializer, dtype: DTypeLike
     ) -> Params:
         keys, units = jax.random.split(key, 3), gates * self.num_units
         shape = (input_size(self, input_shape), units)
@@ -92,7 +93,7 @@ class IndRNNCell(_Independent):
         [1.0, 3.0, 6.0]
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         return self._layer(key, input_shape, 1, zeros, dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
@@ -137,7 +138,7 @@ class IndyGRUCell(_Independent):
         (['bias', 'kernel_u', 'kernel_w'], ['bias', 'kernel', 'kernel_u'])
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys = jax.random.split(key)
         candidate = self._layer(keys[1], input_shape, 1, zeros, dtype)
         candidate["kernel"] = candidate.pop("kernel_w")
@@ -150,7 +151,7 @@ class IndyGRUCell(_Independent):
             _dense(candidate["kernel"], candidate["bias"], inputs),
         )
 
-    def stages(self, params: Params, projected: Any, state: jax.Array) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: jax.Array) -> Stages:
         yield from ()
         gates, candidate = projected
         gates = jax.nn.sigmoid(gates + _recur(params["gates"], state, 2))
@@ -198,10 +199,12 @@ class IndyLSTMCell(_Independent):
     _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         return self._layer(key, input_shape, 4, zeros, dtype)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> LSTMStateTuple:
+    def zero_state(
+        self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32
+    ) -> LSTMStateTuple:
         zero = super().zero_state(batch_shape, dtype)
         return LSTMStateTuple(zero, zero)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._cell import Params, State
 from .._init import Initializer, glorot_uniform, init_vector
 from .._tools import check_probability
+from .._types import DTypeLike, Key, Projected, Shapes
 from ._lstm import check_lstm
 from ._norm import LayerNormLSTM
 
@@ -138,7 +139,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
         check_probability(self, "dropout_keep_prob")
         check_lstm(self)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)
         del params["bias"]
         if self.layer_norm:
@@ -148,7 +149,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
         return params | {"bias": bias}
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         if key is not None and self.dropout_keep_prob < 1:
             mask = jax.random.bernoulli(key, self.dropout_keep_prob, state.c.shape)

@@ -19,6 +19,7 @@ from .._init import (
     with_last_rows,
 )
 from .._tools import along_last, batch_tuple, check_options, check_size, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Small(MatmulCell):
         check_size(self, "units")
         check_options(self)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.units), dtype)
 
     def hidden(self, state: jax.Array) -> jax.Array:
@@ -82,7 +83,7 @@ class MinimalRNNCell(_Small):
         True
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys, units = jax.random.split(key, 3), self.units
         shape = (input_size(self, input_shape) + 2 * units, units)
         kernel = (self.kernel_initializer or glorot_uniform)(keys[0], shape, dtype)
@@ -104,7 +105,7 @@ class MinimalRNNCell(_Small):
         return params["kernel"][-self.units :]
 
     def pointwise(
-        self, params: Params, projected: Any, recurred: jax.Array, state: jax.Array
+        self, params: Params, projected: Projected, recurred: jax.Array, state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         embedded, gate = projected
         update = jax.nn.sigmoid(gate + recurred)
@@ -149,7 +150,7 @@ class CFNCell(_Small):
         True
     """
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys, units = jax.random.split(key, 5), self.units
         initialize = self.kernel_initializer or glorot_uniform
         size = input_size(self, input_shape)
@@ -172,7 +173,7 @@ class CFNCell(_Small):
         return params["recurrent_kernel"]
 
     def pointwise(
-        self, params: Params, projected: Any, recurred: jax.Array, state: jax.Array
+        self, params: Params, projected: Projected, recurred: jax.Array, state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         gates, candidate = projected
         theta, eta = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)

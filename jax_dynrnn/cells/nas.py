@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from .._cell import LSTMStateTuple, MatmulCell, Params, Stages
 from .._init import Initializer, glorot_uniform, init_gates, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_size, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 @jax.tree_util.register_static
@@ -71,7 +71,7 @@ class NASCell(MatmulCell):
     def _hidden_size(self) -> int:
         return self.num_units if self.num_proj is None else self.num_proj
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys, units, hidden = jax.random.split(key, 11), self.num_units, self._hidden_size
         initialize = self.kernel_initializer or glorot_uniform
         size = input_size(self, input_shape)
@@ -90,7 +90,9 @@ class NASCell(MatmulCell):
             params["projection_weights"] = initialize(key, (units, self.num_proj), dtype)
         return params
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> LSTMStateTuple:
+    def zero_state(
+        self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32
+    ) -> LSTMStateTuple:
         batch, sizes = batch_tuple(batch_shape), (self.num_units, self._hidden_size)
         return LSTMStateTuple(*(jnp.zeros((*batch, size), dtype) for size in sizes))
 
@@ -118,7 +120,7 @@ class NASCell(MatmulCell):
         h = tanh(c * tanh(d + e))
         return h, LSTMStateTuple(c, h)
 
-    def stages(self, params: Params, projected: Any, state: LSTMStateTuple) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: LSTMStateTuple) -> Stages:
         output, state = yield from super().stages(params, projected, state)
         if self.num_proj is None:
             return output, state

@@ -13,6 +13,7 @@ from .. import _check_cell
 from .._cell import Cell, Params, State, as_cell, output_size, take_step
 from .._init import Initializer, glorot_uniform, init_vector, zeros
 from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
+from .._types import BatchShape, DTypeLike, Key, Projected, Shapes
 from ._lstm import clip
 
 
@@ -134,7 +135,7 @@ class NTMCell(Cell):
         head = self.memory_vector_dim + 2 * self.shift_range + 4
         return [head] * self._heads + [self.memory_vector_dim] * (2 * self.write_head_num)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         size, keys = input_size(self, input_shape), iter(jax.random.split(key, 5 + 2 * self._heads))
         places, width = self.memory_size, self.memory_vector_dim
         seen = (size + self.read_head_num * width,)
@@ -161,7 +162,7 @@ class NTMCell(Cell):
             "memory": jnp.full((places, width), 1e-6, dtype),
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         batch, width = batch_tuple(batch_shape), self.memory_vector_dim
         return NTMControllerState(
             controller_state=as_cell(self.controller).zero_state(batch_shape, dtype),
@@ -171,7 +172,7 @@ class NTMCell(Cell):
             time=jnp.zeros((), jnp.int32),
         )
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         batch, zero = batch_tuple(batch_shape), self.zero_state(batch_shape, dtype)
 
         def repeated(x):
@@ -190,13 +191,13 @@ class NTMCell(Cell):
             M=repeated(params["memory"]).astype(dtype),
         )
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         cell = as_cell(self.controller)
         prepared = cell.prepare(params["cell"], key=key, batch_shape=batch_shape)
         return {**params, "cell": prepared}
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         controller = as_cell(self.controller)
         seen = jnp.concatenate([projected, *state.read_vector_list], -1)

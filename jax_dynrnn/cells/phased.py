@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from .._tools import (
     matmul,
     widened,
 )
+from .._types import BatchShape, DTypeLike, Inputs, Key, Projected, Shapes
 
 LAYERS = {"mask_gates": 2, "new_input": 1, "output_gate": 1}  # and their gates
 
@@ -106,7 +106,7 @@ class PhasedLSTMCell(StagedCell):
                 f"{self.period_init_min} and {self.period_init_max}"
             )
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         pair = isinstance(input_shape, tuple | list) and not is_shape(input_shape)
         if not pair or len(input_shape) != 2 or input_shape[0][-1] != 1:
             raise ValueError(
@@ -138,11 +138,13 @@ class PhasedLSTMCell(StagedCell):
             name: (features, self.num_units if name == "new_input" else both) for name in LAYERS
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> LSTMStateTuple:
+    def zero_state(
+        self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32
+    ) -> LSTMStateTuple:
         shape = (*batch_tuple(batch_shape), self.num_units)
         return LSTMStateTuple(c=jnp.zeros(shape, dtype), h=jnp.zeros(shape, dtype))
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         """The kernels side by side: the rows of `x`, of `h`, and those of the memory."""
         del key, batch_shape
         units, layers = self.num_units, [params[name] for name in LAYERS]
@@ -159,7 +161,7 @@ class PhasedLSTMCell(StagedCell):
             "ratio_on": ratio_on if self.trainable_ratio_on else jax.lax.stop_gradient(ratio_on),
         }
 
-    def project(self, params: Params, inputs: Any) -> tuple[jax.Array, jax.Array]:
+    def project(self, params: Params, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
         time, x = inputs
         projected = matmul(x, params["inputs"])
         openness = self._openness(params, jnp.asarray(time)).astype(projected.dtype)
@@ -181,7 +183,7 @@ class PhasedLSTMCell(StagedCell):
     def recurrent_input(self, state: LSTMStateTuple) -> jax.Array:
         return state.h
 
-    def stages(self, params: Params, projected: Any, state: LSTMStateTuple) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: LSTMStateTuple) -> Stages:
         k, gates = projected
         recurred = yield self.recurrent_input(state), params["hidden"]
         i, f, j, o = jnp.split(gates + recurred, 4, -1)

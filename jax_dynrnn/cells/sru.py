@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._cell import Params, StagedCell, Stages
 from .._init import Initializer, glorot_uniform, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_units, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 @jax.tree_util.register_static
@@ -56,7 +57,7 @@ class SRUCell(StagedCell):
     def __post_init__(self):
         check_units(self)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys, units = jax.random.split(key), self.num_units
         shape = (input_size(self, input_shape), 4 * units)
         return {
@@ -64,7 +65,7 @@ class SRUCell(StagedCell):
             "bias": init_vector(self.bias_initializer, zeros, keys[1], 2 * units, dtype),
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> Any:
@@ -73,7 +74,7 @@ class SRUCell(StagedCell):
         f, r = jax.nn.sigmoid(f + along_last(b_f, f)), jax.nn.sigmoid(r + along_last(b_r, r))
         return (1 - f) * x, f, r, (1 - r) * passed
 
-    def stages(self, params: Params, projected: Any, state: jax.Array) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: jax.Array) -> Stages:
         yield from ()
         written, f, r, passed = projected
         c = f * state + written

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .._cell import LSTMStateTuple, Params, Stages
 from .._init import Initializer
 from .._tools import batch_tuple, check_size, input_size
+from .._types import BatchShape, DTypeLike, Key, Projected, Shapes, State
 from ._lstm import LSTM, check_lstm
 
 NAMES = {
@@ -108,7 +109,7 @@ class TimeFreqLSTMCell(LSTM):
         """Of what the kernel sees: `m` of this window, and of the one below it."""
         return 2 * self.num_units
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         self._check_inputs(input_size(self, input_shape))
         params = super().init(key, (self.feature_size,), dtype)
         return {NAMES[name]: x for name, x in params.items()}
@@ -117,11 +118,11 @@ class TimeFreqLSTMCell(LSTM):
         if size != self.input_size:
             raise ValueError(f"{self!r}: expected inputs of input_size features, got {size}")
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> Any:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> Any:
         size = 2 * self.num_units * self.num_shifts
         return jnp.zeros((*batch_tuple(batch_shape), size), dtype)
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         """The names of the other LSTMs."""
         del key, batch_shape
         return {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}
@@ -136,7 +137,7 @@ class TimeFreqLSTMCell(LSTM):
         """The `m` of all windows, one after the other."""
         return jnp.concatenate(jnp.split(state, 2 * self.num_shifts, -1)[1::2], -1)
 
-    def stages(self, params: Params, projected: Any, state: Any) -> Stages:
+    def stages(self, params: Params, projected: Projected, state: State) -> Stages:
         memories = jnp.split(state, 2 * self.num_shifts, -1)[::2]
         hidden = jnp.split(self.recurrent_input(state), self.num_shifts, -1)
         below, new = jnp.zeros_like(memories[0]), []

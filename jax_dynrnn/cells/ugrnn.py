@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell, Params
 from .._init import Initializer, init_dense, init_kernel, init_vector, zeros
 from .._tools import along_last, batch_tuple, check_size, check_units, dense, input_size, matmul
+from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 class _Gated(MatmulCell):
@@ -27,14 +28,14 @@ class _Gated(MatmulCell):
     def __post_init__(self):
         check_units(self)
 
-    def _layer(self, key: jax.Array, size: int, dtype: Any) -> Params:
+    def _layer(self, key: jax.Array, size: int, dtype: DTypeLike) -> Params:
         keys, units = jax.random.split(key), self.GATES * self.num_units
         return {
             "kernel": init_kernel(keys[0], (size, self.num_units), self.GATES, self, dtype),
             "bias": init_vector(self.bias_initializer, zeros, keys[1], units, dtype),
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> jax.Array:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
     def _sums(self, params: Params, x: jax.Array) -> jax.Array:
@@ -92,7 +93,7 @@ class UGRNNCell(_Gated):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         return self._layer(key, input_size(self, input_shape), dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
@@ -172,7 +173,7 @@ class IntersectionRNNCell(_Gated):
                 f"got {size}; give num_in_proj={self.num_units} to project them"
             )
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         own, before = jax.random.split(key)
         size, params = input_size(self, input_shape), {}
         if size != self.num_units and self.num_in_proj is not None:
@@ -187,7 +188,7 @@ class IntersectionRNNCell(_Gated):
         return inputs, self._sums(params, inputs)
 
     def pointwise(
-        self, params: Params, projected: Any, recurred: jax.Array, state: jax.Array
+        self, params: Params, projected: Projected, recurred: jax.Array, state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         x, sums = projected
         h_gate, h, y_gate, y = jnp.split(sums + recurred, 4, -1)

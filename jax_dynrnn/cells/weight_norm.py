@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from .._cell import MatmulCell, Params
 from .._init import Initializer, glorot_uniform, init_vector
 from .._tools import along_last, widened
+from .._types import DTypeLike, Key, Shapes
 from ._lstm import LSTM, check_lstm
 
 
@@ -72,7 +72,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
     def __post_init__(self):
         check_lstm(self)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)
         if not self.norm:
             return params
@@ -86,7 +86,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
         gates = 4 * self.num_units
         return params | {"norm_0": length(keys[0], gates), "norm_1": length(keys[1], gates)}
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         del key, batch_shape
         if not self.norm:
             return params

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import LSTMStateTuple
+from .._types import Params
 from ..cells import BasicLSTMCell, LSTMBlockCell, LSTMCell
+from ..cells._lstm import LSTM
 from ..sequence import reverse_sequence, sequence_mask
 from .devices import platform
 from .engine import Engine
@@ -74,6 +76,7 @@ class Cudnn(Engine):
 
         inputs = in_order_of_run(zero_padding(jnp.moveaxis(run.inputs, run.time_axis, 1)))
         c, h = run.initial_state
+        assert isinstance(run.cell, LSTM)  # or `unsupported` says so
         weights = _weights(run.cell, run.params)
         at_least_one = jnp.maximum(lengths, 1)  # cuDNN refuses lengths of 0
         outputs, h_new, c_new = _lstm(inputs, h[None], c[None], weights, at_least_one)
@@ -97,7 +100,7 @@ def _other_cell(cell: Any) -> str | None:
     return None
 
 
-def _weights(cell: Any, params: Any) -> jax.Array:
+def _weights(cell: LSTM, params: Params) -> jax.Array:
     """One vector: both matrices, then both biases, the gates in the order i, f, j, o."""
     i, j, f, o = jnp.split(params["kernel"].T, 4)
     kernel = jnp.concatenate([i, f, j, o])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from .._types import DTypeLike, PyTree
 
 
 def platform() -> str:
@@ -18,7 +18,7 @@ def on_cpu() -> bool:
     return platform() == "cpu"
 
 
-def varying_axes(tree: Any) -> frozenset:
+def varying_axes(tree: PyTree) -> frozenset:
     """The mesh axes of `jax.shard_map` that anything in `tree` varies over."""
     types = [jax.typeof(x) for x in jax.tree.leaves(tree)]
     return frozenset().union(*(t.manual_axis_type.varying for t in types))
@@ -30,12 +30,12 @@ def pcast(x: jax.Array, axes: frozenset) -> jax.Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
-def zeros(shape: tuple, dtype: Any, like: Any) -> jax.Array:
+def zeros(shape: tuple, dtype: DTypeLike, like: PyTree) -> jax.Array:
     """Zeros that vary over the mesh axes that the arrays in `like` vary over."""
     return pcast(jnp.zeros(shape, dtype), varying_axes(like))
 
 
-def on_explicit_mesh(tree: Any) -> bool:
+def on_explicit_mesh(tree: PyTree) -> bool:
     """Whether an array in `tree` is on a mesh with explicit axes, or such a mesh is set."""
     arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
     meshes = [jax.typeof(x).sharding.mesh for x in arrays] + [jax.sharding.get_abstract_mesh()]

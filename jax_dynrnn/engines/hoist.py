@@ -8,8 +8,10 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from .._types import Params
 
-def hoist(f: Callable, params: Any, *arguments: Any) -> tuple[Callable, Callable]:
+
+def hoist(f: Callable, params: Params, *arguments: Any) -> tuple[Callable, Callable]:
     """Splits `f(params, *arguments)` -> `(invariants, rest)`, two functions.
 
     `invariants(params)` is a list of all that the rest wants to know of the params: slices,
@@ -28,7 +30,7 @@ def hoist(f: Callable, params: Any, *arguments: Any) -> tuple[Callable, Callable
     second = _function(jaxpr, closed.consts, [*passed, *others], jaxpr.outvars, always)
     structure = jax.tree.structure(shape)
 
-    def invariants(params: Any) -> list[jax.Array]:
+    def invariants(params: Params) -> list[jax.Array]:
         return first(*jax.tree.leaves(params))
 
     def rest(invariants: list[jax.Array], *arguments: Any) -> Any:

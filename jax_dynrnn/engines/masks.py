@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._types import Inputs, PyTree
 from ..sequence import take_steps, valid_steps
 
 NEUTRAL_INPUT = 0.5
@@ -108,7 +109,7 @@ def _scalar_ticks(request: Any, valid: jax.Array) -> jax.Array:
     return (steps < end) & (steps >= last_taken)
 
 
-def first_valid_step(masks: Masks, inputs: Any, time_axis: int) -> Any:
+def first_valid_step(masks: Masks, inputs: Inputs, time_axis: int) -> Any:
     """Each row's first valid step, `[B, ...]`; `None` where all steps are valid.
 
     It is a constant for differentiation: nothing of an invalid step reaches a result. A row
@@ -136,7 +137,7 @@ def expand_like(flags: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.expand_dims(flags, tuple(range(flags.ndim, x.ndim)))
 
 
-def select(flags: jax.Array | None, yes: Any, no: Any) -> Any:
+def select(flags: jax.Array | None, yes: PyTree, no: PyTree) -> Any:
     """`yes` where `flags` are true, else `no`; their axes are the first of every leaf."""
     if flags is None:
         return yes

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell
 from .._tools import fold_in
+from .._types import Index, Inputs
 from .masks import Masks, first_valid_step, select
 
 
@@ -53,7 +54,7 @@ class _Batch:
         """Whether neither `B` nor `T` is symbolic."""
         return isinstance(self.time, int) and isinstance(self.batch, int)
 
-    def step_key(self, t: Any) -> Any:
+    def step_key(self, t: Index) -> Any:
         """The key of step `t`, or `None`."""
         derived = fold_in(self.key, t)
         return functools.reduce(lambda key, derive: derive(key), self.key_derivations, derived)
@@ -107,12 +108,12 @@ class Run(_Batch):
     valid step. `None` where all steps are valid."""
 
     @classmethod
-    def of(cls, request: Request, *, inputs: Any, masks: Masks, **checked: Any) -> Run:
+    def of(cls, request: Request, *, inputs: Inputs, masks: Masks, **checked: Any) -> Run:
         """The run of a request, of which params, inputs and states are `checked`."""
         common = {field.name: getattr(request, field.name) for field in dataclasses.fields(_Batch)}
         return cls(**common | checked, masks=masks).with_inputs(inputs)
 
-    def with_inputs(self, inputs: Any) -> Run:
+    def with_inputs(self, inputs: Inputs) -> Run:
         """The run with other inputs, of the same steps."""
         padding = first_valid_step(self.masks, inputs, self.time_axis)
         return dataclasses.replace(self, inputs=inputs, padding=padding)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from .._types import PyTree, State
 from .devices import on_explicit_mesh, pcast, varying_axes
 from .engine import Engine
 from .hoist import hoist
@@ -63,7 +64,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
     return jax.tree.map(lambda y: _from_time_major(y, run), outputs), state
 
 
-def _cell_step(run: Run, state: Any, xs: Any) -> Callable:
+def _cell_step(run: Run, state: State, xs: PyTree) -> Callable:
     """`(inputs, state, t) -> (output, new_state)`, without what depends on the params alone.
 
     XLA leaves slices of kernels in the loop: with few rows they cost more than the matmuls do.
@@ -96,7 +97,9 @@ def _step(run: Run, cell_step: Callable) -> Callable:
     return step
 
 
-def _select(flags: jax.Array | None, yes: Any, no: Any, ticks: jax.Array | None = None) -> Any:
+def _select(
+    flags: jax.Array | None, yes: PyTree, no: PyTree, ticks: jax.Array | None = None
+) -> Any:
     """Row by row `yes` where `flags` `[B]`, else `no`; a rank-0 leaf where `ticks`."""
     if flags is None:
         return yes
@@ -109,7 +112,7 @@ def _select(flags: jax.Array | None, yes: Any, no: Any, ticks: jax.Array | None 
     return jax.tree.map(select_leaf, yes, no)
 
 
-def _loop(run: Run, step: Callable, state: Any, xs: Any) -> tuple[Any, Any]:
+def _loop(run: Run, step: Callable, state: State, xs: PyTree) -> tuple[Any, Any]:
     """Scans all steps, keeping for the backward pass what `remat` says."""
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
@@ -124,7 +127,7 @@ def _loop(run: Run, step: Callable, state: Any, xs: Any) -> tuple[Any, Any]:
 
 
 def _chunked(
-    chunk: Callable, state: Any, xs: Any, time: int, size: int, reverse: bool
+    chunk: Callable, state: State, xs: PyTree, time: int, size: int, reverse: bool
 ) -> tuple[Any, Any]:
     """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
     full = time - time % size
@@ -156,7 +159,7 @@ def _offloaded(step: Callable) -> Callable:
     return jax.checkpoint(named, policy=policy, prevent_cse=False)
 
 
-def _no_outputs(step: Callable, state: Any, xs: Any) -> Any:
+def _no_outputs(step: Callable, state: State, xs: PyTree) -> Any:
     """The outputs of no steps at all, `[0, B, ...]`."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     outputs = jax.eval_shape(step, state, one)[1]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
+from .._cell import Cell
 from .._memoize import memoize_by_cell
+from .._types import DTypeLike
 from .devices import on_cpu
 from .request import Request
 
@@ -44,7 +46,7 @@ def first_that_holds(rules: Iterable[Rule], request: Request) -> str | None:
 
 
 @memoize_by_cell
-def state_units(cell: Any, dtype: Any) -> list[int]:
+def state_units(cell: Cell, dtype: DTypeLike) -> list[int]:
     """The units of each leaf of the state; none where they depend on a memory."""
     try:
         state = jax.eval_shape(lambda: cell.zero_state((), dtype))

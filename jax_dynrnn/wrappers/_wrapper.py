@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from .._cell import Cell, Params, State, as_cell, take_step
 from .._composition import Around
 from .._tools import check_options
+from .._types import Inputs, Key, Outputs, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Wrapper(Cell):
         """The wrapped cell with the whole protocol."""
         return as_cell(self.cell)
 
-    def composition(self, key: Any = None) -> Around:
+    def composition(self, key: Key = None) -> Around:
         return Around(
             self.cell,
             name=self.params_name,
@@ -50,7 +51,9 @@ class Wrapper(Cell):
         """The params of `cell` among those of the wrapper."""
         return params if self.params_name is None else params[self.params_name]
 
-    def cell_step(self, params: Params, inputs: Any, state: State, key: Any) -> tuple[Any, State]:
+    def cell_step(
+        self, params: Params, inputs: Inputs, state: State, key: Key
+    ) -> tuple[Any, State]:
         """A step of `cell`."""
         own = self.cell_params(params)
         projected = self.inner.project(own, inputs)
@@ -64,7 +67,7 @@ class AroundWrapper(Wrapper):
     same_features = True
     same_output = True
 
-    def composition(self, key: Any = None) -> Around:
+    def composition(self, key: Key = None) -> Around:
         return Around(
             self.cell,
             name=self.params_name,
@@ -77,21 +80,21 @@ class AroundWrapper(Wrapper):
             cell_key=self.cell_key,
         )
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         """`(cell_inputs, saved)`: what the cell receives, and what `after` needs besides."""
         del params, key
         return inputs, None
 
-    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         """The output."""
         del params, saved, key
         return output
 
-    def cell_key(self, key: Any) -> Any:
+    def cell_key(self, key: Key) -> Any:
         """The key of the cell's step."""
         return key
 
-    def why_inside_loop(self, key: Any) -> str | None:
+    def why_inside_loop(self, key: Key) -> str | None:
         """Why, in a run with this key, it has work between the steps too, or `None`."""
         del key
         return None

@@ -16,6 +16,7 @@ from .._cell import Memory, Params, State, output_size
 from .._init import Initializer, glorot_uniform
 from .._protocol import call_back
 from .._tools import batch_tuple, input_size, matmul
+from .._types import BatchShape, DTypeLike, Key, Lengths, Projected, PyTree, Shapes
 from ..attention import Mechanism
 from ._wrapper import Wrapper
 
@@ -172,7 +173,7 @@ class AttentionWrapper(Wrapper):
             return call_back("cell_input_fn", self.cell_input_fn, names, inputs, attention)
         return jnp.concatenate([inputs, attention], -1)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         one, attention = ((n,) for n in (input_size(self, input_shape), sum(self._sizes())))
         shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (one, attention))
         received = jax.eval_shape(self._cell_inputs, *shapes).shape
@@ -189,7 +190,9 @@ class AttentionWrapper(Wrapper):
             params[_layer_name(i)] = {"kernel": kernel}
         return params
 
-    def attend(self, params: Params, memory: Any, memory_length: Any = None) -> Params:
+    def attend(
+        self, params: Params, memory: PyTree, memory_length: Lengths | None = None
+    ) -> Params:
         """The params with a memory to attend to.
 
         Args:
@@ -221,14 +224,14 @@ class AttentionWrapper(Wrapper):
             )
         return memory
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         raise ValueError(
             "AttentionWrapper: the size of its state depends on the memory: expected a call of "
             "start(params, batch_shape, dtype) with the params that attend returned, got one "
             "of zero_state"
         )
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         batch = batch_tuple(batch_shape)
         places = [memory.values.shape[-2] for memory in self._memory(params)]
         return AttentionWrapperState(
@@ -241,7 +244,7 @@ class AttentionWrapper(Wrapper):
     def _one_or_all(self, parts: list) -> Any:
         return parts[0] if isinstance(self.attention_mechanism, Mechanism) else tuple(parts)
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         prepared, attended = super().prepare(params, key=key, batch_shape=batch_shape), []
         for (name, mechanism), memory in zip(
             self.mechanisms.items(), self._memory(params), strict=True
@@ -256,7 +259,7 @@ class AttentionWrapper(Wrapper):
         return {**prepared, "memory": tuple(attended)}
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         cell_inputs = self._cell_inputs(projected, state.attention)
         y, cell_state = self.cell_step(params, cell_inputs, state.cell_state, key)

@@ -21,6 +21,7 @@ from .._tools import (
     matmul,
     unboxed,
 )
+from .._types import BatchShape, DTypeLike, Key, Projected, Shapes
 from ._wrapper import Wrapper
 
 
@@ -108,7 +109,7 @@ class AttentionCellWrapper(Wrapper):
                 "output is not known without its inputs, got None"
             ) from error
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         inputs, size = input_size(self, input_shape), self._size()
         received, hidden = self.input_size or inputs, self.attn_vec_size or size
         state = jax.tree.leaves(jax.eval_shape(lambda: self.inner.zero_state((), dtype)))
@@ -127,13 +128,13 @@ class AttentionCellWrapper(Wrapper):
             "cell": self.inner.init(keys[5], (received,), dtype),
         }
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         return self._state(self.inner.zero_state(batch_shape, dtype), batch_shape, dtype)
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return self._state(super().start(params, batch_shape, dtype), batch_shape, dtype)
 
-    def _state(self, cell_state: State, batch_shape: Any, dtype: Any) -> State:
+    def _state(self, cell_state: State, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         batch, size = batch_tuple(batch_shape), self._size()
         past = jnp.zeros((*batch, self.attn_length * size), dtype)
         return cell_state, jnp.zeros((*batch, size), dtype), past
@@ -144,7 +145,7 @@ class AttentionCellWrapper(Wrapper):
         return dense({"kernel": kernel, "bias": params["bias"]}, inputs)
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         cell_state, attention, past = state
         rows = attention.shape[-1]

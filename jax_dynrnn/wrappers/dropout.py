@@ -14,10 +14,11 @@ from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
 from .._composition import Stacked
 from .._protocol import name_of
 from .._tools import check_probability, is_flag
+from .._types import Inputs, Key, Outputs, Projected, PyTree, PyTreeDef
 from ._wrapper import AroundWrapper, Wrapper
 
 
-def default_state_filter(substate: Any) -> Any:
+def default_state_filter(substate: PyTree) -> Any:
     """TF1's default: of an LSTM's state only `h` is dropped, of any other all of it."""
     return LSTMStateTuple(c=False, h=True) if isinstance(substate, LSTMStateTuple) else True
 
@@ -31,7 +32,7 @@ class _Keys(NamedTuple):
     output: Any = None
 
     @classmethod
-    def split(cls, key: Any) -> _Keys:
+    def split(cls, key: Key) -> _Keys:
         return cls() if key is None else cls(*jax.random.split(key, 4))
 
 
@@ -132,14 +133,14 @@ class DropoutWrapper(AroundWrapper):
                 "variational_recurrent=True, got False"
             )
 
-    def prepare(self, params: Params, *, key: Any = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
         keys = _Keys.split(key)
         cell = self.inner.prepare(params, key=keys.cell, batch_shape=batch_shape)
         by_row = self.variational_per_row or not self.variational_recurrent
         mask = self._recurrent_mask(key, batch_shape)
         return _Prepared(cell, keys, mask, 0 if by_row else len(batch_shape))
 
-    def _recurrent_mask(self, key: Any, batch_shape: tuple) -> jax.Array | None:
+    def _recurrent_mask(self, key: Key, batch_shape: tuple) -> jax.Array | None:
         if key is None or self.recurrent_keep_prob == 1.0:
             return None
         cell = _innermost(self.inner)
@@ -151,26 +152,26 @@ class DropoutWrapper(AroundWrapper):
     def cell_params(self, params: Params) -> Params:
         return params.cell if isinstance(params, _Prepared) else params
 
-    def cell_key(self, key: Any) -> Any:
+    def cell_key(self, key: Key) -> Any:
         return _Keys.split(key).cell
 
-    def why_inside_loop(self, key: Any) -> str | None:
+    def why_inside_loop(self, key: Key) -> str | None:
         if key is not None and self.state_keep_prob < 1:
             return "state_keep_prob drops from the state between the steps"
         if key is not None and self.recurrent_keep_prob < 1:
             return "recurrent_keep_prob masks, row by row, what is multiplied inside of the step"
         return None
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         keys = self._masks(params, key)
         return _drop(inputs, keys.inputs, self.input_keep_prob, True, params.shared), None
 
-    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         keys = self._masks(params, key)
         return _drop(output, keys.output, self.output_keep_prob, True, params.shared)
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         output, state = self._recurrent_step(params, projected, state, key)
         keys, visitor = self._masks(params, key), self.dropout_state_filter_visitor
@@ -178,7 +179,7 @@ class DropoutWrapper(AroundWrapper):
         return output, _drop(state, keys.state, self.state_keep_prob, chosen, params.shared)
 
     def _recurrent_step(
-        self, params: Params, projected: Any, state: State, key: Any
+        self, params: Params, projected: Projected, state: State, key: Key
     ) -> tuple[Any, State]:
         """The step of the cell with recurrent dropout, between input and output dropout."""
         if params.recurrent is None:
@@ -200,12 +201,12 @@ class DropoutWrapper(AroundWrapper):
             )
         return result
 
-    def _masks(self, params: Params, key: Any) -> _Keys:
+    def _masks(self, params: Params, key: Key) -> _Keys:
         """The keys of a step's masks, which are those of all steps if they are variational."""
         return params.keys if self.variational_recurrent else _Keys.split(key)
 
 
-def _drop(tree: Any, key: Any, keep_prob: float, chosen: Any, shared: int) -> Any:
+def _drop(tree: PyTree, key: Key, keep_prob: float, chosen: Any, shared: int) -> Any:
     """Drops from the `chosen` leaves, with masks of size 1 in the `shared` first axes."""
     if key is None or keep_prob == 1.0:
         return tree
@@ -266,7 +267,7 @@ def _with_recurrent_input(cell: Any, drop: Callable) -> Any:
     return within
 
 
-def _filter(visitor: Callable, substate: Any) -> Any:
+def _filter(visitor: Callable, substate: PyTree) -> Any:
     """The tree of bools, one for each leaf, that `visitor` stands for."""
     answer = visitor(substate)
     if is_flag(answer) and (not answer or jax.tree_util.all_leaves([substate])):
@@ -281,7 +282,7 @@ def _filter(visitor: Callable, substate: Any) -> Any:
     )
 
 
-def _of_parts(answer: Any, substate: Any, structure: Any) -> list:
+def _of_parts(answer: Any, substate: PyTree, structure: PyTreeDef) -> list:
     """The bools of an answer that has one for each part of `substate`."""
     if isinstance(answer, tuple | list) and isinstance(substate, tuple | list):
         answers = list(answer)

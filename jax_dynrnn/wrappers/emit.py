@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from .._cell import Params, State
+from .._types import Key, Projected
 from ._wrapper import Wrapper
 
 
@@ -43,7 +44,7 @@ class EmitState(Wrapper):
     inside_loop = "its output holds the state of every step"
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         output, new_state = self.cell_step(params, projected, state, key)
         return (output, new_state), new_state

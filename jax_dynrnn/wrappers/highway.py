@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .._cell import Params
 from .._init import Initializer, glorot_uniform
 from .._tools import dense, input_size
+from .._types import DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
 from ._wrapper import AroundWrapper
 
 
@@ -57,7 +58,7 @@ class HighwayWrapper(AroundWrapper):
     carry_bias_init: float = 1.0
     kernel_initializer: Initializer | None = None
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         size, keys = input_size(self, input_shape), jax.random.split(key, 3)
         params: Params = {"cell": self.inner.init(keys[0], input_shape, dtype)}
         gates = {"carry": self.carry_bias_init}
@@ -68,7 +69,7 @@ class HighwayWrapper(AroundWrapper):
             params |= {f"{gate}_w": kernel, f"{gate}_b": jnp.full(size, bias, dtype)}
         return params
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         def gate(name):
             layer = {"kernel": params[f"{name}_w"], "bias": params[f"{name}_b"]}
             return jax.nn.sigmoid(dense(layer, inputs))
@@ -77,7 +78,7 @@ class HighwayWrapper(AroundWrapper):
         transform = 1 - carry if self.couple_carry_transform_gates else gate("transform")
         return inputs, (carry * inputs, transform)
 
-    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         carried, transform = saved
         if getattr(output, "shape", None) != carried.shape:
             raise ValueError(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .. import _check_cell
 from .._cell import Params, State
 from .._tools import along_last, batch_tuple, unboxed
+from .._types import BatchShape, DTypeLike, Key, Shapes
 from ._wrapper import AroundWrapper
 
 
@@ -52,12 +53,12 @@ class LearnedInitialState(AroundWrapper):
         super().__post_init__()
         _check_cell.fixed_state(self, self.inner)
 
-    def init(self, key: Any, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: Key, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = self.inner.init(key, input_shape, dtype)
         state = self.inner.start(unboxed(params), (), dtype)
         return {"cell": params, "initial_state": {n: x for n, x in _floating(state)}}
 
-    def start(self, params: Params, batch_shape: Any, dtype: Any) -> State:
+    def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         state = self.inner.start(params["cell"], batch_tuple(batch_shape), dtype)
         learned = params["initial_state"]
         values = {

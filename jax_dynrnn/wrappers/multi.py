@@ -10,6 +10,7 @@ import jax
 
 from .._cell import Cell, as_cell
 from .._composition import Stacked
+from .._types import Key
 
 
 @jax.tree_util.register_static
@@ -55,5 +56,5 @@ class MultiRNNCell(Cell):
         for i, cell in enumerate(self.cells):
             as_cell(cell, f"MultiRNNCell's cell {i}")
 
-    def composition(self, key: Any = None) -> Stacked:
+    def composition(self, key: Key = None) -> Stacked:
         return Stacked({f"cell_{i}": cell for i, cell in enumerate(self.cells)})

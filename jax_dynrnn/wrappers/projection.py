@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .._cell import Params, output_size
 from .._init import Initializer, init_dense
 from .._tools import check_size, dense, input_size
+from .._types import DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
 from ._wrapper import AroundWrapper
 
 
@@ -60,12 +61,12 @@ class InputProjectionWrapper(AroundWrapper):
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 1
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         own, inner = jax.random.split(key)
         layer = init_dense(own, (input_size(self, input_shape), self.num_proj), self, dtype)
         return layer | {"cell": self.inner.init(inner, (self.num_proj,), dtype)}
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         projected = dense(params, inputs)
         return projected if self.activation is None else self.activation(projected), None
 
@@ -114,13 +115,13 @@ class OutputProjectionWrapper(AroundWrapper):
         super().__post_init__()
         check_size(self, "output_size")
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         own, inner = jax.random.split(key)
         rows = output_size(self.inner, input_shape, self)
         layer = init_dense(own, (rows, self.output_size), self, dtype)
         return layer | {"cell": self.inner.init(inner, input_shape, dtype)}
 
-    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         output = dense(params, output, "output")
         return output if self.activation is None else self.activation(output)
 
@@ -174,14 +175,14 @@ class EmbeddingWrapper(AroundWrapper):
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 0
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         own, inner = jax.random.split(key)
         shape = (self.embedding_classes, self.embedding_size)
         table = (self.kernel_initializer or _unit_variance)(own, shape, dtype)
         cell = self.inner.init(inner, (self.embedding_size,), dtype)
         return {"embedding": table, "cell": cell}
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         ids = jnp.asarray(inputs)
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(
@@ -192,5 +193,5 @@ class EmbeddingWrapper(AroundWrapper):
         return table.get(mode="fill", wrap_negative_indices=False), None
 
 
-def _unit_variance(key: jax.Array, shape: tuple, dtype: Any) -> jax.Array:
+def _unit_variance(key: jax.Array, shape: tuple, dtype: DTypeLike) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, minval=-(3**0.5), maxval=3**0.5)

@@ -10,10 +10,11 @@ import jax
 
 from .._cell import Params
 from .._protocol import call_back
+from .._types import Inputs, Key, Outputs, PyTree
 from ._wrapper import AroundWrapper
 
 
-def _add(inputs: Any, outputs: Any) -> Any:
+def _add(inputs: Inputs, outputs: Outputs) -> Any:
     structures = jax.tree.structure(inputs), jax.tree.structure(outputs)
     if structures[0] != structures[1]:
         raise TypeError(
@@ -69,10 +70,10 @@ class ResidualWrapper(AroundWrapper):
         """Whether the inputs are added; a function of the user's may return any shape."""
         return self.residual_fn is None
 
-    def before(self, params: Params, inputs: Any, key: Any) -> tuple[Any, Any]:
+    def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         return inputs, inputs
 
-    def after(self, params: Params, saved: Any, output: Any, key: Any) -> Any:
+    def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
         if self.residual_fn is None:
             return _add(saved, output)
         added = call_back("residual_fn", self.residual_fn, "inputs, outputs", saved, output)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._cell import Params, State
 from .._tools import check_probability
+from .._types import Key, Projected
 from ._wrapper import Wrapper
 
 
@@ -59,7 +60,7 @@ class ZoneoutWrapper(Wrapper):
         super().__post_init__()
 
     def step(
-        self, params: Params, projected: Any, state: State, *, key: Any = None
+        self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         inner, own = (None, None) if key is None else jax.random.split(key)
         output, new = self.cell_step(params, projected, state, inner)
@@ -70,7 +71,7 @@ class ZoneoutWrapper(Wrapper):
         mixed = [self._mix(own, i, *x) for i, x in enumerate(zip(old, leaves, strict=True))]
         return output, structure.unflatten(mixed)
 
-    def _mix(self, key: Any, i: int, old: jax.Array, new: jax.Array) -> jax.Array:
+    def _mix(self, key: Key, i: int, old: jax.Array, new: jax.Array) -> jax.Array:
         if not (new.ndim and jnp.issubdtype(new.dtype, jnp.floating)):
             return new
         if key is None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._types import DTypeLike, Inputs, PyTree
 from ..devices import zeros
 from ..loops import dynamic_slice, repeat, scan_first_steps
 from ..masks import expand_like, select
@@ -20,7 +21,7 @@ from ..staged.split_cell import Weights, merge_steps
 from .blocks import Blocks, Residuals
 
 
-def backward(blocks: Blocks, saved: Any, cotangents: Any) -> tuple[Any, Any, Any, Any]:
+def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, Any, Any, Any]:
     """The cotangents of the params, the inputs, the initial and the start state of the run."""
     run, tiling = blocks.run, blocks.tiling
     d_outputs, d_final = cotangents
@@ -79,7 +80,9 @@ class TransposedBlock:
     tile: Any
     block: Any
 
-    def run(self, saved: Any, d_outputs: Any, d_state: Any) -> tuple[Any, Any, Weights, Any]:
+    def run(
+        self, saved: PyTree, d_outputs: PyTree, d_state: PyTree
+    ) -> tuple[Any, Any, Weights, Any]:
         """`(d_state, d_start, d_weights, d_inputs)` of the block."""
         tiling = self.blocks.tiling
         valid = tiling.valid(self.tile, self.block)
@@ -100,7 +103,7 @@ class TransposedBlock:
         d_projection, d_inputs = self._project(valid, inputs, d_projected)
         return d_state, d_start, Weights(d_projection, d_kernels, d_elementwise), d_inputs
 
-    def _residuals(self, saved: Any, inputs: Any) -> Residuals:
+    def _residuals(self, saved: PyTree, inputs: Inputs) -> Residuals:
         """The residuals of the block's steps: read, or recomputed."""
         tiling, blocks = self.blocks.tiling, self.blocks
         row = tiling.first_row(self.tile)
@@ -131,7 +134,7 @@ class TransposedBlock:
         return jax.vmap(linearise)(residuals.projected, residuals.state, products)
 
     def _scan(
-        self, vjp: Any, factors: list, d_y: Any, valid: jax.Array, d_state: Any
+        self, vjp: PyTree, factors: list, d_y: PyTree, valid: jax.Array, d_state: PyTree
     ) -> tuple[Any, Any, Any]:
         """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
         run = self.blocks.run
@@ -156,7 +159,7 @@ class TransposedBlock:
     def _num_steps(self) -> Any:
         return self.blocks.tiling.num_steps_of(self.tile, self.block)
 
-    def _step(self, factors: list, carry: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, factors: list, carry: PyTree, x: Any) -> tuple[Any, Any]:
         d_state, d_start = carry
         vjp, d_y, valid, reset = x
         none = jax.tree.map(jnp.zeros_like, d_state)
@@ -173,7 +176,7 @@ class TransposedBlock:
         return (d_state, d_start), (d_factors, d_new)
 
     def _accumulate(
-        self, vjp: Any, cotangents: Any, residuals: Residuals
+        self, vjp: PyTree, cotangents: PyTree, residuals: Residuals
     ) -> tuple[list, Any, list]:
         """The cotangents of the elementwise weights, the projected inputs, and the products."""
         tiling = self.blocks.tiling
@@ -189,7 +192,7 @@ class TransposedBlock:
                 d_products[p.product] = jax.tree.leaves(d_projected)[p.leaf]
         return d_elementwise, d_projected, d_products
 
-    def _project(self, valid: jax.Array, inputs: Any, d_projected: Any) -> tuple[list, Any]:
+    def _project(self, valid: jax.Array, inputs: Inputs, d_projected: PyTree) -> tuple[list, Any]:
         """The cotangents of the projection's weights, and of the inputs."""
         split, weights = self.blocks.split, self.blocks.run.params
         leaves, structure = jax.tree.flatten(inputs)
@@ -215,7 +218,7 @@ def _is_floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def accumulator_dtype(dtype: Any) -> Any:
+def accumulator_dtype(dtype: DTypeLike) -> Any:
     """The dtype of sums over many steps."""
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._types import Index, Inputs, Projected, PyTree, State
 from ..devices import zeros
 from ..loops import dynamic_update_slice, scan_first_steps
 from ..masks import expand_like, select
@@ -36,7 +37,11 @@ class Residuals:
 
     @classmethod
     def of(
-        cls, preactivations: tuple[Preactivation, ...], projected: Any, state: Any, products: list
+        cls,
+        preactivations: tuple[Preactivation, ...],
+        projected: Projected,
+        state: State,
+        products: list,
     ) -> Residuals:
         leaves, structure = jax.tree.flatten(projected)
         others = [*products]
@@ -74,12 +79,12 @@ class Blocks:
         one = jax.eval_shape(lambda run: _one_step(split, run), run)
         return cls(split, run, tuning, Tiling.of(run, tuning), *one)
 
-    def index(self, tile: Any, i: Any, backward: bool = False) -> Any:
+    def index(self, tile: Index, i: Any, backward: bool = False) -> Any:
         """Which block of a tile is the `i`th to be run."""
         is_descending = self.run.reverse != backward
         return self.tiling.num_blocks_of(tile) - 1 - i if is_descending else i
 
-    def masked_inputs(self, tile: Any, block: Any, valid: jax.Array) -> Any:
+    def masked_inputs(self, tile: Index, block: Index, valid: jax.Array) -> Any:
         """The inputs of a block, with the padding replaced."""
 
         def masked(x, padding):
@@ -91,14 +96,14 @@ class Blocks:
             return jax.tree.map(lambda x: self.tiling.read(x, tile, block), self.run.inputs)
         return jax.tree.map(masked, self.run.inputs, self.run.padding)
 
-    def resets(self, tile: Any, block: Any, valid: jax.Array) -> jax.Array | None:
+    def resets(self, tile: Index, block: Index, valid: jax.Array) -> jax.Array | None:
         """bool `[K, b]`: the steps of a block before which the state is reset."""
         if self.run.masks.resets is None:
             return None
         return valid & self.tiling.read(self.run.masks.resets, tile, block, time_axis=0)
 
     def forward(
-        self, tile: Any, block: Any, state: Any, buffers: Any = None, at: Any = None
+        self, tile: Index, block: Index, state: State, buffers: PyTree = None, at: Any = None
     ) -> tuple[Any, Any, Any]:
         """Runs one block -> `(state, outputs, buffers)`.
 
@@ -139,13 +144,13 @@ class Blocks:
         )
         return state, outputs, buffers
 
-    def _saved(self, projected: Any, state: Any, products: list) -> Any:
+    def _saved(self, projected: Projected, state: State, products: list) -> Any:
         """What is saved of a step for the backward pass."""
         if self.recomputes_products:
             return state
         return Residuals.of(self.one_residual.preactivations, projected, state, products)
 
-    def residuals(self, saved: Any, inputs: Any) -> Residuals:
+    def residuals(self, saved: PyTree, inputs: Inputs) -> Residuals:
         """The residuals of a block, given what was saved of its steps."""
         if not self.recomputes_products:
             return saved

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._cell import StagedCell
+from ..._types import PyTree
 from ..devices import on_cpu, on_explicit_mesh, platform, why_partly_manual
 from ..engine import Engine
 from ..request import Request, Run
@@ -73,7 +74,7 @@ class Blocked(Engine):
     def _forward(self, split: SplitCell, run: Run) -> tuple[Any, Any]:
         return forward(Blocks.of(split, run, self.tuning), save=True)
 
-    def _backward(self, split: SplitCell, run: Run, saved: Any, cotangents: Any) -> tuple:
+    def _backward(self, split: SplitCell, run: Run, saved: PyTree, cotangents: PyTree) -> tuple:
         return backward(Blocks.of(split, run, self.tuning), saved, cotangents)
 
     def _primal(self, split: SplitCell, run: Run) -> tuple[Any, Any]:

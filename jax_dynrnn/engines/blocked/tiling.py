@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._types import Index
 from ..loops import (
     dynamic_slice,
     dynamic_slice_in_dim,
@@ -67,11 +68,11 @@ class Tiling:
         """The blocks of a tile whose longest row has `T` steps."""
         return -(-self.run.time // self.steps)
 
-    def num_blocks_of(self, tile: Any) -> jax.Array:
+    def num_blocks_of(self, tile: Index) -> jax.Array:
         """The blocks of a tile."""
         return (self.longest(tile) + self.steps - 1) // self.steps
 
-    def num_steps_of(self, tile: Any, block: Any) -> Any:
+    def num_steps_of(self, tile: Index, block: Index) -> Any:
         """The steps of a block that are run: up to the tile's last valid one, or all."""
         if self.runs_whole_blocks:
             return self.steps
@@ -82,11 +83,11 @@ class Tiling:
         tile before, which overwrites what it wrote there."""
         return self.num_tiles - 1 - i
 
-    def first_row(self, tile: Any) -> Any:
+    def first_row(self, tile: Index) -> Any:
         """The row that a tile begins with: the last one may reach back into the one before."""
         return jnp.minimum(tile * self.rows, self.run.batch - self.rows)
 
-    def own_ends(self, tile: Any) -> jax.Array:
+    def own_ends(self, tile: Index) -> jax.Array:
         """int32 `[b]`: the steps of each row up to its last valid one; 0 for a row that the tile
         shares with the one before, which runs it."""
         first = self.first_row(tile)
@@ -96,14 +97,14 @@ class Tiling:
         is_own = first + jnp.arange(self.rows, dtype=jnp.int32) >= tile * self.rows
         return jnp.where(is_own, ends, 0)
 
-    def longest(self, tile: Any) -> jax.Array:
+    def longest(self, tile: Index) -> jax.Array:
         return self.own_ends(tile).max()
 
-    def start(self, block: Any) -> jax.Array:
+    def start(self, block: Index) -> jax.Array:
         """The step that a block begins with: the last one may reach back into the one before."""
         return jnp.minimum(block * self.steps, self.run.time - self.steps)
 
-    def valid(self, tile: Any, block: Any) -> jax.Array:
+    def valid(self, tile: Index, block: Index) -> jax.Array:
         """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
         t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
         inside = t[:, None] < self.own_ends(tile)[None]
@@ -124,24 +125,24 @@ class Tiling:
         """Whether the last block reaches back into the one before."""
         return self.run.time % self.steps != 0
 
-    def row_indices(self, tile: Any) -> Any:
+    def row_indices(self, tile: Index) -> Any:
         """The rows of a tile, where they are sorted."""
         return dynamic_slice_in_dim(self.order, self.first_row(tile), self.rows)
 
-    def read(self, x: Any, tile: Any, block: Any, time_axis: int | None = None) -> jax.Array:
+    def read(self, x: Any, tile: Index, block: Index, time_axis: int | None = None) -> jax.Array:
         """A block of `[B, T, ...]`, or `[T, B, ...]`."""
         axis = self.run.time_axis if time_axis is None else time_axis
         x = dynamic_slice_in_dim(x, self.start(block), self.steps, axis)
         x = self.read_rows(x, tile, 1 - axis)
         return x if axis == 0 else jnp.swapaxes(x, 0, 1)
 
-    def read_rows(self, x: jax.Array, tile: Any, axis: int = 0) -> jax.Array:
+    def read_rows(self, x: jax.Array, tile: Index, axis: int = 0) -> jax.Array:
         """The rows of a tile."""
         if self.order is None:
             return dynamic_slice_in_dim(x, self.first_row(tile), self.rows, axis)
         return jnp.take(x, self.row_indices(tile), axis, mode="clip")
 
-    def write(self, buffer: jax.Array, y: jax.Array, tile: Any, block: Any) -> jax.Array:
+    def write(self, buffer: jax.Array, y: jax.Array, tile: Index, block: Index) -> jax.Array:
         """Writes a block into `[B, T, ...]`, or `[T, B, ...]`."""
         axis = self.run.time_axis
         y = y if axis == 0 else jnp.swapaxes(y, 0, 1)
@@ -155,7 +156,7 @@ class Tiling:
 
         return repeat(self.rows, write_row, buffer, unroll=2)
 
-    def _write_from_row(self, buffer: jax.Array, y: jax.Array, row: Any, block: Any) -> jax.Array:
+    def _write_from_row(self, buffer: jax.Array, y: jax.Array, row: Any, block: Index) -> jax.Array:
         """Writes rows that follow each other; steps that the block shares with the one before stay
         as they are."""
         axis, start = self.run.time_axis, self.start(block)
@@ -167,7 +168,7 @@ class Tiling:
             y = jnp.where(is_own, y, dynamic_slice(buffer, at, y.shape))
         return dynamic_update_slice(buffer, y, at)
 
-    def write_rows(self, buffer: jax.Array, y: jax.Array, tile: Any) -> jax.Array:
+    def write_rows(self, buffer: jax.Array, y: jax.Array, tile: Index) -> jax.Array:
         """Writes the rows of a tile."""
         if self.order is None:
             return dynamic_update_slice_in_dim(buffer, y, self.first_row(tile), 0)

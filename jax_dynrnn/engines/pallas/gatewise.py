@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from ..._types import DTypeLike
+
 ELEMENTWISE = frozenset(
     "abs add add_any and ceil clamp cos div eq exp exp2 expm1 floor ge gt integer_pow le log "
     "log1p logistic lt max min mul ne neg not one_minus_square or round rsqrt select_n sign "
@@ -72,7 +74,7 @@ def _apply(equation: Any, row: list[Any], replacements: Mapping[str, Callable]) 
     return replacements.get(name, equation.primitive.bind)(*row, **parameters)
 
 
-def convert(x: Any, dtype: Any) -> Any:
+def convert(x: Any, dtype: DTypeLike) -> Any:
     """A gate or a number in another dtype."""
     dtype = _widened(dtype)
     if isinstance(x, (bool, int, float)):
@@ -82,7 +84,7 @@ def convert(x: Any, dtype: Any) -> Any:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
-def _widened(dtype: Any) -> Any:
+def _widened(dtype: DTypeLike) -> Any:
     return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 

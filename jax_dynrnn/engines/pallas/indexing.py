@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import DTypeLike, Index, PyTree
 from . import mosaic
 from .mosaic import ROWS, UNITS
 from .step import Step
@@ -68,10 +69,10 @@ class Sizes:
         """The operands whose sum each number is multiplied as."""
         return num_terms(self.dtype)
 
-    def over_time(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    def over_time(self, width: int, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.time, width, self.batch), dtype)
 
-    def rows(self, width: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    def rows(self, width: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((width, self.batch), dtype)
 
 
@@ -102,7 +103,7 @@ class Position:
         """Its units of a gate, in an array of gates side by side."""
         return self.slice(gate * self.sizes.units + self.warpgroup * UNITS, UNITS)
 
-    def load_step(self, ref: Any, t: Any) -> list[jax.Array]:
+    def load_step(self, ref: Any, t: Index) -> list[jax.Array]:
         """The gates of step `t` of an array with time."""
         return [mosaic.load(ref, t, self.units(g), self.rows) for g in range(self.gates(ref, 1))]
 
@@ -110,7 +111,7 @@ class Position:
         """The gates of an array without time: a state."""
         return [mosaic.load(ref, self.units(g), self.rows) for g in range(self.gates(ref, 0))]
 
-    def load_flags(self, ref: Any, t: Any) -> jax.Array:
+    def load_flags(self, ref: Any, t: Index) -> jax.Array:
         """The flags of step `t`, for each unit the same."""
         return mosaic.load(ref, t, self.slice(0, UNITS), self.rows)
 
@@ -126,7 +127,7 @@ class Position:
         """How many gates an array has."""
         return ref.shape[axis] // self.sizes.units
 
-    def store_step(self, ref: Any, t: Any, gates: list[jax.Array]) -> None:
+    def store_step(self, ref: Any, t: Index, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
             mosaic.store(ref, (t, self.units(g), self.rows), gate)
 
@@ -167,7 +168,7 @@ class Steps:
         return flags >= jnp.where(inside, jnp.int32(RESET), jnp.int32(RESET + 1))
 
 
-def widen(tree: Any) -> Any:
+def widen(tree: PyTree) -> Any:
     """What was loaded, in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
@@ -180,12 +181,12 @@ def split_by_flags(flags: jax.Array | None, state: list) -> tuple[list, list]:
     return [jnp.where(flags, s, none) for s in state], [jnp.where(flags, none, s) for s in state]
 
 
-def operand_dtype(dtype: Any) -> Any:
+def operand_dtype(dtype: DTypeLike) -> Any:
     """The dtype in which matrix instructions take arrays of `dtype`."""
     return jnp.bfloat16 if jnp.dtype(dtype) == jnp.float32 else dtype
 
 
-def num_terms(dtype: Any) -> int:
+def num_terms(dtype: DTypeLike) -> int:
     """A float32 number is the sum of two bfloat16 numbers, but for its last 8 of 24 bits."""
     return 2 if jnp.dtype(dtype) == jnp.float32 else 1
 

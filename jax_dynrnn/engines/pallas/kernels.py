@@ -11,8 +11,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from ..._types import Index, PyTree
 from ..loops import repeat
 from . import mosaic
 from .indexing import Position, Sizes, Steps, split_by_flags, widen
@@ -79,7 +81,7 @@ def _forward(save: bool, sizes: Sizes) -> Callable:
 class _Forward:
     """The program of one warpgroup."""
 
-    def __init__(self, sizes: Sizes, arguments: ForwardArguments, results: Any, shared: Shared):
+    def __init__(self, sizes: Sizes, arguments: ForwardArguments, results: PyTree, shared: Shared):
         self.position, self.shared, self.arguments = Position(sizes), shared, arguments
         self.steps = Steps(self.position, arguments.flags, arguments.ends, arguments.counts)
         self.step = sizes.step
@@ -96,7 +98,7 @@ class _Forward:
         for ref, x in zip(self.final, last, strict=True):
             self.position.store_rows(ref, [x])
 
-    def _run_step(self, n: Any, carry: Any) -> Any:
+    def _run_step(self, n: Any, carry: PyTree) -> Any:
         """Step n: loads ahead, computes, stores, and exchanges the new hidden state."""
         state, loaded = carry
         t, state = self.steps.time(n), self._after_reset(n, state)
@@ -119,7 +121,7 @@ class _Forward:
     def _load_state(self, refs: list) -> list:
         return [x for ref in refs for x in self.position.load_rows(ref)]
 
-    def _store(self, t: Any, state: list, output: list) -> None:
+    def _store(self, t: Index, state: list, output: list) -> None:
         for ref, x in zip(self.states, state, strict=True) if self.states else ():
             self.position.store_step(ref, t, [x])
         for ref, x in zip(self.outputs, output, strict=True):
@@ -132,7 +134,7 @@ class _Forward:
             return state
         return [jnp.where(resets, b, s) for b, s in zip(self.start, state, strict=True)]
 
-    def _exchange(self, iteration: Any, state: list) -> None:
+    def _exchange(self, iteration: jax.Array, state: list) -> None:
         exchange(self.position, iteration, [state[self.step.hidden]], self.shared)
 
 
@@ -173,7 +175,7 @@ class _Loaded(NamedTuple):
 class _Backward:
     """The program of one warpgroup."""
 
-    def __init__(self, sizes: Sizes, arguments: BackwardArguments, results: Any, shared: Shared):
+    def __init__(self, sizes: Sizes, arguments: BackwardArguments, results: PyTree, shared: Shared):
         self.position, self.shared, self.arguments = Position(sizes), shared, arguments
         self.sizes, self.step, self.gates = sizes, sizes.step, sizes.step.gates
         self.steps = Steps(self.position, arguments.flags, arguments.ends, arguments.counts)
@@ -194,7 +196,7 @@ class _Backward:
         d_reset, d_state = self._before_step(0, self.steps.count, d_state)
         self._store_sums(d_state, d_start, d_reset, sums)
 
-    def _run_step(self, i: Any, carry: Any) -> Any:
+    def _run_step(self, i: Any, carry: PyTree) -> Any:
         """Iteration i, of step n: loads ahead, computes, stores, and exchanges cotangents."""
         d_state, d_start, sums, loaded = carry
         n = self.steps.count - 1 - i
@@ -232,7 +234,7 @@ class _Backward:
         leaves = given.projected, given.products, given.states, given.d_outputs
         return _Loaded(*([self.position.load_step(ref, t) for ref in refs] for refs in leaves))
 
-    def _before_step(self, n: Any, iteration: Any, d_state: list) -> tuple[list, list]:
+    def _before_step(self, n: Index, iteration: jax.Array, d_state: list) -> tuple[list, list]:
         """The cotangents of the state before step n: in rows that were reset, and in the others.
 
         The product with the matrix is that of the cotangents exchanged before `iteration`.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..._types import DTypeLike, Index
 from . import cluster, mosaic
 from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
 from .mosaic import ROWS, UNITS
@@ -128,7 +129,7 @@ def _side_by_side(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
 
 
-def shared_bytes(step: Step, dtype: Any, cluster: int) -> int:
+def shared_bytes(step: Step, dtype: DTypeLike, cluster: int) -> int:
     """The shared memory that a thread block needs, of the kernel that needs more."""
     units = round_up(step.units, UNITS)
     matrix = step.gates * units**2 // cluster
@@ -136,7 +137,7 @@ def shared_bytes(step: Step, dtype: Any, cluster: int) -> int:
     return 2 * num_terms(dtype) * (matrix + exchanged) + 64 * (2 + units // UNITS)
 
 
-def cluster_size(step: Step, dtype: Any, tiles: int) -> int | None:
+def cluster_size(step: Step, dtype: DTypeLike, tiles: int) -> int | None:
     """The thread blocks of a cluster that has room for the recurrent matrix; `None`: none has.
 
     The most for which there are SMs, since warpgroups of one SM share its matrix unit.
@@ -181,7 +182,7 @@ def load_matrix(position: Position, ref: Any, shared: Shared) -> None:
     mosaic_gpu.barrier_wait(shared.matrix_barrier)
 
 
-def exchange(position: Position, iteration: Any, xs: list[jax.Array], shared: Shared) -> None:
+def exchange(position: Position, iteration: jax.Array, xs: list[jax.Array], shared: Shared) -> None:
     """Sends the arrays `xs` to all warpgroups, for the products of this iteration.
 
     The terms of each array are side by side, in one of two buffers: once all warpgroups have the
@@ -205,7 +206,7 @@ def exchange(position: Position, iteration: Any, xs: list[jax.Array], shared: Sh
 
 
 def factors(
-    position: Position, iteration: Any, gate: int, i: int, shared: Shared
+    position: Position, iteration: jax.Array, gate: int, i: int, shared: Shared
 ) -> list[tuple[Any, Any]]:
     """The pairs whose products sum up to a gate of the matrix times the exchanged array `i`."""
     sizes, exchanged = position.sizes, shared.exchanged.at[_buffer(iteration), i]
@@ -216,5 +217,5 @@ def factors(
     ]
 
 
-def _buffer(iteration: Any) -> Any:
+def _buffer(iteration: Index) -> Any:
     return jax.lax.rem(iteration, jnp.int32(2))

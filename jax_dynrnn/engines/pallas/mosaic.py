@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from ..._types import DTypeLike
 from ..devices import platform
 
 ROWS = 16
@@ -42,7 +43,7 @@ def missing() -> str | None:
     return f"this JAX's Pallas for Mosaic GPU has no {lacking[0]}" if lacking else None
 
 
-def options(dtype: Any) -> dict[str, Any]:
+def options(dtype: DTypeLike) -> dict[str, Any]:
     """How a kernel is compiled: for bfloat16 with the GPU's own `tanh`, which is as exact."""
     from jax.experimental.pallas import mosaic_gpu
 
@@ -84,7 +85,7 @@ def zeros() -> jax.Array:
     return none if INTERPRET is not None else mosaic_gpu.layout_cast(none, mosaic_gpu.Layout.WGMMA)
 
 
-def tiled(*shape: int, dtype: Any) -> Any:
+def tiled(*shape: int, dtype: DTypeLike) -> Any:
     """Shared memory for operands of matrix instructions: `[..., n, k ROWS]` of 16 bits."""
     from jax.experimental.pallas import mosaic_gpu
 

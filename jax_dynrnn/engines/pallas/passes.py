@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import Inputs, PyTree
 from ..devices import pcast, varying_axes
 from ..request import Run
 from ..staged.split_cell import SplitCell, Weights, one_row
@@ -41,18 +42,18 @@ class KernelLayout:
         sizes = Sizes(step, batch, run.time, run.reverse, dtype, has_flags, cluster)
         return cls(split, run, sizes)
 
-    def project(self, projection: list, inputs: Any) -> Any:
+    def project(self, projection: list, inputs: Inputs) -> Any:
         """The projected inputs of all steps, as one matmul."""
         weights = dataclasses.replace(self.run.params, projection=projection)
         return self.split.project_steps(weights, inputs)
 
-    def with_time(self, tree: Any, fill: str = "edge") -> list[jax.Array]:
+    def with_time(self, tree: PyTree, fill: str = "edge") -> list[jax.Array]:
         """The leaves of a tree with time, `[T, k H, B]`."""
         order = (1, 2, 0) if self.run.time_axis == 1 else (0, 2, 1)
         padded = [self._pad_units(x, fill) for x in jax.tree.leaves(tree)]
         return [self._pad_rows(x.transpose(order)) for x in padded]
 
-    def without_time(self, tree: Any, fill: str = "edge") -> list[jax.Array]:
+    def without_time(self, tree: PyTree, fill: str = "edge") -> list[jax.Array]:
         """The leaves of a tree without time, a state, `[k H, B]` in float32."""
         padded = [self._pad_units(x, fill) for x in jax.tree.leaves(tree)]
         return [self._pad_rows(x.T).astype(jnp.float32) for x in padded]
@@ -88,13 +89,13 @@ class KernelLayout:
     def unpad_rows(self, x: jax.Array) -> jax.Array:
         return x[..., : self.run.batch]
 
-    def restore_with_time(self, xs: list[jax.Array], like: Any) -> Any:
+    def restore_with_time(self, xs: list[jax.Array], like: PyTree) -> Any:
         """Arrays with time, in the layout of the run, 0 in its padding, as the pytree `like`."""
         order = (2, 0, 1) if self.run.time_axis == 1 else (0, 2, 1)
         masked = [self._mask(self.unpad_rows(x)).transpose(order) for x in xs]
         return _as([self._unpad_units(x) for x in masked], like)
 
-    def restore_without_time(self, xs: list[jax.Array], like: Any) -> Any:
+    def restore_without_time(self, xs: list[jax.Array], like: PyTree) -> Any:
         """Arrays without time, in the layout of the run, as the pytree `like`."""
         return _as([self._unpad_units(self.unpad_rows(x).T) for x in xs], like)
 
@@ -161,7 +162,7 @@ def forward(split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
 
 
 def backward(
-    split: SplitCell, run: Run, states: Any, cotangents: Any
+    split: SplitCell, run: Run, states: PyTree, cotangents: PyTree
 ) -> tuple[Weights, Any, Any, Any]:
     """The cotangents of the params, the inputs, the initial and the start state of the run."""
     layout, (d_outputs, d_final) = KernelLayout.of(split, run), cotangents
@@ -215,7 +216,7 @@ def _kernel_cotangent(hidden: jax.Array, d_product: jax.Array) -> jax.Array:
     return jnp.matmul(rows(hidden).T, rows(d_product), preferred_element_type=jnp.float32)
 
 
-def _as(xs: list[jax.Array], like: Any) -> Any:
+def _as(xs: list[jax.Array], like: PyTree) -> Any:
     """`xs` as the leaves of a pytree, of its dtypes."""
     leaves, structure = jax.tree.flatten(like)
     return structure.unflatten([x.astype(y.dtype) for x, y in zip(xs, leaves, strict=True)])

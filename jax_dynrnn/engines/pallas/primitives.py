@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import DTypeLike
 
-def replacements(dtype: Any) -> dict[str, Callable]:
+
+def replacements(dtype: DTypeLike) -> dict[str, Callable]:
     """By the names of the primitives: functions of float32 operands, and of their parameters.
 
     Mosaic's division, and so its `logistic`, takes many instructions, and its exact `tanh` has

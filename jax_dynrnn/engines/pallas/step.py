@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import Inputs, PyTree, State
 from ..staged.split_cell import SplitCell, Weights
 from .gatewise import Arithmetic, Gates, Leaf, UnsupportedArithmetic, inlined
 from .primitives import replacements
@@ -34,7 +35,7 @@ class Step:
         only_adds_product: whether the product is only added to the projected inputs.
     """
 
-    def __init__(self, split: SplitCell, weights: Weights, inputs: Any, state: Any):
+    def __init__(self, split: SplitCell, weights: Weights, inputs: Inputs, state: State):
         projected = jax.eval_shape(split.project, weights, inputs)
         products = split.product_types(projected, state)
         if len(products) != 1:
@@ -58,7 +59,7 @@ class Step:
         covers_all = [p.covers_all_columns for p in preactivations] == [True]
         self.only_adds_product = covers_all and self.projected == [self.gates]
 
-    def _count_gates(self, tree: Any) -> list[int]:
+    def _count_gates(self, tree: PyTree) -> list[int]:
         return [x.shape[-1] // self.units for x in jax.tree.leaves(tree)]
 
     def _hidden_leaf(self) -> int:
@@ -68,7 +69,7 @@ class Step:
             raise UnsupportedArithmetic("what it multiplies is not a part of its state as it is")
         return factor - before
 
-    def _check(self, tree: Any) -> None:
+    def _check(self, tree: PyTree) -> None:
         """Checks that all leaves are floating vectors of gates of the cell's units."""
         for x in jax.tree.leaves(tree):
             if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import PyTree
+
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
@@ -67,7 +69,7 @@ def differentiable(passes: Passes) -> Callable[[Any, Any], Any]:
 
 
 def _derivative(
-    passes: Passes, x: Any, constants: Any, residuals: Any, y: Any, x_tangents: Any
+    passes: Passes, x: Any, constants: Any, residuals: PyTree, y: Any, x_tangents: PyTree
 ) -> Any:
     """L v, the derivative L of `f` at `x` applied to the tangents v, as a linear system's solution.
 
@@ -103,7 +105,7 @@ def _derivative(
     return jax.lax.custom_linear_solve(matvec, right_hand_side, solve, transpose_solve)[1]
 
 
-def _linked(tree: Any) -> Any:
+def _linked(tree: PyTree) -> Any:
     """`tree` plus a zero that depends on every leaf.
 
     So each output is formally linear in each input, which `custom_linear_solve` requires of what it

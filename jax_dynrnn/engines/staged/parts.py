@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._cell import separable
+from ..._cell import Cell, separable
 from ..._composition import Around, Stacked
 from ..._tools import fold_in
+from ..._types import PyTree
 from ..masks import select
 from ..request import Request, Run
 from .probe import ERRORS, inner_input_types, output_types
@@ -104,7 +105,7 @@ def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> 
     return select(run.valid_like_inputs(), outputs, zeros), state
 
 
-def _for_every_step(run: Run, f: Callable, tree: Any) -> Any:
+def _for_every_step(run: Run, f: Callable, tree: PyTree) -> Any:
     """`f(x, key)` of all steps."""
     if run.key is None:
         return f(tree, None)
@@ -124,7 +125,7 @@ def _inside(around: Around) -> tuple[Any, Callable, Callable]:
     return around.cell, around.inner_params, around.inner_key
 
 
-def _inner_run(run: Run, cell: Any, params_of: Callable, derive_key: Callable) -> Run:
+def _inner_run(run: Run, cell: Cell, params_of: Callable, derive_key: Callable) -> Run:
     """The run of a cell inside that of `run`."""
     return dataclasses.replace(
         run,
@@ -136,7 +137,7 @@ def _inner_run(run: Run, cell: Any, params_of: Callable, derive_key: Callable) -
 
 
 def _inner_request(
-    request: Request, cell: Any, params_of: Callable, derive_key: Callable
+    request: Request, cell: Cell, params_of: Callable, derive_key: Callable
 ) -> Request:
     """The request of a cell inside that of `request`."""
     try:

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, Memory
+from ..._cell import Cell, Memory, StagedCell
 from ..._composition import Around
 from ..._memoize import memoize_by_cell
+from ..._types import DTypeLike, Inputs, Key, Params
 from ..request import Request, Run
 from .split_cell import SplitCell, Weights
 
@@ -71,11 +72,11 @@ def _of_one_row(x: Any) -> Any:
     return _type(jnp.shape(x), jnp.result_type(x))
 
 
-def _type(shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
+def _type(shape: Any, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def cast_type(given: Any, dtype: Any) -> Any:
+def cast_type(given: Any, dtype: DTypeLike) -> Any:
     """The dtype that a run of `dtype` casts an array of the dtype `given` to."""
     return dtype if jnp.issubdtype(given, jnp.floating) else given
 
@@ -96,7 +97,7 @@ def asks_split_cell(
     return asked
 
 
-def _probe(cell: Any, params: Any, inputs: Any, dtype: Any, key: Any) -> Probe | str:
+def _probe(cell: StagedCell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key) -> Probe | str:
     prepared = [_prepared(cell, params, key, rows) for rows in (1, 2)]
     one, two = ([x.shape for x in jax.tree.leaves(tree)] for tree in prepared)
     if one != two:
@@ -107,7 +108,7 @@ def _probe(cell: Any, params: Any, inputs: Any, dtype: Any, key: Any) -> Probe |
     return Probe(split, weights, inputs, state)
 
 
-def _prepared(cell: Cell, params: Any, key: Any, rows: int) -> Any:
+def _prepared(cell: Cell, params: Params, key: Key, rows: int) -> Any:
     return jax.eval_shape(lambda p: cell.prepare(p, key=key, batch_shape=(rows,)), params)
 
 
@@ -127,7 +128,7 @@ def why_not_differentiable(probe: Probe) -> str | None:
 
 
 @asks_by_types
-def output_types(cell: Any, params: Any, inputs: Any, dtype: Any, key: Any) -> Any:
+def output_types(cell: Cell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key) -> Any:
     """The output of one step of one row; `None` where it cannot be inferred."""
 
     def step(params, inputs):
@@ -142,7 +143,9 @@ def output_types(cell: Any, params: Any, inputs: Any, dtype: Any, key: Any) -> A
 
 
 @asks_by_types
-def inner_input_types(cell: Any, params: Any, inputs: Any, dtype: Any, key: Any) -> Any:
+def inner_input_types(
+    cell: Cell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key
+) -> Any:
     """What the cell inside a wrapper receives of one row; `None` where it cannot be inferred."""
     around = cell.composition(key)
     assert isinstance(around, Around)

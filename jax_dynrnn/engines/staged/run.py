@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import PyTree
 from ..devices import varying_axes
 from ..request import Run
 from ..scan import run_scan
@@ -144,5 +145,5 @@ def _row_axes_of_run(run: Run) -> Run:
     )
 
 
-def _everywhere(axis: int, tree: Any) -> Any:
+def _everywhere(axis: int, tree: PyTree) -> Any:
     return jax.tree.map(lambda _: axis, tree)

@@ -16,7 +16,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from ..._cell import Cell, run_stages
+from ..._cell import Cell, StagedCell, run_stages
+from ..._types import Inputs, Key, Params, Projected, State
 from ..devices import pcast, varying_axes
 from ..hoist import hoist
 from ..request import Run
@@ -41,12 +42,12 @@ jax.tree_util.register_dataclass(Weights, ["projection", "kernels", "elementwise
 class SplitCell(Cell):
     """A staged cell whose params are `Weights`; made for one structure of params."""
 
-    def __init__(self, cell: Any, params: Any):
+    def __init__(self, cell: StagedCell, params: Params):
         self.cell = cell
         self.param_types = jax.tree.map(jax.typeof, params)
         self._hoisted: dict[Any, Any] = {}
 
-    def weights(self, params: Any, inputs: Any, state: Any) -> Weights:
+    def weights(self, params: Params, inputs: Inputs, state: State) -> Weights:
         """The weights; `inputs` and `state` are examples of any number of rows."""
         projection, _ = hoist(self.cell.project, params, inputs)
         projected = jax.eval_shape(self.cell.project, params, inputs)
@@ -55,18 +56,22 @@ class SplitCell(Cell):
         kernels = self._kernels(params, projected, state)
         return Weights(projection(params), kernels, elementwise(params))
 
-    def project(self, weights: Weights, inputs: Any) -> Any:
+    def project(self, weights: Weights, inputs: Inputs) -> Any:
         """`[n, D]` -> the projected inputs."""
         return self._without_invariants(self.cell.project, inputs)(weights.projection, inputs)
 
-    def project_steps(self, weights: Weights, inputs: Any) -> Any:
+    def project_steps(self, weights: Weights, inputs: Inputs) -> Any:
         """`[n, m, D]` -> the projected inputs of all steps, as one matmul."""
         shape = jax.tree.leaves(inputs)[0].shape[:2]
         projected = self.project(weights, jax.tree.map(merge_steps, inputs))
         return jax.tree.map(lambda p: p.reshape(*shape, *p.shape[1:]), projected)
 
     def elementwise(
-        self, weights: list[jax.Array], projected: Any, state: Any, products: list[jax.Array]
+        self,
+        weights: list[jax.Array],
+        projected: Projected,
+        state: State,
+        products: list[jax.Array],
     ) -> tuple[list[jax.Array], Any, Any]:
         """All arithmetic, given the products of all matmuls -> `(factors, output, new_state)`.
 
@@ -83,14 +88,14 @@ class SplitCell(Cell):
             self._hoisted[key] = hoist(f, self.param_types, *arguments)[1]
         return self._hoisted[key]
 
-    def step(self, params: Weights, projected: Any, state: Any, *, key: Any = None) -> Any:
+    def step(self, params: Weights, projected: Projected, state: State, *, key: Key = None) -> Any:
         """One step, for the engine `scan`, which knows nothing of split cells."""
         del key
         output, new, _ = self.step_with_products(params, projected, state)
         return output, new
 
     def step_with_products(
-        self, weights: Weights, projected: Any, state: Any
+        self, weights: Weights, projected: Projected, state: State
     ) -> tuple[Any, Any, list]:
         """One step -> `(output, new_state, products)`."""
         types = self.product_types(projected, state)
@@ -103,7 +108,7 @@ class SplitCell(Cell):
         return output, new, products
 
     def preactivations(
-        self, projected: Any, state: Any, products: list
+        self, projected: Projected, state: State, products: list
     ) -> tuple[Preactivation, ...]:
         """Where a step uses only the sum of a product and the projected inputs."""
         given = (self.param_types, projected, state, products)
@@ -114,7 +119,9 @@ class SplitCell(Cell):
         ]
         return find_preactivations(jaxpr, of_projected, of_products)
 
-    def _elementwise(self, params: Any, projected: Any, state: Any, products: list) -> Any:
+    def _elementwise(
+        self, params: Params, projected: Projected, state: State, products: list
+    ) -> Any:
         factors: list[jax.Array] = []
 
         def multiply(i, x, kernel):
@@ -124,7 +131,7 @@ class SplitCell(Cell):
         output, new = run_stages(self.cell.stages(params, projected, state), multiply)
         return factors, output, new
 
-    def product_types(self, projected: Any, state: Any) -> list[Any]:
+    def product_types(self, projected: Projected, state: State) -> list[Any]:
         """The products of all matmuls, by shape and dtype."""
 
         def run(params, projected, state):
@@ -139,7 +146,7 @@ class SplitCell(Cell):
 
         return jax.eval_shape(run, self.param_types, projected, state)
 
-    def _kernels(self, params: Any, projected: Any, state: Any) -> list[jax.Array]:
+    def _kernels(self, params: Params, projected: Projected, state: State) -> list[jax.Array]:
         kernels: list[jax.Array] = []
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (projected, state))
 
@@ -180,6 +187,7 @@ def split_run(run: Run) -> tuple[SplitCell, Run]:
     """The run with a split cell and its `Weights`, all arrays varying over the same mesh axes."""
     axes = varying_axes(run)
     run = jax.tree.map(lambda x: pcast(x, axes), dataclasses.replace(run, key=None))
+    assert isinstance(run.cell, StagedCell)  # or the engine refuses it
     split = SplitCell(run.cell, run.params)
     weights = split.weights(run.params, *one_row(run))
     return split, dataclasses.replace(run, cell=split, params=weights)

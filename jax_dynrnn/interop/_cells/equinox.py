@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..._cell import Cell, Params, State
 from ..._rnn import cast
 from ..._tools import batch_tuple
+from ..._types import BatchShape, DTypeLike, Inputs, Key, Shapes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,18 +66,18 @@ class EquinoxCell(Cell):
         """The params that the module has."""
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else None, self.module)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         """The params that the module has, in `dtype`."""
         return cast(self.params, dtype)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         """`state` for each row, in `dtype`."""
         batch = batch_tuple(batch_shape)
         row = cast(self.state, dtype)
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), row)
 
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         batch = jnp.shape(jax.tree.leaves(inputs)[0])[: -self.feature_ndim]
         keys = {} if key is None else {"key": jax.random.split(key, batch)}

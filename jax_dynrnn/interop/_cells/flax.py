@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ..._cell import Cell, Params, State
 from ..._rnn import cast, promoted
 from ..._tools import as_dicts, batch_tuple, is_shape
+from ..._types import BatchShape, DTypeLike, Inputs, Key, Shapes
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -46,7 +47,7 @@ class _FlaxCell(Cell):
     def feature_ndim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.module.num_feature_axes
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         """What `initialize_carry` makes where `RNN` is given no key, in `dtype`."""
         features = self.input_shape or (None,) * self.feature_ndim  # most cells do not ask
         try:
@@ -101,7 +102,7 @@ class LinenCell(_FlaxCell):
         unbound = self.module.clone(parent=None, name=None)  # it may be made inside a model
         object.__setattr__(self, "module", unbound)
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         if not is_shape(input_shape):
             raise ValueError(
                 f"{self!r} takes one array of inputs, as Flax's RNN does: expected one shape, got "
@@ -121,7 +122,7 @@ class LinenCell(_FlaxCell):
         return self.module.initialize_carry(jax.random.key(0), input_shape)
 
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         rngs = None if key is None else {"dropout": key}
         new, output = self.module.apply({"params": as_dicts(params)}, state, inputs, rngs=rngs)
@@ -164,7 +165,7 @@ class NNXCell(_FlaxCell):
         """The params that the module has."""
         return self._split()[1]
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         """The params that the module has, in `dtype`."""
         return cast(self.params, dtype)
 
@@ -174,7 +175,7 @@ class NNXCell(_FlaxCell):
         return self.module.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))
 
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         from flax import nnx
 

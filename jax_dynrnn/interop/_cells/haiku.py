@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ..._cell import Cell, Params, State
 from ..._rnn import cast
 from ..._tools import batch_tuple, map_shapes
+from ..._types import BatchShape, DTypeLike, Inputs, Key, Shapes
 
 
 @jax.tree_util.register_static
@@ -54,19 +55,19 @@ class HaikuCell(Cell):
                 f"{self.make_core!r:.60}"
             )
 
-    def init(self, key: jax.Array, input_shape: Any, dtype: Any = jnp.float32) -> Params:
+    def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         ndim = self.feature_ndim
         row = map_shapes(lambda s: jnp.zeros((1, *s[len(s) - ndim :]), dtype), input_shape)
         return cast(self._step.init(key, row, self.zero_state(1, dtype)), dtype)
 
-    def zero_state(self, batch_shape: Any = (), dtype: Any = jnp.float32) -> State:
+    def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         """The core's `initial_state`, in `dtype`."""
         batch_size = batch_tuple(batch_shape) or (None,)
         initial = _transform(lambda: self.make_core().initial_state(*batch_size))
         return cast(initial.apply({}, None), dtype)
 
     def __call__(
-        self, params: Params, inputs: Any, state: State, *, key: Any = None
+        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         return self._step.apply(params, key, inputs, state)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._types import DTypeLike
 from .._escape import quoted
 from .budget import Budget
 from .error import CheckpointError
@@ -62,7 +63,7 @@ class Message:
     def messages(self, number: int) -> Iterator[Message]:
         return map(Message, self.blobs(number))
 
-    def integers(self, number: int, dtype: Any, budget: Budget) -> np.ndarray:
+    def integers(self, number: int, dtype: DTypeLike, budget: Budget) -> np.ndarray:
         """Of a repeated field, packed into one value or not, modulo the range of the dtype."""
         integers, found = self._integers(number), bytearray()
         while chunk := list(itertools.islice(integers, CHUNK)):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..._cell import Cell
 from ..._composition import Around, Stacked
+from ..._types import PyTree
 
 
 class Layer(NamedTuple):
@@ -123,7 +124,7 @@ def _output_size(cell: Any) -> int | None:
     return hidden_size(cell) if hasattr(cell, "num_units") else None
 
 
-def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+def flatten(tree: PyTree, path: str = "") -> dict[str, Any]:
     """`{"a": {"b": x}, "c": [y]}` as `{"a/b": x, "c/0": y}`."""
     if isinstance(tree, Mapping):
         items = list(tree.items())
