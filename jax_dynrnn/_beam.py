@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ._cell import Cell, Params, State, take_step
-from ._types import BatchShape, DTypeLike, Inputs, Key, Projected, Size
+from ._types import BatchShape, DTypeLike, Index, Inputs, Key, Projected, Size
 from .sequence import take_steps
 
 
@@ -30,7 +30,7 @@ class Beams(NamedTuple):
     """`[B, K]`, that with the length penalty."""
 
 
-def first_beams(shape: tuple[int, int], most: int, end: Any) -> Beams:
+def first_beams(shape: tuple[int, int], most: int, end: Index) -> Beams:
     """One empty sequence in each row `[B, K]`, and no others: all would be the same."""
     zeros, one = jnp.zeros(shape, jnp.int32), jnp.arange(shape[1]) == 0
     probability = jnp.where(one, 0.0, -jnp.inf).astype(jnp.result_type(float))
@@ -40,7 +40,7 @@ def first_beams(shape: tuple[int, int], most: int, end: Any) -> Beams:
 
 
 def extended(
-    beams: Beams, of_next: jax.Array, end: Any, penalty: Any, time: Size
+    beams: Beams, of_next: jax.Array, end: Index, penalty: Any, time: Size
 ) -> tuple[jax.Array, jax.Array, Beams]:
     """The best sequences with one id more -> `(parents, their last ids, beams)`.
 
@@ -72,7 +72,7 @@ class _Candidates(NamedTuple):
     probability: jax.Array
 
 
-def _candidates(beams: Beams, of_next: jax.Array, end: Any) -> _Candidates:
+def _candidates(beams: Beams, of_next: jax.Array, end: Index) -> _Candidates:
     """Of each beam: the best that go on, and the one that ends.
 
     Those that go on have one length, so that their order is that of their probabilities. A

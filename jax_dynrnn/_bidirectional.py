@@ -18,14 +18,18 @@ from ._cell import Params, State, as_cell
 from ._protocol import ask, same, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
-from ._types import DTypeLike, Inputs, Outputs, Shapes
+from ._types import CellLike, DTypeLike, Inputs, Outputs, Shapes
 
 ORDER = "bidirectional_dynamic_rnn(cell_fw, cell_bw, params, inputs, sequence_length)"
 
 
 @explained
 def init_bidirectional(
-    key: jax.Array, cell_fw: Any, cell_bw: Any, input_shape: Shapes, dtype: DTypeLike = jnp.float32
+    key: jax.Array,
+    cell_fw: CellLike,
+    cell_bw: CellLike,
+    input_shape: Shapes,
+    dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Makes the params of `bidirectional_dynamic_rnn`: `{"fw": ..., "bw": ...}`.
 
@@ -57,8 +61,8 @@ def init_bidirectional(
 
 @explained
 def bidirectional_dynamic_rnn(
-    cell_fw: Any,
-    cell_bw: Any,
+    cell_fw: CellLike,
+    cell_bw: CellLike,
     params: Params,
     inputs: Inputs,
     sequence_length: ArrayLike | Sequence[int] | None = None,

@@ -309,7 +309,7 @@ class _Name(NamedTuple):
         return getattr(importlib.import_module(self.module), self.name)
 
 
-def _as_name(value: Any) -> Any:
+def _as_name(value: object) -> Any:
     name = importable_name(value)
     return value if name is None else _Name(value.__module__, name)
 
@@ -557,7 +557,7 @@ def output_shape(cell: Cell, input_shape: Shapes) -> Any:
     return jax.tree.map(lambda x: x.shape, output)
 
 
-def output_size(cell: Cell, input_shape: Shapes, owner: Any) -> int:
+def output_size(cell: Cell, input_shape: Shapes, owner: object) -> int:
     """The last size of the output of a cell inside of `owner`, if that is one array.
 
     Raises:

@@ -10,7 +10,7 @@ import functools
 import numbers
 import os.path
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -220,7 +220,7 @@ def _check_initializers(cell: Any, error: Exception | None) -> None:
             ) from error
 
 
-def _makes_a_function(initializer: Any, example: tuple) -> bool:
+def _makes_a_function(initializer: Callable, example: tuple) -> bool:
     try:
         return callable(initializer(*example))
     except Exception:  # its own affair
@@ -238,7 +238,7 @@ def initial_state(cell: Cell, given: State, start: State, where: str = "initial_
     return match(cell, start, given, where)
 
 
-def fixed_state(owner: Any, cell: Cell) -> None:
+def fixed_state(owner: object, cell: Cell) -> None:
     """Checks that the state of the cell in `owner` does not depend on a memory."""
     if cell.attends:
         name = type(owner).__name__
@@ -259,7 +259,7 @@ def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
             )
 
 
-def step(cell: Cell, take_step: Any, state: State, start: State, batch: Size) -> Any:
+def step(cell: Cell, take_step: Callable, state: State, start: State, batch: Size) -> Any:
     """Traces one step, which must return the state's structure, shapes and dtypes.
 
     Returns the shapes of the output.

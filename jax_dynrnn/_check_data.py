@@ -22,7 +22,7 @@ from ._check_options import floating as floating
 from ._check_options import got as _got
 from ._check_options import one_key as one_key
 from ._tools import is_flag
-from ._types import Inputs, PyTree, Size
+from ._types import Inputs, Lengths, PyTree, Size
 
 
 def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
@@ -189,7 +189,7 @@ def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
     return lengths
 
 
-def integers(lengths: Any, where: str = "sequence_length") -> Any:
+def integers(lengths: Lengths, where: str = "sequence_length") -> Any:
     """`lengths` as an array, where they came as a number or a list."""
     if hasattr(lengths, "dtype"):
         return _of_numpy_or_jax(where, lengths)
@@ -203,7 +203,7 @@ def integers(lengths: Any, where: str = "sequence_length") -> Any:
     return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
 
 
-def known_values(where: str, lengths: Any, most: Any, of: str) -> None:
+def known_values(where: str, lengths: Lengths, most: Any, of: str) -> None:
     """Checks that lengths are in [0, most], where their values are known."""
     if isinstance(lengths, jax.Array):
         tracing = isinstance(jnp.zeros(()), jax.core.Tracer)

@@ -13,7 +13,7 @@ import numpy as np
 from ._types import DTypeLike, Key
 
 
-def got(x: Any) -> str:
+def got(x: object) -> str:
     """What came in the place of a Python value, and what to do if it is traced."""
     if not isinstance(x, jax.core.Tracer):
         return f"{x!r:.200}"
@@ -56,7 +56,7 @@ def one_key(key: Key) -> None:
         a_key(key)
 
 
-def a_key(key: Key) -> None:
+def a_key(key: Any) -> None:
     """Checks a key."""
     dtype = getattr(key, "dtype", None)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ._memoize import memoize_by_cell
 from ._protocol import ask, call_back
 from ._rnn import RunOptions, cast, dynamic_rnn, promoted
 from ._tools import batch_tuple, depends_on_last
-from ._types import BatchShape, DTypeLike, Inputs, Key, PyTree, PyTreeDef, Shapes, State
+from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, PyTree, PyTreeDef, Shapes, State
 
 
 class LayerOptions(RunOptions, total=False):
@@ -56,7 +56,7 @@ class Single:
     def run(self, *arguments: Any, **options: Any) -> Any:
         return dynamic_rnn(self.cell, *arguments, **options)
 
-    def one_step(self, params: Params, row: Any, key: Key) -> Any:
+    def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cell = as_cell(self.cell)
         _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
         start = ask(cell, "start", params, (1,), jnp.float32)
@@ -96,7 +96,7 @@ class Pair:
         merged = call_back("merge_fn", self.merge_fn, "outputs_fw, outputs_bw", *outputs)
         return merged, states
 
-    def one_step(self, params: Params, row: Any, key: Key) -> Any:
+    def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cells = {"fw": self.cell_fw, "bw": self.cell_bw}
         _check_cell.directions(params, tuple(cells))
         results = []
@@ -133,7 +133,7 @@ class Stack:
         )
         return outputs, (fw, bw)
 
-    def one_step(self, params: Params, row: Any, key: Key) -> Any:
+    def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         results = []
         names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
         _check_cell.directions(params, names)
@@ -145,7 +145,11 @@ class Stack:
         return results
 
 
-def with_memory(plan: Any, params: Params, memory: PyTree, length: Any) -> Params:
+Plan: TypeAlias = Single | Pair | Stack
+"""One way of running cells."""
+
+
+def with_memory(plan: Plan, params: Params, memory: PyTree, length: Any) -> Params:
     """The params with the memory that `memory=` and `memory_length=` of a call give."""
     if memory is None:
         if length is not None:
@@ -165,7 +169,7 @@ def start(
 
 
 def step(
-    cell: Any, params: Params, inputs: Inputs, state: State, key: Key, dtype: DTypeLike | None
+    cell: CellLike, params: Params, inputs: Inputs, state: State, key: Key, dtype: DTypeLike | None
 ) -> Any:
     """One step of a layer of one cell, in the dtype that a run would have.
 
@@ -178,7 +182,7 @@ def step(
     return Cell.__call__(cell, params, inputs, state, key=key)
 
 
-def check_state(cell: Any, params: Params, inputs: Inputs, state: State) -> Any:
+def check_state(cell: CellLike, params: Params, inputs: Inputs, state: State) -> Any:
     """The state of a step, after the check that a cell makes of it.
 
     It is made first: whether the cell draws can only be found with inputs that are inputs.
@@ -188,7 +192,7 @@ def check_state(cell: Any, params: Params, inputs: Inputs, state: State) -> Any:
     return _check_cell.state_of_step(cell, params, inputs, state, batch_shape)
 
 
-def check_inputs(plan: Any, inputs: Inputs, time_major: Any = False) -> Any:
+def check_inputs(plan: Plan, inputs: Inputs, time_major: bool = False) -> Any:
     """The inputs of a run as arrays, after the check that the run makes of them.
 
     It is made first: the params and the need of a key depend on what the inputs are.
@@ -206,7 +210,7 @@ def find_key(
     key: Key,
     deterministic: bool | None,
     stream: Callable[[], Any] | None,
-    plan: Any,
+    plan: Plan,
     params: Params,
     inputs: Inputs,
 ) -> Any:
@@ -231,7 +235,7 @@ def find_key(
     return stream()
 
 
-def uses_key(plan: Any, params: Params, inputs: Inputs) -> bool:
+def uses_key(plan: Plan, params: Params, inputs: Inputs) -> bool:
     """Whether what the cells compute depends on the key."""
     ndims = feature_ndims(as_cell(plan.cells[0]).feature_ndim, inputs)
 
@@ -251,6 +255,6 @@ def uses_key(plan: Any, params: Params, inputs: Inputs) -> bool:
 
 
 @memoize_by_cell
-def _uses_key(plan: Any, structure: PyTreeDef, types: tuple) -> bool:
+def _uses_key(plan: Plan, structure: PyTreeDef, types: tuple) -> bool:
     params, row = structure.unflatten(types)
     return depends_on_last(plan.one_step, params, row, jax.random.key(0))

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from ._tools import importable_name
+from ._types import CellLike
 
 
-def why_not_cached(cell: Any) -> str | None:
+def why_not_cached(cell: CellLike) -> str | None:
     """Why no cache may keep a cell, or `None` if one may."""
     culprit = _not_static(cell)
     if culprit is not None:
@@ -40,13 +41,13 @@ def memoize_by_cell(ask: Callable) -> Callable:
     """`ask(cell, ...)` with its answers cached for cells that a cache may keep."""
     cached = functools.lru_cache(1024)(ask)
 
-    def asked(cell: Any, *more: Any) -> Any:
+    def asked(cell: CellLike, *more: Any) -> Any:
         return (cached if why_not_cached(cell) is None else ask)(cell, *more)
 
     return asked
 
 
-def is_configuration(cell: Any) -> bool:
+def is_configuration(cell: CellLike) -> bool:
     """Whether a cell, and every cell inside it, is registered as static: equal ones are alike.
 
     Any other object is closed over; it is not even hashed.
@@ -76,7 +77,7 @@ def _not_static(cell: Any) -> Any:
 _HOLDS_ARRAYS = weakref.WeakKeyDictionary()
 
 
-def _cell_holds_arrays(cell: Any) -> bool:
+def _cell_holds_arrays(cell: CellLike) -> bool:
     """`holds_arrays` of a configuration, which is immutable: every call of a run asks."""
     try:
         if cell not in _HOLDS_ARRAYS:
@@ -86,7 +87,7 @@ def _cell_holds_arrays(cell: Any) -> bool:
         return holds_arrays(cell)
 
 
-def holds_arrays(x: Any) -> bool:
+def holds_arrays(x: object) -> bool:
     """Whether an array is reached from `x`.
 
     The way there may be a closure, a partial, a bound method, an attribute, a default argument or
@@ -103,7 +104,7 @@ def holds_arrays(x: Any) -> bool:
     return False
 
 
-def _referents(x: Any) -> list:
+def _referents(x: object) -> list:
     found = gc.get_referents(x)
     if not isinstance(x, types.FunctionType):
         return found
@@ -113,7 +114,7 @@ def _referents(x: Any) -> list:
 _ATOMS = (str, bytes, bool, int, float, complex, type(None), types.CodeType, types.ModuleType)
 
 
-def _outlives_caches(x: Any) -> bool:
+def _outlives_caches(x: object) -> bool:
     """Whether `x` holds no array, or lives as long as its module does: nothing new is kept.
 
     Not what is defined in `__main__`: in a notebook it is defined again and again.

@@ -11,8 +11,8 @@ from flax import nnx
 from ._arguments import explained
 from ._cell import State
 from ._check_cell import located
-from ._layer import Single, check_inputs, check_state, find_key, start, step, with_memory
-from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Params, PyTree
+from ._layer import Plan, Single, check_inputs, check_state, find_key, start, step, with_memory
+from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes
 
 
 class Layer(nnx.Module):
@@ -24,7 +24,7 @@ class Layer(nnx.Module):
         deterministic: whether calls evaluate; `model.eval()` and `model.train()` set it.
     """
 
-    def __init__(self, plan: Any, in_features: Any, rngs: nnx.Rngs, param_dtype: DTypeLike):
+    def __init__(self, plan: Plan, in_features: Shapes, rngs: nnx.Rngs, param_dtype: DTypeLike):
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(
                 f"{type(self).__name__}: expected rngs=nnx.Rngs(seed), got {type(rngs).__name__}"
@@ -72,7 +72,12 @@ class OneCell(Layer):
 
     @explained
     def __init__(
-        self, cell: Any, *, in_features: Any, rngs: nnx.Rngs, param_dtype: DTypeLike = jnp.float32
+        self,
+        cell: CellLike,
+        *,
+        in_features: Shapes,
+        rngs: nnx.Rngs,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         super().__init__(Single(cell), in_features, rngs, param_dtype)
         self.cell = cell

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -88,7 +88,7 @@ def name_of(cell: Any) -> str:
     return type(getattr(cell, "foreign", cell)).__name__
 
 
-def result(cell: Any, returned: Any, state: State) -> tuple[Any, Any]:
+def result(cell: Any, returned: object, state: State) -> tuple[Any, Any]:
     """What a step from `state` returned, if that is `(output, new_state)`."""
     expected = f"{cell!r}: a step must return (output, new_state)"
     if not isinstance(returned, tuple | list) or len(returned) != 2:
@@ -123,7 +123,7 @@ def changed(cell: Any, path: Any, old: State, new: State, hint: str = "") -> Typ
     )
 
 
-def _what(returned: Any, state: State) -> str:
+def _what(returned: object, state: State) -> str:
     if returned is None:
         return "None: does it end without a return?"
     if isinstance(returned, Generator):
@@ -152,7 +152,7 @@ def swapped(output: Outputs, new: State, state: State) -> str:
     return "; return (output, new_state), not Flax's (new_state, output)" if is_state else ""
 
 
-def match(cell: Any, start: Any, given: Any, where: str) -> Any:
+def match(cell: Any, start: PyTree, given: PyTree, where: str) -> Any:
     """`given` with the structure of `start`; a plain tuple may stand for a named one.
 
     Shapes are checked, dtypes kept.
@@ -208,7 +208,7 @@ def traced(where: str) -> Iterator[None]:
         raise TypeError(f"{where}: {VALUES}") from error
 
 
-def call_back(where: str, function: Any, names: str, *arguments: Any) -> Any:
+def call_back(where: str, function: Callable, names: str, *arguments: Any) -> Any:
     """Calls a function of the user's with `arguments` of these names while it is traced."""
     with traced(where):
         try:
@@ -225,7 +225,7 @@ def call_back(where: str, function: Any, names: str, *arguments: Any) -> Any:
             raise
 
 
-def takes_other(function: Any, arguments: tuple) -> bool:
+def takes_other(function: Callable, arguments: tuple) -> bool:
     """Whether a function cannot be called with so many arguments."""
     try:
         return refusal(inspect.signature(function), arguments, {}) is not None

@@ -18,7 +18,7 @@ from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
-from ._types import Inputs, PyTree
+from ._types import CellLike, Inputs, PyTree
 from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
@@ -51,7 +51,7 @@ class Emitted:
 
 @explained
 def raw_rnn(
-    cell: Any,
+    cell: CellLike,
     params: Params,
     loop_fn: Callable,
     *,
@@ -175,7 +175,7 @@ def _checked(loop_fn: Callable) -> Callable:
     return checked
 
 
-def _five(returned: Any) -> tuple:
+def _five(returned: object) -> tuple:
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         raise TypeError(
             "loop_fn: expected it to return (finished, next_input, next_cell_state, "

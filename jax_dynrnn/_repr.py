@@ -24,7 +24,7 @@ class BriefRepr:
         return as_code(self) if dataclasses.is_dataclass(self) else object.__repr__(self)
 
 
-def as_code(x: Any, prefix: str = "") -> str:
+def as_code(x: object, prefix: str = "") -> str:
     """`x` as an expression, evaluable where that is possible.
 
     `prefix` is what the names of this library have before them, as in `rnn.LSTMCell(4)`.
@@ -62,7 +62,7 @@ def _is_ours(x: Any) -> bool:
     return type(x).__module__.startswith("jax_dynrnn.")
 
 
-def _is_default(value: Any, field: dataclasses.Field) -> bool:
+def _is_default(value: object, field: dataclasses.Field) -> bool:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()

@@ -129,8 +129,8 @@ def explain(
     sequence_length: Lengths | None = None,
     initial_state: State = None,
     *,
-    mask: Any = None,
-    resets: Any = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = False,
     dtype: DTypeLike | None = None,
@@ -299,7 +299,7 @@ def _with_arrays(request: Request) -> Request:
     )
 
 
-def cast(tree: PyTree, dtype: DTypeLike) -> Any:
+def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
     """The tree as JAX arrays, the floating ones in `dtype`."""
 
     def leaf(x):

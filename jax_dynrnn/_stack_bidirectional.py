@@ -23,7 +23,7 @@ from ._bidirectional import (
 from ._cell import Params, State, as_cell, output_shape
 from ._rnn import RunOptions, takes
 from ._tools import fold_in, is_shape
-from ._types import DTypeLike, Inputs, PyTree, Shapes
+from ._types import CellLike, DTypeLike, Inputs, PyTree, Shapes
 
 ORDER = "stack_bidirectional_dynamic_rnn(cells_fw, cells_bw, params, inputs, sequence_length)"
 
@@ -144,7 +144,7 @@ def stack_bidirectional_dynamic_rnn(
     return inputs, states_fw, states_bw
 
 
-def layers(cells_fw: Any, cells_bw: Any) -> list[tuple[Any, Any]]:
+def layers(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[tuple[Any, Any]]:
     """The two cells of each layer, checked."""
     for name, cells in (("cells_fw", cells_fw), ("cells_bw", cells_bw)):
         if not isinstance(cells, list | tuple):

@@ -20,12 +20,12 @@ from ._cell import Params, State, as_cell
 from ._protocol import structure
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn
-from ._types import DTypeLike, Inputs, Lengths, Outputs
+from ._types import CellLike, DTypeLike, Inputs, Lengths, Outputs
 
 
 @explained
 def static_rnn(
-    cell: Any,
+    cell: CellLike,
     params: Params,
     inputs: Sequence[Any],
     initial_state: State | None = None,
@@ -72,8 +72,8 @@ def static_rnn(
 
 @explained
 def static_bidirectional_rnn(
-    cell_fw: Any,
-    cell_bw: Any,
+    cell_fw: CellLike,
+    cell_bw: CellLike,
     params: Params,
     inputs: Sequence[Any],
     initial_state_fw: State | None = None,
@@ -166,7 +166,7 @@ def stack_bidirectional_rnn(
 
 @explained
 def static_state_saving_rnn(
-    cell: Any,
+    cell: CellLike,
     params: Params,
     inputs: Sequence[Any],
     state_saver: Mapping[str, jax.Array],

@@ -17,7 +17,7 @@ from ._check_options import got
 from ._types import BatchShape, Key, Params, Shapes
 
 
-def check_size(owner: Any, name: str) -> None:
+def check_size(owner: object, name: str) -> None:
     """Checks that the field `name` of a configuration is a positive int."""
     size = getattr(owner, name)
     described = f"{type(owner).__name__}: {name} should be a positive int, got {size!r}"
@@ -84,12 +84,12 @@ def depends_on_last(f: Callable, *arguments: Any) -> bool:
     return jaxpr.invars[-1] in needed
 
 
-def is_flag(x: Any) -> bool:
+def is_flag(x: object) -> bool:
     """Whether `x` is True or False, of Python or NumPy."""
     return isinstance(x, bool | np.bool_)
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: object) -> bool:
     return hasattr(x, "__float__") and not is_flag(x)
 
 
@@ -118,7 +118,7 @@ def check_options(owner: Any) -> None:
         object.__setattr__(owner, field.name, made(value))
 
 
-def check_probability(owner: Any, name: str) -> None:
+def check_probability(owner: object, name: str) -> None:
     """Checks that the field `name` of a configuration is a float in (0, 1]."""
     probability = getattr(owner, name)
     expected = f"{type(owner).__name__}: expected {name} to be a float in (0, 1], got "
@@ -198,7 +198,7 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
 
 
-def is_shape(x: Any) -> bool:
+def is_shape(x: object) -> bool:
     """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
     return isinstance(x, tuple | list) and not any(
         isinstance(size, tuple | list | Mapping) for size in x
@@ -233,7 +233,7 @@ def input_size(cell: Any, input_shape: Shapes) -> int:
     return features
 
 
-def importable_name(x: Any) -> str | None:
+def importable_name(x: object) -> str | None:
     """The name under which a function is found in its module, or `None`."""
     module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None)
     if not (callable(x) and isinstance(module, str) and isinstance(name, str)):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 from jax.typing import DTypeLike as DTypeLike
 
@@ -42,7 +43,7 @@ Key: TypeAlias = jax.Array | None
 PyTreeDef: TypeAlias = Any
 """The structure of a pytree."""
 
-Index: TypeAlias = int | jax.Array
+Index: TypeAlias = int | np.integer | jax.Array
 """An int, or an int32 scalar that may be traced."""
 
 Lengths: TypeAlias = ArrayLike | Sequence[int]
@@ -68,3 +69,9 @@ Cells: TypeAlias = Any
 
 Ref: TypeAlias = Any
 """A reference to memory in a kernel of Pallas."""
+
+Weights: TypeAlias = Any
+"""Arrays by name, or a module or layer of another framework."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray
+"""Bytes of a file."""

@@ -22,7 +22,7 @@ from ._check_cell import located
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._tools import widened
-from ._types import PyTree
+from ._types import CellLike, Index, PyTree
 from .sequence import sequence_mask
 
 ORDER = "(cell, params, embed, logits, start, end, initial_state)"
@@ -71,11 +71,11 @@ def tile_batch(tree: PyTree, multiplier: int) -> Any:
 
 @explained
 def greedy_decode(
-    cell: Any,
+    cell: CellLike,
     params: Params,
     embed: Callable,
     logits: Callable,
-    start: Any,
+    start: Index,
     end: int,
     initial_state: State,
     *,
@@ -148,11 +148,11 @@ def greedy_decode(
 
 @explained
 def beam_search(
-    cell: Any,
+    cell: CellLike,
     params: Params,
     embed: Callable,
     logits: Callable,
-    start: Any,
+    start: Index,
     end: int,
     initial_state: State,
     *,
@@ -249,7 +249,7 @@ def _check_penalty(penalty: Any) -> None:
         )
 
 
-def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
+def _checked(start: Index, end: Index, initial_state: State) -> tuple[int, Any]:
     """The batch size, and the end as an int where it is known, after checking the ids."""
     for name, value in (("start", start), ("end", end)):
         dtype = _check_data.of_numbers(name, value).dtype
@@ -274,7 +274,7 @@ def _checked(start: Any, end: Any, initial_state: State) -> tuple[int, Any]:
         return batch, jnp.asarray(end, jnp.int32)
 
 
-def _functions(cell: Cell, embed: Any, logits: Any, batch: int, end: Any) -> tuple:
+def _functions(cell: Cell, embed: Callable, logits: Callable, batch: int, end: Index) -> tuple:
     """`embed` and `logits` with a check of what they return."""
     for name, given, hint in (
         ("embed", embed, "lambda ids: table[ids]"),

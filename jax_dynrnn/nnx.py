@@ -17,7 +17,7 @@ from ._cell import State, as_cell, leading_axes
 from ._layer import LayerOptions, OneCellOptions, Pair, Stack
 from ._nnx_layer import Layer, OneCell
 from ._rnn import takes
-from ._types import DTypeLike, Inputs, Lengths
+from ._types import CellLike, DTypeLike, Inputs, Lengths, Shapes
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -127,10 +127,10 @@ class Bidirectional(Layer):
     @explained
     def __init__(
         self,
-        cell_fw: Any,
-        cell_bw: Any = None,
+        cell_fw: CellLike,
+        cell_bw: CellLike | None = None,
         *,
-        in_features: Any,
+        in_features: Shapes,
         rngs: nnx.Rngs,
         merge_fn: Callable | None = concatenate,
         param_dtype: DTypeLike = jnp.float32,
@@ -181,7 +181,7 @@ class StackedBidirectional(Layer):
         cells_fw: Sequence[Any],
         cells_bw: Sequence[Any] | None = None,
         *,
-        in_features: Any,
+        in_features: Shapes,
         rngs: nnx.Rngs,
         param_dtype: DTypeLike = jnp.float32,
     ):

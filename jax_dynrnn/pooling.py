@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from . import _check_data
 from ._arguments import explained
@@ -17,7 +19,11 @@ from .sequence import valid_steps
 
 
 def _pool(
-    reduce: Any, outputs: Outputs, sequence_length: Lengths | None, mask: Any, time_major: bool
+    reduce: Callable,
+    outputs: Outputs,
+    sequence_length: Lengths | None,
+    mask: ArrayLike | None,
+    time_major: bool,
 ) -> Any:
     """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
     _check_data.flag("time_major", time_major)
@@ -41,7 +47,7 @@ def last_output(
     outputs: Outputs,
     sequence_length: Lengths | None = None,
     *,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
     """The output at each row's last valid step: what `outputs[:, -1]` is not.
@@ -85,7 +91,7 @@ def mean_pool(
     outputs: Outputs,
     sequence_length: Lengths | None = None,
     *,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
     """The mean over each row's valid steps; arguments of `last_output`.
@@ -120,7 +126,7 @@ def max_pool(
     outputs: Outputs,
     sequence_length: Lengths | None = None,
     *,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
     """The maximum over each row's valid steps; arguments of `last_output`.

@@ -47,7 +47,7 @@ def as_lengths(sequence_length: Lengths, time: Size) -> jax.Array:
 
 @explained
 def sequence_mask(
-    lengths: ArrayLike | Sequence[int], maxlen: Any = None, dtype: DTypeLike = bool
+    lengths: ArrayLike | Sequence[int], maxlen: Size = None, dtype: DTypeLike = bool
 ) -> jax.Array:
     """Which steps are real: `mask[..., t] = t < lengths[...]`.
 
@@ -84,7 +84,7 @@ def sequence_mask(
     return mask.astype(dtype)
 
 
-def _largest(lengths: Any) -> int:
+def _largest(lengths: Lengths) -> int:
     """The largest length, at least 0."""
     given = _check_data.integers(lengths)
     if isinstance(given, jax.core.Tracer) or not getattr(given, "is_fully_addressable", True):
@@ -106,7 +106,7 @@ def _check_mask_dtype(dtype: DTypeLike) -> None:
         ) from None
 
 
-def _time(maxlen: Any) -> Any:
+def _time(maxlen: Size) -> Any:
     """`maxlen` as an int, or the symbolic size that it is."""
     if is_symbolic(maxlen):
         return maxlen

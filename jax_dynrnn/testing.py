@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from ._testing.compare import Broken, described
 from ._testing.problem import Problem
 from ._testing.table import LAWS
 from ._tools import map_shapes
-from ._types import DTypeLike, Shapes
+from ._types import CellLike, DTypeLike, Shapes
 
 __all__ = ["CellCheckError", "CellReport", "check_cell"]
 
@@ -77,7 +76,7 @@ class CellReport:
 
 
 def check_cell(
-    cell: Any,
+    cell: CellLike,
     input_shape: Shapes,
     *,
     key: jax.Array | None = None,
@@ -196,7 +195,7 @@ def _check_shape(input_shape: Shapes) -> None:
         raise TypeError(f"{expected}, got {input_shape!r}")
 
 
-def _text(cell: Any, broken: Broken, checked: str, again: str) -> str:
+def _text(cell: CellLike, broken: Broken, checked: str, again: str) -> str:
     name = broken.law or checked
     law = LAWS[name]
     return (

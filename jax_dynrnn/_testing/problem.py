@@ -16,7 +16,7 @@ import numpy as np
 from .._cell import PREPARE, as_cell, feature_shapes
 from .._rnn import dynamic_rnn
 from .._tools import depends_on_last, fold_in, map_shapes, unboxed
-from .._types import DTypeLike, Inputs, Key, Params, PyTree, Shapes, State
+from .._types import DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes, State
 from .compare import Broken, described
 
 B, T, CUT = 4, 5, 3
@@ -128,7 +128,7 @@ class Problem:
         return cell.step(params, cell.project(params, inputs), state, key=fold_in(key, t))
 
     def values(
-        self, lengths: Any = ALL, inputs: Inputs = None, state: State = None, key: Key = None
+        self, lengths: Lengths = ALL, inputs: Inputs = None, state: State = None, key: Key = None
     ):
         """`{"outputs": ..., "state": ...}` of a run by `scan`."""
         inputs = self.inputs if inputs is None else inputs
@@ -137,8 +137,8 @@ class Problem:
         return jax.device_get(run(self.params, inputs, state, lengths, key))
 
     def gradients(
-        self, lengths: Any, inputs: Inputs, state: State, *, params: Params = None, key: Key = None,
-        engine: str = "scan", dtype: DTypeLike | None = None,
+        self, lengths: Lengths, inputs: Inputs, state: State, *, params: Params = None,
+        key: Key = None, engine: str = "scan", dtype: DTypeLike | None = None,
     ) -> Any:  # fmt: skip
         """As `values`, with `loss` and the gradients of it."""
         run = self._program(self._gradients, engine, dtype or self.dtype, key is not None)

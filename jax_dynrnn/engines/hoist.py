@@ -39,7 +39,7 @@ def hoist(f: Callable, params: Params, *arguments: Any) -> tuple[Callable, Calla
     return invariants, rest
 
 
-def _sorted(jaxpr: Any, params: list) -> tuple[list, list, set]:
+def _sorted(jaxpr: core.Jaxpr, params: list) -> tuple[list, list, set]:
     """The equations that need only params, and the others; those of constants are in both."""
     known, constant = set(params), set(jaxpr.constvars)
     once, always = [], []
@@ -57,7 +57,9 @@ def _sorted(jaxpr: Any, params: list) -> tuple[list, list, set]:
     return once, always, known
 
 
-def _function(jaxpr: Any, consts: list, inputs: list, outputs: list, equations: list) -> Callable:
+def _function(
+    jaxpr: core.Jaxpr, consts: list, inputs: list, outputs: list, equations: list
+) -> Callable:
     debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     part = jaxpr.replace(invars=inputs, outvars=outputs, eqns=equations, debug_info=debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(part, consts))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import PyTree
+from .._types import Index, PyTree
 from .devices import pcast, varying_axes
 
 # Indices are never negative in the engines. JAX's default adds a compare and a select for negative
@@ -24,7 +24,7 @@ dynamic_update_slice = _non_negative(jax.lax.dynamic_update_slice)
 dynamic_update_slice_in_dim = _non_negative(jax.lax.dynamic_update_slice_in_dim)
 
 
-def repeat(count: Any, body: Callable, carry: PyTree, unroll: int | None = None) -> Any:
+def repeat(count: Index, body: Callable, carry: PyTree, unroll: int | None = None) -> Any:
     """`body(i, carry)` for each int32 `i` below `count`.
 
     `unroll` steps are one iteration, if the count is known.
@@ -38,7 +38,7 @@ def repeat(count: Any, body: Callable, carry: PyTree, unroll: int | None = None)
 
 
 def scan_first_steps(
-    count: Any,
+    count: Index,
     step: Callable,
     carry: PyTree,
     xs: PyTree,

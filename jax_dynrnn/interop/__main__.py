@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from .._types import Cells
 from . import checkpoint
 from ._code import code
 from ._escape import escaped
@@ -187,7 +188,7 @@ def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) ->
     )
 
 
-def _run(table: Table, scope: str, cells: Any) -> str:
+def _run(table: Table, scope: str, cells: Cells) -> str:
     """An entry of `cells`, or a comment that says why there is none."""
     place = table.scope(scope)
     if isinstance(cells, type):

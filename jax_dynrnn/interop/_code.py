@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .._repr import as_code
+from .._types import Cells
 
 
-def code(cells: Any) -> str:
+def code(cells: Cells) -> str:
     """A cell, or a tuple or list of them, with what is not the default.
 
     >>> import jax_dynrnn as rnn

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
+from .._types import Cells, Weights
 from ._layouts import convert as _convert
 from ._layouts.framework import Framework, check
 from ._layouts.layers import Layer, walk
@@ -23,7 +24,7 @@ __all__ = ["export_params", "import_params"]
 CUDNN = Framework("cuDNN (jax.experimental.rnn)", table, kinds=("lstm",), uniform=True)
 
 
-def import_params(cells: Any, weights: Any, input_size: int) -> Params:
+def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
     """Params of the run of `cells`, of the weights of `jax.experimental.rnn.lstm`.
 
     Its two biases are added up, and `forget_bias` of a cell is taken off the forget gate's.
@@ -68,7 +69,7 @@ def import_params(cells: Any, weights: Any, input_size: int) -> Params:
     return _convert.import_params(CUDNN, cells, arrays)
 
 
-def export_params(cells: Any, params: Params) -> Any:
+def export_params(cells: Cells, params: Params) -> Any:
     """The weights of `jax.experimental.rnn.lstm`, of params of the run of `cells`.
 
     The first bias has the cell's, with its `forget_bias` added; the second is 0.

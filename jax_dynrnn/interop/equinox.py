@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._cell import Params
+from .._types import Cells, Weights
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, check, kind
@@ -19,7 +20,7 @@ __all__ = ["export_params", "import_params"]
 NAMES = ("weight_ih", "weight_hh", "bias", "bias_n")
 
 
-def import_params(cells: Any, weights: Any) -> Params:
+def import_params(cells: Cells, weights: Weights) -> Params:
     """Params of the run of `cells`, of cells of Equinox.
 
     `forget_bias` of a cell is taken off the forget gate's bias: exact with `forget_bias=0.0`,
@@ -60,7 +61,7 @@ def import_params(cells: Any, weights: Any) -> Params:
     return _convert.import_params(EQUINOX, cells, arrays)
 
 
-def export_params(cells: Any, params: Params, *, use_bias: bool = True) -> Any:
+def export_params(cells: Cells, params: Params, *, use_bias: bool = True) -> Any:
     """The arrays of cells of Equinox, of params of the run of `cells`.
 
     Args:
@@ -112,7 +113,7 @@ def _table(layer: Layer) -> Table:
 EQUINOX = Framework("Equinox", _table, kinds=("lstm", "cudnn_gru"), apart=True)
 
 
-def _of_layer(weights: Any, layer: Layer, depth: int) -> Any:
+def _of_layer(weights: Weights, layer: Layer, depth: int) -> Any:
     """What `weights`, which look as the cells do, have for a layer of a stack of `depth`."""
     for place, count in ((layer.direction, 2), (layer.depth, depth)):
         if place is None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._cell import Params
+from .._types import Cells, Weights
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, kind
@@ -21,7 +22,7 @@ __all__ = ["export_params", "import_params"]
 LAYOUTS = ("linen", "nnx", "nnx_optimized")
 
 
-def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) -> Params:
+def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.tanh) -> Params:
     """Params of the run of `cells`, of those of a Linen module or the state of one of NNX.
 
     `forget_bias` of a cell is taken off the forget gate's bias: exact with `forget_bias=0.0`,
@@ -64,7 +65,7 @@ def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) 
 
 
 def export_params(
-    cells: Any, params: Params, *, layout: str = "linen", activation: Callable = jnp.tanh
+    cells: Cells, params: Params, *, layout: str = "linen", activation: Callable = jnp.tanh
 ) -> Any:
     """The params of a Linen module or the state of one of NNX, of params of the run of `cells`.
 
@@ -173,7 +174,7 @@ def _module(layer: Layer) -> str:
     return depth + {None: "", 0: "forward_rnn/", 1: "backward_rnn/"}[layer.direction]
 
 
-def _whole(layers: list[Layer], weights: Any) -> Any:
+def _whole(layers: list[Layer], weights: Weights) -> Any:
     """The weights of `RNN`s and `Bidirectional`s where those of their cells were given."""
     whole = _of_rnn if layers[0].direction is None else _of_both
     if layers[0].depth is None or not isinstance(weights, tuple | list):
@@ -181,7 +182,7 @@ def _whole(layers: list[Layer], weights: Any) -> Any:
     return [whole(x) for x in weights]
 
 
-def _of_both(weights: Any) -> Any:
+def _of_both(weights: Weights) -> Any:
     names = "forward_rnn", "backward_rnn"
     if isinstance(weights, tuple | list) and len(weights) == len(names):
         weights = dict(zip(names, weights, strict=True))
@@ -190,7 +191,7 @@ def _of_both(weights: Any) -> Any:
     return {name: _of_rnn(x) if name in names else x for name, x in weights.items()}
 
 
-def _of_rnn(weights: Any) -> Any:
+def _of_rnn(weights: Weights) -> Any:
     alone = isinstance(weights, Mapping) and "cell" not in weights
     return {"cell": weights} if alone else weights
 

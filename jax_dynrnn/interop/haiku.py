@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from .._cell import Params
+from .._types import Cells
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
 from ._layouts.framework import KINDS, Framework, kind
@@ -23,7 +24,7 @@ NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
 
 
 def import_params(
-    cells: Any, weights: Mapping[str, Any], *, modules: Sequence[str] | None = None
+    cells: Cells, weights: Mapping[str, Any], *, modules: Sequence[str] | None = None
 ) -> Params:
     """Params of the run of `cells`, of the params of Haiku's cores.
 
@@ -64,7 +65,7 @@ def import_params(
 
 
 def export_params(
-    cells: Any, params: Params, *, modules: Sequence[str] | None = None
+    cells: Cells, params: Params, *, modules: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """The params of Haiku's cores, of params of the run of `cells`.
 
@@ -95,7 +96,7 @@ def export_params(
     return weights
 
 
-def _modules(cells: Any, modules: Sequence[str] | None) -> dict[str, str]:
+def _modules(cells: Cells, modules: Sequence[str] | None) -> dict[str, str]:
     """The module of each layer, by the path of its params."""
     layers, counts = walk(cells), Counter()
     if modules is None:

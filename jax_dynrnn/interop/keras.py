@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
+from .._types import Cells, Weights
 from ._code import code
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
@@ -25,7 +26,7 @@ NAMES = ("kernel", "recurrent_kernel", "bias")
 GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
 
 
-def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) -> Params:
+def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.tanh) -> Params:
     """Params of the run of `cells`, of the weights of a layer, or of one layer above another.
 
     `forget_bias` of a cell is taken off the forget gate's bias (`unit_forget_bias` stores it):
@@ -67,7 +68,7 @@ def import_params(cells: Any, weights: Any, *, activation: Callable = jnp.tanh) 
 
 
 def export_params(
-    cells: Any, params: Params, *, activation: Callable = jnp.tanh, use_bias: bool = True
+    cells: Cells, params: Params, *, activation: Callable = jnp.tanh, use_bias: bool = True
 ) -> list[Any]:
     """The weights of a layer, or of one layer above another, of params of the run of `cells`.
 
@@ -128,7 +129,7 @@ def _table(layer: Layer) -> Table:
     return layer.named(blocks)
 
 
-def _by_name(layers: list[Layer], weights: Any) -> dict[str, Any]:
+def _by_name(layers: list[Layer], weights: Weights) -> dict[str, Any]:
     """The arrays by the names of `_table`."""
     if isinstance(weights, Mapping):
         return _by_path(layers, weights)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._cell import Params
 from .._check_cell import by_name
+from .._types import Cells
 from ._code import code
 from ._tf1.match import fit
 from ._tf1.names import is_memory
@@ -21,7 +22,7 @@ from ._tf1.table import Table
 __all__ = ["export_params", "import_params"]
 
 
-def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = None) -> Params:
+def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None = None) -> Params:
     """The params of a run from the variables of a TensorFlow 1 model.
 
     Variables are found by their names, those of every version of TensorFlow 1, with or without
@@ -71,7 +72,7 @@ def import_params(cells: Any, variables: Mapping[str, Any], scope: str | None = 
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
 
-def export_params(cells: Any, params: Params, scope: str | None = None) -> dict[str, np.ndarray]:
+def export_params(cells: Cells, params: Params, scope: str | None = None) -> dict[str, np.ndarray]:
     """The variables of a TensorFlow 1 model from the params of a run.
 
     Args:

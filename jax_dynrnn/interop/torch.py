@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
+from .._types import Cells
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Table
 from ._layouts.framework import Framework, kind
@@ -24,7 +25,7 @@ GATES = {"lstm": "ifgo", "cudnn_gru": "rzn", "rnn": "h"}
 
 
 def import_params(
-    cells: Any, weights: Mapping[str, Any], *, prefix: str = "", nonlinearity: str = "tanh"
+    cells: Cells, weights: Mapping[str, Any], *, prefix: str = "", nonlinearity: str = "tanh"
 ) -> Params:
     """Params of the run of `cells`, of the `state_dict` of a module.
 
@@ -73,7 +74,7 @@ def import_params(
 
 
 def export_params(
-    cells: Any,
+    cells: Cells,
     params: Params,
     *,
     prefix: str = "",

@@ -79,7 +79,7 @@ class Blocks:
         one = jax.eval_shape(lambda run: _one_step(split, run), run)
         return cls(split, run, tuning, Tiling.of(run, tuning), *one)
 
-    def index(self, tile: Index, i: Any, backward: bool = False) -> Any:
+    def index(self, tile: Index, i: Index, backward: bool = False) -> Any:
         """Which block of a tile is the `i`th to be run."""
         is_descending = self.run.reverse != backward
         return self.tiling.num_blocks_of(tile) - 1 - i if is_descending else i
@@ -191,7 +191,7 @@ def _one_step(split: SplitCell, run: Run) -> tuple[Any, Residuals]:
     return output, Residuals.of(preactivations, projected, state, products)
 
 
-def write_steps(buffer: jax.Array, x: jax.Array, step: Any, row: Any) -> jax.Array:
+def write_steps(buffer: jax.Array, x: jax.Array, step: Any, row: Index) -> jax.Array:
     """`x` `[K, b, ...]` into a buffer, from that step and row on."""
     at = (step, row, *(np.int32(0),) * (x.ndim - 2))
     return dynamic_update_slice(buffer, x, at)

@@ -78,7 +78,7 @@ class Tiling:
             return self.steps
         return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
 
-    def tile(self, i: Any) -> Any:
+    def tile(self, i: Index) -> Any:
         """The tile of iteration `i`: the last one first. Its first rows may be the last rows of the
         tile before, which overwrites what it wrote there."""
         return self.num_tiles - 1 - i
@@ -156,7 +156,9 @@ class Tiling:
 
         return repeat(self.rows, write_row, buffer, unroll=2)
 
-    def _write_from_row(self, buffer: jax.Array, y: jax.Array, row: Any, block: Index) -> jax.Array:
+    def _write_from_row(
+        self, buffer: jax.Array, y: jax.Array, row: Index, block: Index
+    ) -> jax.Array:
         """Writes rows that follow each other; steps that the block shares with the one before stay
         as they are."""
         axis, start = self.run.time_axis, self.start(block)

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._types import Ref
 from . import mosaic
 
 BARRIERS = {"shape": (4,), "dtype": jnp.int32}
 """Two barriers of 64 bits, in shared memory."""
 
 
-def begin(barriers: Any, arrivals: int) -> None:
+def begin(barriers: Ref, arrivals: int) -> None:
     """Initialises both barriers, of so many `arrivals`, and waits until all blocks have."""
     mosaic.inline(
         f"""{{
@@ -38,12 +39,12 @@ def begin(barriers: Any, arrivals: int) -> None:
     )
 
 
-def end(barriers: Any) -> None:
+def end(barriers: Ref) -> None:
     """Waits for all blocks: none may end before the others have read its shared memory."""
     mosaic.inline(ALL_BLOCKS_WAIT, [barriers])
 
 
-def exchange(arrays: list[Any], barriers: Any, iteration: jax.Array, blocks: int) -> None:
+def exchange(arrays: list[Any], barriers: Ref, iteration: jax.Array, blocks: int) -> None:
     """Copies arrays in shared memory to the same place in all other blocks, and waits for theirs.
 
     All blocks have the same number of warpgroups, each of which sends the same number of bytes.

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._types import DTypeLike, Index, PyTree
+from ..._types import DTypeLike, Index, PyTree, Ref
 from . import mosaic
 from .mosaic import ROWS, UNITS
 from .step import Step
@@ -103,15 +103,15 @@ class Position:
         """Its units of a gate, in an array of gates side by side."""
         return self.slice(gate * self.sizes.units + self.warpgroup * UNITS, UNITS)
 
-    def load_step(self, ref: Any, t: Index) -> list[jax.Array]:
+    def load_step(self, ref: Ref, t: Index) -> list[jax.Array]:
         """The gates of step `t` of an array with time."""
         return [mosaic.load(ref, t, self.units(g), self.rows) for g in range(self.gates(ref, 1))]
 
-    def load_rows(self, ref: Any) -> list[jax.Array]:
+    def load_rows(self, ref: Ref) -> list[jax.Array]:
         """The gates of an array without time: a state."""
         return [mosaic.load(ref, self.units(g), self.rows) for g in range(self.gates(ref, 0))]
 
-    def load_flags(self, ref: Any, t: Index) -> jax.Array:
+    def load_flags(self, ref: Ref, t: Index) -> jax.Array:
         """The flags of step `t`, for each unit the same."""
         return mosaic.load(ref, t, self.slice(0, UNITS), self.rows)
 
@@ -123,15 +123,15 @@ class Position:
             for ref in refs
         ]
 
-    def gates(self, ref: Any, axis: int) -> int:
+    def gates(self, ref: Ref, axis: int) -> int:
         """How many gates an array has."""
         return ref.shape[axis] // self.sizes.units
 
-    def store_step(self, ref: Any, t: Index, gates: list[jax.Array]) -> None:
+    def store_step(self, ref: Ref, t: Index, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
             mosaic.store(ref, (t, self.units(g), self.rows), gate)
 
-    def store_rows(self, ref: Any, gates: list[jax.Array]) -> None:
+    def store_rows(self, ref: Ref, gates: list[jax.Array]) -> None:
         for g, gate in enumerate(gates):
             mosaic.store(ref, (self.units(g), self.rows), gate)
 
@@ -143,22 +143,22 @@ class Steps:
         self.position, self.flags = position, flags
         self.ends, self.count = position.load_rows(ends)[0], counts[position.tile]
 
-    def time(self, n: Any) -> Any:
+    def time(self, n: Index) -> Any:
         """The time of the step that is taken after `n` others."""
         return jnp.maximum(self.count - 1 - n, 0) if self.position.sizes.reverse else n
 
-    def inside(self, n: Any) -> Any:
+    def inside(self, n: Index) -> Any:
         """The step nearest to `n` that exists: a load ahead of the last step is not used."""
         return jnp.clip(n, 0, jnp.maximum(self.count, 1) - 1)
 
-    def valid(self, n: Any) -> jax.Array:
+    def valid(self, n: Index) -> jax.Array:
         """bool `[UNITS, ROWS]`."""
         t = self.time(n)
         if not self.flags:
             return self.ends > t
         return self.position.load_flags(self.flags[0], t) >= VALID
 
-    def resets(self, n: Any) -> jax.Array | None:
+    def resets(self, n: Index) -> jax.Array | None:
         """bool `[UNITS, ROWS]`, False past the last step; `None`: no row is ever reset."""
         if not self.flags:
             return None

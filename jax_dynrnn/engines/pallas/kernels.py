@@ -234,7 +234,7 @@ class _Backward:
         leaves = given.projected, given.products, given.states, given.d_outputs
         return _Loaded(*([self.position.load_step(ref, t) for ref in refs] for refs in leaves))
 
-    def _before_step(self, n: Index, iteration: jax.Array, d_state: list) -> tuple[list, list]:
+    def _before_step(self, n: Any, iteration: jax.Array, d_state: list) -> tuple[list, list]:
         """The cotangents of the state before step n: in rows that were reset, and in the others.
 
         The product with the matrix is that of the cotangents exchanged before `iteration`.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._types import DTypeLike, Index
+from ..._types import DTypeLike, Index, Ref
 from . import cluster, mosaic
 from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
 from .mosaic import ROWS, UNITS
@@ -170,7 +170,7 @@ def cut(matrix: jax.Array, transposed: bool) -> jax.Array:
     return jnp.stack([high, tiles - high], 1).astype(operand_dtype(matrix.dtype))
 
 
-def load_matrix(position: Position, ref: Any, shared: Shared) -> None:
+def load_matrix(position: Position, ref: Ref, shared: Shared) -> None:
     """Loads the warpgroup's part of the recurrent matrix into shared memory."""
     from jax.experimental.pallas import mosaic_gpu
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ..._types import DTypeLike
+from ..._types import DTypeLike, Ref
 from ..devices import platform
 
 ROWS = 16
@@ -52,7 +52,7 @@ def options(dtype: DTypeLike) -> dict[str, Any]:
     return {"interpret": INTERPRET, "compiler_params": compiled}
 
 
-def load(ref: Any, *index: Any) -> jax.Array:
+def load(ref: Ref, *index: Any) -> jax.Array:
     """Loads from global memory, into the layout that matrix instructions have over threads."""
     from jax.experimental.pallas import mosaic_gpu
 
@@ -65,7 +65,7 @@ def load(ref: Any, *index: Any) -> jax.Array:
     return mosaic_gpu.load(ref.at[index], **options)
 
 
-def store(ref: Any, index: tuple, value: jax.Array) -> None:
+def store(ref: Ref, index: tuple, value: jax.Array) -> None:
     """Stores to global memory, in the dtype of the array there."""
     from jax.experimental.pallas import mosaic_gpu
 

@@ -81,5 +81,5 @@ def _collectives(jaxpr: Any) -> Iterator[tuple[Any, frozenset]]:
                 yield from _collectives(getattr(inner, "jaxpr", inner))
 
 
-def _is_jaxpr(x: Any) -> bool:
+def _is_jaxpr(x: object) -> bool:
     return isinstance(x, core.Jaxpr | core.ClosedJaxpr)

@@ -61,7 +61,7 @@ def asks_by_types(ask: Callable) -> Callable[[Request | Run], Any]:
     return asked
 
 
-def _is_memory(x: Any) -> bool:
+def _is_memory(x: object) -> bool:
     return isinstance(x, Memory)
 
 
@@ -97,7 +97,9 @@ def asks_split_cell(
     return asked
 
 
-def _probe(cell: StagedCell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key) -> Probe | str:
+def _probe(
+    cell: StagedCell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key
+) -> Probe | str:
     prepared = [_prepared(cell, params, key, rows) for rows in (1, 2)]
     one, two = ([x.shape for x in jax.tree.leaves(tree)] for tree in prepared)
     if one != two:

@@ -8,16 +8,17 @@ four look-ups of a byte, which NumPy does for a whole block at a time.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
+
+from ..._types import Buffer
 
 POLYNOMIAL = 0x82F63B78  # reflected: bit 31 is the coefficient of x^0
 BLOCK = 1 << 16  # in words: 256 KiB, which stays in the cache
 ONES = 0xFFFFFFFF
 
 
-def crc32c(data: Any) -> int:
+def crc32c(data: Buffer) -> int:
     """The checksum of bytes, or of an array of them."""
     octets = np.frombuffer(data, np.uint8)
     remainder, byte_table = ONES, _power(1)[3]

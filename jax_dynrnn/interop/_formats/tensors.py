@@ -9,10 +9,11 @@ import array
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..._types import Buffer
 from .crc32c import crc32c, masked
 from .error import CheckpointError
 from .wire import Message, field, to_varint, varint
@@ -74,7 +75,7 @@ def object_array(strings: Sequence[bytes]) -> np.ndarray:
     return found
 
 
-def read_strings(data: Any, count: int) -> tuple[np.ndarray, bytearray]:
+def read_strings(data: Buffer, count: int) -> tuple[np.ndarray, bytearray]:
     """The strings of a bundle, an array of objects, and of what their checksum is.
 
     They are written as their lengths, a checksum of the lengths, and the strings end to end;

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._types import DTypeLike
+from ..._types import Buffer, DTypeLike
 from .._escape import quoted
 from .budget import Budget
 from .error import CheckpointError
@@ -126,7 +126,7 @@ def _check_type(number: int, found: int, *wire_types: int) -> None:
         raise CheckpointError(f"field {number}: expected wire type {wire_types[0]}, got {found}")
 
 
-def varint(data: Any, at: int) -> tuple[int, int]:
+def varint(data: Buffer, at: int) -> tuple[int, int]:
     """The signed integer at byte `at`, seven bits a byte, lowest first; and where it ends."""
     if at < len(data) and data[at] < 128:  # most are that small
         return data[at], at + 1

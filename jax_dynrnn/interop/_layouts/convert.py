@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._cell import Params
+from ..._types import Cells
 from .._code import code
 from .blocks import Block, Pieces, Sizes, Table, read, settled, sizes_of, wanted, write
 from .framework import Framework, check, kind
@@ -29,14 +30,14 @@ class Format(NamedTuple):
     """What to do where the names are others."""
 
 
-def import_params(framework: Framework, cells: Any, weights: Mapping[str, Any]) -> Params:
+def import_params(framework: Framework, cells: Cells, weights: Mapping[str, Any]) -> Params:
     """Params of the run of `cells`, of a framework's arrays by name."""
     layers = check(framework, walk(cells))
     return nest(_convert(layers, weights, _theirs(framework), OURS))
 
 
 def export_params(
-    framework: Framework, cells: Any, params: Params, *, biases: bool = True
+    framework: Framework, cells: Cells, params: Params, *, biases: bool = True
 ) -> dict[str, Any]:
     """A framework's arrays by name, of the params of the run of `cells`."""
     layers = check(framework, walk(cells))

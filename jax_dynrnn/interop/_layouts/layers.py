@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._cell import Cell
 from ..._composition import Around, Stacked
-from ..._types import PyTree
+from ..._types import CellLike, Cells, PyTree
 
 
 class Layer(NamedTuple):
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
         return {f"{self.path}/{name}" if self.path else name: x for name, x in table.items()}
 
 
-def walk(cells: Any) -> list[Layer]:
+def walk(cells: Cells) -> list[Layer]:
     """The layers of a run: from the inputs on, forward before backward.
 
     `cells` is one cell, a pair `(cell_fw, cell_bw)` or a pair of lists `(cells_fw, cells_bw)`.
@@ -70,7 +70,7 @@ def _one_direction(cell: Any) -> list[Layer]:
     ]
 
 
-def _stack_of_pairs(cells_fw: Any, cells_bw: Any) -> list[Layer]:
+def _stack_of_pairs(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[Layer]:
     if len(cells_fw) != len(cells_bw) or not cells_fw:
         raise ValueError(
             "cells: expected as many forward as backward cells, and one at least, got "

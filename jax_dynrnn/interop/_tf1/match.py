@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..._cell import Params
+from ..._types import Cells
 from .misfits import biased, misnamed, misshapen, partial
 from .names import canonical, is_memory
 from .scopes import Run, as_run, variable_names
@@ -34,7 +35,7 @@ class Fit(NamedTuple):
     """The variables in the table, by path in the params."""
 
 
-def fit(cells: Any, table: Table, scope: str | None) -> Fit:
+def fit(cells: Cells, table: Table, scope: str | None) -> Fit:
     """The variables of the cells; raises what `find` raises, and `TypeError` for other cells."""
     run = as_run(cells)
     size, tree = smallest(run, table)

@@ -13,6 +13,7 @@ from ..._cell import Cell, Params, as_cell
 from ..._check_cell import by_name
 from ..._composition import Around, Stacked, inner_cells
 from ..._stack_bidirectional import init_stack_bidirectional
+from ..._types import Cells
 from .._code import code
 
 SCOPES: dict[type, str] = {
@@ -72,7 +73,7 @@ class Run(NamedTuple):
     """Each cell and its place: `cell_0/fw/`, or nothing."""
 
 
-def as_run(cells: Any) -> Run:
+def as_run(cells: Cells) -> Run:
     """The run of one cell, of a pair of cells, or of a pair of lists of cells."""
     if not isinstance(cells, tuple | list):
         return _checked(Run("rnn", as_cell(cells, "cells").init, [("", cells)]))
