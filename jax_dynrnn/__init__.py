@@ -16,7 +16,7 @@ returns two results: `outputs`, at every step, and `state`, after each row's las
 `jax_dynrnn.linen` and `jax_dynrnn.nnx` have the same as Flax modules.
 """
 
-import types as _types
+from types import ModuleType as _ModuleType
 
 from ._bidirectional import bidirectional_dynamic_rnn as bidirectional_dynamic_rnn
 from ._bidirectional import concatenate as concatenate
@@ -102,5 +102,5 @@ __version__ = "0.1.0"
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     name
     for name, value in globals().items()
-    if not name.startswith("_") and not isinstance(value, _types.ModuleType)
+    if not name.startswith("_") and not isinstance(value, _ModuleType)
 ]

@@ -148,7 +148,7 @@ def advice(owner: str, unknown: str, known: Iterable[str]) -> str:
     return f"{owner}: no argument is named {unknown}; {hint or expected}"
 
 
-def check_construction(cls: type, arguments: tuple, options: dict[str, Any]) -> None:
+def check_construction(cls: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Checks the arguments of a constructor; with none at all, as copies are made, nothing."""
     if not arguments and not options:
         return
@@ -185,7 +185,9 @@ def explained(function: F, options: Iterable[inspect.Parameter] = ()) -> F:
     return call  # pyright: ignore[reportReturnType]
 
 
-def refusal(signature: inspect.Signature, arguments: tuple, options: dict[str, Any]) -> str | None:
+def refusal(
+    signature: inspect.Signature, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> str | None:
     """Why a function cannot be called with these arguments; `None` if it can."""
     try:
         signature.bind(*arguments, **options)
@@ -202,7 +204,7 @@ def _expanded(
     return signature.replace(parameters=[*named, *options])
 
 
-def _owner(function: Callable, methods_of: tuple) -> str:
+def _owner(function: Callable[..., Any], methods_of: tuple[Any, ...]) -> str:
     name = function.__name__
     if not methods_of:
         return name
@@ -214,7 +216,7 @@ def _message(
     owner: str,
     signature: inspect.Signature,
     is_method: bool,
-    arguments: tuple,
+    arguments: tuple[Any, ...],
     options: dict[str, Any],
     refused: str,
 ) -> str:
@@ -243,7 +245,7 @@ def _message(
     return f"{owner}: {refused}"
 
 
-def _params_hint(missing: list[str], positional: list[str], arguments: tuple) -> str:
+def _params_hint(missing: list[str], positional: list[str], arguments: tuple[Any, ...]) -> str:
     """Says that the params were left out, where something else is in their place."""
     if "params" not in positional[: len(arguments)]:
         return ""

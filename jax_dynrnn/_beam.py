@@ -99,7 +99,7 @@ def _candidates(beams: Beams, of_next: jax.Array, end: Index) -> _Candidates:
     return _Candidates(*(x.reshape(batch, width * of_next.shape[-1]) for x in found))
 
 
-def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple:
+def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple[Any, ...]:
     """The scores, and `log(-score)`, which neither underflows nor overflows.
 
     A score may be held by the dtype though its divisor is not: then it comes from its logarithm.
@@ -171,5 +171,5 @@ class OnBeams(Cell):
         one = lambda projected, state: take_step(self.cell, params, projected, state, key=key)  # noqa: E731
         return jax.vmap(one, (1, axes), (1, axes))(projected, state)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.cell)

@@ -13,7 +13,7 @@ import inspect
 import itertools
 import types
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.export
@@ -64,7 +64,7 @@ class Memory(NamedTuple):
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
 
 
-def _explained_method(method: Callable) -> Callable:
+def _explained_method(method: Callable[..., Any]) -> Callable[..., Any]:
     """`init`, `zero_state` or `attend`; if it fails, what is wrong with its arguments is said."""
     names = list(inspect.signature(method).parameters)
 
@@ -107,7 +107,7 @@ class Composition(abc.ABC):
     def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State: ...
 
     @abc.abstractmethod
-    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params: ...
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple[Any, ...]) -> Params: ...
 
     @abc.abstractmethod
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State: ...
@@ -128,10 +128,10 @@ class _FromComposition:
     def __init__(self, default: Any):
         self.default = default
 
-    def __set_name__(self, owner: type, name: str):
+    def __set_name__(self, owner: type[Any], name: str) -> None:
         self.name = name
 
-    def __get__(self, cell: Cell | None, owner: type) -> Any:
+    def __get__(self, cell: Cell | None, owner: type[Any]) -> Any:
         composition = None if cell is None else cell.composition()
         return self.default if composition is None else getattr(composition, self.name)
 
@@ -181,7 +181,7 @@ class Cell(BriefRepr):
         del key
         return None
 
-    def __new__(cls, *sizes: Any, **options: Any):
+    def __new__(cls, *sizes: Any, **options: Any) -> Self:
         """Says what to do about options of TF1, Flax or PyTorch that a cell does not have."""
         check_construction(cls, sizes, options)
         return super().__new__(cls)
@@ -217,7 +217,7 @@ class Cell(BriefRepr):
             _check_cell.blame_params(self, params, inputs, state, error)
             raise
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         """What is the same at every step, made once per run outside the loop."""
         if (composition := self.composition()) is not None:
             return composition.prepare(params, key=key, batch_shape=batch_shape)
@@ -263,7 +263,7 @@ class Cell(BriefRepr):
         for name, value in state.items():
             self.__dict__[name] = value.find() if isinstance(value, _Name) else value
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("init", "zero_state", "attend"):
             method = inspect.getattr_static(cls, name)
@@ -378,7 +378,7 @@ class StagedCell(Cell):
         )
 
 
-def run_stages(stages: Stages, multiply: Callable) -> tuple[Any, State]:
+def run_stages(stages: Stages, multiply: Callable[..., Any]) -> tuple[Any, State]:
     """Runs the generator of `StagedCell.stages`, with `multiply(i, x, kernel)` for matmul i."""
     if not isinstance(stages, Generator):
         raise TypeError(
@@ -500,7 +500,7 @@ class Adapter(Cell):
     def __hash__(self):
         return hash(self.foreign)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.foreign)
 
 
@@ -580,7 +580,10 @@ def feature_shapes(cell: Cell, input_shape: Shapes) -> Any:
 
 
 def feature_ndims(
-    feature_ndim: Any, inputs: Inputs, is_leaf: Callable | None = None, where: str = "inputs"
+    feature_ndim: Any,
+    inputs: Inputs,
+    is_leaf: Callable[..., Any] | None = None,
+    where: str = "inputs",
 ) -> Any:
     """How many feature axes each leaf of `inputs` has: ints, in the structure of `inputs`.
 
@@ -602,12 +605,12 @@ def feature_ndims(
     return structure.unflatten(same)
 
 
-def leading_shape(inputs: Inputs, feature_ndim: Any) -> tuple:
+def leading_shape(inputs: Inputs, feature_ndim: Any) -> tuple[Any, ...]:
     """The axes before the features: of one step `(B,)`, of one row none."""
     return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
 
 
-def leading_axes(input_shape: Shapes, feature_ndim: Any) -> tuple:
+def leading_axes(input_shape: Shapes, feature_ndim: Any) -> tuple[Any, ...]:
     """The same of inputs of `input_shape`."""
     ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
     shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)

@@ -104,7 +104,9 @@ def by_name(tree: PyTree) -> dict[str, Any]:
     return {path_name(p) or "(one array)": x for p, x in leaves if not is_memory(x)}
 
 
-def _shape_message(cell: Cell, name: str, expected: tuple, got: tuple, input_shape: Shapes) -> str:
+def _shape_message(
+    cell: Cell, name: str, expected: tuple[Any, ...], got: tuple[Any, ...], input_shape: Shapes
+) -> str:
     message = (
         f"{_where(name)}: expected shape {expected} for {cell!r} on inputs of shape "
         f"{input_shape}, got {got}"
@@ -124,7 +126,7 @@ def params_not_inputs(cell: Cell, given: Params) -> None:
 
 
 def state_of_step(
-    cell: Cell, params: Params, inputs: Inputs, state: State, batch_shape: tuple
+    cell: Cell, params: Params, inputs: Inputs, state: State, batch_shape: tuple[Any, ...]
 ) -> State:
     """The state that a cell called by hand was given, checked as that of a run is."""
     leaves = jax.tree.leaves(inputs)
@@ -149,7 +151,7 @@ def state_of_step(
         raise ValueError(f"{error}{hint}") from None
 
 
-def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: DTypeLike) -> Any:
+def start_shapes(cell: Cell, params: Params, batch_shape: tuple[Any, ...], dtype: DTypeLike) -> Any:
     """The shapes of the state in which the cell starts; equal cells are traced once."""
     leaves, structure = jax.tree.flatten(params)
     types = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
@@ -160,8 +162,8 @@ def start_shapes(cell: Cell, params: Params, batch_shape: tuple, dtype: DTypeLik
 def _start_shapes(
     cell: Cell,
     structure: PyTreeDef,
-    types: tuple,
-    batch_shape: tuple,
+    types: tuple[Any, ...],
+    batch_shape: tuple[Any, ...],
     dtype: DTypeLike,
 ) -> Any:
     params = structure.unflatten(types)
@@ -201,7 +203,7 @@ def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> Non
         ) from error
 
 
-def made(arguments: tuple, params: Params) -> None:
+def made(arguments: tuple[Any, ...], params: Params) -> None:
     """Refuses functions among the params: an initialiser that makes initialisers was given."""
     if any(callable(x) and not hasattr(x, "dtype") for x in jax.tree.leaves(params)):
         _check_initializers(arguments[0], None)
@@ -220,7 +222,7 @@ def _check_initializers(cell: Any, error: Exception | None) -> None:
             ) from error
 
 
-def _makes_a_function(initializer: Callable, example: tuple) -> bool:
+def _makes_a_function(initializer: Callable[..., Any], example: tuple[Any, ...]) -> bool:
     try:
         return callable(initializer(*example))
     except Exception:  # its own affair
@@ -259,7 +261,7 @@ def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
             )
 
 
-def step(cell: Cell, take_step: Callable, state: State, start: State, batch: Size) -> Any:
+def step(cell: Cell, take_step: Callable[..., Any], state: State, start: State, batch: Size) -> Any:
     """Traces one step, which must return the state's structure, shapes and dtypes.
 
     Returns the shapes of the output.

@@ -47,7 +47,7 @@ def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
     return inputs, *sizes
 
 
-def _check_not_ragged(cell: Cell, inputs: Inputs, leaves: list) -> None:
+def _check_not_ragged(cell: Cell, inputs: Inputs, leaves: list[Any]) -> None:
     ranks = [np.ndim(x) for x in leaves if not hasattr(x, "ndim")]
     ranks += [x.ndim for x in leaves if hasattr(x, "ndim")]
     expected = 2 + max(jax.tree.leaves(cell.feature_ndim))

@@ -50,7 +50,7 @@ class Stacked(Composition):
 
     cells: Mapping[str, Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.cells:
             raise ValueError("Stacked: expected at least one cell, got none")
         cells = {name: as_cell(cell, f"Stacked's {name}") for name, cell in self.cells.items()}
@@ -67,7 +67,7 @@ class Stacked(Composition):
     def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return tuple(ask(cell, "zero_state", batch_shape, dtype) for cell in self.cells.values())
 
-    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple[Any, ...]) -> Params:
         return {
             name: ask(cell, "prepare", params[name], key=fold_in(key, i), batch_shape=batch_shape)
             for i, (name, cell) in enumerate(self.cells.items())
@@ -102,7 +102,7 @@ class Stacked(Composition):
             states.append(new)
         return output, self.join_states(state, states)
 
-    def states(self, state: State) -> tuple:
+    def states(self, state: State) -> tuple[Any, ...]:
         """The states of the cells."""
         if not isinstance(state, tuple) or len(state) != len(self.cells):
             got = len(state) if isinstance(state, tuple) else type(state).__name__
@@ -112,7 +112,7 @@ class Stacked(Composition):
             )
         return state
 
-    def join_states(self, like: State, states: list) -> State:
+    def join_states(self, like: State, states: list[Any]) -> State:
         """The state of the stack of the cells' `states`: a NamedTuple where `like` is one."""
         return type(like)(*states) if hasattr(like, "_fields") else tuple(states)
 
@@ -178,7 +178,7 @@ class Around(Composition):
     cell_params: Callable[[Params], Params] | None = None
     cell_key: Callable[[Any], Any] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
@@ -192,7 +192,7 @@ class Around(Composition):
     def zero_state(self, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return ask(self.cell, "zero_state", batch_shape, dtype)
 
-    def prepare(self, params: Params, *, key: Key, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key, batch_shape: tuple[Any, ...]) -> Params:
         own = self.inner_params(params)
         return self._with(params, ask(self.cell, "prepare", own, key=key, batch_shape=batch_shape))
 

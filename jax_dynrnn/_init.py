@@ -14,7 +14,9 @@ from ._types import DTypeLike
 Initializer = Callable[..., jax.Array]
 
 
-def glorot_uniform(key: jax.Array, shape: tuple, dtype: DTypeLike = jnp.float32) -> jax.Array:
+def glorot_uniform(
+    key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """TF1's default for kernels: U(-a, a), a = sqrt(6 / (fan_in + fan_out)).
 
     As in TF1, a vector counts as having its size for both fans; a kernel without rows
@@ -46,7 +48,9 @@ def init_kernel(
     return with_last_rows(kernel, recurrent)
 
 
-def init_gates(initializer: Initializer, keys: Any, shape: tuple, dtype: DTypeLike) -> jax.Array:
+def init_gates(
+    initializer: Initializer, keys: Any, shape: tuple[Any, ...], dtype: DTypeLike
+) -> jax.Array:
     """A kernel whose gates are initialised one by one; `shape` is that of one gate.
 
     Partitioning metadata is that of the first gate.
@@ -62,7 +66,9 @@ def with_last_rows(kernel: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Arr
     return boxed_as(kernel, jnp.concatenate([first, rows], axis))
 
 
-def init_dense(key: jax.Array, shape: tuple[int, int], cell: Any, dtype: DTypeLike) -> dict:
+def init_dense(
+    key: jax.Array, shape: tuple[int, int], cell: Any, dtype: DTypeLike
+) -> dict[str, Any]:
     """The kernel and the bias of a dense layer, by the initialisers of `cell`."""
     keys = jax.random.split(key)
     return {

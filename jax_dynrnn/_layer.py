@@ -44,7 +44,7 @@ class Single:
     cell: Any
 
     @property
-    def cells(self) -> tuple:
+    def cells(self) -> tuple[Any, ...]:
         return (self.cell,)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
@@ -70,9 +70,9 @@ class Pair:
 
     cell_fw: Any
     cell_bw: Any
-    merge_fn: Callable | None
+    merge_fn: Callable[..., Any] | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.merge_fn is None or callable(self.merge_fn)):
             raise TypeError(
                 "merge_fn: expected a function of both outputs, or None for the pair, got "
@@ -80,7 +80,7 @@ class Pair:
             )
 
     @property
-    def cells(self) -> tuple:
+    def cells(self) -> tuple[Any, ...]:
         return (self.cell_fw, self.cell_bw)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
@@ -114,13 +114,13 @@ class Stack:
     cells_fw: Any
     cells_bw: Any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         fw, bw = zip(*_stack_bidirectional.layers(self.cells_fw, self.cells_bw), strict=True)
         object.__setattr__(self, "cells_fw", fw)
         object.__setattr__(self, "cells_bw", bw)
 
     @property
-    def cells(self) -> tuple:
+    def cells(self) -> tuple[Any, ...]:
         return (*self.cells_fw, *self.cells_bw)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
@@ -255,6 +255,6 @@ def uses_key(plan: Plan, params: Params, inputs: Inputs) -> bool:
 
 
 @memoize_by_cell
-def _uses_key(plan: Plan, structure: PyTreeDef, types: tuple) -> bool:
+def _uses_key(plan: Plan, structure: PyTreeDef, types: tuple[Any, ...]) -> bool:
     params, row = structure.unflatten(types)
     return depends_on_last(plan.one_step, params, row, jax.random.key(0))

@@ -33,7 +33,7 @@ class Layer(nn.Module):
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
 
-    def __init_subclass__(cls, **options: Any):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.__init__ = explained(cls.__init__)
 

@@ -37,7 +37,7 @@ def why_not_cached(cell: CellLike) -> str | None:
     return None
 
 
-def memoize_by_cell(ask: Callable) -> Callable:
+def memoize_by_cell(ask: Callable[..., Any]) -> Callable[..., Any]:
     """`ask(cell, ...)` with its answers cached for cells that a cache may keep."""
     cached = functools.lru_cache(1024)(ask)
 
@@ -104,7 +104,7 @@ def holds_arrays(x: object) -> bool:
     return False
 
 
-def _referents(x: object) -> list:
+def _referents(x: object) -> list[Any]:
     found = gc.get_referents(x)
     if not isinstance(x, types.FunctionType):
         return found

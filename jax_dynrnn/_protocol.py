@@ -61,7 +61,9 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
         raise
 
 
-def _check_signature(cell: Any, method: str, arguments: tuple, options: dict[str, Any]) -> None:
+def _check_signature(
+    cell: Any, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
     """Checks that a method can be called so at all."""
     try:
         signature = inspect.signature(getattr(cell, method))
@@ -133,7 +135,7 @@ def _what(returned: object, state: State) -> str:
     return structure(returned)
 
 
-def _batch(state: State) -> tuple:
+def _batch(state: State) -> tuple[Any, ...]:
     shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
     return next((shape[:1] for shape in shapes if shape), ())
 
@@ -208,7 +210,7 @@ def traced(where: str) -> Iterator[None]:
         raise TypeError(f"{where}: {VALUES}") from error
 
 
-def call_back(where: str, function: Callable, names: str, *arguments: Any) -> Any:
+def call_back(where: str, function: Callable[..., Any], names: str, *arguments: Any) -> Any:
     """Calls a function of the user's with `arguments` of these names while it is traced."""
     with traced(where):
         try:
@@ -225,7 +227,7 @@ def call_back(where: str, function: Callable, names: str, *arguments: Any) -> An
             raise
 
 
-def takes_other(function: Callable, arguments: tuple) -> bool:
+def takes_other(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
     """Whether a function cannot be called with so many arguments."""
     try:
         return refusal(inspect.signature(function), arguments, {}) is not None

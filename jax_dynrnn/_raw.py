@@ -53,7 +53,7 @@ class Emitted:
 def raw_rnn(
     cell: CellLike,
     params: Params,
-    loop_fn: Callable,
+    loop_fn: Callable[..., Any],
     *,
     maximum_iterations: int,
     key: jax.Array | None = None,
@@ -160,7 +160,7 @@ def raw_rnn(
     return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
 
 
-def _checked(loop_fn: Callable) -> Callable:
+def _checked(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
     """`loop_fn`, of which it is checked that it returns five things."""
     if not callable(loop_fn):
         raise TypeError(
@@ -175,7 +175,7 @@ def _checked(loop_fn: Callable) -> Callable:
     return checked
 
 
-def _five(returned: object) -> tuple:
+def _five(returned: object) -> tuple[Any, ...]:
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         raise TypeError(
             "loop_fn: expected it to return (finished, next_input, next_cell_state, "
@@ -253,6 +253,6 @@ def _alike(where: str, old: State, new: State) -> Any:
     return new
 
 
-def _unless(finished: jax.Array) -> Callable:
+def _unless(finished: jax.Array) -> Callable[..., Any]:
     """Takes the old row where it is finished; a leaf of rank 0 is always new."""
     return lambda old, new: jnp.where(expand_like(finished, new), old, new) if new.ndim else new

@@ -15,12 +15,12 @@ from ._tools import importable_name
 class BriefRepr:
     """The base class of configurations, frozen dataclasses: `LSTMCell(4, forget_bias=0.5)`."""
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__repr__" not in vars(cls):  # else the dataclass decorator writes one of all fields
             cls.__repr__ = cls.__repr__
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return as_code(self) if dataclasses.is_dataclass(self) else object.__repr__(self)
 
 

@@ -178,7 +178,7 @@ class RunOptions(TypedDict, total=False):
     implementation: str | None
 
 
-def takes(options: type) -> Callable[[F], F]:
+def takes(options: type[Any]) -> Callable[[F], F]:
     """Decorates a function of `**options: Unpack[options]`: they are its signature, and checked."""
     like = inspect.signature(dynamic_rnn).parameters
     annotations = {n: getattr(a, "__forward_arg__", a) for n, a in options.__annotations__.items()}

@@ -33,7 +33,7 @@ def static_rnn(
     sequence_length: Lengths | None = None,
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
-) -> tuple[list, State]:
+) -> tuple[list[Any], State]:
     """`dynamic_rnn` over a list of steps.
 
     Args:
@@ -82,7 +82,7 @@ def static_bidirectional_rnn(
     sequence_length: Lengths | None = None,
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
-) -> tuple[list, State, State]:
+) -> tuple[list[Any], State, State]:
     """`bidirectional_dynamic_rnn` over a list of steps, the outputs concatenated.
 
     Args:
@@ -130,7 +130,7 @@ def stack_bidirectional_rnn(
     sequence_length: Lengths | None = None,
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
-) -> tuple[list, tuple[State, ...], tuple[State, ...]]:
+) -> tuple[list[Any], tuple[State, ...], tuple[State, ...]]:
     """`stack_bidirectional_dynamic_rnn` over a list of steps.
 
     Args:
@@ -175,7 +175,7 @@ def static_state_saving_rnn(
     sequence_length: Lengths | None = None,
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
-) -> tuple[list, State, dict[str, jax.Array]]:
+) -> tuple[list[Any], State, dict[str, jax.Array]]:
     """`static_rnn` from a saved state, which it saves again: long sequences in pieces.
 
     Args:
@@ -259,5 +259,5 @@ def _stacked(inputs: Inputs) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
 
 
-def _steps(outputs: Outputs, time: int) -> list:
+def _steps(outputs: Outputs, time: int) -> list[Any]:
     return [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(time)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
 import jax.core
@@ -71,7 +73,7 @@ def fold_in(key: Key, i: Any) -> Any:
     return None if key is None else jax.random.fold_in(key, i)
 
 
-def depends_on_last(f: Callable, *arguments: Any) -> bool:
+def depends_on_last(f: Callable[..., Any], *arguments: Any) -> bool:
     """Whether results of `f` depend on its last argument, one array: does a step use its key?
 
     Traces `f`, and goes from its results back to what they are computed from.
@@ -93,29 +95,54 @@ def _is_number(x: object) -> bool:
     return hasattr(x, "__float__") and not is_flag(x)
 
 
-OPTIONS: dict[str, tuple[str, Callable, Callable]] = {
-    "bool": ("True or False", is_flag, bool),
-    "float": ("a float", _is_number, float),
-    "Callable": ("a function", callable, lambda f: f),
-    "Initializer": ("a function", callable, lambda f: f),
+class Option(NamedTuple):
+    """What a field of a configuration may be."""
+
+    expected: str
+    is_one: Callable[[Any], bool]
+    convert: Callable[[Any], Any]
+    allows_none: bool = False
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+OPTIONS: dict[Any, Option] = {
+    bool: Option("True or False", is_flag, bool),
+    float: Option("a float", _is_number, float),
+    Callable: Option("a function", callable, _same),
 }
-"""By the type of a field, as it is written: what is expected, whether it is that, the field."""
+"""By the type of a field."""
+
+
+@functools.cache
+def _options(cls: type[Any]) -> dict[str, Option]:
+    """The fields of a configuration that are flags, numbers and functions."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        is_union = get_origin(hint) in (Union, types.UnionType)
+        members = get_args(hint) if is_union else (hint,)
+        given = [t for t in members if t is not type(None)]
+        option = OPTIONS.get(get_origin(given[0]) or given[0]) if len(given) == 1 else None
+        if option is not None:
+            found[name] = option._replace(allows_none=len(members) > len(given))
+    return found
 
 
 def check_options(owner: Any) -> None:
     """Checks the flags, numbers and functions of a configuration, by the types of its fields."""
+    options = _options(type(owner))
     for field in dataclasses.fields(owner):
-        kind, _, none = str(field.type).partition(" | ")
-        value = getattr(owner, field.name)
-        if kind not in OPTIONS or (none and value is None):
+        value, option = getattr(owner, field.name), options.get(field.name)
+        if option is None or (option.allows_none and value is None):
             continue
-        expected, is_one, made = OPTIONS[kind]
-        if not is_one(value):
+        if not option.is_one(value):
             raise TypeError(
-                f"{type(owner).__name__}: expected {field.name} to be {expected}"
-                f"{' or None' * bool(none)}, got {value!r}"
+                f"{type(owner).__name__}: expected {field.name} to be {option.expected}"
+                f"{' or None' * option.allows_none}, got {value!r}"
             )
-        object.__setattr__(owner, field.name, made(value))
+        object.__setattr__(owner, field.name, option.convert(value))
 
 
 def check_probability(owner: object, name: str) -> None:
@@ -138,7 +165,7 @@ def is_symbolic(size: Any) -> bool:
     return is_of_jax and not isinstance(size, type | jax.Array) and not hasattr(size, "dtype")
 
 
-def batch_tuple(batch_shape: BatchShape) -> tuple:
+def batch_tuple(batch_shape: BatchShape) -> tuple[Any, ...]:
     """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
     sizes = tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
     for size in sizes:
@@ -205,7 +232,7 @@ def is_shape(x: object) -> bool:
     )
 
 
-def map_shapes(f: Callable, shapes: Shapes) -> Any:
+def map_shapes(f: Callable[..., Any], shapes: Shapes) -> Any:
     """Maps over a pytree whose leaves are shapes."""
     return jax.tree.map(f, shapes, is_leaf=is_shape)
 

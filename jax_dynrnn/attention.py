@@ -52,7 +52,7 @@ class Mechanism(BriefRepr):
         check_construction(cls, given, options)
         return super().__new__(cls)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
         if self.memory_size is None:
             object.__setattr__(self, "memory_size", self.num_units)

@@ -73,8 +73,8 @@ def tile_batch(tree: PyTree, multiplier: int) -> Any:
 def greedy_decode(
     cell: CellLike,
     params: Params,
-    embed: Callable,
-    logits: Callable,
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
     start: Index,
     end: int,
     initial_state: State,
@@ -150,8 +150,8 @@ def greedy_decode(
 def beam_search(
     cell: CellLike,
     params: Params,
-    embed: Callable,
-    logits: Callable,
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
     start: Index,
     end: int,
     initial_state: State,
@@ -274,7 +274,9 @@ def _checked(start: Index, end: Index, initial_state: State) -> tuple[int, Any]:
         return batch, jnp.asarray(end, jnp.int32)
 
 
-def _functions(cell: Cell, embed: Callable, logits: Callable, batch: int, end: Index) -> tuple:
+def _functions(
+    cell: Cell, embed: Callable[..., Any], logits: Callable[..., Any], batch: int, end: Index
+) -> tuple[Any, ...]:
     """`embed` and `logits` with a check of what they return."""
     for name, given, hint in (
         ("embed", embed, "lambda ids: table[ids]"),

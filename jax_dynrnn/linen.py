@@ -100,7 +100,7 @@ class RNNCell(OneCell, nn.RNNCellBase):
         return new, output
 
     @nn.nowrap
-    def initialize_carry(self, rng: Any, input_shape: tuple) -> State:
+    def initialize_carry(self, rng: Any, input_shape: tuple[Any, ...]) -> State:
         """Where the cell starts, for `input_shape` `[*batch, *features]`."""
         cell, dtype = as_cell(self.cell), self.param_dtype
         if self.scope is None:
@@ -143,7 +143,7 @@ class Bidirectional(Layer):
     cell_fw: Any
     cell_bw: Any = None
     _: dataclasses.KW_ONLY
-    merge_fn: Callable | None = concatenate
+    merge_fn: Callable[..., Any] | None = concatenate
 
     def plan(self) -> Pair:
         return Pair(
@@ -201,5 +201,5 @@ class StackedBidirectional(Layer):
         initial_states_fw: Sequence[State] | None = None,
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],
-    ) -> tuple[Any, tuple[tuple, tuple]]:
+    ) -> tuple[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]:
         return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

@@ -88,7 +88,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         output, new = self.step(inputs, carry)
         return new, output
 
-    def initialize_carry(self, input_shape: tuple, rngs: Any = None) -> State:
+    def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None) -> State:
         """Where the cell starts, for `input_shape` `[*batch, *features]`."""
         del rngs
         return self.start(leading_axes(input_shape, self.num_feature_axes))
@@ -132,7 +132,7 @@ class Bidirectional(Layer):
         *,
         in_features: Shapes,
         rngs: nnx.Rngs,
-        merge_fn: Callable | None = concatenate,
+        merge_fn: Callable[..., Any] | None = concatenate,
         param_dtype: DTypeLike = jnp.float32,
     ):
         plan = Pair(cell_fw, cell_fw if cell_bw is None else cell_bw, merge_fn)
@@ -196,5 +196,5 @@ class StackedBidirectional(Layer):
         initial_states_fw: Sequence[State] | None = None,
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],
-    ) -> tuple[Any, tuple[tuple, tuple]]:
+    ) -> tuple[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]:
         return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

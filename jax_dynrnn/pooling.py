@@ -19,7 +19,7 @@ from .sequence import valid_steps
 
 
 def _pool(
-    reduce: Callable,
+    reduce: Callable[..., Any],
     outputs: Outputs,
     sequence_length: Lengths | None,
     mask: ArrayLike | None,

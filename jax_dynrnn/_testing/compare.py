@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ def described(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def leaves_by_path(tree: PyTree) -> list[tuple[tuple, np.ndarray]]:
+def leaves_by_path(tree: PyTree) -> list[tuple[tuple[Any, ...], np.ndarray]]:
     """The leaves with a value to compare, as NumPy arrays in float64."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays = [(path, x) for path, x in found if jnp.result_type(x) != jax.dtypes.float0]
@@ -76,7 +78,7 @@ def assert_finite(results: PyTree) -> None:
             raise Broken(f"{place(path, index)}: {x[index]}")
 
 
-def place(path: tuple, index: tuple = (), row: int = 0) -> str:
+def place(path: tuple[Any, ...], index: tuple[Any, ...] = (), row: int = 0) -> str:
     """A leaf, and an element of it: `state.c at row 1, element (3,)`."""
     name = path[0].key
     found = []

@@ -47,7 +47,7 @@ class Problem:
         self.features = feature_shapes(self.cell, input_shape)
         self.shapes = map_shapes(lambda s: (B, T, *s), self.features)
         self.random = np.random.default_rng(int(jax.random.bits(key, dtype="uint32")))
-        self._programs: dict[tuple, Callable] = {}
+        self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @property
     def tolerance(self) -> float:
@@ -149,7 +149,9 @@ class Problem:
             self.values(key=key)  # what cannot be run breaks another law
             raise Broken(f"there is no gradient: {described(error)}", "gradients") from error
 
-    def _program(self, f: Callable, engine: str, dtype: DTypeLike, keyed: bool) -> Callable:
+    def _program(
+        self, f: Callable[..., Any], engine: str, dtype: DTypeLike, keyed: bool
+    ) -> Callable[..., Any]:
         """`f` under jit, which compiles it once for each set of shapes."""
         name = f.__name__, engine, jnp.dtype(dtype), keyed
         if name not in self._programs:

@@ -25,7 +25,7 @@ def structure(problem: Problem) -> None:
     _step(problem)
 
 
-def _called(what: str, f: Callable) -> Any:
+def _called(what: str, f: Callable[..., Any]) -> Any:
     """The result of a function of the cell; what it raises is a broken law."""
     try:
         return f()

@@ -46,7 +46,9 @@ def state_type(name: str, directions: tuple[str, ...], blocks: tuple[int, ...]) 
     return State
 
 
-def _state(name: str, directions: tuple, blocks: tuple, leaves: tuple) -> Any:
+def _state(
+    name: str, directions: tuple[Any, ...], blocks: tuple[Any, ...], leaves: tuple[Any, ...]
+) -> Any:
     return state_type(name, directions, blocks)(*leaves)
 
 
@@ -75,7 +77,7 @@ class FrequencyBlocks(StagedCell):
     num_proj: ClassVar[None] = None
     proj_clip: ClassVar[None] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
         check_size(self, "feature_size")
         check_size(self, "frequency_skip")

@@ -51,7 +51,7 @@ class GridLSTM(FrequencyBlocks):
                     )
         return params
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         """For each direction and block: the kernels of its LSTMs side by side."""
         del key, batch_shape
 
@@ -104,7 +104,9 @@ class GridLSTM(FrequencyBlocks):
                     outputs += [m_time, m_freq]
         return jnp.concatenate(outputs, -1), self.state_tuple_type(*new)
 
-    def _step(self, params: Params, gates: jax.Array, memories: tuple) -> tuple[tuple, tuple]:
+    def _step(
+        self, params: Params, gates: jax.Array, memories: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Of both LSTMs, over frequency and over time: the new memories, and the outputs."""
         split = jnp.split(gates, self._gates * len(self._lstms), -1)
         lstms = [(self._lstms[0], split[: self._gates]), (self._lstms[-1], split[-self._gates :])]

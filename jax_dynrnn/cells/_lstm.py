@@ -29,7 +29,7 @@ class LSTM(StagedCell):
     num_proj: int | None = None
     proj_clip: float | None = None
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None

@@ -39,7 +39,7 @@ class _ConvLSTM(Cell):
 
     conv_ndims: ClassVar[int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.conv_ndims not in (1, 2, 3):
             raise ValueError(
                 f"{type(self).__name__}: expected conv_ndims of 1, 2 or 3, got {self.conv_ndims!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
     num_proj: int | None = None
     proj_clip: float | None = None
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     layer_norm: bool = False
     norm_gain: float = 1.0
     norm_shift: float = 0.0
@@ -76,7 +77,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
@@ -85,7 +86,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
             params["W_P_0"] = params.pop("projection")["kernel"]
         return {NAMES.get(name, name): x for name, x in params.items()}
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         """The names of the other LSTMs."""
         del key, batch_shape
         named = {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}

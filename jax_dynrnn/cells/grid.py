@@ -124,7 +124,7 @@ class BidirectionalGridLSTMCell(GridLSTM):
     directions: ClassVar[tuple[str, ...]] = ("fwd", "bwd")
     state_name: ClassVar[str] = "BidirectionalGridLSTMStateTuple"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not hasattr(self.backward_slice_offset, "__index__"):
             raise TypeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,12 +71,12 @@ class GLSTMCell(LSTM):
     num_proj: int | None = None
     number_of_groups: int = 1
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
         check_size(self, "number_of_groups")
         self.group_size("num_units", self.num_units)

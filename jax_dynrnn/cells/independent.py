@@ -15,7 +15,7 @@ from .._tools import along_last, batch_tuple, check_units, input_size, matmul
 from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
-def uniform(key: jax.Array, shape: tuple, dtype: DTypeLike) -> jax.Array:
+def uniform(key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike) -> jax.Array:
     """TF1's initial values of what multiplies the state: U(-1, 1)."""
     return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
@@ -26,12 +26,12 @@ class _Independent(StagedCell):
 
     num_units: int
     _: dataclasses.KW_ONLY
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> Any:

@@ -63,7 +63,7 @@ class LayerNormLSTMCell(LayerNormLSTM):
     num_proj: int | None = None
     proj_clip: float | None = None
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     layer_norm: bool = False
     norm_gain: float = 1.0
     norm_shift: float = 0.0
@@ -71,7 +71,7 @@ class LayerNormLSTMCell(LayerNormLSTM):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
 
 
@@ -126,7 +126,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
     num_units: int
     _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     layer_norm: bool = True
     norm_gain: float = 1.0
     norm_shift: float = 0.0
@@ -135,7 +135,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_probability(self, "dropout_keep_prob")
         check_lstm(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -67,12 +68,12 @@ class LSTMCell(LSTM, MatmulCell):
     num_proj: int | None = None
     proj_clip: float | None = None
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
 
 
@@ -112,12 +113,12 @@ class BasicLSTMCell(LSTM, MatmulCell):
     num_units: int
     _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
 
 
@@ -168,7 +169,7 @@ class LSTMBlockCell(LSTM, MatmulCell):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if hasattr(self.cell_clip, "__float__") and float(self.cell_clip) <= 0:  # pyright: ignore
             object.__setattr__(self, "cell_clip", None)
         check_lstm(self)

@@ -28,12 +28,12 @@ class _Small(MatmulCell):
 
     units: int
     _: dataclasses.KW_ONLY
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self, "units")
         check_options(self)
 

@@ -62,7 +62,7 @@ class NASCell(MatmulCell):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
         if self.num_proj is not None:
             check_size(self, "num_proj")

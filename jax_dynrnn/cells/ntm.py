@@ -110,7 +110,7 @@ class NTMCell(Cell):
     kernel_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_cell.fixed_state(self, as_cell(self.controller, "NTMCell's controller"))
         sizes = ["memory_size", "memory_vector_dim", "read_head_num", "write_head_num"]
         sizes += ["shift_range"] + ["output_dim"] * (self.output_dim is not None)
@@ -191,7 +191,7 @@ class NTMCell(Cell):
             M=repeated(params["memory"]).astype(dtype),
         )
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         cell = as_cell(self.controller)
         prepared = cell.prepare(params["cell"], key=key, batch_shape=batch_shape)
         return {**params, "cell": prepared}

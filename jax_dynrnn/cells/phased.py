@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ class PhasedLSTMCell(StagedCell):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
         check_probability(self, "ratio_on")
         if not 0 <= self.leak <= 1:
@@ -144,7 +145,7 @@ class PhasedLSTMCell(StagedCell):
         shape = (*batch_tuple(batch_shape), self.num_units)
         return LSTMStateTuple(c=jnp.zeros(shape, dtype), h=jnp.zeros(shape, dtype))
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         """The kernels side by side: the rows of `x`, of `h`, and those of the memory."""
         del key, batch_shape
         units, layers = self.num_units, [params[name] for name in LAYERS]

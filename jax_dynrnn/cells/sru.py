@@ -50,11 +50,11 @@ class SRUCell(StagedCell):
 
     num_units: int
     _: dataclasses.KW_ONLY
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:

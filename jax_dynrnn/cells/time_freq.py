@@ -89,7 +89,7 @@ class TimeFreqLSTMCell(LSTM):
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
         for name in ("input_size", "feature_size", "frequency_skip"):
             check_size(self, name)
@@ -122,7 +122,7 @@ class TimeFreqLSTMCell(LSTM):
         size = 2 * self.num_units * self.num_shifts
         return jnp.zeros((*batch_tuple(batch_shape), size), dtype)
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         """The names of the other LSTMs."""
         del key, batch_shape
         return {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}

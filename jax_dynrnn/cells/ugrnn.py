@@ -25,7 +25,7 @@ class _Gated(MatmulCell):
     recurrent_initializer: Initializer | None
     bias_initializer: Initializer | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_units(self)
 
     def _layer(self, key: jax.Array, size: int, dtype: DTypeLike) -> Params:
@@ -88,7 +88,7 @@ class UGRNNCell(_Gated):
     num_units: int
     _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
@@ -155,12 +155,12 @@ class IntersectionRNNCell(_Gated):
     _: dataclasses.KW_ONLY
     num_in_proj: int | None = None
     forget_bias: float = 1.0
-    y_activation: Callable | None = None
+    y_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_in_proj is not None:
             check_size(self, "num_in_proj")

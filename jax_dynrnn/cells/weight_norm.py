@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,12 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
     num_proj: int | None = None
     proj_clip: float | None = None
     forget_bias: float = 1.0
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_lstm(self)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
@@ -86,7 +87,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
         gates = 4 * self.num_units
         return params | {"norm_0": length(keys[0], gates), "norm_1": length(keys[1], gates)}
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         del key, batch_shape
         if not self.norm:
             return params

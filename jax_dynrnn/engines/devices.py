@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,19 +20,19 @@ def on_cpu() -> bool:
     return platform() == "cpu"
 
 
-def varying_axes(tree: PyTree) -> frozenset:
+def varying_axes(tree: PyTree) -> frozenset[Any]:
     """The mesh axes of `jax.shard_map` that anything in `tree` varies over."""
     types = [jax.typeof(x) for x in jax.tree.leaves(tree)]
     return frozenset().union(*(t.manual_axis_type.varying for t in types))
 
 
-def pcast(x: jax.Array, axes: frozenset) -> jax.Array:
+def pcast(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
     """`x` as varying over all `axes`."""
     missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
-def zeros(shape: tuple, dtype: DTypeLike, like: PyTree) -> jax.Array:
+def zeros(shape: tuple[Any, ...], dtype: DTypeLike, like: PyTree) -> jax.Array:
     """Zeros that vary over the mesh axes that the arrays in `like` vary over."""
     return pcast(jnp.zeros(shape, dtype), varying_axes(like))
 

@@ -11,7 +11,9 @@ from jax.extend import core
 from .._types import Params
 
 
-def hoist(f: Callable, params: Params, *arguments: Any) -> tuple[Callable, Callable]:
+def hoist(
+    f: Callable[..., Any], params: Params, *arguments: Any
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Splits `f(params, *arguments)` -> `(invariants, rest)`, two functions.
 
     `invariants(params)` is a list of all that the rest wants to know of the params: slices,
@@ -39,7 +41,7 @@ def hoist(f: Callable, params: Params, *arguments: Any) -> tuple[Callable, Calla
     return invariants, rest
 
 
-def _sorted(jaxpr: core.Jaxpr, params: list) -> tuple[list, list, set]:
+def _sorted(jaxpr: core.Jaxpr, params: list[Any]) -> tuple[list[Any], list[Any], set]:
     """The equations that need only params, and the others; those of constants are in both."""
     known, constant = set(params), set(jaxpr.constvars)
     once, always = [], []
@@ -58,8 +60,12 @@ def _sorted(jaxpr: core.Jaxpr, params: list) -> tuple[list, list, set]:
 
 
 def _function(
-    jaxpr: core.Jaxpr, consts: list, inputs: list, outputs: list, equations: list
-) -> Callable:
+    jaxpr: core.Jaxpr,
+    consts: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    equations: list[Any],
+) -> Callable[..., Any]:
     debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     part = jaxpr.replace(invars=inputs, outvars=outputs, eqns=equations, debug_info=debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(part, consts))

@@ -15,16 +15,25 @@ from .devices import pcast, varying_axes
 
 # Indices are never negative in the engines. JAX's default adds a compare and a select for negative
 # ones, which keeps XLA from vectorising short loop bodies.
-_non_negative = functools.partial(functools.partial, allow_negative_indices=False)
-dynamic_index_in_dim = _non_negative(jax.lax.dynamic_index_in_dim)
-dynamic_slice = _non_negative(jax.lax.dynamic_slice)
-dynamic_slice_in_dim = _non_negative(jax.lax.dynamic_slice_in_dim)
-dynamic_update_index_in_dim = _non_negative(jax.lax.dynamic_update_index_in_dim)
-dynamic_update_slice = _non_negative(jax.lax.dynamic_update_slice)
-dynamic_update_slice_in_dim = _non_negative(jax.lax.dynamic_update_slice_in_dim)
 
 
-def repeat(count: Index, body: Callable, carry: PyTree, unroll: int | None = None) -> Any:
+def _non_negative(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return functools.partial(f, allow_negative_indices=False)
+
+
+dynamic_index_in_dim: Callable[..., jax.Array] = _non_negative(jax.lax.dynamic_index_in_dim)
+dynamic_slice: Callable[..., jax.Array] = _non_negative(jax.lax.dynamic_slice)
+dynamic_slice_in_dim: Callable[..., jax.Array] = _non_negative(jax.lax.dynamic_slice_in_dim)
+dynamic_update_index_in_dim: Callable[..., jax.Array] = _non_negative(
+    jax.lax.dynamic_update_index_in_dim
+)
+dynamic_update_slice: Callable[..., jax.Array] = _non_negative(jax.lax.dynamic_update_slice)
+dynamic_update_slice_in_dim: Callable[..., jax.Array] = _non_negative(
+    jax.lax.dynamic_update_slice_in_dim
+)
+
+
+def repeat(count: Index, body: Callable[..., Any], carry: PyTree, unroll: int | None = None) -> Any:
     """`body(i, carry)` for each int32 `i` below `count`.
 
     `unroll` steps are one iteration, if the count is known.
@@ -39,7 +48,7 @@ def repeat(count: Index, body: Callable, carry: PyTree, unroll: int | None = Non
 
 def scan_first_steps(
     count: Index,
-    step: Callable,
+    step: Callable[..., Any],
     carry: PyTree,
     xs: PyTree,
     *,

@@ -35,7 +35,7 @@ class _Batch:
     dtype: Any = jnp.float32
     unroll: int = 1
     remat: Any = None
-    key_derivations: tuple[Callable, ...] = ()
+    key_derivations: tuple[Callable[..., Any], ...] = ()
     """How the key of a step becomes the cell's, in the wrappers and stacks that it is inside of:
     the outermost first."""
 

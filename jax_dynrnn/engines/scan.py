@@ -64,7 +64,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
     return jax.tree.map(lambda y: _from_time_major(y, run), outputs), state
 
 
-def _cell_step(run: Run, state: State, xs: PyTree) -> Callable:
+def _cell_step(run: Run, state: State, xs: PyTree) -> Callable[..., Any]:
     """`(inputs, state, t) -> (output, new_state)`, without what depends on the params alone.
 
     XLA leaves slices of kernels in the loop: with few rows they cost more than the matmuls do.
@@ -82,7 +82,7 @@ def _cell_step(run: Run, state: State, xs: PyTree) -> Callable:
     return functools.partial(rest, invariants(run.params))
 
 
-def _step(run: Run, cell_step: Callable) -> Callable:
+def _step(run: Run, cell_step: Callable[..., Any]) -> Callable[..., Any]:
     """The body of the loop: one time step of the whole batch."""
 
     def step(state, x):
@@ -112,7 +112,7 @@ def _select(
     return jax.tree.map(select_leaf, yes, no)
 
 
-def _loop(run: Run, step: Callable, state: State, xs: PyTree) -> tuple[Any, Any]:
+def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple[Any, Any]:
     """Scans all steps, keeping for the backward pass what `remat` says."""
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
@@ -127,7 +127,7 @@ def _loop(run: Run, step: Callable, state: State, xs: PyTree) -> tuple[Any, Any]
 
 
 def _chunked(
-    chunk: Callable, state: State, xs: PyTree, time: int, size: int, reverse: bool
+    chunk: Callable[..., Any], state: State, xs: PyTree, time: int, size: int, reverse: bool
 ) -> tuple[Any, Any]:
     """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
     full = time - time % size
@@ -144,7 +144,7 @@ def _chunked(
     return state, jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
 
 
-def _offloaded(step: Callable) -> Callable:
+def _offloaded(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step` whose carried state waits in host memory, all else being recomputed."""
     policy = jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -159,7 +159,7 @@ def _offloaded(step: Callable) -> Callable:
     return jax.checkpoint(named, policy=policy, prevent_cse=False)
 
 
-def _no_outputs(step: Callable, state: State, xs: PyTree) -> Any:
+def _no_outputs(step: Callable[..., Any], state: State, xs: PyTree) -> Any:
     """The outputs of no steps at all, `[0, B, ...]`."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     outputs = jax.eval_shape(step, state, one)[1]

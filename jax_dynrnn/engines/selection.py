@@ -62,11 +62,11 @@ def _is_narrow(request: Request) -> bool:
     return units <= NARROW_UNITS and request.batch * units <= NARROW_STATE
 
 
-is_little_work = Rule(
+is_little_work: Rule = Rule(
     lambda request: request.batch * request.time < MIN_WORK,
     f"scan compiles faster, and less than {MIN_WORK} steps in all gain nothing",
 )
-is_narrow = Rule(
+is_narrow: Rule = Rule(
     _is_narrow,
     f"scan has fewer operations, which take the time with up to {NARROW_UNITS} units and "
     f"{NARROW_STATE} elements in a state: up to 1.6 times the speed of blocked",

@@ -22,7 +22,9 @@ __all__ = ["export_params", "import_params"]
 LAYOUTS = ("linen", "nnx", "nnx_optimized")
 
 
-def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.tanh) -> Params:
+def import_params(
+    cells: Cells, weights: Weights, *, activation: Callable[..., Any] = jnp.tanh
+) -> Params:
     """Params of the run of `cells`, of those of a Linen module or the state of one of NNX.
 
     `forget_bias` of a cell is taken off the forget gate's bias: exact with `forget_bias=0.0`,
@@ -65,7 +67,11 @@ def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.
 
 
 def export_params(
-    cells: Cells, params: Params, *, layout: str = "linen", activation: Callable = jnp.tanh
+    cells: Cells,
+    params: Params,
+    *,
+    layout: str = "linen",
+    activation: Callable[..., Any] = jnp.tanh,
 ) -> Any:
     """The params of a Linen module or the state of one of NNX, of params of the run of `cells`.
 
@@ -103,7 +109,9 @@ def export_params(
     return list(weights.values()) if walk(cells)[0].depth is not None else weights
 
 
-def _framework(name: str, layout: Callable[[Layer], str], activation: Callable) -> Framework:
+def _framework(
+    name: str, layout: Callable[[Layer], str], activation: Callable[..., Any]
+) -> Framework:
     kinds = ("lstm", "cudnn_gru", "rnn")
     return Framework(
         name=name,

@@ -26,7 +26,9 @@ NAMES = ("kernel", "recurrent_kernel", "bias")
 GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
 
 
-def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.tanh) -> Params:
+def import_params(
+    cells: Cells, weights: Weights, *, activation: Callable[..., Any] = jnp.tanh
+) -> Params:
     """Params of the run of `cells`, of the weights of a layer, or of one layer above another.
 
     `forget_bias` of a cell is taken off the forget gate's bias (`unit_forget_bias` stores it):
@@ -68,7 +70,11 @@ def import_params(cells: Cells, weights: Weights, *, activation: Callable = jnp.
 
 
 def export_params(
-    cells: Cells, params: Params, *, activation: Callable = jnp.tanh, use_bias: bool = True
+    cells: Cells,
+    params: Params,
+    *,
+    activation: Callable[..., Any] = jnp.tanh,
+    use_bias: bool = True,
 ) -> list[Any]:
     """The weights of a layer, or of one layer above another, of params of the run of `cells`.
 
@@ -107,7 +113,7 @@ def export_params(
     ]
 
 
-def _framework(activation: Callable) -> Framework:
+def _framework(activation: Callable[..., Any]) -> Framework:
     return Framework(
         name="Keras",
         table=_table,

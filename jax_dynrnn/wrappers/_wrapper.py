@@ -29,7 +29,7 @@ class Wrapper(Cell):
     same_output: ClassVar[bool] = False
     """Whether the output has the shape of the output of `cell`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         as_cell(self.cell, f"{type(self).__name__}'s cell")
         check_options(self)
 

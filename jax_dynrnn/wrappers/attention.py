@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.export
@@ -103,20 +103,20 @@ class AttentionWrapper(Wrapper):
         ((2, 5, 6), (2, 5, 7), True)
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
     inside_loop = "each step receives the attention of the step before"
 
     attention_mechanism: Mechanism | Sequence[Mechanism]
     _: dataclasses.KW_ONLY
     attention_layer_size: int | Sequence[int] | None = None
     alignment_history: bool = False
-    cell_input_fn: Callable | None = None
+    cell_input_fn: Callable[..., Any] | None = None
     output_attention: bool = True
     kernel_initializer: Initializer | None = None
 
     attends = True  # pyright: ignore[reportAssignmentType]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         given = self.attention_mechanism
         if not isinstance(given, Mechanism):
@@ -241,10 +241,10 @@ class AttentionWrapper(Wrapper):
             alignments=self._one_or_all([jnp.zeros((*batch, n), dtype) for n in places]),
         )
 
-    def _one_or_all(self, parts: list) -> Any:
+    def _one_or_all(self, parts: list[Any]) -> Any:
         return parts[0] if isinstance(self.attention_mechanism, Mechanism) else tuple(parts)
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         prepared, attended = super().prepare(params, key=key, batch_shape=batch_shape), []
         for (name, mechanism), memory in zip(
             self.mechanisms.items(), self._memory(params), strict=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ class AttentionCellWrapper(Wrapper):
         ((2, 12), True)
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
     inside_loop = "each step receives the attention over the outputs before it"
 
     attn_length: int
@@ -85,7 +85,7 @@ class AttentionCellWrapper(Wrapper):
         """Whether `x'` has as many features as the inputs."""
         return self.input_size is None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _check_cell.fixed_state(self, self.inner)
         check_size(self, "attn_length")

@@ -119,9 +119,9 @@ class DropoutWrapper(AroundWrapper):
     recurrent_keep_prob: float = 1.0
     variational_recurrent: bool = False
     variational_per_row: bool = False
-    dropout_state_filter_visitor: Callable | None = None
+    dropout_state_filter_visitor: Callable[..., Any] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for place in ("input", "output", "state", "recurrent"):
             check_probability(self, f"{place}_keep_prob")
         super().__post_init__()
@@ -133,14 +133,14 @@ class DropoutWrapper(AroundWrapper):
                 "variational_recurrent=True, got False"
             )
 
-    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple) -> Params:
+    def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
         keys = _Keys.split(key)
         cell = self.inner.prepare(params, key=keys.cell, batch_shape=batch_shape)
         by_row = self.variational_per_row or not self.variational_recurrent
         mask = self._recurrent_mask(key, batch_shape)
         return _Prepared(cell, keys, mask, 0 if by_row else len(batch_shape))
 
-    def _recurrent_mask(self, key: Key, batch_shape: tuple) -> jax.Array | None:
+    def _recurrent_mask(self, key: Key, batch_shape: tuple[Any, ...]) -> jax.Array | None:
         if key is None or self.recurrent_keep_prob == 1.0:
             return None
         cell = _innermost(self.inner)
@@ -252,7 +252,7 @@ def _check_recurrent(cell: Cell) -> None:
         )
 
 
-def _with_recurrent_input(cell: Any, drop: Callable) -> Any:
+def _with_recurrent_input(cell: Any, drop: Callable[..., Any]) -> Any:
     """`cell`, but the recurrent kernels of the innermost one multiply `drop(h)`.
 
     It is a copy whose method is replaced: so a cell that overrides `step` to draw needs to know
@@ -267,7 +267,7 @@ def _with_recurrent_input(cell: Any, drop: Callable) -> Any:
     return within
 
 
-def _filter(visitor: Callable, substate: PyTree) -> Any:
+def _filter(visitor: Callable[..., Any], substate: PyTree) -> Any:
     """The tree of bools, one for each leaf, that `visitor` stands for."""
     answer = visitor(substate)
     if is_flag(answer) and (not answer or jax.tree_util.all_leaves([substate])):
@@ -282,7 +282,7 @@ def _filter(visitor: Callable, substate: PyTree) -> Any:
     )
 
 
-def _of_parts(answer: Any, substate: PyTree, structure: PyTreeDef) -> list:
+def _of_parts(answer: Any, substate: PyTree, structure: PyTreeDef) -> list[Any]:
     """The bools of an answer that has one for each part of `substate`."""
     if isinstance(answer, tuple | list) and isinstance(substate, tuple | list):
         answers = list(answer)

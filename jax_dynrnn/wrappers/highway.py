@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class HighwayWrapper(AroundWrapper):
         True
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
 
     _: dataclasses.KW_ONLY
     couple_carry_transform_gates: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,9 +47,9 @@ class LearnedInitialState(AroundWrapper):
         [1.0, 1.0, 1.0, 1.0]
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _check_cell.fixed_state(self, self.inner)
 

@@ -44,7 +44,7 @@ class MultiRNNCell(Cell):
 
     cells: Sequence[Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.cells, Sequence) or isinstance(self.cells, str):
             raise TypeError(
                 "MultiRNNCell: expected a list or tuple of cells, got "

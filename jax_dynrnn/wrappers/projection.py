@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,16 +44,16 @@ class InputProjectionWrapper(AroundWrapper):
         ((3, 8), (12, 4))
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
     same_features = False
 
     num_proj: int
     _: dataclasses.KW_ONLY
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self, "num_proj")
 
@@ -102,16 +102,16 @@ class OutputProjectionWrapper(AroundWrapper):
         ((2, 5, 2), (2, 4))
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
     same_output = False
 
     output_size: int
     _: dataclasses.KW_ONLY
-    activation: Callable | None = None
+    activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self, "output_size")
 
@@ -158,7 +158,7 @@ class EmbeddingWrapper(AroundWrapper):
         ((10, 8), (2, 3, 4))
     """
 
-    params_name = "cell"
+    params_name: ClassVar[str | None] = "cell"
     same_features = False
 
     embedding_classes: int
@@ -166,7 +166,7 @@ class EmbeddingWrapper(AroundWrapper):
     _: dataclasses.KW_ONLY
     kernel_initializer: Initializer | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self, "embedding_classes")
         check_size(self, "embedding_size")
@@ -193,5 +193,5 @@ class EmbeddingWrapper(AroundWrapper):
         return table.get(mode="fill", wrap_negative_indices=False), None
 
 
-def _unit_variance(key: jax.Array, shape: tuple, dtype: DTypeLike) -> jax.Array:
+def _unit_variance(key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, minval=-(3**0.5), maxval=3**0.5)

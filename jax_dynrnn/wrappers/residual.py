@@ -63,7 +63,7 @@ class ResidualWrapper(AroundWrapper):
     """
 
     _: dataclasses.KW_ONLY
-    residual_fn: Callable | None = None
+    residual_fn: Callable[..., Any] | None = None
 
     @property
     def same_output(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -55,7 +55,7 @@ class ZoneoutWrapper(Wrapper):
     _: dataclasses.KW_ONLY
     state_keep_prob: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_probability(self, "state_keep_prob")
         super().__post_init__()
 

@@ -134,7 +134,7 @@ class TransposedBlock:
         return jax.vmap(linearise)(residuals.projected, residuals.state, products)
 
     def _scan(
-        self, vjp: PyTree, factors: list, d_y: PyTree, valid: jax.Array, d_state: PyTree
+        self, vjp: PyTree, factors: list[Any], d_y: PyTree, valid: jax.Array, d_state: PyTree
     ) -> tuple[Any, Any, Any]:
         """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
         run = self.blocks.run
@@ -159,7 +159,7 @@ class TransposedBlock:
     def _num_steps(self) -> Any:
         return self.blocks.tiling.num_steps_of(self.tile, self.block)
 
-    def _step(self, factors: list, carry: PyTree, x: Any) -> tuple[Any, Any]:
+    def _step(self, factors: list[Any], carry: PyTree, x: Any) -> tuple[Any, Any]:
         d_state, d_start = carry
         vjp, d_y, valid, reset = x
         none = jax.tree.map(jnp.zeros_like, d_state)
@@ -177,7 +177,7 @@ class TransposedBlock:
 
     def _accumulate(
         self, vjp: PyTree, cotangents: PyTree, residuals: Residuals
-    ) -> tuple[list, Any, list]:
+    ) -> tuple[list[Any], Any, list[Any]]:
         """The cotangents of the elementwise weights, the projected inputs, and the products."""
         tiling = self.blocks.tiling
         every = jax.vmap(lambda vjp, d: vjp(d))(vjp, cotangents)
@@ -192,7 +192,9 @@ class TransposedBlock:
                 d_products[p.product] = jax.tree.leaves(d_projected)[p.leaf]
         return d_elementwise, d_projected, d_products
 
-    def _project(self, valid: jax.Array, inputs: Inputs, d_projected: PyTree) -> tuple[list, Any]:
+    def _project(
+        self, valid: jax.Array, inputs: Inputs, d_projected: PyTree
+    ) -> tuple[list[Any], Any]:
         """The cotangents of the projection's weights, and of the inputs."""
         split, weights = self.blocks.split, self.blocks.run.params
         leaves, structure = jax.tree.flatten(inputs)

@@ -41,7 +41,7 @@ class Residuals:
         preactivations: tuple[Preactivation, ...],
         projected: Projected,
         state: State,
-        products: list,
+        products: list[Any],
     ) -> Residuals:
         leaves, structure = jax.tree.flatten(projected)
         others = [*products]
@@ -144,7 +144,7 @@ class Blocks:
         )
         return state, outputs, buffers
 
-    def _saved(self, projected: Projected, state: State, products: list) -> Any:
+    def _saved(self, projected: Projected, state: State, products: list[Any]) -> Any:
         """What is saved of a step for the backward pass."""
         if self.recomputes_products:
             return state

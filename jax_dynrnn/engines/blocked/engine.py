@@ -74,7 +74,9 @@ class Blocked(Engine):
     def _forward(self, split: SplitCell, run: Run) -> tuple[Any, Any]:
         return forward(Blocks.of(split, run, self.tuning), save=True)
 
-    def _backward(self, split: SplitCell, run: Run, saved: PyTree, cotangents: PyTree) -> tuple:
+    def _backward(
+        self, split: SplitCell, run: Run, saved: PyTree, cotangents: PyTree
+    ) -> tuple[Any, ...]:
         return backward(Blocks.of(split, run, self.tuning), saved, cotangents)
 
     def _primal(self, split: SplitCell, run: Run) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ..._types import Ref
 from . import mosaic
 
-BARRIERS = {"shape": (4,), "dtype": jnp.int32}
+BARRIERS: dict[str, Any] = {"shape": (4,), "dtype": jnp.int32}
 """Two barriers of 64 bits, in shared memory."""
 
 

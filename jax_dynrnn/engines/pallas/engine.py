@@ -105,7 +105,7 @@ def _run_whole(run: Run) -> tuple[Any, Any]:
     return run_passes(run, passes)
 
 
-def _first_reason(ask: Callable, request: Request) -> str | None:
+def _first_reason(ask: Callable[..., Any], request: Request) -> str | None:
     """The first reason that `ask` has, about the cell, or those in a stack or a wrapper."""
     return next((reason for reason in map(ask, innermost(request)) if reason is not None), None)
 

@@ -42,7 +42,7 @@ def broadcast(x: Gates, like: Gates) -> Gates:
 
 
 def elementwise(
-    equation: Any, inputs: list[Gates], replacements: Mapping[str, Callable] | None
+    equation: Any, inputs: list[Gates], replacements: Mapping[str, Callable[..., Any]] | None
 ) -> Gates:
     """The result of an equation, or of the replacement of its primitive."""
     with_units = [x for x in inputs if has_units(x)]
@@ -69,7 +69,7 @@ def _of_numbers(equation: Any, numbers: list[Any]) -> Any:
         return np.asarray(equation.primitive.bind(*row, **equation.params)).item()
 
 
-def _apply(equation: Any, row: list[Any], replacements: Mapping[str, Callable]) -> Any:
+def _apply(equation: Any, row: list[Any], replacements: Mapping[str, Callable[..., Any]]) -> Any:
     name, parameters = equation.primitive.name, equation.params
     return replacements.get(name, equation.primitive.bind)(*row, **parameters)
 
@@ -105,13 +105,15 @@ class Arithmetic:
 
     def __init__(
         self,
-        f: Callable,
+        f: Callable[..., Any],
         units: int,
         *arguments: Any,
-        replacements: Mapping[str, Callable] | None = None,
+        replacements: Mapping[str, Callable[..., Any]] | None = None,
     ):
-        self.jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
-        self.units, self.structure = units, jax.tree.structure(shape)
+        jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
+        self.jaxpr: Any = jaxpr
+        self.units: int = units
+        self.structure: Any = jax.tree.structure(shape)
         self.replacements = replacements
 
     @property
@@ -261,7 +263,9 @@ class Leaf(list):
     """Gates, as a leaf of a pytree."""
 
 
-def inlined(f: Callable, arguments: Any, replacements: Mapping[str, Callable]) -> Any:
+def inlined(
+    f: Callable[..., Any], arguments: Any, replacements: Mapping[str, Callable[..., Any]]
+) -> Any:
     """`f(*arguments)` with called functions inlined, and primitives replaced."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     units = max(x.shape[-1] for x in jax.tree.leaves(shapes))

@@ -82,11 +82,12 @@ class Position:
     def __init__(self, sizes: Sizes):
         from jax.experimental import pallas
 
-        self.sizes, self.slice = sizes, pallas.ds
-        self.tile = jax.lax.axis_index("tile")
-        self.in_block = jax.lax.axis_index("warpgroup")
+        self.sizes: Sizes = sizes
+        self.slice: Any = pallas.ds
+        self.tile: jax.Array = jax.lax.axis_index("tile")
+        self.in_block: jax.Array = jax.lax.axis_index("warpgroup")
         """Which warpgroup of its thread block it is."""
-        self.warpgroup = self.in_block
+        self.warpgroup: jax.Array = self.in_block
         """Which warpgroup of its cluster it is."""
         if sizes.cluster > 1:
             of_a_block = jnp.int32(sizes.warpgroups_of_a_block)
@@ -115,7 +116,7 @@ class Position:
         """The flags of step `t`, for each unit the same."""
         return mosaic.load(ref, t, self.slice(0, UNITS), self.rows)
 
-    def load_vectors(self, refs: list) -> list[list[jax.Array]]:
+    def load_vectors(self, refs: list[Any]) -> list[list[jax.Array]]:
         """The gates of arrays `[k H, groups ROWS]`, the same for all rows of a group."""
         every = self.slice(self.group * ROWS, ROWS)
         return [
@@ -139,9 +140,11 @@ class Position:
 class Steps:
     """Which steps a tile takes, in which rows they are valid, and before which they are reset."""
 
-    def __init__(self, position: Position, flags: list, ends: Any, counts: Any):
-        self.position, self.flags = position, flags
-        self.ends, self.count = position.load_rows(ends)[0], counts[position.tile]
+    def __init__(self, position: Position, flags: list[Any], ends: Any, counts: Any):
+        self.position: Position = position
+        self.flags: list[Any] = flags
+        self.ends: jax.Array = position.load_rows(ends)[0]
+        self.count: jax.Array = counts[position.tile]
 
     def time(self, n: Index) -> Any:
         """The time of the step that is taken after `n` others."""
@@ -173,7 +176,7 @@ def widen(tree: PyTree) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
-def split_by_flags(flags: jax.Array | None, state: list) -> tuple[list, list]:
+def split_by_flags(flags: jax.Array | None, state: list[Any]) -> tuple[list[Any], list[Any]]:
     """The state where flags are True, and where they are not; 0 elsewhere."""
     none = mosaic.zeros()
     if flags is None:

@@ -26,14 +26,14 @@ class ForwardArguments(NamedTuple):
 
     matrix: Any
     """`cut(R, transposed=True)` of each group."""
-    projected: list
+    projected: list[Any]
     """`[T, k H, B]`."""
-    vectors: list
+    vectors: list[Any]
     """float32 `[k H, groups ROWS]`."""
-    state: list
-    start: list
+    state: list[Any]
+    start: list[Any]
     """float32 `[H, B]`."""
-    flags: list
+    flags: list[Any]
     """Empty, or one int32 `[T, UNITS, B]`."""
     ends: Any
     """int32 `[H, B]`: the steps of each row up to its last valid one."""
@@ -46,25 +46,25 @@ class BackwardArguments(NamedTuple):
 
     matrix: Any
     """`cut(R, transposed=False)` of each group."""
-    projected: list
-    vectors: list
-    products: list
+    projected: list[Any]
+    vectors: list[Any]
+    products: list[Any]
     """Empty where `projected` has been added to it, or one array `[T, Z, B]`."""
-    states: list
+    states: list[Any]
     """float32 `[T, H, B]`: the state that each step began with."""
-    d_outputs: list
-    d_final: list
-    flags: list
+    d_outputs: list[Any]
+    d_final: list[Any]
+    flags: list[Any]
     ends: Any
     counts: Any
 
 
-def forward(sizes: Sizes, save: bool) -> Callable[[ForwardArguments], tuple]:
+def forward(sizes: Sizes, save: bool) -> Callable[[ForwardArguments], tuple[Any, ...]]:
     """`arguments -> (outputs, final, states)`, lists of arrays; `states` is empty unless saved."""
     return batched_by_vmap(functools.partial(_forward, save), sizes)
 
 
-def _forward(save: bool, sizes: Sizes) -> Callable:
+def _forward(save: bool, sizes: Sizes) -> Callable[..., Any]:
     step, units = sizes.step, sizes.units
     result_types = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.outputs],
@@ -113,32 +113,32 @@ class _Forward:
         self._exchange(n + 1, self._after_reset(n + 1, new))
         return new, ahead
 
-    def _load(self, n: Any) -> list:
+    def _load(self, n: Any) -> list[Any]:
         """The projected inputs of step n."""
         t = self.steps.time(n)
         return [self.position.load_step(ref, t) for ref in self.arguments.projected]
 
-    def _load_state(self, refs: list) -> list:
+    def _load_state(self, refs: list[Any]) -> list[Any]:
         return [x for ref in refs for x in self.position.load_rows(ref)]
 
-    def _store(self, t: Index, state: list, output: list) -> None:
+    def _store(self, t: Index, state: list[Any], output: list[Any]) -> None:
         for ref, x in zip(self.states, state, strict=True) if self.states else ():
             self.position.store_step(ref, t, [x])
         for ref, x in zip(self.outputs, output, strict=True):
             self.position.store_step(ref, t, x)
 
-    def _after_reset(self, n: Any, state: list) -> list:
+    def _after_reset(self, n: Any, state: list[Any]) -> list[Any]:
         """The state that step n begins with."""
         resets = self.steps.resets(n)
         if resets is None:
             return state
         return [jnp.where(resets, b, s) for b, s in zip(self.start, state, strict=True)]
 
-    def _exchange(self, iteration: jax.Array, state: list) -> None:
+    def _exchange(self, iteration: jax.Array, state: list[Any]) -> None:
         exchange(self.position, iteration, [state[self.step.hidden]], self.shared)
 
 
-def backward(sizes: Sizes) -> Callable[[BackwardArguments], tuple]:
+def backward(sizes: Sizes) -> Callable[[BackwardArguments], tuple[Any, ...]]:
     """`arguments -> (d_projected, d_products, d_vectors, d_initial, d_start)`, lists of arrays.
 
     `d_products` is empty where it equals `d_projected`; `d_vectors` are float32 `[k H, B]`, sums
@@ -147,7 +147,7 @@ def backward(sizes: Sizes) -> Callable[[BackwardArguments], tuple]:
     return batched_by_vmap(_backward, sizes)
 
 
-def _backward(sizes: Sizes) -> Callable:
+def _backward(sizes: Sizes) -> Callable[..., Any]:
     step, gates, units = sizes.step, sizes.step.gates, sizes.units
     result_types = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.projected],
@@ -166,10 +166,10 @@ def _backward(sizes: Sizes) -> Callable:
 class _Loaded(NamedTuple):
     """What the backward kernel loads of a step: the gates of each leaf."""
 
-    projected: list
-    products: list
-    states: list
-    d_outputs: list
+    projected: list[Any]
+    products: list[Any]
+    states: list[Any]
+    d_outputs: list[Any]
 
 
 class _Backward:
@@ -234,7 +234,9 @@ class _Backward:
         leaves = given.projected, given.products, given.states, given.d_outputs
         return _Loaded(*([self.position.load_step(ref, t) for ref in refs] for refs in leaves))
 
-    def _before_step(self, n: Any, iteration: jax.Array, d_state: list) -> tuple[list, list]:
+    def _before_step(
+        self, n: Any, iteration: jax.Array, d_state: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         """The cotangents of the state before step n: in rows that were reset, and in the others.
 
         The product with the matrix is that of the cotangents exchanged before `iteration`.
@@ -248,7 +250,9 @@ class _Backward:
         d_state[hidden] = d_state[hidden] + mosaic.matmuls([pairs])[0]
         return split_by_flags(self.steps.resets(n), d_state)
 
-    def _store_sums(self, d_state: list, d_start: list, d_reset: list, sums: list) -> None:
+    def _store_sums(
+        self, d_state: list[Any], d_start: list[Any], d_reset: list[Any], sums: list[Any]
+    ) -> None:
         for ref, x in zip(self.d_initial, d_state, strict=True):
             self.position.store_rows(ref, [x])
         if self.sizes.has_flags:

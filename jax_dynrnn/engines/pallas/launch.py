@@ -33,7 +33,9 @@ class Shared(NamedTuple):
     """Where there are several blocks in a cluster."""
 
 
-def launch(sizes: Sizes, body: Callable, result_types: Any, num_exchanged: int) -> Callable:
+def launch(
+    sizes: Sizes, body: Callable[..., Any], result_types: Any, num_exchanged: int
+) -> Callable[..., Any]:
     """The kernel of `body(arguments, results, shared)`, as a function of `arguments`.
 
     Args:
@@ -85,7 +87,9 @@ def launch(sizes: Sizes, body: Callable, result_types: Any, num_exchanged: int) 
     return call
 
 
-def batched_by_vmap(make: Callable[[Sizes], Callable], sizes: Sizes) -> Callable:
+def batched_by_vmap(
+    make: Callable[[Sizes], Callable[..., Any]], sizes: Sizes
+) -> Callable[..., Any]:
     """The kernel that `make` makes, which `vmap` launches once for all problems.
 
     Its arguments are a NamedTuple with the fields `matrix` `[groups, ...]`, `projected`, and

@@ -65,7 +65,7 @@ def load(ref: Ref, *index: Any) -> jax.Array:
     return mosaic_gpu.load(ref.at[index], **options)
 
 
-def store(ref: Ref, index: tuple, value: jax.Array) -> None:
+def store(ref: Ref, index: tuple[Any, ...], value: jax.Array) -> None:
     """Stores to global memory, in the dtype of the array there."""
     from jax.experimental.pallas import mosaic_gpu
 
@@ -92,7 +92,7 @@ def tiled(*shape: int, dtype: DTypeLike) -> Any:
     return mosaic_gpu.SMEM(shape, dtype, transforms=transforms())
 
 
-def transforms() -> tuple:
+def transforms() -> tuple[Any, ...]:
     """How shared memory is laid out for matrix instructions."""
     from jax.experimental.pallas import mosaic_gpu
 

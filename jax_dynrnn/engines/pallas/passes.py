@@ -42,7 +42,7 @@ class KernelLayout:
         sizes = Sizes(step, batch, run.time, run.reverse, dtype, has_flags, cluster)
         return cls(split, run, sizes)
 
-    def project(self, projection: list, inputs: Inputs) -> Any:
+    def project(self, projection: list[Any], inputs: Inputs) -> Any:
         """The projected inputs of all steps, as one matmul."""
         weights = dataclasses.replace(self.run.params, projection=projection)
         return self.split.project_steps(weights, inputs)
@@ -200,8 +200,8 @@ def backward(
 
 
 def _preactivations(
-    step: Step, projected: list, vectors: list, products: list
-) -> tuple[list, list, list]:
+    step: Step, projected: list[Any], vectors: list[Any], products: list[Any]
+) -> tuple[list[Any], list[Any], list[Any]]:
     """`(projected, vectors, products)`, the first with the products added where no more is done
     with them."""
     if not step.only_adds_product:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ..._types import DTypeLike
 
 
-def replacements(dtype: DTypeLike) -> dict[str, Callable]:
+def replacements(dtype: DTypeLike) -> dict[str, Callable[..., Any]]:
     """By the names of the primitives: functions of float32 operands, and of their parameters.
 
     Mosaic's division, and so its `logistic`, takes many instructions, and its exact `tanh` has
@@ -82,7 +82,7 @@ def _select_n(which: jax.Array, *cases: jax.Array) -> jax.Array:
     return result
 
 
-NOT_LOWERED: dict[str, Callable] = {
+NOT_LOWERED: dict[str, Callable[..., Any]] = {
     "add_any": lambda x, y: x + y,  # of cotangents
     "ceil": lambda x: -_floor(-x),
     "expm1": _expm1,

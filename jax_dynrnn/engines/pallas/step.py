@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,21 +44,24 @@ class Step:
                 f"its step has {len(products)} matmuls, and the kernel has one"
             )
         given = weights.elementwise, projected, state, products
-        self.units = weights.kernels[0].shape[0]
-        self.replacements = replacements(weights.kernels[0].dtype)
+        self.units: int = weights.kernels[0].shape[0]
+        self.replacements: dict[str, Callable[..., Any]] = replacements(weights.kernels[0].dtype)
         self._check(given)
+        self.vectors: list[int]
+        self.projected: list[int]
+        self.gates: int
         self.vectors, self.projected, state_gates, (self.gates,) = map(self._count_gates, given)
         if set(state_gates) != {1}:
             raise UnsupportedArithmetic("a part of its state is not of the size of the hidden one")
-        self.states = len(state_gates)
-        self.arithmetic = Arithmetic(split.elementwise, self.units, *given)
+        self.states: int = len(state_gates)
+        self.arithmetic: Arithmetic = Arithmetic(split.elementwise, self.units, *given)
         _, output, _ = jax.eval_shape(split.elementwise, *given)
         self._check(output)
-        self.outputs = self._count_gates(output)
-        self.hidden = self._hidden_leaf()
+        self.outputs: list[int] = self._count_gates(output)
+        self.hidden: int = self._hidden_leaf()
         preactivations = split.preactivations(projected, state, products)
         covers_all = [p.covers_all_columns for p in preactivations] == [True]
-        self.only_adds_product = covers_all and self.projected == [self.gates]
+        self.only_adds_product: bool = covers_all and self.projected == [self.gates]
 
     def _count_gates(self, tree: PyTree) -> list[int]:
         return [x.shape[-1] // self.units for x in jax.tree.leaves(tree)]

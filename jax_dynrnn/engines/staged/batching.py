@@ -31,7 +31,9 @@ class RowAxes:
     """Of the results, called with their shapes."""
 
 
-def sequential_under_vmap(f: Callable, batched: Callable | None = None) -> Callable:
+def sequential_under_vmap(
+    f: Callable[..., Any], batched: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """`f(run, ...)` of pytrees, which `vmap` maps by `lax.map`.
 
     A loop with a data-dependent trip count under `vmap` runs until the longest problem is done, and
@@ -60,7 +62,7 @@ def sequential_under_vmap(f: Callable, batched: Callable | None = None) -> Calla
     return function
 
 
-def partitioned_by_rows(f: Callable, axes: RowAxes) -> Callable:
+def partitioned_by_rows(f: Callable[..., Any], axes: RowAxes) -> Callable[..., Any]:
     """`f` of pytrees, which each device computes for the rows that it has."""
 
     def function(*arguments):
@@ -81,7 +83,9 @@ def partitioned_by_rows(f: Callable, axes: RowAxes) -> Callable:
     return function
 
 
-def _partition(f: Callable, argument_axes: list[int], result_axes: list[int]) -> Callable:
+def _partition(
+    f: Callable[..., Any], argument_axes: list[int], result_axes: list[int]
+) -> Callable[..., Any]:
     """What `custom_partitioning` calls: the function of one device, and all shardings."""
 
     def partition(mesh, arguments, results):
@@ -116,7 +120,7 @@ def _spec(rank: int, axis: int, names: Any) -> PartitionSpec:
     return PartitionSpec(*(names if i == axis else None for i in range(rank)))
 
 
-def _sharding_rule(types: tuple[list, list], axes: tuple[list, list]) -> str:
+def _sharding_rule(types: tuple[list[Any], list[Any]], axes: tuple[list[Any], list[Any]]) -> str:
     """Shardy's rule: the batch is one factor, every other axis of every array is its own."""
     sides, n = [], 0
     for arrays, batch_axes in zip(types, axes, strict=True):

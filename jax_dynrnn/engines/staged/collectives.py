@@ -64,7 +64,7 @@ def _jaxpr_of_a_step(request: Request) -> Any:
     return jax.make_jaxpr(step)(*arguments).jaxpr
 
 
-def _collectives(jaxpr: Any) -> Iterator[tuple[Any, frozenset]]:
+def _collectives(jaxpr: Any) -> Iterator[tuple[Any, frozenset[Any]]]:
     """The axes that collectives are over, and the axes that their results vary over.
 
     Of a jaxpr and those inside. (Not from its effects: a `ppermute` has none.)

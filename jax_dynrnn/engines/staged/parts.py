@@ -105,7 +105,7 @@ def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> 
     return select(run.valid_like_inputs(), outputs, zeros), state
 
 
-def _for_every_step(run: Run, f: Callable, tree: PyTree) -> Any:
+def _for_every_step(run: Run, f: Callable[..., Any], tree: PyTree) -> Any:
     """`f(x, key)` of all steps."""
     if run.key is None:
         return f(tree, None)
@@ -114,18 +114,20 @@ def _for_every_step(run: Run, f: Callable, tree: PyTree) -> Any:
     return jax.vmap(lambda x, t: f(x, run.step_key(t)), (axis, 0), axis)(tree, steps)
 
 
-def _layers(stack: Stacked) -> Iterator[tuple[Any, Callable, Callable]]:
+def _layers(stack: Stacked) -> Iterator[tuple[Any, Callable[..., Any], Callable[..., Any]]]:
     """Of each layer the cell, and how its params and its key are found."""
     for i, (name, cell) in enumerate(stack.cells.items()):
         yield cell, operator.itemgetter(name), functools.partial(fold_in, i=i)
 
 
-def _inside(around: Around) -> tuple[Any, Callable, Callable]:
+def _inside(around: Around) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     """The same of the cell inside a wrapper."""
     return around.cell, around.inner_params, around.inner_key
 
 
-def _inner_run(run: Run, cell: Cell, params_of: Callable, derive_key: Callable) -> Run:
+def _inner_run(
+    run: Run, cell: Cell, params_of: Callable[..., Any], derive_key: Callable[..., Any]
+) -> Run:
     """The run of a cell inside that of `run`."""
     return dataclasses.replace(
         run,
@@ -137,7 +139,7 @@ def _inner_run(run: Run, cell: Cell, params_of: Callable, derive_key: Callable) 
 
 
 def _inner_request(
-    request: Request, cell: Cell, params_of: Callable, derive_key: Callable
+    request: Request, cell: Cell, params_of: Callable[..., Any], derive_key: Callable[..., Any]
 ) -> Request:
     """The request of a cell inside that of `request`."""
     try:

@@ -76,7 +76,9 @@ class Preactivation(NamedTuple):
         return [(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a < b]
 
 
-def find_preactivations(jaxpr: Any, projected: list, products: list) -> tuple[Preactivation, ...]:
+def find_preactivations(
+    jaxpr: Any, projected: list[Any], products: list[Any]
+) -> tuple[Preactivation, ...]:
     """The pre-activations of a step's arithmetic.
 
     Args:
@@ -87,7 +89,7 @@ def find_preactivations(jaxpr: Any, projected: list, products: list) -> tuple[Pr
         v for inputs in [*(e.invars for e in jaxpr.eqns), jaxpr.outvars] for v in _variables(inputs)
     )
     found_columns = [_columns(jaxpr, variables, used) for variables in (projected, products)]
-    found: dict[Any, list] = collections.defaultdict(list)
+    found: dict[Any, list[Any]] = collections.defaultdict(list)
     for equation in jaxpr.eqns:
         if equation.primitive.name != "add":
             continue
@@ -102,7 +104,7 @@ def find_preactivations(jaxpr: Any, projected: list, products: list) -> tuple[Pr
     )
 
 
-def _columns(jaxpr: Any, variables: list, used: Any) -> dict[Any, Columns]:
+def _columns(jaxpr: Any, variables: list[Any], used: Any) -> dict[Any, Columns]:
     """The columns that each variable holds, and each part that one is split into."""
     widths = [v.aval.shape[-1] if v.aval.shape else 1 for v in variables]
     every = [Columns(i, width, (0, width)) for i, width in enumerate(widths)]
@@ -118,5 +120,5 @@ def _columns(jaxpr: Any, variables: list, used: Any) -> dict[Any, Columns]:
     return found
 
 
-def _variables(inputs: list) -> list:
+def _variables(inputs: list[Any]) -> list[Any]:
     return [v for v in inputs if not isinstance(v, core.Literal)]

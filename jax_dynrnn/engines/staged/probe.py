@@ -39,7 +39,7 @@ class Probe:
         return type(self.split.cell).__name__
 
 
-def asks_by_types(ask: Callable) -> Callable[[Request | Run], Any]:
+def asks_by_types(ask: Callable[..., Any]) -> Callable[[Request | Run], Any]:
     """`ask(cell, params, inputs, dtype, key)` about a request, once for equal cells and types.
 
     `inputs` are of one step of one row; all are types.

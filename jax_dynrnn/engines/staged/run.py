@@ -93,8 +93,12 @@ def _is_floating(x: Any) -> bool:
 
 
 def _mapped(
-    run: Run, primal: Callable, forward: Callable, backward: Callable, residual_rows: int
-) -> tuple[Callable, Callable, Callable]:
+    run: Run,
+    primal: Callable[..., Any],
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    residual_rows: int,
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """The passes with the rules of `vmap`, and of a batch that is sharded over devices."""
     if varying_axes(run):  # inside `jax.shard_map` each device has its own rows already
         return (

@@ -44,7 +44,7 @@ class SplitCell(Cell):
 
     def __init__(self, cell: StagedCell, params: Params):
         self.cell = cell
-        self.param_types = jax.tree.map(jax.typeof, params)
+        self.param_types: Any = jax.tree.map(jax.typeof, params)
         self._hoisted: dict[Any, Any] = {}
 
     def weights(self, params: Params, inputs: Inputs, state: State) -> Weights:
@@ -80,7 +80,7 @@ class SplitCell(Cell):
         given = projected, state, products
         return self._without_invariants(self._elementwise, *given)(weights, *given)
 
-    def _without_invariants(self, f: Callable, *arguments: Any) -> Callable:
+    def _without_invariants(self, f: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
         """What `hoist` leaves of `f`, which is traced once for arguments of the same types."""
         leaves, structure = jax.tree.flatten(arguments)
         key = f, structure, tuple(map(_type, leaves))
@@ -96,7 +96,7 @@ class SplitCell(Cell):
 
     def step_with_products(
         self, weights: Weights, projected: Projected, state: State
-    ) -> tuple[Any, Any, list]:
+    ) -> tuple[Any, Any, list[Any]]:
         """One step -> `(output, new_state, products)`."""
         types = self.product_types(projected, state)
         products = [jnp.zeros(x.shape, x.dtype) for x in types]
@@ -108,7 +108,7 @@ class SplitCell(Cell):
         return output, new, products
 
     def preactivations(
-        self, projected: Projected, state: State, products: list
+        self, projected: Projected, state: State, products: list[Any]
     ) -> tuple[Preactivation, ...]:
         """Where a step uses only the sum of a product and the projected inputs."""
         given = (self.param_types, projected, state, products)
@@ -120,7 +120,7 @@ class SplitCell(Cell):
         return find_preactivations(jaxpr, of_projected, of_products)
 
     def _elementwise(
-        self, params: Params, projected: Projected, state: State, products: list
+        self, params: Params, projected: Projected, state: State, products: list[Any]
     ) -> Any:
         factors: list[jax.Array] = []
 

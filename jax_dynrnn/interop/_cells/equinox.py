@@ -49,7 +49,7 @@ class EquinoxCell(Cell):
     module: Any
     state: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.module, type) or not callable(self.module):
             raise TypeError(
                 "EquinoxCell: expected an instance of a module, as of equinox.nn.GRUCell, got "
@@ -58,7 +58,7 @@ class EquinoxCell(Cell):
         if self.state is None:
             object.__setattr__(self, "state", _zeros(self.module))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"EquinoxCell({type(self.module).__name__})"
 
     @property

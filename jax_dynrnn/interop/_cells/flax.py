@@ -20,9 +20,9 @@ class _FlaxCell(Cell):
     """What the adapters of both have in common: the carry, and how many axes inputs have."""
 
     module: Any
-    input_shape: tuple | None = None
+    input_shape: tuple[Any, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.module, type) or not hasattr(self.module, "initialize_carry"):
             raise TypeError(
                 f"{type(self).__name__}: expected an instance of RNNCellBase, as of LSTMCell, "
@@ -40,7 +40,7 @@ class _FlaxCell(Cell):
             )
         object.__setattr__(self, "input_shape", tuple(shape))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.module).__name__})"
 
     @property
@@ -61,7 +61,7 @@ class _FlaxCell(Cell):
             ) from error
         return cast(carry, dtype)
 
-    def _carry(self, input_shape: tuple) -> State:
+    def _carry(self, input_shape: tuple[Any, ...]) -> State:
         raise NotImplementedError
 
 
@@ -97,7 +97,7 @@ class LinenCell(_FlaxCell):
         True
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         unbound = self.module.clone(parent=None, name=None)  # it may be made inside a model
         object.__setattr__(self, "module", unbound)
@@ -118,7 +118,7 @@ class LinenCell(_FlaxCell):
             )
         return cast(variables.get("params", {}), dtype)
 
-    def _carry(self, input_shape: tuple) -> State:
+    def _carry(self, input_shape: tuple[Any, ...]) -> State:
         return self.module.initialize_carry(jax.random.key(0), input_shape)
 
     def __call__(
@@ -169,7 +169,7 @@ class NNXCell(_FlaxCell):
         """The params that the module has, in `dtype`."""
         return cast(self.params, dtype)
 
-    def _carry(self, input_shape: tuple) -> State:
+    def _carry(self, input_shape: tuple[Any, ...]) -> State:
         from flax import nnx
 
         return self.module.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))

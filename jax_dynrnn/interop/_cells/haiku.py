@@ -48,7 +48,7 @@ class HaikuCell(Cell):
     make_core: Callable[[], Any]
     feature_ndim: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.make_core):
             raise TypeError(
                 "HaikuCell: expected a function that makes a core, as lambda: hk.LSTM(128), got "
@@ -76,7 +76,7 @@ class HaikuCell(Cell):
         return _transform(lambda inputs, state: self.make_core()(inputs, state))
 
 
-def _transform(function: Callable) -> Any:
+def _transform(function: Callable[..., Any]) -> Any:
     import haiku as hk
 
     return hk.transform(function)

@@ -45,7 +45,7 @@ class Framework(NamedTuple):
     forget_bias: float = 0.0
     """What it adds to the forget gate at run time."""
     projection: bool = False
-    activations: Mapping[str, Callable] = {}
+    activations: Mapping[str, Callable[..., Any]] = {}
     """Of each kind, where it is not tanh."""
     activation_hint: str = ""
     """What to do where a cell has another one."""
@@ -93,7 +93,7 @@ def _check_uniform(framework: Framework, layers: list[Layer]) -> None:
             )
 
 
-def _size(cell: Any) -> tuple:
+def _size(cell: Any) -> tuple[Any, ...]:
     return kind(cell), cell.num_units, getattr(cell, "num_proj", None), _activation(cell)
 
 
@@ -143,6 +143,6 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
     return f"there is no {found[0].split('=')[0]} there, and it has {found[0]}" if found else None
 
 
-def _activation(cell: Any) -> Callable:
+def _activation(cell: Any) -> Callable[..., Any]:
     activation = getattr(cell, "activation", None)
     return jnp.tanh if activation in (None, jax.nn.tanh, jax.lax.tanh) else activation

@@ -144,7 +144,7 @@ def _inner(node: Node, name: str) -> Node:
     return inner if isinstance(inner, dict) else {}
 
 
-def _built(table: Table, node: Node, kind: type, scope: str) -> Any:
+def _built(table: Table, node: Node, kind: type[Any], scope: str) -> Any:
     """A cell of which the variables are in `node`."""
     keys = _flat(node)
     shapes = {name.removeprefix("wn_lstm_cell/"): table.spec(k).shape for name, k in keys.items()}

@@ -16,7 +16,7 @@ from ..._stack_bidirectional import init_stack_bidirectional
 from ..._types import Cells
 from .._code import code
 
-SCOPES: dict[type, str] = {
+SCOPES: dict[type[Any], str] = {
     c.BasicLSTMCell: "basic_lstm_cell",
     c.BasicRNNCell: "basic_rnn_cell",
     c.BidirectionalGridLSTMCell: "bidirectional_grid_lstm_cell",
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
     scope: str
     """Its scope in TF1, where none was given."""
-    init: Callable
+    init: Callable[..., Any]
     """`init(key, input_shape)` makes the params."""
     cells: list[tuple[str, Any]]
     """Each cell and its place: `cell_0/fw/`, or nothing."""

@@ -28,7 +28,7 @@ def smallest(run: Run, names: Iterable[str]) -> tuple[int, Params]:
     return size, _shapes(run, size)
 
 
-def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
+def fitted(run: Run, size: int, got: Mapping[str, tuple[Any, ...]]) -> tuple[int, Params]:
     """The number of features for which most of the `got` shapes fit, and all shapes for it.
 
     Args:
@@ -52,7 +52,7 @@ def fitted(run: Run, size: int, got: Mapping[str, tuple]) -> tuple[int, Params]:
     return size, _shapes(run, size)
 
 
-def received(run: Run, shapes: Mapping[str, tuple]) -> str:
+def received(run: Run, shapes: Mapping[str, tuple[Any, ...]]) -> str:
     """What params of these shapes, by path, are for: `29 features`."""
     if _takes_ids(_first(run)[0]):
         return "ids"

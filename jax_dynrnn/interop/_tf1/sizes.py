@@ -20,12 +20,12 @@ def _columns(v: Shapes, name: str) -> int | None:
     return v[name][-1] if name in v else None
 
 
-def _lstm(kind: Callable, v: Shapes, gates: int = 4, **options: Any) -> Any:
+def _lstm(kind: Callable[..., Any], v: Shapes, gates: int = 4, **options: Any) -> Any:
     options |= {"use_peepholes": "w_f_diag" in v, "num_proj": _columns(v, "projection/kernel")}
     return kind(v["kernel"][1] // gates, **options)
 
 
-CELLS: dict[type, Callable[[Shapes], Any]] = {
+CELLS: dict[type[Any], Callable[[Shapes], Any]] = {
     c.BasicRNNCell: lambda v: c.BasicRNNCell(v["bias"][0]),
     c.CFNCell: lambda v: c.CFNCell(v["bias"][0] // 2),
     c.CoupledInputForgetGateLSTMCell: lambda v: _lstm(
@@ -68,7 +68,7 @@ CELLS: dict[type, Callable[[Shapes], Any]] = {
 """Those whose sizes are all in their variables. `LSTMCell` stands for the others of its scope."""
 
 
-def _attention(inner: Any, v: Shapes, memories: list[tuple]) -> Any:
+def _attention(inner: Any, v: Shapes, memories: list[tuple[Any, ...]]) -> Any:
     """`None` for mechanisms of several kinds, whose order the variables do not show."""
     additive = numbered({name: name for name in v}, r"bahdanau_attention(?:_(\d+))?/attention_v")
     layers = [columns for _, columns in numbered(v, r"attention_layer(?:_(\d+))?/kernel")]
@@ -89,7 +89,7 @@ def _attention(inner: Any, v: Shapes, memories: list[tuple]) -> Any:
     return w.AttentionWrapper(inner, mechanisms, attention_layer_size=sizes)
 
 
-WRAPPERS: dict[type, Callable[[Any, Shapes, list[tuple]], Any]] = {
+WRAPPERS: dict[type[Any], Callable[[Any, Shapes, list[tuple[Any, ...]]], Any]] = {
     w.AttentionWrapper: _attention,
     w.EmbeddingWrapper: lambda inner, v, _: w.EmbeddingWrapper(inner, *v["embedding"]),
     w.InputProjectionWrapper: lambda inner, v, _: w.InputProjectionWrapper(inner, v["bias"][0]),
