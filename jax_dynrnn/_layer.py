@@ -1,6 +1,6 @@
 """What the Linen and the NNX layers are layers of. It does not import flax.
 
-A plan is one way of running cells: `cells` lists them (the first sees the inputs), `init`
+A plan is one way of running cells: `cells` lists them (the first receives the inputs), `init`
 makes the params, `run` is one of the pure functions, and `one_step` shows what a step draws.
 """
 

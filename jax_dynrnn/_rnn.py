@@ -61,10 +61,10 @@ def dynamic_rnn(
         initial_state: of the structure, and by the shapes, of `cell.zero_state(B)`;
             default: where the cell starts.
         mask: bool `[B, T]`; a step that is False is not valid: left padding, gaps.
-        resets: bool `[B, T]`; a wall between the steps t - 1 and t of a row, which no state
+        resets: bool `[B, T]`; a reset between the steps t - 1 and t of a row, which no state
             crosses: step t starts from the cell's start state, and with `reverse` step
             t - 1 does. At t = 0 it replaces `initial_state`, and with `reverse` does
-            nothing. On a step that is not valid it waits for the next valid one.
+            nothing. On a step that is not valid it takes effect at the next valid one.
         reverse: takes each row's valid steps in descending order; outputs stay in the order
             of the inputs.
         time_major: inputs, mask, resets and outputs are `[T, B, ...]`.
@@ -90,7 +90,7 @@ def dynamic_rnn(
         NotImplementedError: the engine asked for by name cannot run this; it says why.
 
     Differs from TF1: the params are an argument, and nothing is a variable. Padding never
-    reaches a gradient, whatever it holds: the cell sees the row's first valid step in its
+    reaches a gradient, whatever it holds: the cell receives the row's first valid step in its
     place. Float and bool lengths, and known lengths outside [0, T], are errors. `dtype` is
     not needed. `mask`, `resets` and `reverse` are new; `parallel_iterations` and
     `swap_memory` became `unroll` and `remat`.

@@ -68,7 +68,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         cell, in_features, rngs, param_dtype: as for `RNN`; the carry has `param_dtype` too.
 
     The carry is the cell's state, and begins where the cell starts. At every step a cell that
-    draws draws anew; `model.eval()` evaluates.
+    draws draws new numbers; `model.eval()` evaluates.
 
     Raises:
         ValueError: the cell draws and has nothing to draw from.

@@ -96,7 +96,8 @@ def test_only_sizes_and_inner_cells_are_positional(thing):
     assert optional == OPTIONAL.get(thing.__name__, set())
     required = {p.annotation for p in given if p.default is p.empty}
     assert required <= {
-        "int", "Any", "Sequence[Any]", "Mapping[str, Any]", "Mechanism | Sequence[Mechanism]"
+        "int", "Any", "CellLike", "Shapes", "Sequence[Any]", "Mapping[str, Any]",
+        "Mechanism | Sequence[Mechanism]",
     }  # fmt: skip
 
 

@@ -93,11 +93,11 @@ class LSTM(StagedCell):
         i, j, f = gates
         f = self.peep(params, "w_f_diag", f, c)
         i = self.peep(params, "w_i_diag", i, c)
-        kept = jax.nn.sigmoid(f + self.forget_bias) * c
-        return kept + jax.nn.sigmoid(i) * self.candidate(params, j)
+        remembered = jax.nn.sigmoid(f + self.forget_bias) * c
+        return remembered + jax.nn.sigmoid(i) * self.candidate(params, j)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:
-        """What is written to the memory."""
+        """What is added to the memory."""
         del params
         return self.activate(j)
 
@@ -105,7 +105,7 @@ class LSTM(StagedCell):
         return (self.activation or jnp.tanh)(x)
 
     def peep(self, params: Params, name: str, gate: jax.Array, c: jax.Array) -> jax.Array:
-        """The gate with what it sees of the memory, each unit its own."""
+        """The gate, with its peephole to the memory."""
         return gate + along_last(params[name], c) * c if self.use_peepholes else gate
 
     def stages(self, params: Params, projected: Projected, state: LSTMStateTuple) -> Stages:
@@ -118,7 +118,7 @@ class LSTM(StagedCell):
         return h, LSTMStateTuple(state.c, h)
 
     def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
-        """What the gates see of the hidden state."""
+        """The product of the hidden state and the recurrent kernel."""
         return (yield self.recurrent_input(state), self.recurrent_kernel(params))
 
     @property

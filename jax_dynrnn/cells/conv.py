@@ -67,9 +67,9 @@ class _ConvLSTM(Cell):
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         self._check_inputs(input_shape)
         keys, channels = jax.random.split(key, 3), self.output_channels
-        seen, window = self.input_shape[-1], tuple(self.kernel_shape)
+        features, window = self.input_shape[-1], tuple(self.kernel_shape)
         initialize = self.kernel_initializer or glorot_uniform
-        kernel = initialize(keys[0], (*window, seen + channels, 4 * channels), dtype)
+        kernel = initialize(keys[0], (*window, features + channels, 4 * channels), dtype)
         if self.recurrent_initializer is not None:
             shape, gates = (*window, channels, channels), jax.random.split(keys[1], 4)
             recurrent = init_gates(self.recurrent_initializer, gates, shape, dtype)
@@ -221,7 +221,7 @@ class Conv2DLSTMCell(_ConvLSTM):
 
     Reference: `tf.contrib.rnn.Conv2DLSTMCell`.
 
-    Example: a pixel sees one more pixel around it with every step
+    Example: a pixel depends on one more pixel around it with every step
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.Conv2DLSTMCell(input_shape=(9, 9, 1), output_channels=1, kernel_shape=(3, 3))
         >>> inputs = jnp.zeros((1, 3, 9, 9, 1)).at[0, 0, 4, 4, 0].set(1.0)

@@ -41,7 +41,7 @@ class GridLSTMCell(GridLSTM):
         couple_input_forget_gates: whether what is not written is kept.
         cell_clip: bound of `|c'|`, not negative.
         forget_bias: added to the forget gate at run time, not stored.
-        kernel_initializer: of the kernels, and of the peepholes (which it sees as columns);
+        kernel_initializer: of the kernels, and of the peepholes (which it receives as columns);
             `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of the kernels that multiply `m_time` and `m_freq`,
             gate by gate.
@@ -109,12 +109,12 @@ class BidirectionalGridLSTMCell(GridLSTM):
 
     Reference: `tf.contrib.rnn.BidirectionalGridLSTMCell`.
 
-    Example: what each half of the output has seen of the inputs when it has seen two windows
+    Example: on which inputs each half of the output depends, after two windows
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.BidirectionalGridLSTMCell(1, feature_size=2, num_frequency_blocks=[3])
         >>> params = cell.init(jax.random.key(0), (2, 5, 4))
-        >>> seen = jax.jacobian(lambda x: cell(params, x, cell.zero_state())[0])(jnp.ones(4))
-        >>> (seen != 0).astype(int)[jnp.array([2, 8])].tolist()
+        >>> depends = jax.jacobian(lambda x: cell(params, x, cell.zero_state())[0])(jnp.ones(4))
+        >>> (depends != 0).astype(int)[jnp.array([2, 8])].tolist()
         [[1, 1, 1, 0], [0, 1, 1, 1]]
     """
 

@@ -58,7 +58,7 @@ def _dense(kernel: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
 
 
 def _recur(layer: Params, state: jax.Array, gates: int) -> jax.Array:
-    """What each gate sees of the state: its own unit's, times a weight."""
+    """What each gate receives from the state: its own unit times a weight."""
     repeated = jnp.concatenate([state] * gates, -1)
     return along_last(layer["kernel_u"][0], repeated) * repeated
 

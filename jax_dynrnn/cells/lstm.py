@@ -34,7 +34,7 @@ class LSTMCell(LSTM, MatmulCell):
         proj_clip: bound of the projected output.
         forget_bias: added to the forget gate.
         activation: `None` is tanh.
-        kernel_initializer: of `kernel`, the projection, and the peepholes (which it sees
+        kernel_initializer: of `kernel`, the projection, and the peepholes (which it receives
             as columns); `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
         bias_initializer: of `bias`; `None` is zeros.

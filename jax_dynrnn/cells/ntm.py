@@ -138,8 +138,8 @@ class NTMCell(Cell):
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         size, keys = input_size(self, input_shape), iter(jax.random.split(key, 5 + 2 * self._heads))
         places, width = self.memory_size, self.memory_vector_dim
-        seen = (size + self.read_head_num * width,)
-        hidden = output_size(as_cell(self.controller), seen, self)
+        received = (size + self.read_head_num * width,)
+        hidden = output_size(as_cell(self.controller), received, self)
 
         def layer(name, rows, columns):
             normal = jax.nn.initializers.truncated_normal(rows**-0.5)
@@ -154,7 +154,7 @@ class NTMCell(Cell):
             }
 
         return {
-            "cell": as_cell(self.controller).init(next(keys), seen, dtype),
+            "cell": as_cell(self.controller).init(next(keys), received, dtype),
             **layer("parameters", hidden, sum(self._splits)),
             **layer("output", hidden + self.read_head_num * width, self.output_dim or size),
             **drawn("initial_read_vector", self.read_head_num, width),
@@ -200,8 +200,8 @@ class NTMCell(Cell):
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         controller = as_cell(self.controller)
-        seen = jnp.concatenate([projected, *state.read_vector_list], -1)
-        inner = controller.project(params["cell"], seen)
+        received = jnp.concatenate([projected, *state.read_vector_list], -1)
+        inner = controller.project(params["cell"], received)
         output, new = take_step(controller, params["cell"], inner, state.controller_state, key=key)
         parameters = clip(_dense(params, "parameters", output), self.clip_value)
         ends = [sum(self._splits[: i + 1]) for i in range(len(self._splits) - 1)]

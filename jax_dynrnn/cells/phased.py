@@ -151,12 +151,12 @@ class PhasedLSTMCell(StagedCell):
         units, layers = self.num_units, [params[name] for name in LAYERS]
         features = params["new_input"]["kernel"].shape[0] - units
         kernels = [layer["kernel"] for layer in layers]
-        seen = jnp.concatenate([kernel[: features + units] for kernel in kernels], -1)
+        both = jnp.concatenate([kernel[: features + units] for kernel in kernels], -1)
         ratio_on = params["ratio_on"]
         return {
             **params,
-            "inputs": seen[:features],
-            "hidden": seen[features:],
+            "inputs": both[:features],
+            "hidden": both[features:],
             "bias": jnp.concatenate([layer["bias"] for layer in layers]),
             "peepholes": [kernels[i][features + units :] for i in (0, 2)],
             "ratio_on": ratio_on if self.trainable_ratio_on else jax.lax.stop_gradient(ratio_on),
@@ -189,8 +189,8 @@ class PhasedLSTMCell(StagedCell):
         recurred = yield self.recurrent_input(state), params["hidden"]
         i, f, j, o = jnp.split(gates + recurred, 4, -1)
         if self.use_peepholes:
-            seen = yield state.c, params["peepholes"][0]
-            i, f = (x + y for x, y in zip((i, f), jnp.split(seen, 2, -1), strict=True))
+            peeped = yield state.c, params["peepholes"][0]
+            i, f = (x + y for x, y in zip((i, f), jnp.split(peeped, 2, -1), strict=True))
         c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(j)
         if self.use_peepholes:
             o = o + (yield c, params["peepholes"][1])

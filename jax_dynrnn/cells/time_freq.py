@@ -45,7 +45,7 @@ class TimeFreqLSTMCell(LSTM):
         use_peepholes: whether the gates see `c`, each unit its own.
         cell_clip: bound of `|c'|`, not negative.
         forget_bias: added to the forget gate at run time, not stored.
-        kernel_initializer: of `W_0`, and of the peepholes (which it sees as columns); `None`
+        kernel_initializer: of `W_0`, and of the peepholes (which it receives as columns); `None`
             is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of `W_0` that multiply both `m`, gate by gate.
         bias_initializer: of `B`; `None` is zeros.
@@ -67,13 +67,13 @@ class TimeFreqLSTMCell(LSTM):
     Reference: `tf.contrib.rnn.TimeFreqLSTMCell`; Sainath and Li, Modeling time-frequency
     patterns with LSTM vs. convolutional architectures for LVCSR tasks (2016).
 
-    Example: what a window sees of those below it reaches those above
+    Example: what a window receives from those below it reaches those above
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.TimeFreqLSTMCell(1, input_size=5, feature_size=2)
         >>> params = cell.init(jax.random.key(0), (2, 1, 5))
         >>> x = jnp.ones((5,))
-        >>> seen = jax.jacobian(lambda x: cell(params, x, cell.zero_state())[0])(x)
-        >>> (seen != 0).astype(int).tolist()
+        >>> depends = jax.jacobian(lambda x: cell(params, x, cell.zero_state())[0])(x)
+        >>> (depends != 0).astype(int).tolist()
         [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     """
 
@@ -106,7 +106,7 @@ class TimeFreqLSTMCell(LSTM):
 
     @property
     def hidden_size(self) -> int:
-        """Of what the kernel sees: `m` of this window, and of the one below it."""
+        """What the kernel receives: `m` of this window, and of the one below it."""
         return 2 * self.num_units
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:

@@ -192,13 +192,13 @@ def _run(table: Table, scope: str, cells: Cells) -> str:
     """An entry of `cells`, or a comment that says why there is none."""
     place = table.scope(scope)
     if isinstance(cells, type):
-        return f"# {place}: {cells.__name__}, whose sizes cannot all be told from its variables"
+        return f"# {place}: {cells.__name__}, whose sizes cannot all be inferred from its variables"
     try:
         _, named, keys = fit(cells, table.within(scope), place)
     except (KeyError, ValueError) as error:
         return f"# {place}: {code(cells)} does not fit: {error.args[0]}"
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
-    return f"{place!r}: {code(cells)},  # sees {received(as_run(cells), shapes)}"
+    return f"{place!r}: {code(cells)},  # takes {received(as_run(cells), shapes)}"
 
 
 if __name__ == "__main__":

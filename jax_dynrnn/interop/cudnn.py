@@ -33,7 +33,7 @@ def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
         cells: what the run takes: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
             for `bidirectional=True`, a pair of lists of cells for both; LSTMs.
         weights: `[n]`, anything that NumPy or JAX takes.
-        input_size: how many features the first layer sees.
+        input_size: how many features the first layer receives.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or

@@ -52,7 +52,7 @@ jax.export.register_namedtuple_serialization(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class AttentionWrapper(Wrapper):
-    """A cell that sees, beside its input, what it attended to in a memory.
+    """A cell that receives, beside its input, what it attended to in a memory.
 
         y, s'      = cell([x, attention], s)
         a          = softmax(score(y, keys))                # over the places of the memory
@@ -70,7 +70,7 @@ class AttentionWrapper(Wrapper):
         attention_layer_size: size of the attention, a list of them for several mechanisms;
             `None`: there is no layer, the attention is the context.
         alignment_history: whether the output is `(output, alignments)`.
-        cell_input_fn: `cell_input_fn(x, attention)` is what the cell sees; `None`: both side
+        cell_input_fn: `cell_input_fn(x, attention)` is what the cell receives; `None`: both side
             by side.
         output_attention: whether the output is the attention; `False`: it is `y`.
         kernel_initializer: of the attention layers; `None` is Glorot's uniform.

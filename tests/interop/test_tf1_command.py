@@ -84,7 +84,7 @@ def test_the_code_that_is_printed_runs(name, tmp_path, capsys):
     assert found["cells"] == cells
     for scope, own in params.items():
         assert_equal(found["params"][scope], own)
-    assert "# sees 5 features" in code and "# sees 6 features" in code and "# sees ids" in code
+    assert "# takes 5 features" in code and "# takes 6 features" in code and "# takes ids" in code
     assert "# video/rnn/conv_lstm_cell: ConvLSTMCell, whose sizes cannot all be told" in code
 
 

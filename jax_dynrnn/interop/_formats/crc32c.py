@@ -22,10 +22,10 @@ def crc32c(data: Buffer) -> int:
     """The checksum of bytes, or of an array of them."""
     octets = np.frombuffer(data, np.uint8)
     remainder, byte_table = ONES, _power(1)[3]
-    odd = len(octets) % 4
-    for octet in octets[:odd].tolist():
+    rest = len(octets) % 4
+    for octet in octets[:rest].tolist():
         remainder = int(byte_table[(remainder ^ octet) & 255]) ^ remainder >> 8
-    words = octets[odd:].view("<u4")
+    words = octets[rest:].view("<u4")
     return (_fold(words, remainder) if words.size else remainder) ^ ONES
 
 

@@ -61,7 +61,7 @@ def _without_biases(
 
 
 def shapes(framework: Framework, layer: Layer, inputs: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a layer's arrays by name, where it sees `inputs` features."""
+    """The shapes of a layer's arrays by name, where it receives `inputs` features."""
     sizes = Sizes(inputs, layer.cell.num_units, hidden_size(layer.cell))
     return {name: sizes.shape(block) for name, block in framework.table(layer).items()}
 
@@ -190,7 +190,7 @@ def _checked_sizes(
     for layer, table in zip(layers, tables, strict=True):
         size = sizes_of(layer.cell, table, arrays)
         inputs = size.inputs if layer.inputs is None else layer.inputs
-        if sizes and not layer.depth:  # backward, on the inputs that forward sees
+        if sizes and not layer.depth:  # backward, on the inputs that forward receives
             inputs = sizes[0].inputs
         sizes.append(size._replace(inputs=max(inputs, 1)))
     wrong = [_wrong(*of, arrays) for of in zip(layers, tables, sizes, strict=True)]

@@ -52,7 +52,7 @@ class Framework(NamedTuple):
     names_hint: str = "give as many cells as there are layers"
     """What to do where the weights have other names."""
     apart: bool = False
-    """Whether it has two stacks each of which sees only its own direction."""
+    """Whether it has two stacks each of which receives only its own direction."""
     uniform: bool = False
     """Whether the layers of a module are alike."""
 
@@ -73,7 +73,7 @@ def check(framework: Framework, layers: list[Layer]) -> list[Layer]:
             )
     if layers[0].apart and not framework.apart:
         raise ValueError(
-            f"cells: {framework.name} has no pair of stacks each of which sees only its own "
+            f"cells: {framework.name} has no pair of stacks each of which receives only its own "
             "direction; convert the two one after the other, into params['fw'] and params['bw'] "
             "(two lists of cells are a stack whose layers see both directions)"
         )

@@ -62,7 +62,7 @@ class Table:
         return self._specs[name]
 
     def wrong(self, key: str) -> KeyError | None:
-        """Why a variable cannot be told: two have its name, or not all of its shards are there."""
+        """Why a variable cannot be identified: two have its name, or not all of its shards are there."""
         if key in self._twice:
             one, other = map(escaped, self._twice[key])
             return KeyError(
