@@ -148,4 +148,8 @@ def _backward(residuals, cotangents):
     return rnn.lstm_bwd(*_sizes(residuals[0], residuals[1]), residuals, cotangents)[:4]
 
 
-_lstm.defvjp(_forward, lambda residuals, cotangents: (*_backward(residuals, cotangents), None))
+def _cotangents(residuals, cotangents):
+    return *_backward(residuals, cotangents), None  # the lengths have none
+
+
+_lstm.defvjp(_forward, _cotangents)

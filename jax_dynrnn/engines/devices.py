@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._types import DTypeLike, PyTree
+from .._types import PyTree
 
 
 def platform() -> str:
@@ -32,9 +32,20 @@ def pcast(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
-def zeros(shape: tuple[Any, ...], dtype: DTypeLike, like: PyTree) -> jax.Array:
-    """Zeros that vary over the mesh axes that the arrays in `like` vary over."""
-    return pcast(jnp.zeros(shape, dtype), varying_axes(like))
+def zeros(types: PyTree, like: PyTree) -> PyTree:
+    """Zeros of these types, that vary over the mesh axes that the arrays in `like` vary over."""
+    axes = varying_axes(like)
+    return jax.tree.map(lambda x: pcast(jnp.zeros_like(x), axes), types)
+
+
+def types_of(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of arrays, without their values."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def with_leading(types: PyTree, *sizes: int) -> PyTree:
+    """Types of `[1, ...]` as types of `[*sizes, ...]`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*sizes, *x.shape[1:]), x.dtype), types)
 
 
 def on_explicit_mesh(tree: PyTree) -> bool:

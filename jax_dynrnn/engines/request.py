@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +55,10 @@ class _Batch:
 
     def step_key(self, t: Index) -> Any:
         """The key of step `t`, or `None`."""
-        derived = fold_in(self.key, t)
-        return functools.reduce(lambda key, derive: derive(key), self.key_derivations, derived)
+        key = fold_in(self.key, t)
+        for derive in self.key_derivations:
+            key = derive(key)
+        return key
 
 
 STATIC = ["cell", "time_axis", "reverse", "dtype", "unroll", "remat", "key_derivations"]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from .._types import PyTree, State
+from .._types import Inputs, Outputs, PyTree, State
 from .devices import on_explicit_mesh, pcast, varying_axes
 from .engine import Engine
 from .hoist import hoist
@@ -50,7 +50,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
     """Runs the cell, step by step -> `(outputs, final_state)`."""
     xs = {
         "t": jnp.arange(run.time, dtype=jnp.int32),
-        "inputs": jax.tree.map(lambda x: jnp.moveaxis(x, run.time_axis, 0), run.inputs),
+        "inputs": _to_time_major(run.inputs, run.time_axis),
         "valid": run.masks.valid,
         "resets": run.masks.resets,
         "scalar_ticks": run.masks.scalar_ticks,
@@ -61,7 +61,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
         outputs = _no_outputs(step, state, xs)
     else:
         state, outputs = _loop(run, step, state, xs)
-    return jax.tree.map(lambda y: _from_time_major(y, run), outputs), state
+    return _from_time_major(outputs, run.time_axis), state
 
 
 def _cell_step(run: Run, state: State, xs: PyTree) -> Callable[..., Any]:
@@ -141,7 +141,11 @@ def _chunked(
         elif part == "rest" and full < time:
             state, outputs[part] = chunk(state, rest)
     parts = [outputs[part] for part in ("split", "rest") if part in outputs]
-    return state, jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
+
+    def join(*ys):
+        return jnp.concatenate(ys)
+
+    return state, jax.tree.map(join, *parts)
 
 
 def _offloaded(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,8 +170,15 @@ def _no_outputs(step: Callable[..., Any], state: State, xs: PyTree) -> Any:
     return jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), outputs)
 
 
-def _from_time_major(y: jax.Array, run: Run) -> jax.Array:
-    return y if y.ndim == 1 else jnp.moveaxis(y, 0, run.time_axis)
+def _to_time_major(inputs: Inputs, time_axis: int) -> Inputs:
+    return jax.tree.map(lambda x: jnp.moveaxis(x, time_axis, 0), inputs)
+
+
+def _from_time_major(outputs: Outputs, time_axis: int) -> Outputs:
+    def move(y):
+        return y if y.ndim == 1 else jnp.moveaxis(y, 0, time_axis)  # rank 0 at each step
+
+    return jax.tree.map(move, outputs)
 
 
 def _typed_as_carry(run: Run) -> Any:

@@ -6,8 +6,6 @@ The figures behind them are in `benchmarks/results/cpu.json` and `gpu.json`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import jax
 
@@ -33,18 +31,6 @@ ACCELERATOR_UNROLL = 8
 ON_H200 = "LSTM and GRU of 128 units, bfloat16 and float32, an H200"
 
 
-class Rule(NamedTuple):
-    """A condition under which another engine is faster."""
-
-    holds: Callable[[Request], bool]
-    reason: str
-
-
-def first_that_holds(rules: Iterable[Rule], request: Request) -> str | None:
-    """The reason of the first rule that holds, or `None`."""
-    return next((rule.reason for rule in rules if rule.holds(request)), None)
-
-
 @memoize_by_cell
 def state_units(cell: Cell, dtype: DTypeLike) -> list[int]:
     """The units of each leaf of the state; none where they depend on a memory."""
@@ -55,22 +41,24 @@ def state_units(cell: Cell, dtype: DTypeLike) -> list[int]:
     return [s.size for s in jax.tree.leaves(state)]
 
 
-def _is_narrow(request: Request) -> bool:
+def why_little_work(request: Request) -> str | None:
+    """Why `scan` is preferred for few steps, or `None`."""
+    if request.batch * request.time >= MIN_WORK:
+        return None
+    return f"scan compiles faster, and less than {MIN_WORK} steps in all gain nothing"
+
+
+def why_narrow(request: Request) -> str | None:
+    """Why `scan` is preferred for a cell whose operations are short, or `None`."""
     if not on_cpu() or request.batch < NARROW_BATCH:
-        return False
+        return None
     units = max(state_units(request.cell, request.dtype), default=NARROW_UNITS + 1)
-    return units <= NARROW_UNITS and request.batch * units <= NARROW_STATE
-
-
-is_little_work: Rule = Rule(
-    lambda request: request.batch * request.time < MIN_WORK,
-    f"scan compiles faster, and less than {MIN_WORK} steps in all gain nothing",
-)
-is_narrow: Rule = Rule(
-    _is_narrow,
-    f"scan has fewer operations, which take the time with up to {NARROW_UNITS} units and "
-    f"{NARROW_STATE} elements in a state: up to 1.6 times the speed of blocked",
-)
+    if units > NARROW_UNITS or request.batch * units > NARROW_STATE:
+        return None
+    return (
+        f"scan has fewer operations, which take the time with up to {NARROW_UNITS} units and "
+        f"{NARROW_STATE} elements in a state: up to 1.6 times the speed of blocked"
+    )
 
 
 def unrolled(request: Request) -> Request:

@@ -27,19 +27,14 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
     d_outputs, d_final = cotangents
     kernels = [kernel.T for kernel in run.params.kernels]  # once, not in every block
 
-    def zeros_like(tree):
-        return jax.tree.map(lambda x: zeros(x.shape, x.dtype, like=run), tree)
-
-    d_weights = jax.tree.map(
-        lambda w: zeros(w.shape, accumulator_dtype(w.dtype), like=run), run.params
-    )
-    d_inputs = zeros_like(jax.tree.map(lambda x: x if _is_floating(x) else None, run.inputs))
-    d_states = zeros_like((run.initial_state, run.start_state))
+    d_weights = zeros(jax.tree.map(_accumulator, run.params), like=run)
+    d_inputs = zeros(jax.tree.map(_if_floating, run.inputs), like=run)
+    d_states = zeros((run.initial_state, run.start_state), like=run)
 
     def run_tile(i, carry):
         tile = tiling.tile(i)
         d_weights, d_inputs, (d_initial, d_start) = carry
-        d_state = jax.tree.map(lambda d: tiling.read_rows(d, tile), d_final)
+        d_state = tiling.read_rows(d_final, tile)
 
         def run_block(i, carry):
             d_state, d_tile_start, d_weights, d_inputs = carry
@@ -47,16 +42,16 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
             transposed = TransposedBlock(blocks, kernels, tile, block)
             d_state, d_reset, d_new, d_x = transposed.run(saved, d_outputs, d_state)
             d_tile_start = jax.tree.map(jnp.add, d_tile_start, d_reset)
-            d_weights = jax.tree.map(lambda d, new: d + new.astype(d.dtype), d_weights, d_new)
-            d_inputs = jax.tree.map(lambda d, x: tiling.write(d, x, tile, block), d_inputs, d_x)
+            d_weights = jax.tree.map(_add, d_weights, d_new)
+            d_inputs = tiling.write(d_inputs, d_x, tile, block)
             return d_state, d_tile_start, d_weights, d_inputs
 
-        carry = d_state, zeros_like(d_state), d_weights, d_inputs
+        carry = d_state, zeros(d_state, like=run), d_weights, d_inputs
         d_state, d_tile_start, d_weights, d_inputs = repeat(
             tiling.num_blocks_of(tile), run_block, carry
         )
-        d_initial = jax.tree.map(lambda d, s: tiling.write_rows(d, s, tile), d_initial, d_state)
-        d_start = jax.tree.map(lambda d, s: tiling.write_rows(d, s, tile), d_start, d_tile_start)
+        d_initial = tiling.write_rows(d_initial, d_state, tile)
+        d_start = tiling.write_rows(d_start, d_tile_start, tile)
         return d_weights, d_inputs, (d_initial, d_start)
 
     carry = d_weights, d_inputs, d_states
@@ -93,7 +88,7 @@ class TransposedBlock:
         inputs = self.blocks.masked_inputs(self.tile, self.block, valid)
         residuals = self._residuals(saved, inputs)
         factors, vjp = self._linearise(residuals)
-        d_y = jax.tree.map(lambda d: tiling.read(d, self.tile, self.block), d_outputs)
+        d_y = tiling.read(d_outputs, self.tile, self.block)
         d_y = select(valid, d_y, jax.tree.map(jnp.zeros_like, d_y))
         d_state, d_start, cotangents = self._scan(vjp, factors, d_y, valid, d_state)
         d_elementwise, d_projected, d_products = self._accumulate(vjp, cotangents, residuals)
@@ -108,17 +103,19 @@ class TransposedBlock:
         tiling, blocks = self.blocks.tiling, self.blocks
         row = tiling.first_row(self.tile)
 
-        def read(buffer, steps):
-            at = (self.block * steps, row, *(np.int32(0),) * (buffer.ndim - 2))
-            return dynamic_slice(buffer, at, (steps, tiling.rows, *buffer.shape[2:]))
+        def read(tree, steps):
+            def read_array(buffer):
+                at = (self.block * steps, row, *(np.int32(0),) * (buffer.ndim - 2))
+                return dynamic_slice(buffer, at, (steps, tiling.rows, *buffer.shape[2:]))
+
+            return jax.tree.map(read_array, tree)
 
         if not tiling.rematerialises:
-            saved = jax.tree.map(lambda buffer: read(buffer, tiling.steps), saved)
-        else:
-            state = jax.tree.map(lambda buffer: read(buffer, 1)[0], saved)
-            buffers = blocks.residual_buffers(tiling.steps, tiling.rows)
-            origin = np.int32(0), np.int32(0)
-            saved = blocks.forward(self.tile, self.block, state, buffers, origin)[2]
+            return blocks.residuals(read(saved, tiling.steps), inputs)
+        state = jax.tree.map(lambda s: s[0], read(saved, 1))
+        buffers = blocks.residual_buffers(tiling.steps, tiling.rows)
+        origin = np.int32(0), np.int32(0)
+        saved = blocks.forward(self.tile, self.block, state, buffers, origin)[2]
         return blocks.residuals(saved, inputs)
 
     def _linearise(self, residuals: Residuals) -> tuple[list[jax.Array], Any]:
@@ -139,7 +136,7 @@ class TransposedBlock:
         """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
         run = self.blocks.run
         resets = self.blocks.resets(self.tile, self.block, valid)
-        d_start = jax.tree.map(lambda x: zeros(x.shape, x.dtype, like=run), d_state)
+        d_start = zeros(d_state, like=run)
 
         def step(carry, x, k):
             del k
@@ -220,9 +217,23 @@ def _is_floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def _if_floating(x: jax.Array) -> jax.Array | None:
+    return x if _is_floating(x) else None
+
+
+def _add(total: jax.Array, x: jax.Array) -> jax.Array:
+    """The sum, in the dtype of the total."""
+    return total + x.astype(total.dtype)
+
+
 def accumulator_dtype(dtype: DTypeLike) -> Any:
     """The dtype of sums over many steps."""
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
+def _accumulator(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """The type of a sum of arrays like `x` over many steps."""
+    return jax.ShapeDtypeStruct(x.shape, accumulator_dtype(x.dtype))
 
 
 def _kernel_cotangent(valid: jax.Array, factor: jax.Array, d_product: jax.Array) -> jax.Array:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._types import Index, Inputs, Projected, PyTree, State
-from ..devices import zeros
+from ..devices import with_leading, zeros
 from ..loops import dynamic_update_slice, scan_first_steps
-from ..masks import expand_like, select
+from ..masks import select
 from ..request import Run
 from ..staged.preactivations import Preactivation
 from ..staged.split_cell import SplitCell, merge_steps, one_row
@@ -87,14 +87,11 @@ class Blocks:
     def masked_inputs(self, tile: Index, block: Index, valid: jax.Array) -> Any:
         """The inputs of a block, with the padding replaced."""
 
-        def masked(x, padding):
-            x = self.tiling.read(x, tile, block)
-            padding = self.tiling.read_rows(padding, tile)[None]
-            return jnp.where(expand_like(valid, x), x, padding)
-
+        inputs = self.tiling.read(self.run.inputs, tile, block)
         if self.run.padding is None:
-            return jax.tree.map(lambda x: self.tiling.read(x, tile, block), self.run.inputs)
-        return jax.tree.map(masked, self.run.inputs, self.run.padding)
+            return inputs
+        padding = self.tiling.read_rows(self.run.padding, tile)
+        return select(valid, inputs, jax.tree.map(lambda x: x[None], padding))
 
     def resets(self, tile: Index, block: Index, valid: jax.Array) -> jax.Array | None:
         """bool `[K, b]`: the steps of a block before which the state is reset."""
@@ -116,7 +113,7 @@ class Blocks:
         projected = self.split.project_steps(run.params, inputs)
         start = None
         if run.masks.resets is not None:
-            start = jax.tree.map(lambda s: self.tiling.read_rows(s, tile), run.start_state)
+            start = self.tiling.read_rows(run.start_state, tile)
 
         def step(carry, x, k):
             state, buffers = carry
@@ -124,12 +121,8 @@ class Blocks:
             state = state if reset is None else select(reset, start, state)
             output, new, products = self.split.step_with_products(run.params, projected, state)
             if buffers is not None:
-                residuals = self._saved(projected, state, products)
-                buffers = jax.tree.map(
-                    lambda buffer, x: write_steps(buffer, x[None], at[0] + k, at[1]),
-                    buffers,
-                    residuals,
-                )
+                saved = self._saved(projected, state, products)
+                buffers = write_step(buffers, saved, at[0] + k, at[1])
             output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
             return (select(valid, new, state), buffers), output
 
@@ -166,9 +159,7 @@ class Blocks:
     def residual_buffers(self, steps: int, rows: int) -> Any:
         """Zeros for what is saved of so many steps and rows."""
         saved = self.one_residual.state if self.recomputes_products else self.one_residual
-        return jax.tree.map(
-            lambda x: zeros((steps, rows, *x.shape[1:]), x.dtype, like=self.run), saved
-        )
+        return zeros(with_leading(saved, steps, rows), like=self.run)
 
     @property
     def recomputes_products(self) -> bool:
@@ -191,7 +182,11 @@ def _one_step(split: SplitCell, run: Run) -> tuple[Any, Residuals]:
     return output, Residuals.of(preactivations, projected, state, products)
 
 
-def write_steps(buffer: jax.Array, x: jax.Array, step: Any, row: Index) -> jax.Array:
-    """`x` `[K, b, ...]` into a buffer, from that step and row on."""
-    at = (step, row, *(np.int32(0),) * (x.ndim - 2))
-    return dynamic_update_slice(buffer, x, at)
+def write_step(buffers: PyTree, tree: PyTree, step: Index, row: Index) -> PyTree:
+    """Writes `[b, ...]` into buffers `[steps, B, ...]`, at that step, from that row on."""
+
+    def write(buffer, x):
+        at = (step, row, *(np.int32(0),) * (x.ndim - 1))
+        return dynamic_update_slice(buffer, x[None], at)
+
+    return jax.tree.map(write, buffers, tree)

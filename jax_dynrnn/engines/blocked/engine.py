@@ -14,7 +14,7 @@ from ..devices import on_cpu, on_explicit_mesh, platform, why_partly_manual
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
-from ..selection import ON_H200, Rule, first_that_holds, is_little_work, is_narrow
+from ..selection import ON_H200, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
 from ..staged.parts import innermost, is_stack, run_apart, why_inside_loop
 from ..staged.probe import why_not_differentiable
@@ -50,7 +50,9 @@ class Blocked(Engine):
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        return first_that_holds(RULES, request)
+        if platform() not in ("cpu", "gpu"):
+            return "scan is preferred where blocked was not measured: on TPUs"
+        return why_little_work(request) or why_narrow(request)
 
     def chosen_because(self) -> str | None:
         """The figures that speak for it on the platform at hand."""
@@ -120,15 +122,6 @@ def _why_not_split(part: Request | Run) -> str | None:
         return f"the step of {type(cell).__name__} draws random numbers"
     return why_not_differentiable(part)
 
-
-RULES = (
-    Rule(
-        lambda _: platform() not in ("cpu", "gpu"),
-        "scan is preferred where blocked was not measured: on TPUs",
-    ),
-    is_little_work,
-    is_narrow,
-)
 
 FIGURES = {
     "gpu": f"scan's speed forward, 1.2 to 1.7 times in training steps: {ON_H200}",

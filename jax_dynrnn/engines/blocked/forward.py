@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
-from ..devices import zeros
+from ..devices import with_leading, zeros
 from ..loops import repeat
-from .blocks import Blocks, write_steps
+from .blocks import Blocks, write_step
 
 
 def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
@@ -19,31 +17,27 @@ def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
     """
     run, tiling = blocks.run, blocks.tiling
     outputs, residuals = _outputs(blocks), _residuals(blocks) if save else None
-    final = jax.tree.map(lambda s: zeros(s.shape, s.dtype, like=run), run.initial_state)
+    final = zeros(run.initial_state, like=run)
 
     def run_tile(i, carry):
         tile = tiling.tile(i)
         outputs, final, residuals = carry
-        state = jax.tree.map(lambda s: tiling.read_rows(s, tile), run.initial_state)
+        state = tiling.read_rows(run.initial_state, tile)
 
         def run_block(i, carry):
             state, outputs, residuals = carry
             block, row = blocks.index(tile, i), tiling.first_row(tile)
             if save and tiling.rematerialises:
-                residuals = jax.tree.map(
-                    lambda buffer, s: write_steps(buffer, s[None], block, row), residuals, state
-                )
+                residuals = write_step(residuals, state, block, row)
                 state, y, _ = blocks.forward(tile, block, state)
             else:
                 at = block * tiling.steps, row
                 state, y, residuals = blocks.forward(tile, block, state, residuals, at)
-            outputs = jax.tree.map(lambda o, y: tiling.write(o, y, tile, block), outputs, y)
-            return state, outputs, residuals
+            return state, tiling.write(outputs, y, tile, block), residuals
 
         carry = state, outputs, residuals
         state, outputs, residuals = repeat(tiling.num_blocks_of(tile), run_block, carry)
-        final = jax.tree.map(lambda f, s: tiling.write_rows(f, s, tile), final, state)
-        return outputs, final, residuals
+        return outputs, tiling.write_rows(final, state, tile), residuals
 
     carry = outputs, final, residuals
     outputs, final, residuals = repeat(tiling.num_tiles, run_tile, carry)
@@ -53,15 +47,12 @@ def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
 def _outputs(blocks: Blocks) -> Any:
     run = blocks.run
     leading = (run.time, run.batch) if run.time_axis == 0 else (run.batch, run.time)
-    return jax.tree.map(
-        lambda y: zeros((*leading, *y.shape[1:]), y.dtype, like=run), blocks.one_output
-    )
+    return zeros(with_leading(blocks.one_output, *leading), like=run)
 
 
 def _residuals(blocks: Blocks) -> Any:
     run, tiling = blocks.run, blocks.tiling
     if not tiling.rematerialises:
         return blocks.residual_buffers(tiling.num_blocks * tiling.steps, run.batch)
-    return jax.tree.map(
-        lambda s: zeros((tiling.num_blocks, *s.shape), s.dtype, like=run), run.initial_state
-    )
+    one_state = blocks.one_residual.state
+    return zeros(with_leading(one_state, tiling.num_blocks, run.batch), like=run)

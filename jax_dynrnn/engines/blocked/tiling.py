@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._types import Index
+from ..._types import Index, PyTree
 from ..loops import (
     dynamic_slice,
     dynamic_slice_in_dim,
@@ -129,32 +129,45 @@ class Tiling:
         """The rows of a tile, where they are sorted."""
         return dynamic_slice_in_dim(self.order, self.first_row(tile), self.rows)
 
-    def read(self, x: Any, tile: Index, block: Index, time_axis: int | None = None) -> jax.Array:
-        """A block of `[B, T, ...]`, or `[T, B, ...]`."""
+    def read(self, tree: PyTree, tile: Index, block: Index, time_axis: int | None = None) -> PyTree:
+        """A block of arrays `[B, T, ...]`, or `[T, B, ...]`."""
         axis = self.run.time_axis if time_axis is None else time_axis
-        x = dynamic_slice_in_dim(x, self.start(block), self.steps, axis)
-        x = self.read_rows(x, tile, 1 - axis)
-        return x if axis == 0 else jnp.swapaxes(x, 0, 1)
+        start = self.start(block)
 
-    def read_rows(self, x: jax.Array, tile: Index, axis: int = 0) -> jax.Array:
-        """The rows of a tile."""
+        def read_array(x):
+            x = dynamic_slice_in_dim(x, start, self.steps, axis)
+            x = self._read_rows(x, tile, 1 - axis)
+            return x if axis == 0 else jnp.swapaxes(x, 0, 1)
+
+        return jax.tree.map(read_array, tree)
+
+    def read_rows(self, tree: PyTree, tile: Index) -> PyTree:
+        """The rows of a tile, of arrays `[B, ...]`."""
+        return jax.tree.map(lambda x: self._read_rows(x, tile, 0), tree)
+
+    def _read_rows(self, x: jax.Array, tile: Index, axis: int) -> jax.Array:
         if self.order is None:
             return dynamic_slice_in_dim(x, self.first_row(tile), self.rows, axis)
         return jnp.take(x, self.row_indices(tile), axis, mode="clip")
 
-    def write(self, buffer: jax.Array, y: jax.Array, tile: Index, block: Index) -> jax.Array:
-        """Writes a block into `[B, T, ...]`, or `[T, B, ...]`."""
+    def write(self, buffers: PyTree, ys: PyTree, tile: Index, block: Index) -> PyTree:
+        """Writes a block into arrays `[B, T, ...]`, or `[T, B, ...]`."""
         axis = self.run.time_axis
-        y = y if axis == 0 else jnp.swapaxes(y, 0, 1)
-        if self.order is None:
-            return self._write_from_row(buffer, y, self.first_row(tile), block)
-        indices = self.row_indices(tile)
 
-        def write_row(i, buffer):
-            row = dynamic_slice_in_dim(y, i, 1, 1 - axis)
-            return self._write_from_row(buffer, row, indices[i], block)
+        def write_array(buffer, y):
+            y = y if axis == 0 else jnp.swapaxes(y, 0, 1)
+            if self.order is None:
+                return self._write_from_row(buffer, y, self.first_row(tile), block)
+            # Row by row: a scatter of all rows is slower on a CPU.
+            indices = self.row_indices(tile)
 
-        return repeat(self.rows, write_row, buffer, unroll=2)
+            def write_row(i, buffer):
+                row = dynamic_slice_in_dim(y, i, 1, 1 - axis)
+                return self._write_from_row(buffer, row, indices[i], block)
+
+            return repeat(self.rows, write_row, buffer, unroll=2)
+
+        return jax.tree.map(write_array, buffers, ys)
 
     def _write_from_row(
         self, buffer: jax.Array, y: jax.Array, row: Index, block: Index
@@ -170,12 +183,19 @@ class Tiling:
             y = jnp.where(is_own, y, dynamic_slice(buffer, at, y.shape))
         return dynamic_update_slice(buffer, y, at)
 
-    def write_rows(self, buffer: jax.Array, y: jax.Array, tile: Index) -> jax.Array:
-        """Writes the rows of a tile."""
+    def write_rows(self, buffers: PyTree, ys: PyTree, tile: Index) -> PyTree:
+        """Writes the rows of a tile into arrays `[B, ...]`."""
         if self.order is None:
-            return dynamic_update_slice_in_dim(buffer, y, self.first_row(tile), 0)
+            first = self.first_row(tile)
+            return jax.tree.map(
+                lambda b, y: dynamic_update_slice_in_dim(b, y, first, 0), buffers, ys
+            )
         indices = self.row_indices(tile)
-        return buffer.at[indices].set(y, mode="promise_in_bounds", unique_indices=True)
+        return jax.tree.map(
+            lambda b, y: b.at[indices].set(y, mode="promise_in_bounds", unique_indices=True),
+            buffers,
+            ys,
+        )
 
 
 def _rematerialises(run: Run) -> bool:

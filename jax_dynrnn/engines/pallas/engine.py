@@ -22,7 +22,7 @@ from ..devices import platform, why_partly_manual
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
-from ..selection import ON_H200, Rule, first_that_holds, is_little_work, state_units
+from ..selection import ON_H200, state_units, why_little_work
 from ..staged.collectives import why_collectives_forbid
 from ..staged.parts import innermost, is_stack, run_apart, why_inside_loop
 from ..staged.probe import Probe, asks_split_cell, why_not_differentiable
@@ -79,7 +79,16 @@ class Pallas(Engine):
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        return first_that_holds(RULES, request)
+        if jax.device_count() > 1:
+            return "it was measured with one device only, and there are more"
+        units = state_units(request.cell, request.dtype)
+        if request.batch * max(units) > MAX_STATE:
+            return "more than 1024 rows of 128 units do not run at once, and were not measured"
+        if not {*units} <= {*MEASURED_UNITS}:
+            return f"it was measured with {MEASURED_UNITS} units only"
+        if _first_reason(_arithmetic_not_measured, request) is not None:
+            return "the cell computes with functions that no GPU has run in its kernels yet"
+        return why_little_work(request)
 
     def chosen_because(self) -> str | None:
         """The figures that speak for it on the platform at hand."""
@@ -148,24 +157,3 @@ def _arithmetic_not_measured(probe: Probe) -> str | None:
     """What a cell that it can run computes and no GPU has run yet, or `None`."""
     primitives = _step_of(probe).arithmetic.primitives
     return ", ".join(sorted(primitives - RUN_ON_A_GPU)) or None
-
-
-RULES = (
-    Rule(
-        lambda _: jax.device_count() > 1,
-        "it was measured with one device only, and there are more",
-    ),
-    Rule(
-        lambda request: request.batch * max(state_units(request.cell, request.dtype)) > MAX_STATE,
-        "more than 1024 rows of 128 units do not run at once, and were not measured",
-    ),
-    Rule(
-        lambda request: not {*state_units(request.cell, request.dtype)} <= {*MEASURED_UNITS},
-        f"it was measured with {MEASURED_UNITS} units only",
-    ),
-    Rule(
-        lambda request: _first_reason(_arithmetic_not_measured, request) is not None,
-        "the cell computes with functions that no GPU has run in its kernels yet",
-    ),
-    is_little_work,
-)

@@ -7,6 +7,7 @@ left. Floating-point numbers are float32, whatever they were when the arithmetic
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from ..._types import DTypeLike
+from ..devices import types_of
 
 ELEMENTWISE = frozenset(
     "abs add add_any and ceil clamp cos div eq exp exp2 expm1 floor ge gt integer_pow le log "
@@ -263,15 +265,16 @@ class Leaf(list):
     """Gates, as a leaf of a pytree."""
 
 
+def is_leaf(x: object) -> bool:
+    return isinstance(x, Leaf)
+
+
 def inlined(
     f: Callable[..., Any], arguments: Any, replacements: Mapping[str, Callable[..., Any]]
 ) -> Any:
     """`f(*arguments)` with called functions inlined, and primitives replaced."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    shapes = types_of(arguments)
     units = max(x.shape[-1] for x in jax.tree.leaves(shapes))
     arithmetic = Arithmetic(f, units, *shapes, replacements=replacements)
-    return jax.tree.map(
-        lambda leaf: leaf[0],
-        arithmetic([[x] for x in jax.tree.leaves(arguments)]),
-        is_leaf=lambda x: isinstance(x, Leaf),
-    )
+    results = arithmetic([[x] for x in jax.tree.leaves(arguments)])
+    return jax.tree.map(operator.itemgetter(0), results, is_leaf=is_leaf)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._types import DTypeLike, Index, Ref
+from ..staged.batching import everywhere
 from . import cluster, mosaic
 from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
 from .mosaic import ROWS, UNITS
@@ -96,17 +97,21 @@ def batched_by_vmap(
     `vectors`, which groups may share, and others; the last axis of all but `matrix` is that of the
     rows.
     """
-    run = jax.custom_batching.custom_vmap(lambda arguments: make(sizes)(arguments))
+
+    @jax.custom_batching.custom_vmap
+    def run(arguments):
+        return make(sizes)(arguments)
 
     @run.def_vmap
     def _(size, is_mapped, arguments):
         (is_mapped,) = is_mapped
         of_params = is_mapped.matrix, is_mapped.vectors
         shares_params = sizes.groups == 1 and not any(jax.tree.leaves(of_params))
-        every = jax.tree.map(
-            lambda x, mapped: x if mapped else jnp.broadcast_to(x, (size, *x.shape)),
-            arguments, is_mapped,
-        )  # fmt: skip
+
+        def mapped(x, flag):
+            return x if flag else jnp.broadcast_to(x, (size, *x.shape))
+
+        every = jax.tree.map(mapped, arguments, is_mapped)
         wide = jax.tree.map(_side_by_side, every._replace(matrix=None))
         if shares_params:
             wide = wide._replace(matrix=arguments.matrix, vectors=arguments.vectors)
@@ -123,7 +128,7 @@ def batched_by_vmap(
             return jnp.moveaxis(x.reshape(*x.shape[:-1], size, -1), -2, 0)
 
         results = jax.tree.map(split_problems, results)
-        return results, jax.tree.map(lambda _: True, results)
+        return results, everywhere(True, results)
 
     return run
 

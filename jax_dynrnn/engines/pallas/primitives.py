@@ -6,6 +6,7 @@ bfloat16 are smaller than its rounding.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,12 @@ def replacements(dtype: DTypeLike) -> dict[str, Callable[..., Any]]:
     branches. For bfloat16 `tanh` is one instruction of the GPU.
     """
     if dtype == jnp.bfloat16:
-        return NOT_LOWERED | {"logistic": lambda x, **_: 0.5 * jnp.tanh(0.5 * x) + 0.5}
+        return NOT_LOWERED | {"logistic": _logistic_of_tanh}
     return NOT_LOWERED | {"logistic": _logistic, "tanh": _tanh}
+
+
+def _logistic_of_tanh(x: jax.Array, **_: Any) -> jax.Array:
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
 def _logistic(x: jax.Array, **_: Any) -> jax.Array:
@@ -61,6 +66,18 @@ def _floor(x: jax.Array) -> jax.Array:
     return jnp.where(near > x, near - 1, near)
 
 
+def _ceil(x: jax.Array) -> jax.Array:
+    return -_floor(-x)
+
+
+def _one_minus_square(x: jax.Array) -> jax.Array:
+    return 1 - x * x
+
+
+def _tan(x: jax.Array, **_: Any) -> jax.Array:
+    return jnp.sin(x) / jnp.cos(x)
+
+
 def _not(x: jax.Array) -> jax.Array:
     return x ^ jnp.full_like(x, True if x.dtype == jnp.bool else -1)
 
@@ -83,15 +100,15 @@ def _select_n(which: jax.Array, *cases: jax.Array) -> jax.Array:
 
 
 NOT_LOWERED: dict[str, Callable[..., Any]] = {
-    "add_any": lambda x, y: x + y,  # of cotangents
-    "ceil": lambda x: -_floor(-x),
+    "add_any": operator.add,  # of cotangents
+    "ceil": _ceil,
     "expm1": _expm1,
     "floor": _floor,
     "integer_pow": _integer_pow,
     "log1p": _log1p,
     "not": _not,  # of JAX 0.12
-    "one_minus_square": lambda x: 1 - x * x,  # of newer JAX's derivative of tanh
+    "one_minus_square": _one_minus_square,  # in the derivative of tanh, in newer JAX
     "select_n": _select_n,
     "sqrt": _sqrt,  # of JAX 0.10
-    "tan": lambda x, **_: jnp.sin(x) / jnp.cos(x),
+    "tan": _tan,
 }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..._types import Inputs, PyTree, State
 from ..staged.split_cell import SplitCell, Weights
-from .gatewise import Arithmetic, Gates, Leaf, UnsupportedArithmetic, inlined
+from .gatewise import Arithmetic, Gates, UnsupportedArithmetic, inlined, is_leaf
 from .primitives import replacements
 
 Leaves = list[Gates]
@@ -108,7 +108,7 @@ class Step:
         _, output, new = self.arithmetic(given)
 
         def leaves(tree):
-            return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Leaf))
+            return jax.tree.leaves(tree, is_leaf=is_leaf)
 
         return [list(x) for x in leaves(output)], [x[0] for x in leaves(new)]
 

@@ -11,6 +11,8 @@ import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..._types import PyTree
+
 
 class Rows(enum.IntEnum):
     """In place of the axis of an array that the batch is."""
@@ -31,6 +33,11 @@ class RowAxes:
     """Of the results, called with their shapes."""
 
 
+def everywhere(value: Any, tree: PyTree) -> PyTree:
+    """`value` in the place of every leaf."""
+    return jax.tree.map(lambda _: value, tree)
+
+
 def sequential_under_vmap(
     f: Callable[..., Any], batched: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
@@ -48,7 +55,7 @@ def sequential_under_vmap(
         if batched is not None and not any(jax.tree.leaves(is_mapped[0].params)):
             axes = jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped)
             out = jax.vmap(batched, axes, axis_size=size)(*arguments)
-            return out, jax.tree.map(lambda _: True, out)
+            return out, everywhere(True, out)
         leaves, structure = jax.tree.flatten(arguments)
 
         def one(mapped_leaves):
@@ -57,7 +64,7 @@ def sequential_under_vmap(
             return function(*structure.unflatten(every))
 
         out = jax.lax.map(one, [x for x, m in zip(leaves, flags, strict=True) if m])
-        return out, jax.tree.map(lambda _: True, out)
+        return out, everywhere(True, out)
 
     return function
 

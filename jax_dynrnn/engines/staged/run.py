@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._types import PyTree
 from ..devices import varying_axes
 from ..request import Run
 from ..scan import run_scan
-from .batching import RowAxes, Rows, partitioned_by_rows, sequential_under_vmap
+from .batching import RowAxes, Rows, everywhere, partitioned_by_rows, sequential_under_vmap
 from .linearize import Passes, differentiable
 from .split_cell import SplitCell, closes_over_arrays, split_run
 
@@ -57,20 +56,32 @@ def run_passes(run: Run, engine: EnginePasses) -> Result:
     if engine.has_dynamic_loops or jax.device_count() > 1:
         primal, forward, backward = _mapped(run, primal, forward, backward, engine.residual_rows)
     passes = Passes(
-        reference=lambda x, constants: run_scan(_rejoined(x, constants)),
-        primal=lambda x, constants: primal(_rejoined(x, constants)),
-        forward=lambda x, constants: forward(_rejoined(x, constants)),
-        backward=lambda x, constants, *more: backward(_rejoined(x, constants), *more),
+        reference=_of_rejoined(run_scan),
+        primal=_of_rejoined(primal),
+        forward=_of_rejoined(forward),
+        backward=_of_rejoined(backward),
         offload=offload,
     )
     return differentiable(passes)(x, constants)
 
 
+def _of_rejoined(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f(run, ...)` as a function of `(x, constants, ...)`, which `_differentiated` splits a run
+    into."""
+
+    def of_parts(x, constants, *more):
+        return f(_rejoined(x, constants), *more)
+
+    return of_parts
+
+
 def _differentiated(run: Run) -> tuple[Any, Run]:
     """What of a run is differentiated: params, floating inputs, states; and the run without it."""
-    inputs = jax.tree.map(lambda x: x if _is_floating(x) else None, run.inputs)
+    leaves, structure = jax.tree.flatten(run.inputs)
+    floating = [x if _is_floating(x) else None for x in leaves]
+    others = [None if _is_floating(x) else x for x in leaves]
+    inputs, others = structure.unflatten(floating), structure.unflatten(others)
     x = run.params, inputs, run.initial_state, run.start_state
-    others = jax.tree.map(lambda x: None if _is_floating(x) else x, run.inputs)
     rest = dataclasses.replace(
         run, params=None, inputs=others, initial_state=None, start_state=None
     )
@@ -79,13 +90,18 @@ def _differentiated(run: Run) -> tuple[Any, Run]:
 
 def _rejoined(x: Any, rest: Run) -> Run:
     params, inputs, initial_state, start_state = x
-    is_none = lambda x: x is None  # noqa: E731
-    inputs = jax.tree.map(
-        lambda x, other: other if x is None else x, inputs, rest.inputs, is_leaf=is_none
-    )
+    inputs = jax.tree.map(_first_given, inputs, rest.inputs, is_leaf=_is_none)
     return dataclasses.replace(
         rest, params=params, inputs=inputs, initial_state=initial_state, start_state=start_state
     )
+
+
+def _first_given(x: Any, other: Any) -> Any:
+    return other if x is None else x
+
+
+def _is_none(x: object) -> bool:
+    return x is None
 
 
 def _is_floating(x: Any) -> bool:
@@ -111,26 +127,29 @@ def _mapped(
 
     def of_result(result):
         outputs, state = result
-        return _everywhere(steps, outputs), _everywhere(0, state)
+        return everywhere(steps, outputs), everywhere(0, state)
 
     def of_forward(y_residuals):
         y, residuals = y_residuals
-        return of_result(y), _everywhere(residual_rows, residuals)
+        return of_result(y), everywhere(residual_rows, residuals)
 
     def of_backward_arguments(_, residuals, cotangents):
-        return of_run, _everywhere(residual_rows, residuals), of_result(cotangents)
+        return of_run, everywhere(residual_rows, residuals), of_result(cotangents)
 
     def of_cotangents(cotangents):
         weights, inputs, *states = cotangents
-        return _everywhere(Rows.SUM, weights), _everywhere(steps, inputs), _everywhere(0, states)
+        return everywhere(Rows.SUM, weights), everywhere(steps, inputs), everywhere(0, states)
 
-    only_run = lambda _: (of_run,)  # noqa: E731
+    def of_arguments(_):
+        return (of_run,)
+
+    primal = partitioned_by_rows(primal, RowAxes(of_arguments, of_result))
+    forward = partitioned_by_rows(forward, RowAxes(of_arguments, of_forward))
+    backward = partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents))
     return (
-        sequential_under_vmap(partitioned_by_rows(primal, RowAxes(only_run, of_result)), run_scan),
-        sequential_under_vmap(partitioned_by_rows(forward, RowAxes(only_run, of_forward))),
-        sequential_under_vmap(
-            partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents))
-        ),
+        sequential_under_vmap(primal, run_scan),
+        sequential_under_vmap(forward),
+        sequential_under_vmap(backward),
     )
 
 
@@ -138,16 +157,12 @@ def _row_axes_of_run(run: Run) -> Run:
     """Which axis of each array of a run the batch is."""
     masks = run.masks
     return dataclasses.replace(
-        _everywhere(0, run),
-        params=_everywhere(Rows.NONE, run.params),
-        inputs=_everywhere(1 - run.time_axis, run.inputs),
+        everywhere(0, run),
+        params=everywhere(Rows.NONE, run.params),
+        inputs=everywhere(1 - run.time_axis, run.inputs),
         masks=dataclasses.replace(
-            _everywhere(0, masks),
-            valid=_everywhere(1, masks.valid),
-            resets=_everywhere(1, masks.resets),
+            everywhere(0, masks),
+            valid=everywhere(1, masks.valid),
+            resets=everywhere(1, masks.resets),
         ),
     )
-
-
-def _everywhere(axis: int, tree: PyTree) -> Any:
-    return jax.tree.map(lambda _: axis, tree)

@@ -99,7 +99,7 @@ class SplitCell(Cell):
     ) -> tuple[Any, Any, list[Any]]:
         """One step -> `(output, new_state, products)`."""
         types = self.product_types(projected, state)
-        products = [jnp.zeros(x.shape, x.dtype) for x in types]
+        products = [jnp.zeros_like(x) for x in types]
         for i, kernel in enumerate(weights.kernels):
             factors, _, _ = self.elementwise(weights.elementwise, projected, state, products)
             products = [*products]
@@ -148,7 +148,7 @@ class SplitCell(Cell):
 
     def _kernels(self, params: Params, projected: Projected, state: State) -> list[jax.Array]:
         kernels: list[jax.Array] = []
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (projected, state))
+        zeros = jax.tree.map(jnp.zeros_like, (projected, state))
 
         def multiply(i, x, kernel):
             kernels.append(kernel)
