@@ -34,6 +34,7 @@ def pcast(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
 
 def zeros(types: PyTree, like: PyTree) -> PyTree:
     """Zeros of these types, that vary over the mesh axes that the arrays in `like` vary over."""
+    # The carry of a loop in `jax.shard_map` has the type of its results from the start.
     axes = varying_axes(like)
     return jax.tree.map(lambda x: pcast(jnp.zeros_like(x), axes), types)
 
@@ -51,6 +52,7 @@ def with_leading(types: PyTree, *sizes: int) -> PyTree:
 def on_explicit_mesh(tree: PyTree) -> bool:
     """Whether an array in `tree` is on a mesh with explicit axes, or such a mesh is set."""
     arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    # A mesh may be set without an array on it yet.
     meshes = [jax.typeof(x).sharding.mesh for x in arrays] + [jax.sharding.get_abstract_mesh()]
     return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
 

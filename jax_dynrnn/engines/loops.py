@@ -38,6 +38,7 @@ def repeat(count: Index, body: Callable[..., Any], carry: PyTree, unroll: int | 
 
     `unroll` steps are one iteration, if the count is known.
     """
+    # Under x64 a Python int is an int64, and each index would be converted in each iteration.
     count = np.int32(count) if isinstance(count, int) else count
 
     def run(i, carry):

@@ -74,6 +74,7 @@ def _cell_step(run: Run, state: State, xs: PyTree) -> Callable[..., Any]:
         projected = run.cell.project(params, inputs)
         return run.cell.step(params, projected, state, key=run.step_key(t))
 
+    # With jit disabled a user debugs the cell's own Python, not a jaxpr of it.
     traces_as_written = jax.config.jax_disable_jit or on_explicit_mesh(run)  # pyright: ignore
     if not run.has_known_sizes or run.time == 0 or traces_as_written:
         return functools.partial(step, run.params)
@@ -114,6 +115,7 @@ def _select(
 
 def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple[Any, Any]:
     """Scans all steps, keeping for the backward pass what `remat` says."""
+    # An unknown number of steps can neither be unrolled nor cut into chunks.
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
     scan = functools.partial(jax.lax.scan, unroll=unroll, reverse=run.reverse)
@@ -122,6 +124,7 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     if run.remat is None or symbolic:
         return scan(step, state, xs)
     size = math.isqrt(run.time - 1) + 1 if run.remat == "sqrt" else run.remat
+    # Inside a scan XLA cannot undo the recomputation, which `prevent_cse` is for.
     chunk = jax.checkpoint(functools.partial(scan, step), prevent_cse=False)
     return _chunked(chunk, state, xs, run.time, size, run.reverse)
 
@@ -134,6 +137,7 @@ def _chunked(
     split = jax.tree.map(lambda x: x[:full].reshape(full // size, size, *x.shape[1:]), xs)
     rest = jax.tree.map(lambda x: x[full:], xs)
     outputs = {}
+    # In a reversed run the shorter chunk, which is the last, is the first to be run.
     for part in ("rest", "split") if reverse else ("split", "rest"):
         if part == "split" and full:
             state, y = jax.lax.scan(chunk, state, split, reverse=reverse)

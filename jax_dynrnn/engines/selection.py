@@ -36,7 +36,7 @@ def state_units(cell: Cell, dtype: DTypeLike) -> list[int]:
     """The units of each leaf of the state; none where they depend on a memory."""
     try:
         state = jax.eval_shape(lambda: cell.zero_state((), dtype))
-    except ValueError:
+    except ValueError:  # a cell that attends has no state without its memory
         return []
     return [s.size for s in jax.tree.leaves(state)]
 

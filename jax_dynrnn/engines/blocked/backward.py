@@ -25,7 +25,8 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
     """The cotangents of the params, the inputs, the initial and the start state of the run."""
     run, tiling = blocks.run, blocks.tiling
     d_outputs, d_final = cotangents
-    kernels = [kernel.T for kernel in run.params.kernels]  # once, not in every block
+    # Transposed once here: XLA would do it in every block.
+    kernels = [kernel.T for kernel in run.params.kernels]
 
     d_weights = zeros(jax.tree.map(_accumulator, run.params), like=run)
     d_inputs = zeros(jax.tree.map(_if_floating, run.inputs), like=run)

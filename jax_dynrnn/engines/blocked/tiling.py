@@ -48,6 +48,7 @@ class Tiling:
         if lengths is None:
             lengths = jnp.full(run.batch, run.time, jnp.int32)
         elif tuning.rows is not None:
+            # Longest first: rows of like length share a tile, which stops with its longest.
             order = jnp.argsort(-lengths).astype(jnp.int32)
             lengths = lengths[order]
         rows = _rows_of_a_tile(run, tuning)
@@ -148,6 +149,7 @@ class Tiling:
     def _read_rows(self, x: jax.Array, tile: Index, axis: int) -> jax.Array:
         if self.order is None:
             return dynamic_slice_in_dim(x, self.first_row(tile), self.rows, axis)
+        # The indices are within bounds; the default mode would check each and fill with NaN.
         return jnp.take(x, self.row_indices(tile), axis, mode="clip")
 
     def write(self, buffers: PyTree, ys: PyTree, tile: Index, block: Index) -> PyTree:

@@ -102,12 +102,14 @@ class _Forward:
         """Step n: loads ahead, computes, stores, and exchanges the new hidden state."""
         state, loaded = carry
         t, state = self.steps.time(n), self._after_reset(n, state)
+        # Loaded while this step is computed: global memory takes longer than a step.
         ahead = self._load(self.steps.inside(n + 1))
         products = mosaic.matmuls(
             [factors(self.position, n, g, 0, self.shared) for g in range(self.step.gates)]
         )
         output, new = self.step.run(self.vectors, widen(loaded), state, products)
         valid = self.steps.valid(n)
+        # Stored in rows that are not valid too: XLA masks the outputs of all steps later.
         self._store(t, state, output)
         new = [jnp.where(valid, a, b) for a, b in zip(new, state, strict=True)]
         self._exchange(n + 1, self._after_reset(n + 1, new))
@@ -185,6 +187,7 @@ class _Backward:
     def run(self) -> None:
         load_matrix(self.position, self.arguments.matrix, self.shared)
         self.zero = mosaic.zeros()
+        # No step follows the last one: its state has no cotangent through the matrix.
         exchange(self.position, jnp.int32(0), [self.zero] * self.gates, self.shared)
         refs = self.arguments.d_final
         d_state = [x for ref in refs for x in self.position.load_rows(ref)]

@@ -49,6 +49,7 @@ def launch(
 
     flat, structure = jax.tree.flatten(result_types)
     local, gates = sizes.warpgroups_of_a_block, sizes.step.gates
+    # Each copy into shared memory arrives once at its barrier, whatever its size.
     copies = local * sizes.terms * gates * sizes.warpgroups
     barriers = tuple(mosaic_gpu.Barrier(num_arrivals=n) for n in (local, copies))
     is_cluster = sizes.cluster > 1

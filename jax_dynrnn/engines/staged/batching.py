@@ -83,6 +83,7 @@ def partitioned_by_rows(f: Callable[..., Any], axes: RowAxes) -> Callable[..., A
         def of_leaves(*leaves):
             return jax.tree.leaves(f(*structure.unflatten(leaves)))
 
+        # It takes arrays only, and asks `_partition` once XLA has chosen their shardings.
         call = custom_partitioning(of_leaves)
         call.def_partition(_partition(of_leaves, *own), sharding_rule=_sharding_rule(types, own))
         return jax.tree.unflatten(jax.tree.structure(result), call(*leaves))

@@ -111,6 +111,7 @@ def _linked(tree: PyTree) -> Any:
     So each output is formally linear in each input, which `custom_linear_solve` requires of what it
     transposes.
     """
+    # Slices without elements: their sum is 0 whatever the leaves hold, NaN included.
     empty = [jax.lax.slice_in_dim(jnp.atleast_1d(x), 0, 0) for x in jax.tree.leaves(tree)]
     zero = jnp.asarray(sum(x.sum().astype(jnp.float32) for x in empty))
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)

@@ -101,6 +101,7 @@ def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> 
     inner = _inner_run(run, *_inside(around))
     outputs, state = run_part(inner.with_inputs(cell_inputs))
     outputs = _for_every_step(run, after, (saved, outputs))
+    # The work after a step may give other values than 0 for outputs of 0.
     zeros = jax.tree.map(jnp.zeros_like, outputs)
     return select(run.valid_like_inputs(), outputs, zeros), state
 

@@ -93,6 +93,7 @@ def find_preactivations(
     for equation in jaxpr.eqns:
         if equation.primitive.name != "add":
             continue
+        # The sum is a sufficient residual only if neither summand is used elsewhere.
         once = {v for v in _variables(equation.invars) if used[v] == 1}
         own, theirs = ([columns[v] for v in once & columns.keys()] for columns in found_columns)
         if len(own) == len(theirs) == 1:

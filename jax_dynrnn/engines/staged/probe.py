@@ -100,6 +100,7 @@ def asks_split_cell(
 def _probe(
     cell: StagedCell, params: Params, inputs: Inputs, dtype: DTypeLike, key: Key
 ) -> Probe | str:
+    # The leaves that have rows have other shapes for two rows than for one.
     prepared = [_prepared(cell, params, key, rows) for rows in (1, 2)]
     one, two = ([x.shape for x in jax.tree.leaves(tree)] for tree in prepared)
     if one != two:

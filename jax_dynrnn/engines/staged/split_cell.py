@@ -100,6 +100,8 @@ class SplitCell(Cell):
         """One step -> `(output, new_state, products)`."""
         types = self.product_types(projected, state)
         products = [jnp.zeros_like(x) for x in types]
+        # Factor i is computed with zeros for product i and those after it, on which it does not
+        # depend; XLA removes what is computed of the zeros.
         for i, kernel in enumerate(weights.kernels):
             factors, _, _ = self.elementwise(weights.elementwise, projected, state, products)
             products = [*products]
@@ -148,6 +150,7 @@ class SplitCell(Cell):
 
     def _kernels(self, params: Params, projected: Projected, state: State) -> list[jax.Array]:
         kernels: list[jax.Array] = []
+        # Kernels depend on the params alone: any inputs and state will do.
         zeros = jax.tree.map(jnp.zeros_like, (projected, state))
 
         def multiply(i, x, kernel):
@@ -185,6 +188,7 @@ def closes_over_arrays(run: Run) -> bool:
 
 def split_run(run: Run) -> tuple[SplitCell, Run]:
     """The run with a split cell and its `Weights`, all arrays varying over the same mesh axes."""
+    # Loops and custom rules need one type for all arrays, whatever the loop makes of them.
     axes = varying_axes(run)
     run = jax.tree.map(lambda x: pcast(x, axes), dataclasses.replace(run, key=None))
     assert isinstance(run.cell, StagedCell)  # or the engine refuses it
