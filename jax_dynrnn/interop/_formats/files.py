@@ -135,5 +135,5 @@ def _unescaped_byte(escape: re.Match[bytes]) -> bytes:
 def _nearby(folder: str) -> str:
     """The end of an error message: a list of the checkpoints in a folder and its subfolders."""
     patterns = (os.path.join(glob.escape(folder), inner, "*.index") for inner in ("", "*"))
-    candidates = sorted(without_suffix(file) for each in patterns for file in glob.glob(each))
-    return f"; there are {candidates[:8]}" if candidates else ""
+    prefixes = sorted(without_suffix(file) for each in patterns for file in glob.glob(each))
+    return f"; there are {prefixes[:8]}" if prefixes else ""

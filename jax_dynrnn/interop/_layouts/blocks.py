@@ -110,7 +110,7 @@ def reconcile_biases(pieces: Pieces, blocks: Blocks) -> Pieces:
         if field == "hidden_bias" and gate != "n":
             pieces["bias", gate] = pieces["bias", gate] + pieces.pop((field, gate))
     for field, gate in piece_names(blocks) - set(pieces):
-        # It has the shape of a bias, and the array library and dtype of the layer.
+        # A row of the kernel has the shape, the dtype and the array library of the bias.
         like = pieces["hidden", gate][:1]
         pieces[field, gate] = (jnp if isinstance(like, jax.Array) else np).zeros_like(like)
     return pieces
@@ -129,12 +129,12 @@ def join_pieces(blocks: Blocks, pieces: Pieces) -> dict[str, Any]:
 def _join_block(block: Block, pieces: Pieces) -> Any:
     """Joins pieces into one array."""
 
-    def row(field):
+    def side_by_side(field: str) -> Any:
         parts = [pieces[field, gate] for gate in block.gates]
         signs = [gate in block.negated for gate in block.gates]
         return _concatenate([-p if s else p for p, s in zip(parts, signs, strict=True)], 1)
 
-    matrix = _concatenate([row(field) for field in block.fields.split()], 0)
+    matrix = _concatenate([side_by_side(field) for field in block.fields.split()], 0)
     if block.fields in BIASES:
         return matrix[0]
     return matrix.T if block.transposed else matrix

@@ -33,6 +33,7 @@ class Format(NamedTuple):
     what: str
     """The argument that error messages name."""
     owner: str
+    """The name of the framework, or of this package."""
     blocks: Callable[[RunLayer], Blocks]
     forget_bias: Callable[[RunLayer], float]
     """What is added to the forget gate at run time."""

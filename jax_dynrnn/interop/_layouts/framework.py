@@ -48,6 +48,7 @@ class Framework(NamedTuple):
     forget_bias: float = 0.0
     """What the framework adds to the forget gate at run time."""
     projection: bool = False
+    """Whether its LSTMs can have a projection."""
     activations: Mapping[str, Callable[..., Any]] = {}
     """By family, where it is not tanh."""
     activation_hint: str = ""
@@ -78,7 +79,7 @@ def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLay
         raise ValueError(
             f"cells: {framework.name} has no pair of stacks each of which receives only its own "
             "direction; convert the two one after the other, into params['fw'] and params['bw'] "
-            "(two lists of cells are a stack whose layers see both directions)"
+            "(two lists of cells are a stack whose layers receive both directions)"
         )
     if framework.uniform_layers:
         _check_uniform(framework, layers)
@@ -116,13 +117,16 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
         reason = _lstm_option(framework, cell)
         if reason:
             return reason
-    there = framework.activations.get(family(cell), jnp.tanh)
-    if _activation(cell) != there:
-        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), there))
+    needed = framework.activations.get(family(cell), jnp.tanh)
+    if _activation(cell) != needed:
+        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), needed))
         # Two functions may have the same name.
         expected = f"another function, also {expected}" if got == expected else expected
         hint = framework.activation_hint if family(cell) in framework.activations else ""
-        return f"its activation is {got}, and there it is {expected}{hint and f'; {hint}'}"
+        return (
+            f"its activation is {got}, and that of {framework.name} is {expected}"
+            f"{hint and f'; {hint}'}"
+        )
     return None
 
 
@@ -148,7 +152,11 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
         f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
     }
     found = [name for name, given in options.items() if given]
-    return f"there is no {found[0].split('=')[0]} there, and it has {found[0]}" if found else None
+    return (
+        f"{framework.name} has no {found[0].split('=')[0]}, and the cell has {found[0]}"
+        if found
+        else None
+    )
 
 
 def _activation(cell: Any) -> Callable[..., Any]:

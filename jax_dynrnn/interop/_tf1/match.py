@@ -17,7 +17,7 @@ from .table import CanonicalWeights
 
 
 class Match(NamedTuple):
-    """The variables in one scope, by path in the params, or the error that they do not fit."""
+    """The variables in one scope, by path in the params, or the reason why they do not fit."""
 
     scope: str
     keys: dict[str, str]
@@ -59,7 +59,7 @@ def find_variables(
     Raises:
         KeyError, ValueError: there is no scope with variables that fit, or more than one.
     """
-    # A scope has no canonical form of its own, so a name in it is made and removed.
+    # `canonical` is for names of variables: `x` makes one of the scope, and is removed again.
     within = None if scope is None else canonical(f"{scope}/x")[0][: -len("/x")].strip("/")
     weights = _with_usual_scope(names, weights, within) or weights
     matches = [
@@ -155,15 +155,14 @@ def match_scope(
 ) -> Match:
     """Looks for the variables in one scope."""
     keys = {path: f"{scope}/{name}".strip("/") for path, name in names.items()}
-    # A `memory_layer` is in the scope where the attention mechanism was made: in none of the
-    # cell's.
+    # A `memory_layer` is in the scope where the attention mechanism was made, not in the cell's.
     memories = [path for path, name in names.items() if is_memory(name)]
     nearest = weights.nearest_memories(scope) if memories else []
     if nearest and len(nearest) != len(memories):
         listed = ", ".join(map(weights.name, nearest))
         message = (
-            f"variables: expected {len(memories)} memory_layer for {weights.scope(scope)!r}, of "
-            f"which it is not part, got {listed} as near to it; leave out those of other models"
+            f"variables: expected {len(memories)} memory_layer for {weights.scope(scope)!r}, got "
+            f"{listed}, which are equally near to it; leave out those of other models"
         )
         return Match(scope, {}, ValueError(message))
     keys |= dict(zip(memories, nearest, strict=False))

@@ -27,17 +27,17 @@ def part_of_run_error(weights: CanonicalWeights, scope: str) -> ValueError | Non
     around, _, last = scope.rpartition("/")
     other = {"fw": "bw", "bw": "fw"}.get(last)
     if last and last in SCOPES.values():
-        whole = last
+        enclosing = last
     elif re.fullmatch(r"(.*/)?multi_rnn_cell/cell_\d+", scope):
-        whole = "a stack"
+        enclosing = "a stack"
     elif other and weights.has(f"{around}/{other}".lstrip("/")):
-        whole = "a bidirectional run"
+        enclosing = "a bidirectional run"
     else:
         return None
     scope_name = weights.scope(scope)
     return ValueError(
-        f"variables: those in {scope_name!r} are of one cell within {whole}; expected all cells of "
-        f"the run, or scope={scope_name!r} for this one alone"
+        f"variables: those in {scope_name!r} are of one cell within {enclosing}; expected all "
+        f"cells of the run, or scope={scope_name!r} for this one alone"
     )
 
 
@@ -63,8 +63,8 @@ def names_error(
     return KeyError(
         f"variables: for these cells in {weights.scope(scope)!r} missing: "
         f"{', '.join(listed) or 'none'}; left over: {', '.join(left_over) or 'none'}; check the "
-        "cells and their options; of one cell with a name of its own give scope=, that name with "
-        "its scope, and rename what else has other names"
+        "cells and their options; for one cell with a name of its own give its scope as scope=, "
+        "and rename variables that have other names"
     )
 
 

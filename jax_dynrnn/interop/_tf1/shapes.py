@@ -70,7 +70,8 @@ def _shapes(run: Run, size: int) -> Params:
 
 def _outermost_cells(run: Run) -> list[Any]:
     """The cells, including wrappers, that the run gives its inputs to, one for each direction."""
-    return [cell for place, cell in run.cells if re.match(r"cell_0/|(?!cell_)", place)]
+    # Those without a stack, and of a stack the first layer.
+    return [cell for prefix, cell in run.cells if re.match(r"cell_0/|(?!cell_)", prefix)]
 
 
 def _receiving_cells(run: Run) -> list[Any]:

@@ -75,7 +75,7 @@ def _nas(shapes: Shapes) -> Any:
 
 
 def _phased(shapes: Shapes) -> Any:
-    # With peepholes, the mask gates have further rows, for the state.
+    # With peepholes, the kernel of the mask gates has rows for the cell state too.
     use_peepholes = shapes["mask_gates/kernel"][0] > shapes["new_input/kernel"][0]
     return c.PhasedLSTMCell(shapes["period"][0], use_peepholes=use_peepholes)
 

@@ -39,7 +39,7 @@ class CanonicalWeights:
         # Canonical prefix and own prefix, where `with_cell_scope` renamed one.
         self._renamed_scope = "", ""
         for name in variables:
-            if kind(name) == "weight" and not self._is_slot_below(name):
+            if kind(name) == "weight" and not self._is_custom_slot(name):
                 self._add(name, *canonical(name))
 
     def _add(self, name: str, key: str, shard: int) -> None:
@@ -49,7 +49,7 @@ class CanonicalWeights:
             self._duplicates[key] = shards[shard], name
         shards[shard] = name
 
-    def _is_slot_below(self, name: str) -> bool:
+    def _is_custom_slot(self, name: str) -> bool:
         """Whether a variable is a slot of an optimizer with a name of its own.
 
         Such a slot is below a variable of the same shape: `kernel/mine` below `kernel`.
@@ -106,10 +106,10 @@ class CanonicalWeights:
         return view
 
     def nearest_memories(self, scope: str) -> list[str]:
-        """The memory layers that have most scopes in common with `scope`, in the order of making.
+        """The memory layers that share most outer scopes with `scope`, in the order of making.
 
-        Those that lie directly in one of its scopes come before others below that one. They are
-        at most `MAX_MEMORIES`: more belong to no cell.
+        Those directly in a shared scope precede others below it. No more than `MAX_MEMORIES` are
+        returned: no cell has as many.
         """
         if self._memories is None:
             self._memories = sorted(filter(is_memory, self))
