@@ -441,7 +441,7 @@ def _():
 @fault
 def _():
     """the forget bias kept on the way from other frameworks"""
-    right = convert._theirs
+    right = convert._format_of
     replace(right, lambda framework: right(framework)._replace(forget_bias=lambda layer: 0.0))
 
 

@@ -1,6 +1,6 @@
-"""Weights of other frameworks as params, and back; their cells in a run.
+"""Converts weights of other frameworks to params and back, and runs their cells.
 
-TensorFlow 1, without TensorFlow:
+Variables of TensorFlow 1, without TensorFlow:
 
 >>> import tempfile, jax, jax.numpy as jnp, jax_dynrnn as rnn
 >>> from jax_dynrnn import interop
@@ -13,15 +13,15 @@ TensorFlow 1, without TensorFlow:
 ...     list(variables), interop.tf1.import_params(cell, variables)["kernel"].shape
 (['rnn/lstm_cell/bias', 'rnn/lstm_cell/kernel'], (7, 16))
 
-`python -m jax_dynrnn.interop model.ckpt` says what is in a checkpoint, and which cells it fits.
+`python -m jax_dynrnn.interop model.ckpt` lists a checkpoint's variables, and the cells they fit.
 
-`torch`, `keras`, `flax`, `haiku`, `equinox` and `cudnn` each have these two functions, too. None of
-the frameworks is needed to use them:
+`torch`, `keras`, `flax`, `haiku`, `equinox` and `cudnn` have the same two functions. They work
+without the framework itself:
 
 >>> weights = interop.torch.export_params(cell, params)          # for load_state_dict
 >>> params = interop.torch.import_params(cell, weights)
 
-A cell of Flax's:
+A Flax cell, adapted to this package:
 
 >>> from flax import linen as nn
 >>> cell = interop.foreign.LinenCell(nn.GRUCell(4))

@@ -1,8 +1,8 @@
-"""What is in a TensorFlow 1 checkpoint, and which cells its variables fit.
+"""Lists the variables of a TensorFlow 1 checkpoint and the cells that they fit.
 
     python -m jax_dynrnn.interop model.ckpt [--scope decoder]
 
-lists the variables, then prints the code that makes params of them.
+prints one line for each variable, then the code that makes params of them.
 """
 
 from __future__ import annotations
@@ -18,66 +18,70 @@ from ._code import code
 from ._escape import escaped
 from ._formats.npz import read_npz_specs
 from ._formats.tensors import Spec
-from ._tf1.kinds import MOST_SCOPES, kind
+from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
 from ._tf1.recognise import (
-    MOST_FOUND,
-    MOST_LENGTH,
+    MAX_FOUND,
+    MAX_LENGTH,
     is_too_long,
     needed_bytes,
     recognised,
 )
 from ._tf1.scopes import as_run
-from ._tf1.shapes import received
-from ._tf1.table import Table, spec_of
+from ._tf1.shapes import describe_inputs
+from ._tf1.table import CanonicalWeights, spec_of
 
-MOST_WIDTH = 100
-"""Of a column; names may be longer, and those of others are not padded to their length."""
-MOST_TABLE_BYTES = 16 << 20
-"""Of the table that cells are found in: beside it there is what was read of the file."""
-MOST_LISTED = 8
+MAX_WIDTH = 100
+"""Of a column, in characters: longer names are printed, but do not widen the rows of others."""
+MAX_WEIGHTS_BYTES = 16 << 20
+"""Memory for the weights among which cells are looked for, beside what was read of the file."""
+MAX_LISTED = 8  # outermost scopes in an error message
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
     )
     parser.add_argument("checkpoint", help="the prefix of its files, a frozen .pb, or an .npz")
-    parser.add_argument("--scope", default="", help="only what is in this scope")
-    given = parser.parse_args(arguments)
-    scope = given.scope.strip("/")
+    parser.add_argument("--scope", default="", help="list only the variables in this scope")
+    options = parser.parse_args(arguments)
+    scope = options.scope.strip("/")
     try:
-        variables, read = _read(given.checkpoint)
-        names = [name for name in variables if _within(name, scope)]
+        variables, read_code = _read(options.checkpoint)
+        names = [name for name in variables if _is_within(name, scope)]
         if not names:
-            raise ValueError(_nothing(variables, scope))
+            raise ValueError(_nothing_message(variables, scope))
         unreadable: set[str] = set()
-        for line in _listed(variables, names, unreadable):
+        # Names come from the file, which may be anyone's: all output is escaped.
+        for line in _list_lines(variables, names, unreadable):
             print(escaped(line))
-        for line in _code(variables, read, scope, unreadable):
+        for line in _code_lines(variables, read_code, scope, unreadable):
             print(escaped(line))
     except (OSError, ValueError) as error:
-        sys.exit(escaped(f"{given.checkpoint}: {error}"))
+        sys.exit(escaped(f"{options.checkpoint}: {error}"))
 
 
-def _nothing(variables: Mapping[str, Any], scope: str) -> str:
+def _nothing_message(variables: Mapping[str, Any], scope: str) -> str:
+    """The error message for a scope, or a file, without variables."""
     if not variables:
         return "there are no variables in it"
     outermost = sorted({name.partition("/")[0] for name in variables})
-    listed = ", ".join(_shortened(name) for name in outermost[:MOST_LISTED])
-    more = f" and {len(outermost) - MOST_LISTED} more" if len(outermost) > MOST_LISTED else ""
+    listed = ", ".join(_shortened(name) for name in outermost[:MAX_LISTED])
+    more = f" and {len(outermost) - MAX_LISTED} more" if len(outermost) > MAX_LISTED else ""
     return f"expected a scope with variables, got --scope {scope}; there are {listed}{more}"
 
 
-def _within(name: str, scope: str) -> bool:
+def _is_within(name: str, scope: str) -> bool:
+    """Whether a name or scope lies in `scope`; every one lies in the empty scope."""
     return not scope or f"{name}/".startswith(f"{scope}/")
 
 
 def _read(path: str) -> tuple[Mapping[str, Any], str]:
-    """The variables of a file, or the spec of each; and the code that reads them."""
+    """Opens a file: its variables, or the spec of each, and the code that reads them."""
     if path.endswith(".npz"):
+        # NumPy would decompress whole arrays, of any size; only their headers are read.
         return read_npz_specs(path), f"dict(np.load({path!r}))"
     if path.endswith(".pb"):
         return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
@@ -85,15 +89,16 @@ def _read(path: str) -> tuple[Mapping[str, Any], str]:
 
 
 def _shortened(name: str) -> str:
-    """A name to print, on one line."""
-    return escaped(name[:MOST_LENGTH]) + ("..." if len(name) > MOST_LENGTH else "")
+    """A name as it is printed: on one line, and cut at `MAX_LENGTH` characters."""
+    return escaped(name[:MAX_LENGTH]) + ("..." if len(name) > MAX_LENGTH else "")
 
 
 Row = tuple[str, str, str, str]
+"""Name, shape, dtype and kind of a variable, as text."""
 
 
 def _row(variables: Mapping[str, Any], name: str) -> Row:
-    """Name, shape, dtype, kind; or why there is none, which is raised by a file's format."""
+    """The row of a variable; the format's error takes the place of a shape that cannot be read."""
     try:
         spec = spec_of(variables, name)
     except ValueError as error:
@@ -105,15 +110,18 @@ def _unreadable_row(name: str, error: ValueError) -> Row:
     return _shortened(name), "", "", f"{kind(name)}: {error}"
 
 
-def _listed(variables: Mapping[str, Any], names: list[str], unreadable: set[str]) -> Iterator[str]:
-    """A line for each variable, which is read; the names of those that cannot be are added.
+def _list_lines(
+    variables: Mapping[str, Any], names: list[str], unreadable: set[str]
+) -> Iterator[str]:
+    """Yields a line for each variable, and adds the names of unreadable ones to `unreadable`.
 
-    One variable and one row is in memory at a time: the widths of the columns are found first.
+    Every variable is read, so that damaged data is found. Only one variable and one row are in
+    memory at a time: the widths of the columns are computed in a pass of their own.
     """
     widths = [0, 0, 0, 0]
     for name in names:
         widths = [*map(max, widths, map(len, _row(variables, name)))]
-    widths = [min(width, MOST_WIDTH) for width in widths]
+    widths = [min(width, MAX_WIDTH) for width in widths]
     for name in names:
         row = _row(variables, name)
         try:
@@ -125,7 +133,7 @@ def _listed(variables: Mapping[str, Any], names: list[str], unreadable: set[str]
 
 
 class _Specs(Mapping[str, Spec]):
-    """The specs of some variables, each made when it is asked for."""
+    """A mapping from names to specs, each of which is computed when it is looked up."""
 
     def __init__(self, variables: Mapping[str, Any], names: Iterable[str]):
         self._variables, self._names = variables, dict.fromkeys(names)
@@ -143,62 +151,66 @@ class _Specs(Mapping[str, Spec]):
         return len(self._names)
 
 
-def _code(
-    variables: Mapping[str, Any], read: str, scope: str, unreadable: set[str]
+def _code_lines(
+    variables: Mapping[str, Any], read_code: str, scope: str, unreadable: set[str]
 ) -> Iterator[str]:
-    """The lines that make params of what is recognised in a scope."""
+    """Yields the lines of code that make params of the cells recognised in a scope."""
     yield ""
     yield "import numpy as np"
     yield ""
     yield "import jax_dynrnn as rnn"
     yield "from jax_dynrnn.interop import checkpoint, tf1"
     yield ""
-    yield f"variables = {read}"
+    yield f"variables = {read_code}"
     if any(kind(name) == "average" for name in variables):
         yield "# the averages of the weights: variables = checkpoint.moving_averages(variables)"
     relevant = _relevant(variables, scope, unreadable)
-    if needed_bytes(relevant) > MOST_TABLE_BYTES:
+    if needed_bytes(relevant) > MAX_WEIGHTS_BYTES:
         yield f"# {len(relevant)} variables are too many to find cells among; use --scope"
         return
     if any(map(is_too_long, variables)):
-        yield f"# names above {MOST_LENGTH} characters or {MOST_SCOPES} scopes are no cells'"
-    table = Table(_Specs(variables, relevant))
-    found = [one for one in recognised(table) if _within(table.scope(one.scope), scope)]
-    if len(found) > MOST_FOUND:
-        yield f"# there are more cells than these {MOST_FOUND}; use --scope for others"
+        yield f"# names above {MAX_LENGTH} characters or {MAX_SCOPES} scopes are not searched"
+    weights = CanonicalWeights(_Specs(variables, relevant))
+    found = [run for run in recognised(weights) if _is_within(weights.scope(run.scope), scope)]
+    if len(found) > MAX_FOUND:
+        yield f"# there are more cells than these {MAX_FOUND}; use --scope for others"
     if not found:
         yield "# no cells were recognised by their names"
         return
     yield "# forget_bias, activations and clips are not in variables: add them to the cells"
     yield "cells = {"
-    for place, cells in found[:MOST_FOUND]:
-        yield f"    {_run(table, place, cells)}"
+    for scope_name, cells in found[:MAX_FOUND]:
+        yield f"    {_cells_entry(weights, scope_name, cells)}"
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
 
 
 def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) -> list[str]:
-    """The names in a scope of what can be read, sorted; what is attended to may be anywhere."""
+    """The names among which cells of a scope are looked for, sorted as `needed_bytes` expects."""
     return sorted(
         name
         for name in variables
         if name not in unreadable
         and not is_too_long(name)
-        and (_within(name, scope) or is_memory(canonical(name)[0]))
+        # An attention's memory layer is made outside of the scope of its run.
+        and (_is_within(name, scope) or is_memory(canonical(name)[0]))
     )
 
 
-def _run(table: Table, scope: str, cells: Cells) -> str:
-    """An entry of `cells`, or a comment that says why there is none."""
-    place = table.scope(scope)
+def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> str:
+    """An entry of the printed `cells`, or a comment with the reason why there is none."""
+    scope_name = weights.scope(scope)
     if isinstance(cells, type):
-        return f"# {place}: {cells.__name__}, whose sizes cannot all be inferred from its variables"
+        return (
+            f"# {scope_name}: {cells.__name__}, whose sizes cannot all be inferred from its "
+            "variables"
+        )
     try:
-        _, named, keys = fit(cells, table.within(scope), place)
+        _, named, keys = fit(cells, weights.within(scope), scope_name)
     except (KeyError, ValueError) as error:
-        return f"# {place}: {code(cells)} does not fit: {error.args[0]}"
+        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}"
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
-    return f"{place!r}: {code(cells)},  # takes {received(as_run(cells), shapes)}"
+    return f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(as_run(cells), shapes)}"
 
 
 if __name__ == "__main__":

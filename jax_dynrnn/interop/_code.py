@@ -1,4 +1,4 @@
-"""Cells as code to paste."""
+"""Prints cells as Python code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .._types import Cells
 
 
 def code(cells: Cells) -> str:
-    """A cell, or a tuple or list of them, with what is not the default.
+    """The code that makes a cell, or a tuple or list of cells; default values are left out.
 
     >>> import jax_dynrnn as rnn
     >>> code((rnn.LSTMCell(8, num_proj=4), rnn.MultiRNNCell([rnn.GRUCell(8)])))

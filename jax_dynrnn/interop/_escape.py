@@ -1,4 +1,4 @@
-"""Text from files, made safe to print: a name is no line of its own, and no terminal command."""
+"""Escapes text from files for printing: no name breaks a line or sends terminal commands."""
 
 from __future__ import annotations
 
@@ -7,47 +7,49 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-MOST_CHARACTERS = 200  # of a name in a message
-MOST_COMPARED = 2000
-PIECE = 4096  # characters that are escaped at a time: each is an object then
+MAX_CHARACTERS = 200  # of a name in a message
+MAX_COMPARED = 2000  # names, since difflib's comparison is slow
+CHUNK_CHARACTERS = 4096  # escaped at a time, since each one becomes a Python object
 
 
 def escaped(text: Any) -> str:
-    r"""The text on one line, with all that is not printable as Python escapes it.
+    r"""Puts text on one line: characters that are not printable are escaped as Python does.
 
-    Newlines, control characters of terminals, and marks that reverse the direction of text are not
-    printable. What is escaped already stays as it is.
+    Among these are newlines, control characters of terminals, and marks that reverse the direction
+    of text. Text that is escaped already is unchanged.
 
     >>> print(escaped("rnn\n\x1b[2J/größe"), escaped(escaped("a\nb")))
     rnn\n\x1b[2J/größe a\nb
     """
     text = str(text)
-    pieces = (text[i : i + PIECE] for i in range(0, len(text), PIECE))
-    return "".join(p if p.isprintable() else "".join(map(_escaped_character, p)) for p in pieces)
+    chunks = (text[i : i + CHUNK_CHARACTERS] for i in range(0, len(text), CHUNK_CHARACTERS))
+    return "".join(p if p.isprintable() else "".join(map(_escaped_character, p)) for p in chunks)
 
 
 def _escaped_character(character: str) -> str:
+    """A character, or its escape sequence."""
     return character if character.isprintable() else repr(character)[1:-1]
 
 
 def quoted(name: str | bytes) -> str:
-    r"""A name as a Python literal, cut short if it is very long: for messages.
+    r"""A name as a Python literal for messages, truncated to `MAX_CHARACTERS`.
 
     >>> print(quoted("rnn\n"), len(quoted("x" * 1000)))
     'rnn\n' 205
     """
-    end = "..." if len(name) > MOST_CHARACTERS else ""
-    return repr(name[:MOST_CHARACTERS]) + end
+    end = "..." if len(name) > MAX_CHARACTERS else ""
+    return repr(name[:MAX_CHARACTERS]) + end
 
 
 def closest(name: str, names: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The names that are most like this one, among so many that the search takes little time.
+    """Returns the names that are most similar to `name`, from a bounded number of candidates.
 
-    Those that end like it come first: a `kernel` is rather another `kernel` than a `bias`.
+    Names with the same last part are compared first: another `kernel` is a likelier match for a
+    `kernel` than a `bias` is.
     """
-    short = [other for other in names if len(other) <= MOST_CHARACTERS]
-    last = name.rpartition("/")[2]
-    short.sort(key=lambda other: other.rpartition("/")[2] != last)
+    candidates = [other for other in names if len(other) <= MAX_CHARACTERS]
+    last_part = name.rpartition("/")[2]
+    candidates.sort(key=lambda other: other.rpartition("/")[2] != last_part)
     return difflib.get_close_matches(
-        name[:MOST_CHARACTERS], itertools.islice(short, MOST_COMPARED), most, cutoff
+        name[:MAX_CHARACTERS], itertools.islice(candidates, MAX_COMPARED), most, cutoff
     )

@@ -8,8 +8,8 @@
 ...     list(variables), variables["rnn/gru_cell/gates/bias"].tolist()
 (['rnn/gru_cell/gates/bias'], [1.0, 1.0, 1.0, 1.0])
 
-A checkpoint of format V2 is an `.index`, which says where each variable is, and one or more files
-`.data-00000-of-00001`, which hold them. A frozen graph (`.pb`) holds its weights itself.
+A checkpoint of format V2 is an `.index`, which locates each variable, and one or more files
+`.data-00000-of-00001` with their values. A frozen graph (`.pb`) has its weights as constants.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ __all__ = [
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The variables of a checkpoint by name: a mapping that reads an array when asked for it.
+    """Opens a checkpoint: a mapping from names to variables, each of which is read on access.
 
-    Partitioned variables come in one piece. All that is read is checked against its CRC-32C.
+    Partitioned variables are joined. All data that is read is checked against its CRC-32C.
 
     Args:
-        path: the prefix of its files (`"model.ckpt-100"`), one of them, a folder in which
-            TensorFlow's file `checkpoint` names the newest one, or that of a SavedModel.
+        path: the prefix of its files (`"model.ckpt-100"`), one of these files, a folder whose
+            file `checkpoint` (TensorFlow writes it) names the newest one, or a SavedModel's folder.
 
     Returns:
-        `Checkpoint`, sorted by name; `dict(checkpoint)` reads all of it, and
-        `checkpoint.spec(name)` is the shape and dtype of a variable without its values.
+        `Checkpoint`, sorted by name; `dict(checkpoint)` reads all variables, and
+        `checkpoint.spec(name)` returns a variable's shape and dtype without reading its values.
 
     Raises:
-        CheckpointError: the index is truncated, corrupt, or of another kind (a V1 checkpoint), or
-            data files are missing, or `path` is a pipe or a device. So is an error of the data,
-            when it is read.
+        CheckpointError: the index is truncated, corrupt, or of another format (a V1 checkpoint),
+            or data files are missing, or `path` is a pipe or a device. Damaged data raises the
+            same error when it is read.
         FileNotFoundError: there is no checkpoint at `path`; those nearby are listed.
 
     Reference: `tf.train.load_checkpoint`.
@@ -80,13 +80,13 @@ def write_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, Any])
     """Writes a checkpoint that TensorFlow restores: an `.index` and one `.data-00000-of-00001`.
 
     Args:
-        path: the prefix of its files; those that are there are replaced.
-        variables: `{name: array}`, of any dtype of `tf.train.load_checkpoint`; strings as object
-            arrays of `bytes`.
+        path: the prefix of its files; existing files are replaced.
+        variables: `{name: array}`, of any dtype that `tf.train.load_checkpoint` reads; strings as
+            object arrays of `bytes`.
 
     Raises:
         ValueError: a name is empty or begins with a NUL.
-        TypeError: a name is no string, or TensorFlow has no such dtype.
+        TypeError: a name is not a string, or TensorFlow has no such dtype.
 
     Reference: `tf.compat.v1.train.Saver.save`; `tf.train.load_checkpoint` reads it.
 
@@ -98,34 +98,39 @@ def write_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, Any])
         ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
         ['model.data-00000-of-00001', 'model.index']
     """
-    arrays = {_name(name): _array(name, value) for name, value in variables.items()}
-    prefix, partial = without_suffix(path), f".{os.getpid()}"  # renamed when whole
+    arrays = {_checked_name(name): _checked_array(name, value) for name, value in variables.items()}
+    # Files get their final names when they are complete, so that an interrupted write leaves no
+    # partial file under these names.
+    prefix, partial = without_suffix(path), f".{os.getpid()}"
     data, index = data_file(prefix), index_file(prefix)
     with open(data + partial, "wb") as file:
-        entries = {name: _write(file, array) for name, array in arrays.items()}
+        entries = {name: _write_tensor(file, array) for name, array in arrays.items()}
     with open(index + partial, "wb") as file:
         file.write(write_index(entries))
     for file in (data, index):
         os.replace(file + partial, file)
 
 
-def _name(name: Any) -> str:
+def _checked_name(name: Any) -> str:
+    """A variable's name, or an error if a checkpoint cannot hold it."""
     if not isinstance(name, str):
         raise TypeError(f"expected names of variables, strings, got {name!r}")
+    # In an index, the empty key is the header, and keys of slices begin with NUL.
     if not name or name[0] == "\0":
         raise ValueError(f"expected a name that a checkpoint can hold, got {name!r}")
     return name
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """A variable as an array of a dtype that TensorFlow has."""
+def _checked_array(name: str, value: Any) -> np.ndarray:
+    """A variable as an array of a dtype that TensorFlow has, or an error."""
     array = np.asarray(value)
+    # A file has one byte order for all tensors; an array may have the other.
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    strange = (
+    not_bytes = (
         [x for x in array.ravel() if not isinstance(x, bytes)] if array.dtype.hasobject else []
     )
-    if array.dtype.name not in tensors.NUMBERS or strange:
-        got = f"objects, {strange[0]!r:.80} among them" if strange else f"dtype {array.dtype}"
+    if array.dtype.name not in tensors.NUMBERS or not_bytes:
+        got = f"objects, {not_bytes[0]!r:.80} among them" if not_bytes else f"dtype {array.dtype}"
         raise TypeError(
             f"variable {name!r}: expected an array of a dtype that TensorFlow has, or of bytes "
             f"objects for its strings, got {got}"
@@ -133,8 +138,8 @@ def _array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _write(file: BinaryIO, array: np.ndarray) -> Entry:
-    """Appends a tensor to the data."""
+def _write_tensor(file: BinaryIO, array: np.ndarray) -> Entry:
+    """Appends a tensor to the data file; returns its entry of the index."""
     if array.dtype.hasobject:
         data, checked = tensors.write_strings(array.ravel().tolist())
     else:

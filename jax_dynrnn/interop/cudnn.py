@@ -1,6 +1,7 @@
-"""Weights of cuDNN's LSTM, as `jax.experimental.rnn` has them: one flat vector.
+"""Converts the weights of cuDNN's LSTM, which `jax.experimental.rnn` has as one flat vector.
 
-It is PyTorch's arrays end to end: both matrices of every layer and direction, then both biases.
+The vector is PyTorch's arrays, concatenated: both matrices of every layer and direction, then both
+biases of each.
 """
 
 from __future__ import annotations
@@ -15,33 +16,35 @@ import numpy as np
 from .._cell import Params
 from .._types import Cells, Weights
 from ._layouts import convert as _convert
-from ._layouts.framework import Framework, check
-from ._layouts.layers import Layer, walk
-from .torch import table
+from ._layouts.framework import Framework, check_supported
+from ._layouts.layers import RunLayer, layers_of
+from .torch import layer_blocks
 
 __all__ = ["export_params", "import_params"]
 
-CUDNN = Framework("cuDNN (jax.experimental.rnn)", table, kinds=("lstm",), uniform=True)
+CUDNN = Framework(
+    "cuDNN (jax.experimental.rnn)", layer_blocks, families=("lstm",), uniform_layers=True
+)
 
 
 def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
-    """Params of the run of `cells`, of the weights of `jax.experimental.rnn.lstm`.
+    """Converts the weights of `jax.experimental.rnn.lstm` to params of the run of `cells`.
 
-    Its two biases are added up, and `forget_bias` of a cell is taken off the forget gate's.
+    Its two biases are added, and a cell's `forget_bias` is subtracted from the forget gate's.
 
     Args:
-        cells: what the run takes: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
+        cells: as the run takes them: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
             for `bidirectional=True`, a pair of lists of cells for both; LSTMs.
-        weights: `[n]`, anything that NumPy or JAX takes.
+        weights: `[n]`, anything that NumPy or JAX can convert to an array.
         input_size: how many features the first layer receives.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or
-        `stack_bidirectional_dynamic_rnn`; NumPy's arrays, or JAX's where JAX's was given.
+        `stack_bidirectional_dynamic_rnn`; NumPy arrays, or JAX arrays if `weights` is one.
 
     Raises:
-        ValueError: it has no such cell, or the vector has another length. TypeError: it is
-            no floating array.
+        ValueError: cuDNN has no such cell, or the vector has another length. TypeError: its
+            dtype is not a floating-point one.
 
     Example:
         >>> import jax, jax_dynrnn as rnn
@@ -55,7 +58,7 @@ def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
         >>> outputs.shape
         (2, 5, 8)
     """
-    shapes = _shapes(check(CUDNN, walk(cells)), input_size)
+    shapes = _shapes(check_supported(CUDNN, layers_of(cells)), input_size)
     vector = weights if isinstance(weights, jax.Array) else np.asarray(weights)
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
     if vector.shape != (ends[-1],):
@@ -70,20 +73,20 @@ def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
 
 
 def export_params(cells: Cells, params: Params) -> Any:
-    """The weights of `jax.experimental.rnn.lstm`, of params of the run of `cells`.
+    """Converts params of the run of `cells` to the weights of `jax.experimental.rnn.lstm`.
 
-    The first bias has the cell's, with its `forget_bias` added; the second is 0.
+    The first bias is the cell's, with its `forget_bias` added; the second is 0.
 
     Args:
         cells: as in `import_params`.
-        params: those of the run.
+        params: of the run.
 
     Returns:
-        `[n]`, NumPy's or, where the params are JAX's, JAX's.
+        `[n]`, a NumPy array, or a JAX array if any of the params is one.
 
     Raises:
-        ValueError: it has no such cell, or an array has another shape. KeyError: names of
-            params are missing, or left over.
+        ValueError: cuDNN has no such cell, or an array has another shape. KeyError: params are
+            missing or unexpected.
 
     Example:
         >>> import jax, jax_dynrnn as rnn
@@ -101,13 +104,16 @@ def export_params(cells: Cells, params: Params) -> Any:
 
 
 def _in_order(arrays: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The arrays in the order of the vector: matrices before biases, otherwise as they are."""
+    # `sorted` is stable, so layers and directions stay in order within both groups.
     return sorted(arrays.items(), key=lambda item: item[0].startswith("bias"))
 
 
-def _shapes(layers: list[Layer], input_size: int) -> dict[str, tuple[int, ...]]:
-    """Of every array, in the order of the vector."""
+def _shapes(layers: list[RunLayer], input_size: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all arrays by name, in the order of the vector."""
     shapes = {}
     for layer in layers:
+        # All layers have the same size: `uniform_layers` was checked.
         below = layer.cell.num_units * (1 if layer.direction is None else 2)
         shapes |= _convert.shapes(CUDNN, layer, below if layer.depth else input_size)
     return dict(_in_order(shapes))

@@ -1,8 +1,8 @@
-"""Cells of Flax, Haiku and Equinox as cells of this package.
+"""Adapters: cells of Flax, Haiku and Equinox as cells of this package.
 
-Each adapter takes a cell as its own framework makes it. The state keeps the structure and
-the order of that framework; the batch is the first axis of every part of it. `B` is the
-batch size, `D` the size of the inputs, `H` the units.
+Each adapter takes a cell as its own framework makes it. The state has the structure and the order
+of that framework; the batch is the first axis of each of its leaves. `B` is the batch size, `D` the
+size of the inputs, `H` the number of units.
 """
 
 from ._cells.equinox import EquinoxCell as EquinoxCell

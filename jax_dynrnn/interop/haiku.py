@@ -1,6 +1,6 @@
-"""Weights of Haiku's `hk.LSTM`, `hk.GRU` and `hk.VanillaRNN`, alone or in an `hk.DeepRNN`.
+"""Converts weights of Haiku's `hk.LSTM`, `hk.GRU` and `hk.VanillaRNN`, alone or in an `hk.DeepRNN`.
 
-They come and go as its params: `{module: {name: array}}`. No Haiku is needed.
+They are Haiku's params: `{module: {name: array}}`. Haiku need not be installed.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ import jax
 from .._cell import Params
 from .._types import Cells
 from ._layouts import convert as _convert
-from ._layouts.blocks import Block, Table
-from ._layouts.framework import KINDS, Framework, kind
-from ._layouts.layers import flatten, walk
+from ._layouts.blocks import Block, Blocks
+from ._layouts.framework import FAMILIES, Framework, family
+from ._layouts.layers import flatten, layers_of
 
 __all__ = ["export_params", "import_params"]
 
-NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
+MODULE_NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
+"""Haiku's default name of the module of each family of cells."""
 
 
 def import_params(
     cells: Cells, weights: Mapping[str, Any], *, modules: Sequence[str] | None = None
 ) -> Params:
-    """Params of the run of `cells`, of the params of Haiku's cores.
+    """Converts the params of Haiku's cores to params of the run of `cells`.
 
-    `hk.LSTM` adds 1 to its forget gate at run time, as an `LSTMCell` does by default: its weights
-    are the same, bit by bit. To another `forget_bias` the difference is added.
+    `hk.LSTM` adds 1 to its forget gate at run time, as an `LSTMCell` does by default: the weights
+    are equal, bit by bit. For another `forget_bias`, the difference is added to the bias.
 
     Args:
-        cells: what the run takes: a cell (`MultiRNNCell` for `hk.DeepRNN`), a pair of cells or
+        cells: as the run takes them: a cell (`MultiRNNCell` for `hk.DeepRNN`), a pair of cells or
             a pair of lists of cells. `LSTMCell`, `GRUCell`, or `BasicRNNCell` with
             `activation=jax.nn.relu`.
-        weights: what `hk.transform(...).init` made: arrays by module and name.
-        modules: the modules of the cells, from the inputs on, forward before backward:
-            `["net/lstm", "net/lstm_1"]`. Others are not looked at. By default those that Haiku
-            gives to cores made in this order, and there may be no others.
+        weights: as `hk.transform(...).init` returns them: arrays by module and name.
+        modules: the modules of the cells, in order from the inputs, forward before backward:
+            `["net/lstm", "net/lstm_1"]`. Other modules are ignored. By default the names that
+            Haiku gives to cores made in this order; then other modules are an error.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or
-        `stack_bidirectional_dynamic_rnn`; NumPy's arrays, or JAX's where JAX's were given.
+        `stack_bidirectional_dynamic_rnn`; NumPy arrays, or JAX arrays where those were given.
 
     Raises:
         ValueError: Haiku has no such cell, or an array has another shape. KeyError: modules or
-            names are missing, or left over. TypeError: what is no floating array.
+            names are missing or unexpected. TypeError: an array is not of floating dtype.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -57,7 +58,7 @@ def import_params(
         >>> params["kernel"].shape
         (7, 16)
     """
-    names = _modules(cells, modules)
+    names = _module_by_path(cells, modules)
     arrays = flatten(weights)
     if modules is not None:
         arrays = {n: x for n, x in arrays.items() if n.startswith(tuple(f"{m}/" for m in modules))}
@@ -67,15 +68,15 @@ def import_params(
 def export_params(
     cells: Cells, params: Params, *, modules: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The params of Haiku's cores, of params of the run of `cells`.
+    """Converts params of the run of `cells` to the params of Haiku's cores.
 
     Args:
         cells, modules: as in `import_params`.
-        params: those of the run.
+        params: of the run.
 
     Returns:
-        Arrays by module and name, NumPy's or, where the params are JAX's, JAX's. The second
-        bias of a `VanillaRNN` is 0.
+        NumPy arrays, or JAX arrays where the params are, by module and name. The second bias
+        of a `VanillaRNN` is 0.
 
     Raises:
         ValueError, KeyError, TypeError: as in `import_params`.
@@ -88,7 +89,7 @@ def export_params(
         >>> list(interop.haiku.export_params(cell, params))
         ['lstm/linear', 'gru', 'lstm_1/linear']
     """
-    names = _modules(cells, modules)
+    names = _module_by_path(cells, modules)
     weights: dict[str, dict[str, Any]] = {}
     for name, array in _convert.export_params(_framework(names), cells, params).items():
         module, last = name.rsplit("/", 1)
@@ -96,13 +97,14 @@ def export_params(
     return weights
 
 
-def _modules(cells: Cells, modules: Sequence[str] | None) -> dict[str, str]:
-    """The module of each layer, by the path of its params."""
-    layers, counts = walk(cells), Counter()
+def _module_by_path(cells: Cells, modules: Sequence[str] | None) -> dict[str, str]:
+    """The Haiku module of each layer, by the path of the layer's params."""
+    layers, counts = layers_of(cells), Counter()
     if modules is None:
         modules = []
         for layer in layers:
-            name = NAMES.get(KINDS.get(type(layer.cell), ""), "")
+            # A cell that Haiku lacks gets an empty name here, and is refused by the conversion.
+            name = MODULE_NAMES.get(FAMILIES.get(type(layer.cell), ""), "")
             modules.append(f"{name}_{counts[name]}" if counts[name] else name)
             counts[name] += 1
     if isinstance(modules, str) or len(modules) != len(layers):
@@ -114,25 +116,28 @@ def _modules(cells: Cells, modules: Sequence[str] | None) -> dict[str, str]:
 
 
 def _framework(modules: Mapping[str, str]) -> Framework:
+    """What Haiku can hold; `modules` are the names of the modules, by path."""
     return Framework(
         name="Haiku",
-        table=lambda layer: _table(kind(layer.cell), modules[layer.path]),
-        kinds=tuple(NAMES),
+        blocks=lambda layer: _blocks(family(layer.cell), modules[layer.path]),
+        families=tuple(MODULE_NAMES),
         forget_bias=1.0,
         activations={"rnn": jax.nn.relu},
         activation_hint="give the cell activation=jax.nn.relu if it is a VanillaRNN's",
         names_hint="give the names of the cells' modules as modules=",
-        apart=True,
+        separate_stacks=True,
     )
 
 
-def _table(kind: str, module: str) -> Table:
+def _blocks(cell_family: str, module: str) -> Blocks:
+    """The arrays of a module."""
     blocks = {
         "lstm": {
             "linear/w": Block("input hidden", "igfo"),
             "linear/b": Block("bias", "igfo"),
         },
-        "gru": {  # its z is how much of the candidate is taken: 1 - sigmoid(x) = sigmoid(-x)
+        # Haiku's z weights the candidate, and ours the old state: 1 - sigmoid(x) = sigmoid(-x).
+        "gru": {
             "w_i": Block("input", "zrn", negated="z"),
             "w_h": Block("hidden", "zrn", negated="z"),
             "b": Block("bias", "zrn", negated="z"),
@@ -143,5 +148,5 @@ def _table(kind: str, module: str) -> Table:
             "linear_1/w": Block("hidden", "h"),
             "linear_1/b": Block("hidden_bias", "h", optional=True),
         },
-    }[kind]
+    }[cell_family]
     return {f"{module}/{name}": block for name, block in blocks.items()}

@@ -1,7 +1,7 @@
-"""Weights of Keras's `LSTM`, `GRU` and `SimpleRNN`, in `Bidirectional` or not.
+"""Converts weights of Keras's `LSTM`, `GRU` and `SimpleRNN`, also in `Bidirectional`.
 
-They come and go as `layer.get_weights()` has them: NumPy's arrays in a fixed order. No Keras is
-needed.
+They are lists as of `layer.get_weights()`: NumPy arrays in a fixed order. Keras need not be
+installed.
 """
 
 from __future__ import annotations
@@ -16,42 +16,45 @@ from .._cell import Params
 from .._types import Cells, Weights
 from ._code import code
 from ._layouts import convert as _convert
-from ._layouts.blocks import Block, Table
-from ._layouts.framework import Framework, check, kind
-from ._layouts.layers import Layer, walk
+from ._layouts.blocks import Block, Blocks
+from ._layouts.framework import Framework, check_supported, family
+from ._layouts.layers import RunLayer, layers_of
 
 __all__ = ["export_params", "import_params"]
 
-NAMES = ("kernel", "recurrent_kernel", "bias")
+ARRAY_NAMES = ("kernel", "recurrent_kernel", "bias")
+"""Of a layer, in the order of `get_weights()`."""
 GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
+"""The gates in the order of Keras, by family of cells."""
 
 
 def import_params(
     cells: Cells, weights: Weights, *, activation: Callable[..., Any] = jnp.tanh
 ) -> Params:
-    """Params of the run of `cells`, of the weights of a layer, or of one layer above another.
+    """Converts the weights of a layer, or of a stack of layers, to params of the run of `cells`.
 
-    `forget_bias` of a cell is taken off the forget gate's bias (`unit_forget_bias` stores it):
-    exact with `forget_bias=0.0`, else rounded once.
+    `forget_bias` of a cell is subtracted from the forget gate's bias (Keras's
+    `unit_forget_bias` is stored in it): exact with `forget_bias=0.0`, else rounded once.
 
     Args:
-        cells: what the run takes: a cell (`MultiRNNCell` for a stack), a pair of cells for
+        cells: as the run takes them: a cell (`MultiRNNCell` for a stack), a pair of cells for
             `Bidirectional`, a pair of lists of cells for a stack of those. `LSTMCell`;
             `CudnnCompatibleGRUCell` for a `GRU`, or `GRUCell` with `reset_after=False`;
             `BasicRNNCell`.
-        weights: of a layer `layer.get_weights()`, or its arrays by the path of the variable,
-            `{v.path: v for v in layer.weights}`; of a stack a list of these, or
-            `model.get_weights()` of nothing else. Without biases they are 0.
-        activation: the function that the layer computes, where it is another than tanh: the
-            cell's too.
+        weights: for one layer `layer.get_weights()`, or arrays by the path of their variable,
+            `{v.path: v for v in layer.weights}`; for a stack a list of these, or
+            `model.get_weights()` of a model without other layers. Where layers have no biases,
+            the params have zeros.
+        activation: the activation function of the layer, if it is not tanh. It must be the
+            cell's, too.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or
-        `stack_bidirectional_dynamic_rnn`; NumPy's arrays, or JAX's where JAX's were given.
+        `stack_bidirectional_dynamic_rnn`; NumPy arrays, or JAX arrays where those were given.
 
     Raises:
         ValueError: Keras has no such cell, or arrays differ in number or shape. KeyError: names
-            are missing, or left over. TypeError: what is no floating array.
+            are missing or unexpected. TypeError: an array is not of floating dtype.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -63,9 +66,9 @@ def import_params(
         (7, 16)
     """
     framework = _framework(activation)
-    layers = check(framework, walk(cells))
+    layers = check_supported(framework, layers_of(cells))
     named = _by_name(layers, weights)
-    _check_resets(layers, named)
+    _check_bias_shapes(layers, named)
     return _convert.import_params(framework, cells, named)
 
 
@@ -76,15 +79,15 @@ def export_params(
     activation: Callable[..., Any] = jnp.tanh,
     use_bias: bool = True,
 ) -> list[Any]:
-    """The weights of a layer, or of one layer above another, of params of the run of `cells`.
+    """Converts params of the run of `cells` to the weights of a layer, or of a stack of layers.
 
     Args:
         cells, activation: as in `import_params`.
-        params: those of the run.
-        use_bias: `False` for a layer without biases; those of the params must be 0.
+        params: of the run.
+        use_bias: `False` for a layer without biases; the biases among the params must be 0.
 
     Returns:
-        A list of NumPy's arrays, for `layer.set_weights`; of a stack a list of these, one for
+        A list of NumPy arrays, for `layer.set_weights`; for a stack a list of these, one for
         each layer. (`Bidirectional` of a stack, from a pair of `MultiRNNCell`, is one layer.)
 
     Raises:
@@ -98,13 +101,13 @@ def export_params(
         >>> [array.shape for array in interop.keras.export_params(cell, params)]
         [(3, 12), (4, 12), (2, 12)]
     """
-    layers = walk(cells)
+    layers = layers_of(cells)
     arrays = _convert.export_params(_framework(activation), cells, params, biases=use_bias)
     each = [
-        [np.array(arrays[name], order="C") for name in _table(layer) if name in arrays]
+        [np.array(arrays[name], order="C") for name in _blocks(layer) if name in arrays]
         for layer in layers
     ]
-    if layers[0].depth is None or layers[0].apart:
+    if layers[0].depth is None or layers[0].separate_stacks:
         return sum(each, [])
     depths = [layer.depth or 0 for layer in layers]
     return [
@@ -114,36 +117,38 @@ def export_params(
 
 
 def _framework(activation: Callable[..., Any]) -> Framework:
+    """What Keras can hold, given the activation function of its layers."""
     return Framework(
         name="Keras",
-        table=_table,
-        kinds=tuple(GATES),
+        blocks=_blocks,
+        families=tuple(GATES),
         activations=dict.fromkeys(GATES, activation),
-        activation_hint="give activation=, the function, if the layer there computes it",
-        apart=True,
+        activation_hint="give activation=, the function, if it is the Keras layer's",
+        separate_stacks=True,
     )
 
 
-def _table(layer: Layer) -> Table:
-    gates = GATES[kind(layer.cell)]
-    biases = "bias hidden_bias" if kind(layer.cell) == "cudnn_gru" else "bias"
+def _blocks(layer: RunLayer) -> Blocks:
+    """The arrays of a layer by name."""
+    gates = GATES[family(layer.cell)]
+    biases = "bias hidden_bias" if family(layer.cell) == "cudnn_gru" else "bias"
     blocks = {
         "kernel": Block("input", gates),
         "recurrent_kernel": Block("hidden", gates),
         "bias": Block(biases, gates, optional=True),
     }
-    return layer.named(blocks)
+    return layer.with_path(blocks)
 
 
-def _by_name(layers: list[Layer], weights: Weights) -> dict[str, Any]:
-    """The arrays by the names of `_table`."""
+def _by_name(layers: list[RunLayer], weights: Weights) -> dict[str, Any]:
+    """The arrays of all layers by the names of `_blocks`."""
     if isinstance(weights, Mapping):
         return _by_path(layers, weights)
     nested = [isinstance(x, Mapping | tuple | list) for x in weights]
     if not any(nested):
         return _in_order(layers, weights)
     depths = sorted({layer.depth or 0 for layer in layers})
-    if not all(nested) or len(weights) != len(depths) or layers[0].apart:
+    if not all(nested) or len(weights) != len(depths) or layers[0].separate_stacks:
         raise ValueError(
             f"weights: expected one list or dict for each of {len(depths)} layers, or one list of "
             f"all arrays, got {len(weights)} elements, {sum(nested)} of them lists or dicts"
@@ -154,9 +159,11 @@ def _by_name(layers: list[Layer], weights: Weights) -> dict[str, Any]:
     return named
 
 
-def _in_order(layers: list[Layer], arrays: Sequence[Any]) -> dict[str, Any]:
-    names = NAMES[:2] if len(arrays) == 2 * len(layers) else NAMES
-    paths = [path for layer in layers for path in layer.named(dict.fromkeys(names))]
+def _in_order(layers: list[RunLayer], arrays: Sequence[Any]) -> dict[str, Any]:
+    """The arrays of all layers by name, from one flat list in Keras's order."""
+    # Layers without biases have two arrays each.
+    names = ARRAY_NAMES[:2] if len(arrays) == 2 * len(layers) else ARRAY_NAMES
+    paths = [path for layer in layers for path in layer.with_path(dict.fromkeys(names))]
     if len(arrays) != len(paths):
         raise ValueError(
             f"weights: expected {len(paths)} arrays, {', '.join(paths)}, or all but the biases, "
@@ -165,12 +172,13 @@ def _in_order(layers: list[Layer], arrays: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(paths, arrays, strict=True))
 
 
-def _by_path(layers: list[Layer], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """By paths like `bidirectional/forward_lstm/lstm_cell/kernel`, in any order."""
+def _by_path(layers: list[RunLayer], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of one layer by name, from paths such as `.../forward_lstm/lstm_cell/kernel`."""
+    # Forward first: `False` sorts before `True`, therefore `reverse`.
     scopes = sorted({path.rpartition("/")[0] for path in weights}, key=_is_forward, reverse=True)
-    both = [_is_forward(scope) for scope in scopes] == [True, False]
+    is_pair = [_is_forward(scope) for scope in scopes] == [True, False]
     directions = [layer.direction for layer in layers]
-    if not (len(scopes) == 1 and directions == [None] or both and directions == [0, 1]):
+    if not (len(scopes) == 1 and directions == [None] or is_pair and directions == [0, 1]):
         raise ValueError(
             f"weights: expected variables of {len(layers)} cells of one layer, under one scope or "
             f"under 'forward_…' and another, got {', '.join(scopes) or 'none'}; of a stack give a "
@@ -179,22 +187,24 @@ def _by_path(layers: list[Layer], weights: Mapping[str, Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for layer, scope in zip(layers, scopes, strict=True):
         inside = [(p.rpartition("/"), array) for p, array in weights.items()]
-        named |= layer.named({name: x for (before, _, name), x in inside if before == scope})
+        named |= layer.with_path({name: x for (before, _, name), x in inside if before == scope})
     return named
 
 
-def _check_resets(layers: list[Layer], named: Mapping[str, Any]) -> None:
-    """Says which cell has the equations of a GRU, which its bias shows."""
+def _check_bias_shapes(layers: list[RunLayer], named: Mapping[str, Any]) -> None:
+    """Refuses weights of another kind of GRU or of cuDNN, which the shape of the bias shows."""
     for layer in layers:
-        (name,) = layer.named({"bias": None})
-        both = 2 * len(GATES[kind(layer.cell)]) * layer.cell.num_units
-        if name in named and np.shape(named[name]) == (both,):
+        (name,) = layer.with_path({"bias": None})
+        # cuDNN's layers store both biases in one vector.
+        cudnn_size = 2 * len(GATES[family(layer.cell)]) * layer.cell.num_units
+        if name in named and np.shape(named[name]) == (cudnn_size,):
             raise ValueError(
                 f"weights: {name} is that of a CuDNNLSTM or CuDNNGRU, whose matrices are laid out "
                 "in another way; Keras converts them: load_weights of a file of theirs into an "
                 "LSTM, or a GRU with reset_after=True"
             )
-        ndim = {"gru": 1, "cudnn_gru": 2}.get(kind(layer.cell))
+        # With reset_after=True the bias is `[2, gates]`: one for the inputs, one for the state.
+        ndim = {"gru": 1, "cudnn_gru": 2}.get(family(layer.cell))
         if ndim and name in named and np.ndim(named[name]) == 3 - ndim:
             right, after = ("GRUCell", False) if ndim == 2 else ("CudnnCompatibleGRUCell", True)
             raise ValueError(
@@ -204,5 +214,6 @@ def _check_resets(layers: list[Layer], named: Mapping[str, Any]) -> None:
 
 
 def _is_forward(scope: str) -> bool:
-    """In `Bidirectional`, where a `backward_layer` that was given keeps its own name."""
+    """Whether a scope is that of the forward layer of a `Bidirectional`."""
+    # Only the forward layer's name is certain: a `backward_layer=` that is given has its own.
     return any(part.startswith("forward_") for part in scope.split("/"))

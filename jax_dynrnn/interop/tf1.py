@@ -1,4 +1,4 @@
-"""TensorFlow 1's variables as params, and back."""
+"""Converts variables of TensorFlow 1 to params and back."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from ._code import code
 from ._tf1.match import fit
 from ._tf1.names import is_memory
 from ._tf1.scopes import as_run, variable_names
-from ._tf1.shapes import fitted, smallest
-from ._tf1.table import Table
+from ._tf1.shapes import fit_input_size, smallest_input_size
+from ._tf1.table import CanonicalWeights
 
 __all__ = ["export_params", "import_params"]
 
 
 def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None = None) -> Params:
-    """The params of a run from the variables of a TensorFlow 1 model.
+    """Converts the variables of a TensorFlow 1 model to params of the run of `cells`.
 
-    Variables are found by their names, those of every version of TensorFlow 1, with or without
-    `:0`, whole or in shards; then their shapes are checked. Slots of optimisers, step counters
-    and moving averages are passed over, and so is whatever is outside of the cells' scopes. What
-    is not in variables is not checked: `forget_bias`, activations and clips are the cells'.
+    Variables are found by name (of any version of TensorFlow 1, with or without `:0`, partitioned
+    or not); then their shapes are checked. Slots of optimizers, step counters, moving averages and
+    everything outside of the cells' scopes are ignored. `forget_bias`, activations and clips are
+    not stored in variables, and so cannot be checked: they are those of the cells.
 
     Args:
         cells: one cell (a `MultiRNNCell` for a stack) as for `dynamic_rnn`, a pair `(cell_fw,
             cell_bw)` as for `bidirectional_dynamic_rnn`, or a pair of lists of cells as for
-            `stack_bidirectional_dynamic_rnn`. What `AttentionWrapper` attends to is not needed.
+            `stack_bidirectional_dynamic_rnn`. An `AttentionWrapper` needs no memory here.
         variables: arrays by name.
-        scope: that of the run, `"decoder/rnn"`, or one around it; of one cell with a name of its
-            own that, `"decoder/lstm_cell_1"`; `None`: the only one with variables of these cells.
+        scope: of the run, `"decoder/rnn"`, or any scope around it; for one cell with a name of its
+            own, that of the cell, `"decoder/lstm_cell_1"`; `None`: the only scope that has
+            variables of these cells.
 
     Returns:
-        Params, JAX's arrays, in the variables' dtypes (float64 needs x64). `LearnedInitialState`,
-        which TensorFlow 1 has not, takes `initial_state/...` in the scope around the cell.
+        Params as JAX arrays in the variables' dtypes (float64 needs x64). `LearnedInitialState`,
+        which TensorFlow 1 lacks, takes `initial_state/...` in the scope around the cell.
 
     Raises:
-        TypeError: a cell is not of this library, or `variables` are no mapping.
-        KeyError: variables are missing or, in the cells' scopes, left over; the message has the
-            nearest names. ValueError: their shapes do not fit, more than one scope's do, or they
-            are of one cell within or beside others, for which `scope` did not ask.
+        TypeError: a cell is not of this library, or `variables` is not a mapping.
+        KeyError: variables are missing or, in the cells' scopes, left over; the message lists the
+            nearest names. ValueError: shapes do not fit, or more than one scope fits, or the
+            variables belong to one cell within or beside others and `scope` does not name it.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -67,23 +68,23 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
             f"variables: expected a mapping of names to arrays, got {type(variables).__name__}; "
             "checkpoint.read_checkpoint(path) gives that of a file"
         )
-    tree, table, keys = fit(cells, Table(variables), scope)
-    arrays = [jnp.asarray(table.array(keys[path])) for path in by_name(tree)]
+    tree, weights, keys = fit(cells, CanonicalWeights(variables), scope)
+    arrays = [jnp.asarray(weights.array(keys[path])) for path in by_name(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
 
 def export_params(cells: Cells, params: Params, scope: str | None = None) -> dict[str, np.ndarray]:
-    """The variables of a TensorFlow 1 model from the params of a run.
+    """Converts params of the run of `cells` to the variables of a TensorFlow 1 model.
 
     Args:
         cells: as in `import_params`.
-        params: those of the run; a memory that is attended to may be with them.
-        scope: that of the run; `None`: TensorFlow's own, `rnn`, `bidirectional_rnn` or
-            `stack_bidirectional_rnn`. (`dynamic_decode` has `decoder`.) The `memory_layer` of an
-            attention mechanism goes to the scope around it.
+        params: of the run; they may include a memory that is attended to.
+        scope: of the run; `None`: TensorFlow's default, `rnn`, `bidirectional_rnn` or
+            `stack_bidirectional_rnn`. (That of `dynamic_decode` is `decoder`.) The `memory_layer`
+            of an attention mechanism gets the scope around the run's.
 
     Returns:
-        Arrays by the names of TensorFlow 1.15.
+        Arrays by their names in TensorFlow 1.15.
 
     Raises:
         TypeError: a cell is not of this library.
@@ -103,7 +104,9 @@ def export_params(cells: Cells, params: Params, scope: str | None = None) -> dic
     """
     run = as_run(cells)
     arrays = by_name(params)
-    size, tree = smallest(run, arrays)
+    # A few params exist only for some input sizes, so names are checked first, at the smallest
+    # size; then the real size is inferred from the shapes.
+    size, tree = smallest_input_size(run, arrays)
     names = variable_names(run, tree)
     if set(names) != set(arrays):
         missing, unexpected = names.keys() - arrays.keys(), arrays.keys() - names.keys()
@@ -112,7 +115,7 @@ def export_params(cells: Cells, params: Params, scope: str | None = None) -> dic
             f"{', '.join(sorted(missing)) or 'none'}; unexpected: "
             f"{', '.join(sorted(unexpected)) or 'none'}"
         )
-    size, expected = fitted(run, size, {path: np.shape(x) for path, x in arrays.items()})
+    size, expected = fit_input_size(run, size, {path: np.shape(x) for path, x in arrays.items()})
     for path, x in by_name(expected).items():
         if x.shape != np.shape(arrays[path]):
             raise ValueError(

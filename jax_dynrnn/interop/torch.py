@@ -1,6 +1,6 @@
-"""Weights of PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, and of its `nn.LSTMCell`, ...
+"""Converts weights of PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, and of its `nn.LSTMCell`, ...
 
-They come and go as a `state_dict`: arrays by name. No PyTorch is needed.
+They are a `state_dict`: arrays by name. PyTorch need not be installed.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ import numpy as np
 from .._cell import Params
 from .._types import Cells
 from ._layouts import convert as _convert
-from ._layouts.blocks import Block, Table
-from ._layouts.framework import Framework, kind
-from ._layouts.layers import Layer, walk
+from ._layouts.blocks import Block, Blocks
+from ._layouts.framework import Framework, family
+from ._layouts.layers import RunLayer, layers_of
 
 __all__ = ["export_params", "import_params"]
 
 GATES = {"lstm": "ifgo", "cudnn_gru": "rzn", "rnn": "h"}
+"""The gates in the order of PyTorch, by family of cells."""
 
 
 def import_params(
     cells: Cells, weights: Mapping[str, Any], *, prefix: str = "", nonlinearity: str = "tanh"
 ) -> Params:
-    """Params of the run of `cells`, of the `state_dict` of a module.
+    """Converts the `state_dict` of a module to params of the run of `cells`.
 
-    The two biases of PyTorch are added up, and `forget_bias` of a cell is taken off the forget
-    gate's: both exact with `bias=False` and `forget_bias=0.0`, else rounded once.
+    The two biases of PyTorch are added, and a cell's `forget_bias` is subtracted from the forget
+    gate's bias: both exact with `bias=False` and `forget_bias=0.0`, else rounded once.
 
     Args:
-        cells: what the run takes: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
+        cells: as the run takes them: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
             for `bidirectional=True`, a pair of lists of cells for both. `LSTMCell` (also with
             `num_proj` for `proj_size`), `CudnnCompatibleGRUCell` or `BasicRNNCell`.
-        weights: arrays by name, anything that NumPy or JAX takes. `weight_ih_l0` or, of
-            `nn.LSTMCell`, `weight_ih`; without biases they are 0.
-        prefix: the name of this module in a model: `"encoder"`. Other names are not looked at.
-        nonlinearity: of an `nn.RNN`. With `"relu"` the cell's activation is `jax.nn.relu`.
+        weights: arrays by name, anything that NumPy or JAX can convert: `weight_ih_l0` or, for
+            an `nn.LSTMCell`, `weight_ih`. Where there are no biases, the params have zeros.
+        prefix: the name of this module in a model: `"encoder"`. Other modules are ignored.
+        nonlinearity: of an `nn.RNN`. For `"relu"` the cell's activation must be `jax.nn.relu`.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or
-        `stack_bidirectional_dynamic_rnn`; NumPy's arrays, or JAX's where JAX's were given.
+        `stack_bidirectional_dynamic_rnn`; NumPy arrays, or JAX arrays where those were given.
 
     Raises:
         ValueError: PyTorch has no such cell, or an array has another shape. KeyError: names
-            are missing, or left over. TypeError: what is no floating array.
+            are missing or unexpected. TypeError: an array is not of floating dtype.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -68,9 +69,11 @@ def import_params(
             f"{type(weights).__name__}"
         )
     prefix = _dotted(prefix)
-    own = {str(name): array for name, array in weights.items() if str(name).startswith(prefix)}
-    single = f"{prefix}weight_ih" in own and len(walk(cells)) == 1
-    return _convert.import_params(_framework(prefix, nonlinearity, single), cells, own)
+    module_weights = {
+        str(name): array for name, array in weights.items() if str(name).startswith(prefix)
+    }
+    single = f"{prefix}weight_ih" in module_weights and len(layers_of(cells)) == 1
+    return _convert.import_params(_framework(prefix, nonlinearity, single), cells, module_weights)
 
 
 def export_params(
@@ -82,22 +85,22 @@ def export_params(
     bias: bool = True,
     single_cell: bool = False,
 ) -> dict[str, np.ndarray]:
-    """The `state_dict` of a module, of params of the run of `cells`.
+    """Converts params of the run of `cells` to the `state_dict` of a module.
 
     The bias becomes `bias_ih`, with the `forget_bias` of the cell added; `bias_hh` is 0 but for
     the candidate of a GRU.
 
     Args:
         cells: as in `import_params`.
-        params: those of the run.
-        prefix: the name of the module in a model, to write before the names.
-        nonlinearity: of the `nn.RNN` that is to have them.
-        bias: `False` for a module without biases; those of the params must be 0.
+        params: of the run.
+        prefix: the name of the module in a model, which is put before the names.
+        nonlinearity: of the `nn.RNN` that they are for.
+        bias: `False` for a module without biases; the biases among the params must be 0.
         single_cell: names as in `nn.LSTMCell` (`weight_ih`), not `nn.LSTM` (`weight_ih_l0`).
 
     Returns:
-        NumPy's arrays by name: `{name: torch.from_numpy(array) ...}` is what
-        `load_state_dict` takes.
+        NumPy arrays by name: `load_state_dict` takes them as
+        `{name: torch.from_numpy(array) ...}`.
 
     Raises:
         ValueError, KeyError, TypeError: as in `import_params`.
@@ -111,10 +114,10 @@ def export_params(
         >>> weights["weight_ih_l0"].shape, weights["bias_hh_l1"].shape
         ((12, 3), (12,))
     """
-    if single_cell and len(walk(cells)) > 1:
+    if single_cell and len(layers_of(cells)) > 1:
         raise ValueError(
             "single_cell: expected one cell, without a MultiRNNCell or a pair, got "
-            f"{len(walk(cells))} layers; export them one by one"
+            f"{len(layers_of(cells))} layers; export them one by one"
         )
     framework = _framework(_dotted(prefix), nonlinearity, single_cell)
     weights = _convert.export_params(framework, cells, params, biases=bias)
@@ -122,29 +125,30 @@ def export_params(
 
 
 def _dotted(prefix: str) -> str:
-    """With the dot that is between the name of a module and that of its weight."""
+    """The prefix with the dot that separates a module's name from that of its weight."""
     return prefix if not prefix or prefix.endswith(".") else f"{prefix}."
 
 
 def _framework(prefix: str, nonlinearity: str, single: bool) -> Framework:
+    """What PyTorch can hold: `single` is for `nn.LSTMCell` and its like."""
     activations = {"tanh": jnp.tanh, "relu": jax.nn.relu}
     if nonlinearity not in activations:
         raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
     return Framework(
         name="nn.LSTMCell" if single else "PyTorch",
-        table=lambda layer: table(layer, prefix, single),
-        kinds=tuple(GATES),
+        blocks=lambda layer: layer_blocks(layer, prefix, single),
+        families=tuple(GATES),
         projection=not single,
         activations={"rnn": activations[nonlinearity]},
-        activation_hint="an nn.RNN may have relu: say nonlinearity='relu' if it has",
+        activation_hint="give nonlinearity='relu' if it is that of the nn.RNN",
         names_hint="give as many cells as there are layers, and prefix= of a module in a model",
-        uniform=True,
+        uniform_layers=True,
     )
 
 
-def table(layer: Layer, prefix: str = "", single: bool = False) -> Table:
-    """The arrays of a layer, as cuDNN has them too."""
-    gates = GATES[kind(layer.cell)]
+def layer_blocks(layer: RunLayer, prefix: str = "", single: bool = False) -> Blocks:
+    """The arrays of a layer by name; cuDNN has the same, in the same order."""
+    gates = GATES[family(layer.cell)]
     end = "" if single else f"_l{layer.depth or 0}" + ("_reverse" if layer.direction else "")
     blocks = {
         "weight_ih": Block("input", gates, transposed=True),
@@ -153,5 +157,6 @@ def table(layer: Layer, prefix: str = "", single: bool = False) -> Table:
         "bias_hh": Block("hidden_bias", gates, optional=True),
     }
     if getattr(layer.cell, "num_proj", None) is not None:
+        # No gate letter names the columns of a projection: `p` stands for them.
         blocks["weight_hr"] = Block("projection", "p", transposed=True)
     return {f"{prefix}{name}{end}": block for name, block in blocks.items()}

@@ -153,7 +153,7 @@ def test_variables_that_are_whole_are_read(copied):
 FLOAT = field(1, 1)
 FAULTS = {
     "expected a header": {HEADER: None},
-    "lowest byte first": {HEADER: field(1, 1) + field(2, 1)},
+    "little-endian machine": {HEADER: field(1, 1) + field(2, 1)},
     "format version 1, got a later one": {HEADER: field(1, 1) + field(3, field(2, 2))},
     r"tensors in 0 data files, got \[0\]": {HEADER: b""},
     "a name in UTF-8": {b"\xff": b""},

@@ -16,7 +16,7 @@ from jax_dynrnn.interop._escape import closest, escaped, quoted
 from jax_dynrnn.interop._formats import bundle
 from jax_dynrnn.interop._tf1 import table as table_module
 from jax_dynrnn.interop._tf1.recognise import recognised
-from jax_dynrnn.interop._tf1.table import Table
+from jax_dynrnn.interop._tf1.table import CanonicalWeights
 
 WORDS = rnn.GRUCell(2)
 HOSTILE = (
@@ -214,7 +214,7 @@ def test_a_variable_where_a_scope_is_expected(name, shape):
     variables = GRU | {name: np.ones(shape, np.float32)}
     inner = {f"{name}/gru_cell/gates/bias": np.ones(4, np.float32)}
     for given in (variables, variables | inner):
-        assert ("gru", WORDS) in recognised(Table(given))
+        assert ("gru", WORDS) in recognised(CanonicalWeights(given))
         tf1.import_params(WORDS, given, "gru")
 
 
@@ -237,7 +237,7 @@ def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch
 
 def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
     """The nearest layers of each cell are found by its scope, not among all there are."""
-    numbered = calls(monkeypatch, "_number")
+    numbered = calls(monkeypatch, "_memory_number")
     cell = "decoder/attention_wrapper"
     variables = {f"m_{i}/memory_layer/kernel": np.ones((2, 4), np.float32) for i in range(500)}
     for i in range(20):
@@ -247,7 +247,7 @@ def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
         variables[f"run_{i}/{cell}/gru_cell/candidate/bias"] = np.ones(4, np.float32)
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     assert "run_19/decoder" in printed(capsys, tmp_path / "model")
-    assert 0 < len(numbered) <= 3 * 20 * table_module.MOST_MEMORIES
+    assert 0 < len(numbered) <= 3 * 20 * table_module.MAX_MEMORIES
 
 
 def test_long_names_do_not_widen_the_rows_of_others(tmp_path, capsys):
@@ -292,7 +292,7 @@ def stored_lstm(request, tmp_path):
 
 def test_cells_are_recognised_without_reading(stored_lstm, reads):
     cell, path, _, _ = stored_lstm
-    assert recognised(Table(checkpoint.read_checkpoint(path))) == [("rnn", cell)]
+    assert recognised(CanonicalWeights(checkpoint.read_checkpoint(path))) == [("rnn", cell)]
     assert not reads
 
 

@@ -416,7 +416,7 @@ ARCHIVES = {
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_archives_are_refused(tmp_path, monkeypatch, name):
     members, compression, text = ARCHIVES[name]
-    monkeypatch.setattr(npz, "MOST_READ_BYTES", 3 * MANY)
+    monkeypatch.setattr(npz, "MAX_READ_BYTES", 3 * MANY)
     path = archive(tmp_path / "a.npz", members(), compression)
     refused(lambda path: read_npz_specs(str(path)), path, text)
 

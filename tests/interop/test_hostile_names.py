@@ -58,7 +58,7 @@ def test_many_variables_are_listed_in_little_memory(tmp_path):
             written.append(text.count("\n"))
 
     with pytest.MonkeyPatch.context() as patch, capped(len(index), fixed_bytes=3 * MEBIBYTE):
-        patch.setattr(command, "MOST_TABLE_BYTES", MEBIBYTE)
+        patch.setattr(command, "MAX_WEIGHTS_BYTES", MEBIBYTE)
         patch.setattr("sys.stdout", Discarded())
         command.main([str(tmp_path / "model")])
     assert sum(written) > count
@@ -66,7 +66,7 @@ def test_many_variables_are_listed_in_little_memory(tmp_path):
 
 def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
     """It says so, and finds those of a scope."""
-    monkeypatch.setattr(command, "MOST_TABLE_BYTES", 1 << 14)
+    monkeypatch.setattr(command, "MAX_WEIGHTS_BYTES", 1 << 14)
     checkpoint.write_checkpoint(tmp_path / "model", grus(30))
     assert "# 30 variables are too many to find cells among; use --scope" in printed(
         capsys, tmp_path / "model"
@@ -77,7 +77,7 @@ def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
 
 def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatch):
     for module in (command, recognise):
-        monkeypatch.setattr(module, "MOST_FOUND", 3)
+        monkeypatch.setattr(module, "MAX_FOUND", 3)
     for count in (3, 4):
         checkpoint.write_checkpoint(tmp_path / "model", grus(count))
         output = printed(capsys, tmp_path / "model")
@@ -192,4 +192,4 @@ def test_a_model_of_usual_size_is_recognised():
         for part in ("kernel", "bias", "w_f_diag")
         for slot in ("", "/Adam", "/Adam_1")
     )
-    assert recognise.needed_bytes(names) < command.MOST_TABLE_BYTES
+    assert recognise.needed_bytes(names) < command.MAX_WEIGHTS_BYTES

@@ -9,7 +9,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn.interop import __main__ as command
 from jax_dynrnn.interop import checkpoint, tf1
 from jax_dynrnn.interop._tf1.recognise import recognised
-from jax_dynrnn.interop._tf1.table import Table
+from jax_dynrnn.interop._tf1.table import CanonicalWeights
 
 NOT_TOLD = {
     rnn.AttentionCellWrapper, rnn.BidirectionalGridLSTMCell, rnn.Conv1DLSTMCell,
@@ -23,7 +23,7 @@ NOT_TOLD = {
 def test_every_cell_is_recognised(case):
     """Its sizes, and the options that its variables show."""
     variables = tf1.export_params(case.cell, params_of(case), "model/run")
-    [(scope, cells)] = recognised(Table(variables))
+    [(scope, cells)] = recognised(CanonicalWeights(variables))
     if type(case.cell) in NOT_TOLD:
         assert cells is type(case.cell) and scope.startswith("model/run/")
         return
@@ -138,7 +138,7 @@ def test_a_variable_that_cannot_be_read(tmp_path, capsys):
 def test_a_stack_of_which_one_layer_is_recognised():
     cell = rnn.MultiRNNCell([rnn.GRUCell(2), rnn.AttentionCellWrapper(rnn.GRUCell(2), 3)])
     variables = tf1.export_params(cell, drawn(cell.init))
-    assert recognised(Table(variables)) == [
+    assert recognised(CanonicalWeights(variables)) == [
         ("rnn/multi_rnn_cell/cell_0", rnn.GRUCell(2)),
         ("rnn/multi_rnn_cell/cell_1/attention_cell_wrapper", rnn.AttentionCellWrapper),
     ]
@@ -154,7 +154,7 @@ def test_what_a_cudnn_lstm_saves(cells):
     )  # fmt: skip
     variables = tf1.export_params(cells, drawn(init), "cudnn_lstm/rnn")
     variables = {n.replace("/lstm_", "/cudnn_compatible_lstm_"): x for n, x in variables.items()}
-    assert recognised(Table(variables)) == [("cudnn_lstm/rnn", cells)]
+    assert recognised(CanonicalWeights(variables)) == [("cudnn_lstm/rnn", cells)]
 
 
 def test_the_second_cell_of_a_scope():
@@ -163,7 +163,7 @@ def test_the_second_cell_of_a_scope():
     variables = tf1.export_params(two, drawn(two.init), "decoder")
     variables = {n.replace("lstm_cell", "basic_lstm_cell_1"): x for n, x in variables.items()}
     variables |= tf1.export_params(one, drawn(one.init), "decoder")
-    found = recognised(Table(variables))
+    found = recognised(CanonicalWeights(variables))
     assert found == [("decoder", one), ("decoder/basic_lstm_cell_1", two)]
     params = tf1.import_params(two, variables, "decoder/basic_lstm_cell_1")
     assert_equal(params, drawn(two.init))

@@ -41,7 +41,7 @@ def test_a_cell_that_has_a_name_of_its_own():
     usual = variables_of(cell, scope="decoder")
     for own in ("lstm_cell_1", "Words"):
         variables = {n.replace("lstm_cell", own): x for n, x in usual.items()}
-        with pytest.raises(KeyError, match="of one cell with a name of its own give scope="):
+        with pytest.raises(KeyError, match="for one cell with a name of its own give its scope"):
             tf1.import_params(cell, variables, "decoder")
         params = tf1.import_params(cell, variables | {"lstm_cell/kernel": 0}, f"decoder/{own}")
         assert_equal(tf1.export_params(cell, params, "decoder"), usual)

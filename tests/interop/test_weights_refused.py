@@ -33,11 +33,11 @@ CELLS = {
     "relu of an LSTM": (
         "torch",
         rnn.LSTMCell(H, activation=jax.nn.relu),
-        "relu, and there it is tanh",
+        "relu, and that of PyTorch is tanh",
     ),
     "relu in keras": ("keras", RELU, "activation is relu.*activation="),
     "relu in flax": ("flax", RELU, "activation is relu.*activation_fn"),
-    "tanh in haiku": ("haiku", RNN, "activation is tanh, and there it is relu"),
+    "tanh in haiku": ("haiku", RNN, "activation is tanh, and that of Haiku is relu"),
     "layer norm": ("torch", rnn.LayerNormBasicLSTMCell(H), "expected one of BasicLSTMCell"),
     "a wrapper with variables": ("keras", rnn.OutputProjectionWrapper(LSTM, 2), "the cell inside"),
     "in a stack": ("torch", rnn.MultiRNNCell([LSTM, rnn.GRUCell(H)]), "cells, cell_1: rnn.GRUCell"),
@@ -80,7 +80,7 @@ def relu(x):
 
 
 def test_a_function_of_the_same_name():
-    with pytest.raises(ValueError, match="is relu, and there it is another function, also relu"):
+    with pytest.raises(ValueError, match="is relu, and that of Keras is another function, also"):
         interop.keras.import_params(RELU, [], activation=relu)
 
 

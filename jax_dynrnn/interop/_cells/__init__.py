@@ -1,1 +1,1 @@
-"""Cells of other frameworks, as cells of this library."""
+"""Adapters: cells of other frameworks as cells of this package."""

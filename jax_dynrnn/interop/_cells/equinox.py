@@ -1,4 +1,4 @@
-"""Equinox's cells as cells of this package."""
+"""Adapts Equinox's cells to this package."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class EquinoxCell(Cell):
     """Runs an Equinox cell, which takes one row at a time, over a batch.
 
     Args:
-        module: called as `module(input, state) -> new_state`, as the cells of `equinox.nn`
-            are, with `key=` where the run has one (then each row has its own).
-        state: where a row begins; default: zeros, for those of `equinox.nn`.
+        module: called as `module(input, state) -> new_state`, like the cells of `equinox.nn`;
+            with `key=` if the run has a key (each row then receives its own).
+        state: the start state of one row; default: zeros, for the cells of `equinox.nn`.
 
-    Params: the module's arrays, `equinox.filter(module, equinox.is_array)`, which
-    `cell.params` has. The module has them, so `init` draws nothing: it returns the same, in
-    `dtype`. A module all of whose leaves are arrays, such as a `GRUCell`, serves as params
-    itself. State: the module's, `(h, c)` of an LSTM. Output: the new state, or the first
-    entry of one that is a tuple.
+    Params: the module's arrays, `equinox.filter(module, equinox.is_array)`, available as
+    `cell.params`. They exist already, so `init` draws nothing: it returns them, in `dtype`. A
+    module all of whose leaves are arrays, such as a `GRUCell`, can be used as params itself.
+    State: the module's, `(h, c)` for an LSTM. Output: the new state, or the first element of
+    one that is a tuple.
 
-    It is not compared by value, as cells otherwise are: run it under `jax.jit`. A model may
-    make one of a submodule at every call.
+    Unlike other cells it is compared by identity, not by value: run it under `jax.jit`. A
+    model may construct one around a submodule at every call.
 
     Raises:
-        TypeError: `module` is not callable, or `state` is needed.
+        TypeError: `module` is not callable, or its start state is unknown and `state` is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -56,22 +56,23 @@ class EquinoxCell(Cell):
                 f"{self.module!r:.60}"
             )
         if self.state is None:
-            object.__setattr__(self, "state", _zeros(self.module))
+            # The dataclass is frozen.
+            object.__setattr__(self, "state", _zero_row_state(self.module))
 
     def __repr__(self) -> str:
         return f"EquinoxCell({type(self.module).__name__})"
 
     @property
     def params(self) -> Params:
-        """The params that the module has."""
+        """The arrays of the module; `None` takes the place of its other leaves."""
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else None, self.module)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        """The params that the module has, in `dtype`."""
+        """The arrays of the module, in `dtype`: nothing is drawn."""
         return cast(self.params, dtype)
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
-        """`state` for each row, in `dtype`."""
+        """The start state, broadcast to the batch, in `dtype`."""
         batch = batch_tuple(batch_shape)
         row = cast(self.state, dtype)
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), row)
@@ -80,8 +81,10 @@ class EquinoxCell(Cell):
         self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         batch = jnp.shape(jax.tree.leaves(inputs)[0])[: -self.feature_ndim]
+        # A dict, since some modules take no `key` at all.
         keys = {} if key is None else {"key": jax.random.split(key, batch)}
         step = _with_params(self.module, params)
+        # The module takes one row: one vmap for each axis of the batch.
         for _ in batch:
             step = jax.vmap(step)
         new = step(inputs, state, keys)
@@ -89,21 +92,31 @@ class EquinoxCell(Cell):
 
 
 def _with_params(module: Any, params: Params) -> Any:
-    """The step of one row by `module` with other arrays."""
-    is_none = lambda x: x is None  # noqa: E731
-    own = lambda given, x: x if given is None else given  # noqa: E731
-    module = jax.tree.map(own, params, module, is_leaf=is_none)
-    return lambda inputs, state, keys: module(inputs, state, **keys)
+    """The step of one row, by a copy of `module` whose arrays are `params`."""
+
+    def is_none(leaf: Any) -> bool:
+        return leaf is None
+
+    def replaced(param: Any, leaf: Any) -> Any:
+        return leaf if param is None else param
+
+    # `None`, which stands for leaves that are no arrays, would be an empty subtree by default.
+    module = jax.tree.map(replaced, params, module, is_leaf=is_none)
+
+    def step(inputs: Inputs, state: State, keys: dict[str, Any]) -> State:
+        return module(inputs, state, **keys)
+
+    return step
 
 
-def _zeros(module: Any) -> State:
-    """Where the cells of `equinox.nn` begin."""
+def _zero_row_state(module: Any) -> State:
+    """The start state of one row, for the cells of `equinox.nn`."""
     from equinox import nn
 
     if not isinstance(module, nn.GRUCell | nn.LSTMCell):
         raise TypeError(
             f"EquinoxCell: expected state=, where a row of {type(module).__name__} begins, got "
-            "None; only of equinox.nn.GRUCell and LSTMCell it is known"
+            "None; it is known only for equinox.nn.GRUCell and LSTMCell"
         )
     zeros = jnp.zeros(module.hidden_size)
     return zeros if isinstance(module, nn.GRUCell) else (zeros, zeros)

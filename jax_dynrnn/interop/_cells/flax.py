@@ -1,4 +1,4 @@
-"""Flax's cells, Linen's and NNX's, as cells of this package."""
+"""Adapts Flax's cells, Linen's and NNX's, to this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..._types import BatchShape, DTypeLike, Inputs, Key, Shapes
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _FlaxCell(Cell):
-    """What the adapters of both have in common: the carry, and how many axes inputs have."""
+    """The common base of both adapters: the carry, and the number of feature axes."""
 
     module: Any
     input_shape: tuple[Any, ...] | None = None
@@ -48,10 +48,12 @@ class _FlaxCell(Cell):
         return self.module.num_feature_axes
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
-        """What `initialize_carry` makes where `RNN` is given no key, in `dtype`."""
-        features = self.input_shape or (None,) * self.feature_ndim  # most cells do not ask
+        """The carry that an `RNN` without a key starts from, in `dtype`."""
+        # Most carries do not depend on the sizes of the features, which are unknown here.
+        features = self.input_shape or (None,) * self.feature_ndim
         try:
             carry = self._carry((*batch_tuple(batch_shape), *features))
+        # A carry that does depend on them fails to compute with `None`.
         except TypeError as error:
             if self.input_shape is not None:
                 raise
@@ -71,19 +73,19 @@ class LinenCell(_FlaxCell):
     """Runs a `flax.linen` cell.
 
     Args:
-        module: an `RNNCellBase`. Its variables are all params.
+        module: an `RNNCellBase` whose only variables are params.
         input_shape: the shape of one step of one row, for a module whose carry depends on
             it, such as `ConvLSTMCell`.
 
-    Params: those of Flax, the collection `params`; of a trained `nn.RNN(module)` they are
-    `variables["params"]["cell"]`. `init` makes them in its `dtype`, whatever `param_dtype`.
-    State: Flax's carry, `(c, h)` of an LSTM. Output: the module's. The key of a step is the
-    module's stream `dropout`; without one a module that draws fails, so evaluate another one,
-    with its own flag (`deterministic`).
+    Params: Flax's, the collection `params`; for a trained `nn.RNN(module)` they are
+    `variables["params"]["cell"]`. `init` returns them in its `dtype`, whatever `param_dtype`.
+    State: Flax's carry, `(c, h)` for an LSTM. Output: the module's. The key of a step is the
+    module's stream `dropout`. Without a key, a module that draws random numbers fails: evaluate
+    with another module, made with its own flag (`deterministic`).
 
     Raises:
-        TypeError: `module` is not a cell, or has other variables than params.
-        ValueError: its carry depends on `input_shape`, and none is given.
+        TypeError: `module` is not a cell, or has variables that are not params.
+        ValueError: its carry depends on `input_shape`, which is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -99,7 +101,8 @@ class LinenCell(_FlaxCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unbound = self.module.clone(parent=None, name=None)  # it may be made inside a model
+        # A module that was made inside a model is bound to it, and could not be run alone.
+        unbound = self.module.clone(parent=None, name=None)
         object.__setattr__(self, "module", unbound)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
@@ -109,12 +112,13 @@ class LinenCell(_FlaxCell):
                 f"{input_shape!r}"
             )
         row = (1, *input_shape[len(input_shape) - self.feature_ndim :])
-        carry = self._carry(row)  # it has the dtype that the module makes its params in
+        # The carry has the module's `param_dtype`, in which it is initialized here.
+        carry = self._carry(row)
         variables = self.module.init(key, carry, jnp.zeros(row, promoted(carry)))
         if set(variables) - {"params"}:
             raise TypeError(
                 f"{self!r}: expected a module with no variables but params, got "
-                f"{', '.join(variables)}; what changes from step to step belongs to the carry"
+                f"{', '.join(variables)}; values that change with the step belong in the carry"
             )
         return cast(variables.get("params", {}), dtype)
 
@@ -133,21 +137,21 @@ class NNXCell(_FlaxCell):
     """Runs a `flax.nnx` cell.
 
     Args:
-        module: an `nnx.RNNCellBase`. Its variables are `nnx.Param`s and streams of keys.
+        module: an `nnx.RNNCellBase` whose only variables are `nnx.Param`s and streams of keys.
         input_shape: the shape of one step of one row, for a module whose carry depends on it.
 
-    Params: the nested dict of the module's `nnx.Param`s, which `cell.params` has as they are
-    now. The module has them, so `init` draws nothing: it returns the same, in `dtype`.
-    `nnx.update(module, params)` puts trained ones back. State: Flax's carry, `(c, h)` of an
-    LSTM. Output: the module's. The key of a step is that of all streams of the module, which
-    does not change; without a key the module evaluates, as after `module.eval()`.
+    Params: the nested dict of the module's `nnx.Param`s; `cell.params` returns their current
+    values. They exist already, so `init` draws nothing: it returns them, in `dtype`.
+    `nnx.update(module, params)` puts trained ones back. State: Flax's carry, `(c, h)` for an
+    LSTM. Output: the module's. All streams of keys are derived from the key of the step, and
+    the module itself is not changed; without a key it evaluates, as after `module.eval()`.
 
-    It is not compared by value, as cells otherwise are: run it under `jax.jit`. A model may
-    make one of a submodule at every call.
+    Unlike other cells it is compared by identity, not by value: run it under `jax.jit`. A
+    model may construct one around a submodule at every call.
 
     Raises:
-        TypeError: `module` is not a cell, or has other variables (statistics).
-        ValueError: its carry depends on `input_shape`, and none is given.
+        TypeError: `module` is not a cell, or has other variables (such as batch statistics).
+        ValueError: its carry depends on `input_shape`, which is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -162,11 +166,11 @@ class NNXCell(_FlaxCell):
 
     @property
     def params(self) -> Params:
-        """The params that the module has."""
+        """The current params of the module."""
         return self._split()[1]
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        """The params that the module has, in `dtype`."""
+        """The current params of the module, in `dtype`: nothing is drawn."""
         return cast(self.params, dtype)
 
     def _carry(self, input_shape: tuple[Any, ...]) -> State:
@@ -180,15 +184,16 @@ class NNXCell(_FlaxCell):
         from flax import nnx
 
         graph, _, streams = self._split()
-        streams = nnx.to_pure_dict(streams if key is None else _begun_anew(streams, key))
-        module = nnx.merge(graph, as_dicts(params), streams)  # a copy
+        streams = nnx.to_pure_dict(streams if key is None else _reseeded(streams, key))
+        # `merge` makes a copy: the streams of the module itself do not advance.
+        module = nnx.merge(graph, as_dicts(params), streams)
         if key is None:
             module.eval()
         new, output = module(state, inputs)
         return output, new
 
     def _split(self) -> tuple[Any, Params, Any]:
-        """The module without variables, its params, and its streams of keys."""
+        """The module's graph without variables, its params, and its streams of keys."""
         from flax import nnx
 
         graph, params, streams, rest = nnx.split(self.module, nnx.Param, nnx.RngState, ...)
@@ -196,21 +201,22 @@ class NNXCell(_FlaxCell):
         if others:
             raise TypeError(
                 f"{self!r}: expected a module with no variables but nnx.Param and streams of "
-                f"keys, got {', '.join(sorted(others))}; what changes from step to step belongs "
-                "to the carry"
+                f"keys, got {', '.join(sorted(others))}; values that change with the step belong "
+                "in the carry"
             )
         return graph, nnx.to_pure_dict(params), streams
 
 
-def _begun_anew(streams: Any, key: jax.Array) -> Any:
-    """The streams of keys, each from a key of its own made of `key`."""
+def _reseeded(streams: Any, key: jax.Array) -> Any:
+    """The streams of keys, each with a key of its own derived from `key` and its count at 0."""
     from flax import nnx
 
-    place = itertools.count()
+    counter = itertools.count()
 
     def leaf(x):
         if not isinstance(x, nnx.RngKey):
             return x.replace(jnp.zeros_like(x.get_value()))
-        return x.replace(jax.random.split(jax.random.fold_in(key, next(place)), x.shape))
+        # A stream may be an array of keys: it receives as many.
+        return x.replace(jax.random.split(jax.random.fold_in(key, next(counter)), x.shape))
 
     return jax.tree.map(leaf, streams, is_leaf=lambda x: isinstance(x, nnx.Variable))

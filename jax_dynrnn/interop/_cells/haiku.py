@@ -1,4 +1,4 @@
-"""Haiku's cores as cells of this package."""
+"""Adapts Haiku's cores to this package."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ class HaikuCell(Cell):
     """Runs a Haiku core.
 
     Args:
-        make_core: makes the `hk.RNNCore`, which can be made only inside of `hk.transform`.
-            Cells are equal if it is the same function.
-        feature_ndim: how many axes the inputs have beside batch and time; 3 for a
+        make_core: a function that makes the `hk.RNNCore`, since one can be made only inside of
+            `hk.transform`. Cells are equal if it is the same function.
+        feature_ndim: the number of axes of the inputs beside batch and time; 3 for a
             `Conv2DLSTM`.
 
-    Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; of a core
-    inside a model cut the model's name off theirs first. State: that of
-    `initial_state`, `LSTMState(hidden, cell)` of an LSTM. Output: the core's. The key of a
-    step is what `hk.next_rng_key()` splits; without one a core that draws fails.
+    Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; for a core
+    inside a model, remove the model's name from the module names first. State: as of
+    `initial_state`, `LSTMState(hidden, cell)` for an LSTM. Output: the core's. The key of a
+    step is what `hk.next_rng_key()` splits; without one, a core that draws random numbers
+    fails.
 
     Raises:
         TypeError: `make_core` is not a function.
@@ -62,6 +63,7 @@ class HaikuCell(Cell):
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         """The core's `initial_state`, in `dtype`."""
+        # `initial_state(None)` is Haiku's state without a batch axis.
         batch_size = batch_tuple(batch_shape) or (None,)
         initial = _transform(lambda: self.make_core().initial_state(*batch_size))
         return cast(initial.apply({}, None), dtype)
@@ -77,6 +79,7 @@ class HaikuCell(Cell):
 
 
 def _transform(function: Callable[..., Any]) -> Any:
+    """`hk.transform`; Haiku is imported only where a cell is used."""
     import haiku as hk
 
     return hk.transform(function)

@@ -1,4 +1,4 @@
-"""How much memory reading a file may take."""
+"""Bounds the memory that reading a file may take."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ FACTOR = 2
 
 
 def text_bytes(data: bytes) -> int:
-    """The most that the characters of this UTF-8 take: one rare one makes all of them 4 bytes."""
+    """An upper bound of the memory for the characters of this UTF-8.
+
+    Python stores all characters of a string in the width of its widest one, up to 4 bytes.
+    """
     return len(data) if data.isascii() else 4 * len(data)
 
 
 class Budget:
-    """The bytes that a reader may still allocate beyond the file's own.
+    """The number of bytes that a reader may still allocate, beyond the file itself.
 
-    Formats have many ways to say much in few bytes: compression, prefixes shared with the key
-    before, one value repeated. Each reader takes what it is about to allocate from one budget, so
-    that no combination of them allocates more. It also bounds the time.
+    The formats can declare much in few bytes: by compression, by prefixes shared with the previous
+    key, by one value that is repeated. Each reader takes what it is about to allocate from one
+    budget, so that no combination of these exceeds it. This also bounds the time.
     """
 
     def __init__(self, file_size: int):
         self._total = self._left = FIXED_BYTES + FACTOR * file_size
 
     def take(self, size: int) -> None:
-        """Raises `CheckpointError` where fewer than `size` bytes are left."""
+        """Subtracts `size` bytes; raises `CheckpointError` if fewer are left."""
         self._left -= size
         if self._left < 0:
             raise CheckpointError(

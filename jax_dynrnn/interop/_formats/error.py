@@ -1,4 +1,4 @@
-"""The error of a file that cannot be read, and where in the file it is."""
+"""The error of a file that cannot be read, and its location in the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class CheckpointError(ValueError):
-    """A file is truncated, corrupt, of another kind, or holds what NumPy cannot.
+    """A file is truncated, corrupt, of another format, or holds values that NumPy cannot represent.
 
     Example:
         >>> import tempfile, pathlib
@@ -23,11 +23,11 @@ class CheckpointError(ValueError):
 
 
 @contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
-    """Says in front of an error's text where it was: a file, a variable."""
+def error_context(location: str) -> Iterator[None]:
+    """Prefixes the message of an error with its location: a file, or a variable in it."""
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
+        raise CheckpointError(f"{location}: {error}") from None
     except MemoryError:
-        raise CheckpointError(f"{where}: needs more memory than there is") from None
+        raise CheckpointError(f"{location}: needs more memory than there is") from None

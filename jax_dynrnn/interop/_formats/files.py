@@ -1,4 +1,4 @@
-"""Which files a checkpoint is made of."""
+"""Finds and opens the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from .._escape import escaped, quoted
 from .error import CheckpointError
 from .table import MAGIC
 
-STATE = "checkpoint"  # the file in which TensorFlow notes the newest one of a folder
-MOST_PATH_BYTES = 4096  # longer ones, no system opens
-MOST_STATE_BYTES = 1 << 16  # of the state file, which names the newest in its first line
-NAMED = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
+STATE_FILE = "checkpoint"  # TensorFlow records the newest checkpoint of a folder in it
+MAX_PATH_BYTES = 4096  # no system opens longer ones
+MAX_STATE_BYTES = 1 << 16  # of the state file, whose first line names the newest checkpoint
+MODEL_PATH = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
 ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|(.))")  # a byte in octal digits, or one as it is
 
 
 def index_file(prefix: str) -> str:
+    """The path of the index."""
     return prefix + ".index"
 
 
 def data_file(prefix: str, shard: int = 0, shards: int = 1) -> str:
+    """The path of a data file."""
     return f"{prefix}.data-{shard:05d}-of-{shards:05d}"
 
 
 def without_suffix(path: str | os.PathLike[str]) -> str:
-    """The prefix of a checkpoint's files, of which `path` may be one."""
+    """The prefix of a checkpoint, from itself or the path of one of its files."""
     return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", os.fspath(path))
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file for reading. To open a pipe would wait for a writer, and a device may never end.
+    """Opens a regular file for reading: opening a pipe would block, and a device may never end.
 
-    Nothing behind the size of a file may be read: some in Linux' `/proc`, of size 0, never end.
+    Callers read no further than the size of the file: some files in Linux' `/proc`, of size 0,
+    never end.
     """
     check_regular(path)
     return open(path, "rb")
 
 
 def file_size(file: BinaryIO) -> int:
+    """The size of an open file, in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuses pipes, sockets and devices; `open` itself refuses a folder."""
+    """Raises for pipes, sockets and devices; for a folder, `open` itself raises."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise CheckpointError(
@@ -64,25 +68,26 @@ def find_prefix(path: str | os.PathLike[str]) -> str:
     if os.path.isfile(index_file(prefix)):
         return prefix
     if os.path.isdir(path):
-        return _newest(os.fspath(path))
-    _check_not_alone(os.fspath(path), prefix)
+        return _newest_checkpoint(os.fspath(path))
+    _refuse_without_index(os.fspath(path), prefix)
     raise FileNotFoundError(
         f"{escaped(index_file(prefix))}: no such file; expected the prefix of a checkpoint's "
         f"files, its .index, or a folder{_nearby(os.path.dirname(prefix))}"
     )
 
 
-def _check_not_alone(path: str, prefix: str) -> None:
-    """Refuses a file without an index."""
+def _refuse_without_index(path: str, prefix: str) -> None:
+    """Raises if there are files of a checkpoint, or another file, but no index."""
     for file in [path, *glob.glob(glob.escape(prefix.split("-?????-of-")[0]) + "-?????-of-?????")]:
         if os.path.isfile(file):
-            raise CheckpointError(f"{escaped(file)}: {_why_not(file)}")
+            raise CheckpointError(f"{escaped(file)}: {_describe_stray_file(file)}")
 
 
-def _why_not(file: str) -> str:
-    """What to say of a file that stands alone."""
+def _describe_stray_file(file: str) -> str:
+    """The error message for a file without an index."""
     with open_file(file) as opened:
         size = file_size(opened)
+        # Checkpoints of format V1 are LevelDB tables, which end in this number.
         opened.seek(max(size - len(MAGIC), 0))
         if opened.read(min(size, len(MAGIC))) != MAGIC:
             return "expected a checkpoint, which has an .index beside it, got another file"
@@ -92,36 +97,43 @@ def _why_not(file: str) -> str:
     )
 
 
-def _newest(folder: str) -> str:
-    """What the folder's state file names, beside which it may have been moved; a SavedModel's."""
-    state = os.path.join(folder, STATE)
+def _newest_checkpoint(folder: str) -> str:
+    """The prefix that a folder's state file names, or that of a SavedModel.
+
+    The folder may have been moved since: files of that name beside the state file count too.
+    """
+    state = os.path.join(folder, STATE_FILE)
     if not os.path.isfile(state):
-        inside = os.path.join(folder, "variables", "variables")  # of a SavedModel
-        if os.path.isfile(index_file(inside)):
-            return inside
+        # A SavedModel keeps its variables in a checkpoint of this name.
+        saved_model = os.path.join(folder, "variables", "variables")
+        if os.path.isfile(index_file(saved_model)):
+            return saved_model
         raise FileNotFoundError(f"{escaped(state)}: no such file{_nearby(folder)}")
     with open_file(state) as opened:
-        named = NAMED.search(opened.read(min(file_size(opened), MOST_STATE_BYTES)))
-    if not named:
+        match = MODEL_PATH.search(opened.read(min(file_size(opened), MAX_STATE_BYTES)))
+    if not match:
         raise CheckpointError(f"{escaped(state)}: expected a line model_checkpoint_path, got none")
-    prefix = os.fsdecode(
-        ESCAPE.sub(lambda escape: escape[2] or bytes([int(escape[1], 8) & 255]), named[1])
-    )
-    if len(prefix) > MOST_PATH_BYTES or "\0" in prefix:
+    prefix = os.fsdecode(ESCAPE.sub(_unescaped_byte, match[1]))
+    if len(prefix) > MAX_PATH_BYTES or "\0" in prefix:
         raise CheckpointError(f"{escaped(state)}: expected a path, got {quoted(prefix)}")
-    found = [os.path.join(folder, prefix), os.path.join(folder, os.path.basename(prefix))]
-    for candidate in found:
+    candidates = [os.path.join(folder, prefix), os.path.join(folder, os.path.basename(prefix))]
+    for candidate in candidates:
         if os.path.isfile(index_file(candidate)):
             return candidate
-    for candidate in found:
-        _check_not_alone(candidate, candidate)
+    for candidate in candidates:
+        _refuse_without_index(candidate, candidate)
     raise FileNotFoundError(
         f"{escaped(state)} names {quoted(prefix)}, but there is no .index{_nearby(folder)}"
     )
 
 
+def _unescaped_byte(escape: re.Match[bytes]) -> bytes:
+    """The byte that an escape sequence of the state file stands for."""
+    return escape[2] or bytes([int(escape[1], 8) & 255])
+
+
 def _nearby(folder: str) -> str:
-    """A list of the checkpoints in a folder, to choose one from."""
+    """The end of an error message: a list of the checkpoints in a folder and its subfolders."""
     patterns = (os.path.join(glob.escape(folder), inner, "*.index") for inner in ("", "*"))
-    found = sorted(without_suffix(file) for each in patterns for file in glob.glob(each))
-    return f"; there are {found[:8]}" if found else ""
+    prefixes = sorted(without_suffix(file) for each in patterns for file in glob.glob(each))
+    return f"; there are {prefixes[:8]}" if prefixes else ""

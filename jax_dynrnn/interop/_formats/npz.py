@@ -1,4 +1,4 @@
-"""The shapes in an `.npz`, NumPy's zip of arrays, whose contents are not decompressed."""
+"""Reads the shapes in an `.npz`, NumPy's zip of arrays, without decompressing the arrays."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import zipfile
 import numpy as np
 
 from .._escape import escaped, quoted
-from .error import CheckpointError, located
+from .error import CheckpointError, error_context
 from .files import check_regular, file_size
 from .tensors import Spec, check_shape
 
-MOST_READ_BYTES = 3 << 20
-"""Of the list of members, which `zipfile` turns into objects of twenty times its size."""
-HEADER_BYTES = 2000  # of an array of numbers: that of 64 axes is shorter
-DEFLATE_RATIO = 1032  # the most that it compresses
+MAX_READ_BYTES = 3 << 20
+"""Of the list of members: `zipfile` makes objects of it that take twenty times its size."""
+HEADER_BYTES = 2000  # enough for an array of numbers with 64 axes
+MAX_DEFLATE_RATIO = 1032  # of deflate, by its format
 SUFFIX = ".npy"
 
 
-class _Limited(io.FileIO):
-    """A file that is not read in large pieces, of whatever size its contents say that they are."""
+class _BoundedFile(io.FileIO):
+    """A file that refuses large reads, whatever size its contents declare."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             size = file_size(self) - self.tell()
-        if size > MOST_READ_BYTES:
+        if size > MAX_READ_BYTES:
             raise CheckpointError(
-                f"expected a list of members of at most {MOST_READ_BYTES} bytes, got {size}"
+                f"expected a list of members of at most {MAX_READ_BYTES} bytes, got {size}"
             )
         return super().read(size) or b""
 
@@ -36,47 +36,49 @@ class _Limited(io.FileIO):
 def read_npz_specs(path: str) -> dict[str, Spec]:
     """The shape and dtype of each array by name; raises `CheckpointError` for a damaged file."""
     check_regular(path)
-    with _Limited(path) as file, located(escaped(path)):
+    with _BoundedFile(path) as file, error_context(escaped(path)):
         try:
-            return _specs(file)
+            return _read_specs(file)
         except (CheckpointError, MemoryError):
             raise
-        except Exception as error:  # zipfile and NumPy promise none in particular
+        except Exception as error:  # zipfile and NumPy document no types for damaged files
             raise CheckpointError(
                 f"expected an .npz, as np.savez writes it, got a damaged one: {escaped(error)}"
             ) from None
 
 
-def _specs(file: _Limited) -> dict[str, Spec]:
+def _read_specs(file: _BoundedFile) -> dict[str, Spec]:
+    """The shape and dtype of each member of an open archive, by name."""
     size = file_size(file)
     if file.read(min(size, 6)) == b"\x93NUMPY":
         raise CheckpointError("expected arrays by name, as np.savez writes them, got one array")
     with zipfile.ZipFile(file) as archive:
         specs = {}
         for info in archive.infolist():
-            with located(f"member {quoted(info.filename)}"):
+            with error_context(f"member {quoted(info.filename)}"):
                 _check_member(info, size)
                 with archive.open(info) as member:
-                    spec = _spec(member.read(2 * HEADER_BYTES), info.file_size)
+                    # Only the beginning of a member is decompressed.
+                    spec = _read_spec(member.read(2 * HEADER_BYTES), info.file_size)
             specs[info.filename.removesuffix(SUFFIX)] = spec
     return specs
 
 
 def _check_member(info: zipfile.ZipInfo, size: int) -> None:
-    """A member is an array, of a size that its compressed bytes may have."""
+    """Checks that a member is an array, of a size that its compressed bytes can have."""
     if not info.filename.endswith(SUFFIX):
         raise CheckpointError("expected an array, a member that ends in .npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise CheckpointError(f"expected compression 0 or 8, got {info.compress_type}")
-    if info.compress_size > size or info.file_size > DEFLATE_RATIO * info.compress_size:
+    if info.compress_size > size or info.file_size > MAX_DEFLATE_RATIO * info.compress_size:
         raise CheckpointError(
             f"expected {info.compress_size} compressed bytes to hold those of the array, got "
             f"{info.file_size} of them: corrupt"
         )
 
 
-def _spec(header: bytes, size: int) -> Spec:
-    """What the header of an array says, if as many bytes follow."""
+def _read_spec(header: bytes, size: int) -> Spec:
+    """The shape and dtype in the header of an array, if the member has as many bytes."""
     file = io.BytesIO(header)
     version = np.lib.format.read_magic(file)
     if version == (1, 0):

@@ -1,6 +1,6 @@
-"""The keys under which a bundle has the slices of a partitioned variable.
+"""The keys of a bundle's index for the slices of a partitioned variable.
 
-They sort as the name, then the bounds of the slice: `OrderedCode` of TensorFlow.
+They sort by name, then by the bounds of the slice: TensorFlow's `OrderedCode`.
 
 Reference: tensorflow/core/util/saved_tensor_slice_util.cc, core/lib/strings/ordered_code.cc.
 """
@@ -10,24 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Extents = Sequence[tuple[int, int]]
-"""Where a slice begins and how long it is, in each dimension; all of one is `(0, -1)`."""
+"""The start and the length of a slice in each dimension; `(0, -1)` is all of a dimension."""
 
 
 def slice_key(name: str, extents: Extents) -> bytes:
     """The key of a slice of the variable `name`."""
-    escaped = name.encode().replace(b"\x00", b"\x00\xff")
-    bounds = [_signed(bound) for extent in extents for bound in extent]
-    return b"".join([_unsigned(0), escaped, b"\x00\x01", _unsigned(len(extents)), *bounds])
+    # NUL is escaped, since NUL and 1 terminate the name.
+    escaped_name = name.encode().replace(b"\x00", b"\x00\xff")
+    bounds = [_encode_signed(bound) for extent in extents for bound in extent]
+    count = _encode_unsigned(len(extents))
+    return b"".join([_encode_unsigned(0), escaped_name, b"\x00\x01", count, *bounds])
 
 
-def _unsigned(value: int) -> bytes:
-    """A byte that says how many follow, then those of the number, the highest first."""
+def _encode_unsigned(value: int) -> bytes:
+    """A byte with the number of bytes that follow, then those of the value, big-endian."""
     size = (value.bit_length() + 7) // 8
     return bytes([size]) + value.to_bytes(size, "big")
 
 
-def _signed(value: int) -> bytes:
-    """In `n` bytes, the highest first, whose first `n` bits are inverted: they were its sign."""
-    size = value.bit_length() // 7 + 1  # of -1, the only negative one, too
+def _encode_signed(value: int) -> bytes:
+    """The value in `n` bytes, big-endian, of which the first `n` bits, its sign, are inverted."""
+    size = value.bit_length() // 7 + 1  # right for -1 as well, the only negative value
     inverted = (1 << size) - 1 << 7 * size
     return ((value ^ inverted) & (1 << 8 * size) - 1).to_bytes(size, "big")

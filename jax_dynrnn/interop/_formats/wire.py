@@ -19,14 +19,14 @@ from .error import CheckpointError
 VARINT, FIXED64, BLOB, FIXED32 = 0, 1, 2, 5
 FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
 MAX_FIELD = 31  # of the messages that are read here
-CHUNK = 4096  # integers that are Python objects at one time
+CHUNK = 4096  # integers converted at a time, since each is a Python object until then
 
 
 class Message:
-    """The fields of a message, by number; an absent one is 0, or empty.
+    """The fields of a message by number; an absent field is 0, or empty.
 
-    Only the last value of each field is stored. Repeated fields are iterated over in place: a list
-    of them would take a hundred times the bytes of the message.
+    Only the last value of each field is stored. Repeated fields are decoded during iteration: a
+    list of their values would take a hundred times the bytes of the message.
     """
 
     def __init__(self, data: Any):
@@ -38,33 +38,39 @@ class Message:
         }
 
     def has(self, number: int) -> bool:
+        """Whether the message has the field."""
         return number in self._last
 
     def integer(self, number: int) -> int:
-        """A signed integer; of several the last, as protocol buffers have it."""
-        return self._value(number, VARINT, 0)
+        """A signed integer; the last one if there are several, as protocol buffers specify."""
+        return self._last_value(number, VARINT, 0)
 
     def fixed32(self, number: int) -> int:
-        return int.from_bytes(self._value(number, FIXED32, b""), "little")
+        """An unsigned integer of 32 bits."""
+        return int.from_bytes(self._last_value(number, FIXED32, b""), "little")
 
     def blob(self, number: int) -> memoryview:
-        """A string, bytes or a message."""
-        return self._value(number, BLOB, memoryview(b""))
+        """The bytes of a string, bytes or a message."""
+        return self._last_value(number, BLOB, memoryview(b""))
 
     def blobs(self, number: int) -> Iterator[memoryview]:
-        return self._values(number, BLOB)
+        """The bytes of each value of a repeated field."""
+        return self._repeated(number, BLOB)
 
     def text(self, number: int) -> str:
+        """A string."""
         return as_text(bytes(self.blob(number)))
 
     def message(self, number: int) -> Message:
+        """A message inside."""
         return Message(self.blob(number))
 
     def messages(self, number: int) -> Iterator[Message]:
+        """The messages of a repeated field."""
         return map(Message, self.blobs(number))
 
     def integers(self, number: int, dtype: DTypeLike, budget: Budget) -> np.ndarray:
-        """Of a repeated field, packed into one value or not, modulo the range of the dtype."""
+        """The values of a repeated field, packed or not, modulo the range of the dtype."""
         integers, found = self._integers(number), bytearray()
         while chunk := list(itertools.islice(integers, CHUNK)):
             part = np.array(chunk, np.int64).astype(dtype)
@@ -73,10 +79,10 @@ class Message:
         return np.frombuffer(found, dtype)
 
     def floats(self, number: int, dtype: np.dtype, budget: Budget) -> np.ndarray:
-        """Of a repeated field, packed into one value or not; complex ones have two floats."""
+        """The values of a repeated field, packed or not; a complex number is two floats."""
         fixed = FIXED32 if dtype.name in ("float32", "complex64") else FIXED64
         found = bytearray()
-        for value in self._values(number, fixed, BLOB):
+        for value in self._repeated(number, fixed, BLOB):
             budget.take(len(value))
             found += value
         if len(found) % dtype.itemsize:
@@ -84,7 +90,8 @@ class Message:
         return np.frombuffer(found, dtype)
 
     def _integers(self, number: int) -> Iterator[int]:
-        for value in self._values(number, VARINT, BLOB):
+        """Yields the values of a repeated field of integers, packed or not."""
+        for value in self._repeated(number, VARINT, BLOB):
             if isinstance(value, int):
                 yield value
                 continue
@@ -93,7 +100,7 @@ class Message:
                 integer, at = varint(value, at)
                 yield integer
 
-    def _value(self, number: int, wire_type: int, default: Any) -> Any:
+    def _last_value(self, number: int, wire_type: int, default: Any) -> Any:
         """The last value of a field."""
         if number not in self._last:
             return default
@@ -101,7 +108,8 @@ class Message:
         _check_type(number, found, wire_type)
         return value
 
-    def _values(self, number: int, *wire_types: int) -> Iterator[Any]:
+    def _repeated(self, number: int, *wire_types: int) -> Iterator[Any]:
+        """Yields each value of a field, which may be of several wire types."""
         if number not in self._last:
             return
         for found, wire_type, value in _fields(self._data):
@@ -111,24 +119,25 @@ class Message:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, Any]]:
-    """Number, wire type and value of each field."""
+    """Yields the number, the wire type and the value of each field."""
     at = 0
     while at < len(data):
         tag, at = varint(data, at)
         if tag >> 3 < 1:
             raise CheckpointError(f"expected a field before byte {at}, got number {tag >> 3}")
-        value, at = _value(data, at, tag & 7)
+        value, at = _read_value(data, at, tag & 7)
         yield tag >> 3, tag & 7, value
 
 
 def _check_type(number: int, found: int, *wire_types: int) -> None:
+    """Raises unless a field has one of the wire types."""
     if found not in wire_types:
         raise CheckpointError(f"field {number}: expected wire type {wire_types[0]}, got {found}")
 
 
 def varint(data: Buffer, at: int) -> tuple[int, int]:
-    """The signed integer at byte `at`, seven bits a byte, lowest first; and where it ends."""
-    if at < len(data) and data[at] < 128:  # most are that small
+    """The signed integer at byte `at` (7 bits per byte, lowest first), and the byte after it."""
+    if at < len(data) and data[at] < 128:  # the common case
         return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
@@ -138,13 +147,14 @@ def varint(data: Buffer, at: int) -> tuple[int, int]:
         value |= (octet & 127) << shift
         at += 1
         if octet < 128:
+            # Two's complement of 64 bits; the tenth byte may have excess bits.
             value &= (1 << 64) - 1
             return value - (value >> 63 << 64), at
     raise CheckpointError(f"expected an integer of at most 10 bytes, got more before byte {at}")
 
 
-def _value(data: memoryview, at: int, wire_type: int) -> tuple[Any, int]:
-    """The value at byte `at`, an int or a memoryview; and where it ends."""
+def _read_value(data: memoryview, at: int, wire_type: int) -> tuple[Any, int]:
+    """The value at byte `at`, an int or a memoryview, and the byte after it."""
     if wire_type == VARINT:
         return varint(data, at)
     if wire_type == BLOB:
@@ -159,6 +169,7 @@ def _value(data: memoryview, at: int, wire_type: int) -> tuple[Any, int]:
 
 
 def as_text(data: bytes) -> str:
+    """Decodes a name; raises `CheckpointError` unless it is UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -166,7 +177,7 @@ def as_text(data: bytes) -> str:
 
 
 def to_varint(value: int) -> bytes:
-    """The bytes of an integer; a negative one is written as 64 bits."""
+    """Encodes an integer; a negative one as 64 bits."""
     value &= (1 << 64) - 1
     octets = bytearray()
     while value > 127:
@@ -176,11 +187,12 @@ def to_varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """A field of a message: an integer, or bytes."""
+    """Encodes a field of a message: an integer, or bytes."""
     if isinstance(value, int):
         return to_varint(number << 3 | VARINT) + to_varint(value)
     return to_varint(number << 3 | BLOB) + to_varint(len(value)) + value
 
 
 def fixed32_field(number: int, value: int) -> bytes:
+    """Encodes a field with an unsigned integer of 32 bits."""
     return to_varint(number << 3 | FIXED32) + value.to_bytes(4, "little")

@@ -1,1 +1,1 @@
-"""How each framework lays out the weights of a layer, and the way from one to another."""
+"""How each framework lays out the weights of a layer, and the conversion between two of them."""

@@ -1,15 +1,15 @@
-"""How a framework lays out the weights of a layer: a table of its arrays, and nothing else.
+"""Describes how a framework lays out the weights of a layer: which arrays, made of which pieces.
 
-A layer is made of pieces, one for each field and gate, which are the same everywhere:
+The pieces of a layer are the same in all frameworks, one for each field and gate:
 
-    input        [D, H]   what multiplies the inputs
-    hidden       [P, H]   what multiplies the hidden state
-    bias         [1, H]   what is added to it
-    hidden_bias  [1, H]   what is added to the product with the hidden state
-    projection   [H, P]   from the memory to the hidden state, of `P` then; else `P = H`
+    input        [D, H]   multiplies the inputs
+    hidden       [P, H]   multiplies the hidden state
+    bias         [1, H]   is added to the pre-activations
+    hidden_bias  [1, H]   is added to the product with the hidden state
+    projection   [H, P]   maps the memory to the hidden state of size `P`; without it `P = H`
 
-The gates are `i` (input), `f` (forget), `g` (what is written) and `o` (output) of an LSTM, `r`
-(reset), `z` (how much of the state is kept) and `n` (the candidate) of a GRU, `h` of a plain RNN.
+The gates are `i` (input), `f` (forget), `g` (cell input) and `o` (output) of an LSTM, `r` (reset),
+`z` (update: the weight of the old state) and `n` (candidate) of a GRU, `h` of a plain RNN.
 """
 
 from __future__ import annotations
@@ -28,38 +28,41 @@ BIASES = ("bias", "hidden_bias")
 
 
 class Block(NamedTuple):
-    """How one array is made of pieces: fields one above the other, gates side by side."""
+    """One array: its pieces are stacked along the rows by field, along the columns by gate."""
 
     fields: str
-    """One or more, with spaces between them."""
+    """One or more names, separated by spaces."""
     gates: str
     transposed: bool = False
     """Whether the array is `[gates, fields]`."""
     negated: str = ""
-    """The gates that are stored with the other sign."""
+    """The gates that are stored with the opposite sign."""
     optional: bool = False
-    """Whether a layer may lack it, with all others that it may lack: then it is zero."""
+    """Whether a layer without biases lacks it, together with all other optional arrays."""
 
 
-Table = Mapping[str, Block]
+Blocks = Mapping[str, Block]
+"""The arrays of a layer, by name."""
 
 
 class Sizes(NamedTuple):
-    """What the shapes of a layer are made of."""
+    """The sizes that determine the shapes of a layer's arrays."""
 
     inputs: int
     units: int
     hidden: int
 
     def rows(self, block: Block) -> list[int]:
-        rows = {"input": self.inputs, "hidden": self.hidden, "projection": self.units}
-        return [rows.get(field, 1) for field in block.fields.split()]
+        """The number of rows of each field."""
+        by_field = {"input": self.inputs, "hidden": self.hidden, "projection": self.units}
+        return [by_field.get(field, 1) for field in block.fields.split()]
 
     def columns(self, block: Block) -> int:
-        """Of one gate."""
+        """The number of columns of one gate."""
         return self.hidden if block.fields == "projection" else self.units
 
     def shape(self, block: Block) -> tuple[int, ...]:
+        """The shape of the array."""
         gates = len(block.gates) * self.columns(block)
         if block.fields in BIASES:
             return (gates,)
@@ -67,24 +70,26 @@ class Sizes(NamedTuple):
         return shape[::-1] if block.transposed else shape
 
 
-def sizes_of(cell: Any, table: Table, arrays: Mapping[str, Any]) -> Sizes:
-    """The sizes of a layer: those of the cell, and the inputs' that its first kernel has."""
+def sizes_of(cell: Any, blocks: Blocks, arrays: Mapping[str, Any]) -> Sizes:
+    """The sizes of a layer: of its cell, and the input size inferred from its input kernel."""
     sizes = Sizes(0, cell.num_units, hidden_size(cell))
-    name, block = next((n, b) for n, b in table.items() if "input" in b.fields.split())
+    name, block = next((n, b) for n, b in blocks.items() if "input" in b.fields.split())
     shape = np.shape(arrays[name])
+    # A wrong rank is reported with the shapes of all arrays, by the caller.
     if len(shape) != 2:
         return sizes
     return sizes._replace(inputs=shape[block.transposed] - sum(sizes.rows(block)))
 
 
-def read(table: Table, arrays: Mapping[str, Any], sizes: Sizes) -> Pieces:
-    """The pieces that the arrays of a layer are made of."""
+def split_arrays(blocks: Blocks, arrays: Mapping[str, Any], sizes: Sizes) -> Pieces:
+    """Splits the arrays of a layer into its pieces."""
     pieces: Pieces = {}
-    for name, block in table.items():
+    for name, block in blocks.items():
         if name not in arrays:
             continue
         matrix = arrays[name].T if block.transposed else arrays[name]
         columns, row = sizes.columns(block), 0
+        # A bias, of any rank, becomes a matrix: one row for each field.
         matrix = matrix.reshape(-1, len(block.gates) * columns)
         for field, rows in zip(block.fields.split(), sizes.rows(block), strict=True):
             for i, gate in enumerate(block.gates):
@@ -94,45 +99,49 @@ def read(table: Table, arrays: Mapping[str, Any], sizes: Sizes) -> Pieces:
     return pieces
 
 
-def settled(pieces: Pieces, table: Table) -> Pieces:
-    """The pieces as `table` wants its biases: added up where it has one, 0 where there was none.
+def reconcile_biases(pieces: Pieces, blocks: Blocks) -> Pieces:
+    """Adapts the biases among the pieces to a target that has other ones.
 
-    The candidate of a GRU keeps its two: between them stands the reset gate.
+    A second bias is added to the first, since only their sum matters, except for the candidate of a
+    GRU: the reset gate multiplies only the second one. Biases that the source lacks are 0.
     """
     pieces = dict(pieces)
     for field, gate in list(pieces):
         if field == "hidden_bias" and gate != "n":
             pieces["bias", gate] = pieces["bias", gate] + pieces.pop((field, gate))
-    for field, gate in wanted(table) - set(pieces):
+    for field, gate in piece_names(blocks) - set(pieces):
+        # A row of the kernel has the shape, the dtype and the array library of the bias.
         like = pieces["hidden", gate][:1]
         pieces[field, gate] = (jnp if isinstance(like, jax.Array) else np).zeros_like(like)
     return pieces
 
 
-def wanted(table: Table) -> set[tuple[str, str]]:
-    """The pieces that the arrays of a table are made of."""
-    return {(f, g) for block in table.values() for f in block.fields.split() for g in block.gates}
+def piece_names(blocks: Blocks) -> set[tuple[str, str]]:
+    """The field and the gate of each piece of these arrays."""
+    return {(f, g) for block in blocks.values() for f in block.fields.split() for g in block.gates}
 
 
-def write(table: Table, pieces: Pieces) -> dict[str, Any]:
-    """The arrays of a layer, made of its pieces."""
-    return {name: _array(block, pieces) for name, block in table.items()}
+def join_pieces(blocks: Blocks, pieces: Pieces) -> dict[str, Any]:
+    """Joins the pieces of a layer into its arrays."""
+    return {name: _join_block(block, pieces) for name, block in blocks.items()}
 
 
-def _array(block: Block, pieces: Pieces) -> Any:
-    def row(field):
+def _join_block(block: Block, pieces: Pieces) -> Any:
+    """Joins pieces into one array."""
+
+    def side_by_side(field: str) -> Any:
         parts = [pieces[field, gate] for gate in block.gates]
         signs = [gate in block.negated for gate in block.gates]
         return _concatenate([-p if s else p for p, s in zip(parts, signs, strict=True)], 1)
 
-    matrix = _concatenate([row(field) for field in block.fields.split()], 0)
+    matrix = _concatenate([side_by_side(field) for field in block.fields.split()], 0)
     if block.fields in BIASES:
         return matrix[0]
     return matrix.T if block.transposed else matrix
 
 
 def _concatenate(parts: Sequence[Any], axis: int) -> Any:
-    """Of NumPy's arrays one of NumPy's, which keeps 64 bits; of JAX's, traced or not, JAX's."""
+    """Concatenates with NumPy, which keeps 64 bits, or with JAX if an array is JAX's, or traced."""
     if len(parts) == 1:
         return parts[0]
     return (jnp if any(isinstance(p, jax.Array) for p in parts) else np).concatenate(parts, axis)

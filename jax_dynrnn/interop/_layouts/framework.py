@@ -1,4 +1,4 @@
-"""What a framework can hold: cells that compute something else there are refused."""
+"""Says what a framework can hold: cells that it would compute differently are refused."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...cells import (
     LSTMCell,
 )
 from .._code import code
-from .blocks import Table
-from .layers import Layer
+from .blocks import Blocks
+from .layers import RunLayer
 
-KINDS = {
+FAMILIES = {
     BasicLSTMCell: "lstm",
     LSTMCell: "lstm",
     LSTMBlockCell: "lstm",
@@ -28,42 +28,46 @@ KINDS = {
     CudnnCompatibleGRUCell: "cudnn_gru",
     BasicRNNCell: "rnn",
 }
-"""The equations of each cell that other frameworks have; a subclass may have others."""
+"""The family of each cell that other frameworks have: cells of a family compute the same.
 
-RESETS = {
+Subclasses are not in it, since they may compute something else."""
+
+RESET_POSITIONS = {
     "gru": "before the matmul, as in TF1, Haiku and Keras with reset_after=False",
     "cudnn_gru": "after the matmul, as in cuDNN, PyTorch, Flax, Equinox and Keras",
 }
+"""Where the reset gate of each family of GRUs acts, for messages."""
 
 
 class Framework(NamedTuple):
-    """What a framework can hold, and how."""
+    """What a framework can hold, and how it lays it out."""
 
     name: str
-    table: Callable[[Layer], Table]
-    kinds: tuple[str, ...]
+    blocks: Callable[[RunLayer], Blocks]
+    families: tuple[str, ...]
     forget_bias: float = 0.0
-    """What it adds to the forget gate at run time."""
+    """What the framework adds to the forget gate at run time."""
     projection: bool = False
+    """Whether its LSTMs can have a projection."""
     activations: Mapping[str, Callable[..., Any]] = {}
-    """Of each kind, where it is not tanh."""
+    """By family, where it is not tanh."""
     activation_hint: str = ""
-    """What to do where a cell has another one."""
+    """The advice of an error message where a cell has another activation."""
     names_hint: str = "give as many cells as there are layers"
-    """What to do where the weights have other names."""
-    apart: bool = False
-    """Whether it has two stacks each of which receives only its own direction."""
-    uniform: bool = False
-    """Whether the layers of a module are alike."""
+    """The advice of an error message where names do not match."""
+    separate_stacks: bool = False
+    """Whether it has pairs of stacks each of which receives only its own direction."""
+    uniform_layers: bool = False
+    """Whether all layers of a module have the same family, sizes and activation."""
 
 
-def kind(cell: Any) -> str:
-    """The equations of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`."""
-    return KINDS[type(cell)]
+def family(cell: Any) -> str:
+    """The family of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`."""
+    return FAMILIES[type(cell)]
 
 
-def check(framework: Framework, layers: list[Layer]) -> list[Layer]:
-    """`layers`, or an error that says which of them the framework cannot hold, and why."""
+def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLayer]:
+    """Returns `layers`, or raises if the framework cannot hold one, with the reason."""
     for layer in layers:
         reason = _unsupported(framework, layer.cell)
         if reason:
@@ -71,21 +75,22 @@ def check(framework: Framework, layers: list[Layer]) -> list[Layer]:
             raise ValueError(
                 f"{where}{code(layer.cell)} has no counterpart in {framework.name}: {reason}"
             )
-    if layers[0].apart and not framework.apart:
+    if layers[0].separate_stacks and not framework.separate_stacks:
         raise ValueError(
             f"cells: {framework.name} has no pair of stacks each of which receives only its own "
             "direction; convert the two one after the other, into params['fw'] and params['bw'] "
-            "(two lists of cells are a stack whose layers see both directions)"
+            "(two lists of cells are a stack whose layers receive both directions)"
         )
-    if framework.uniform:
+    if framework.uniform_layers:
         _check_uniform(framework, layers)
     return layers
 
 
-def _check_uniform(framework: Framework, layers: list[Layer]) -> None:
+def _check_uniform(framework: Framework, layers: list[RunLayer]) -> None:
+    """Raises unless all layers are alike."""
     first = layers[0]
     for layer in layers[1:]:
-        if _size(layer.cell) != _size(first.cell):
+        if _signature(layer.cell) != _signature(first.cell):
             raise ValueError(
                 f"cells: the layers of one module of {framework.name} are alike; expected cells "
                 f"like {code(first.cell)} at {first.path}, got {code(layer.cell)} at {layer.path}; "
@@ -93,46 +98,53 @@ def _check_uniform(framework: Framework, layers: list[Layer]) -> None:
             )
 
 
-def _size(cell: Any) -> tuple[Any, ...]:
-    return kind(cell), cell.num_units, getattr(cell, "num_proj", None), _activation(cell)
+def _signature(cell: Any) -> tuple[Any, ...]:
+    """What cells of one module must have in common."""
+    return family(cell), cell.num_units, getattr(cell, "num_proj", None), _activation(cell)
 
 
 def _unsupported(framework: Framework, cell: Any) -> str | None:
-    if type(cell) not in KINDS:
-        names = [c.__name__ for c, k in KINDS.items() if k in framework.kinds]
+    """Why a framework cannot hold a cell, or `None`."""
+    if type(cell) not in FAMILIES:
+        names = [c.__name__ for c, k in FAMILIES.items() if k in framework.families]
         return (
             f"expected one of {', '.join(names)} (in a MultiRNNCell, in wrappers without "
             "variables); of a wrapper with variables convert the cell inside, into params['cell']"
         )
-    if kind(cell) not in framework.kinds:
-        return _other_kind(framework, cell)
-    if kind(cell) == "lstm":
+    if family(cell) not in framework.families:
+        return _wrong_family(framework, cell)
+    if family(cell) == "lstm":
         reason = _lstm_option(framework, cell)
         if reason:
             return reason
-    there = framework.activations.get(kind(cell), jnp.tanh)
-    if _activation(cell) != there:
-        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), there))
+    needed = framework.activations.get(family(cell), jnp.tanh)
+    if _activation(cell) != needed:
+        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), needed))
+        # Two functions may have the same name.
         expected = f"another function, also {expected}" if got == expected else expected
-        hint = framework.activation_hint if kind(cell) in framework.activations else ""
-        return f"its activation is {got}, and there it is {expected}{hint and f'; {hint}'}"
+        hint = framework.activation_hint if family(cell) in framework.activations else ""
+        return (
+            f"its activation is {got}, and that of {framework.name} is {expected}"
+            f"{hint and f'; {hint}'}"
+        )
     return None
 
 
-def _other_kind(framework: Framework, cell: Any) -> str:
-    other = {"gru": "cudnn_gru", "cudnn_gru": "gru"}.get(kind(cell))
-    if other not in framework.kinds:
-        return (
-            f"only {', '.join(c.__name__ for c in KINDS if KINDS[c] in framework.kinds)} have one"
-        )
-    right = next(c.__name__ for c, k in KINDS.items() if k == other)
+def _wrong_family(framework: Framework, cell: Any) -> str:
+    """Why a framework cannot hold a cell of a family that it lacks."""
+    other = {"gru": "cudnn_gru", "cudnn_gru": "gru"}.get(family(cell))
+    if other not in framework.families:
+        names = [c.__name__ for c, held in FAMILIES.items() if held in framework.families]
+        return f"only {', '.join(names)} have one"
+    right = next(c.__name__ for c, k in FAMILIES.items() if k == other)
     return (
-        f"its reset gate acts {RESETS[kind(cell)]}; the GRU of {framework.name} is {right}, and "
-        "weights of one do not fit the other"
+        f"its reset gate acts {RESET_POSITIONS[family(cell)]}; the GRU of {framework.name} is "
+        f"{right}, and weights of one do not fit the other"
     )
 
 
 def _lstm_option(framework: Framework, cell: Any) -> str | None:
+    """Why a framework cannot hold an LSTM with its options, or `None`."""
     options = {
         "peepholes": cell.use_peepholes,
         f"cell_clip={cell.cell_clip}": cell.cell_clip is not None,
@@ -140,9 +152,14 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
         f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
     }
     found = [name for name, given in options.items() if given]
-    return f"there is no {found[0].split('=')[0]} there, and it has {found[0]}" if found else None
+    return (
+        f"{framework.name} has no {found[0].split('=')[0]}, and the cell has {found[0]}"
+        if found
+        else None
+    )
 
 
 def _activation(cell: Any) -> Callable[..., Any]:
+    """The activation of a cell; all functions that are tanh compare equal."""
     activation = getattr(cell, "activation", None)
     return jnp.tanh if activation in (None, jax.nn.tanh, jax.lax.tanh) else activation

@@ -1,4 +1,4 @@
-"""The cells of a run, one by one, each with the place of its params."""
+"""Lists the cells of a run, each with the path of its params."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ..._composition import Around, Stacked
 from ..._types import CellLike, Cells, PyTree
 
 
-class Layer(NamedTuple):
+class RunLayer(NamedTuple):
     """One cell of a run, in one direction."""
 
     cell: Any
-    """Without its wrappers."""
+    """The cell inside of all wrappers without variables."""
     path: str = ""
-    """Where its params are: `cell_0/fw`."""
+    """The path of its params: `cell_0/fw`."""
     depth: int | None = None
-    """Its place in a stack; `None` where there is no stack."""
+    """Its index in a stack; `None` without a stack."""
     direction: int | None = None
-    """0 forward, 1 backward; `None` in a run of one direction."""
+    """0 for forward, 1 for backward; `None` in a run of one direction."""
     inputs: int | None = None
-    """How many features it receives, where the layer below says so."""
-    apart: bool = False
+    """The number of features that it receives, if the layer below determines it."""
+    separate_stacks: bool = False
     """Whether it is in one of two stacks, each of which receives only its own direction."""
 
-    def named(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """The entries of `table`, with the path before their names."""
-        return {f"{self.path}/{name}" if self.path else name: x for name, x in table.items()}
+    def with_path(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """The same entries, with the path of the layer before their names."""
+        return {f"{self.path}/{name}" if self.path else name: x for name, x in entries.items()}
 
 
-def walk(cells: Cells) -> list[Layer]:
-    """The layers of a run: from the inputs on, forward before backward.
+def layers_of(cells: Cells) -> list[RunLayer]:
+    """The layers of a run, in order from the inputs, forward before backward.
 
     `cells` is one cell, a pair `(cell_fw, cell_bw)` or a pair of lists `(cells_fw, cells_bw)`.
     """
@@ -52,25 +52,27 @@ def walk(cells: Cells) -> list[Layer]:
         layer._replace(
             path="/".join(filter(None, (name, layer.path))),
             direction=direction,
-            apart=layer.depth is not None,
+            separate_stacks=layer.depth is not None,
         )
         for direction, (name, cell) in enumerate(zip(("fw", "bw"), cells, strict=True))
         for layer in _one_direction(cell)
     ]
 
 
-def _one_direction(cell: Any) -> list[Layer]:
+def _one_direction(cell: Any) -> list[RunLayer]:
+    """The layers of a cell or a stack."""
     leaves = _leaves(cell, "")
     if not leaves[0][0]:
-        return [Layer(_unwrapped(cell))]
+        return [RunLayer(_unwrapped(cell))]
     below = [_output_size(cell) for _, cell in leaves[:-1]]
     return [
-        Layer(_unwrapped(cell), path, depth, inputs=inputs)
+        RunLayer(_unwrapped(cell), path, depth, inputs=inputs)
         for depth, ((path, cell), inputs) in enumerate(zip(leaves, [None, *below], strict=True))
     ]
 
 
-def _stack_of_pairs(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[Layer]:
+def _stack_of_pairs(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[RunLayer]:
+    """The layers of a stack of bidirectional layers."""
     if len(cells_fw) != len(cells_bw) or not cells_fw:
         raise ValueError(
             "cells: expected as many forward as backward cells, and one at least, got "
@@ -80,14 +82,15 @@ def _stack_of_pairs(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) 
     for depth, pair in enumerate(zip(cells_fw, cells_bw, strict=True)):
         for direction, (name, cell) in enumerate(zip(("fw", "bw"), pair, strict=True)):
             path = f"cell_{depth}/{name}"
-            layers.append(Layer(_unwrapped(cell), path, depth, direction, inputs))
+            layers.append(RunLayer(_unwrapped(cell), path, depth, direction, inputs))
         forward, backward = (_output_size(cell) for cell in pair)
+        # The outputs of both directions are concatenated for the next layer.
         inputs = forward + backward if forward and backward else None
     return layers
 
 
 def _leaves(cell: Any, path: str) -> list[tuple[str, Any]]:
-    """The cells of a stack, each with its wrappers and the path of its params."""
+    """The cells of a stack, nested or not, with their wrappers and the paths of their params."""
     stack = composition(_unwrapped(cell))
     if not isinstance(stack, Stacked):
         return [(path, cell)]
@@ -99,7 +102,7 @@ def _leaves(cell: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _unwrapped(cell: Any) -> Any:
-    """The cell inside of wrappers that have no variables."""
+    """The cell inside of all wrappers without variables."""
     while isinstance(around := composition(cell), Around) and around.name is None:
         cell = around.cell
     return cell
@@ -111,12 +114,12 @@ def composition(cell: Any) -> Any:
 
 
 def hidden_size(cell: Any) -> int:
-    """The size of what a cell puts out, and multiplies in the next step."""
+    """The size of a cell's output, which is also its hidden state."""
     return getattr(cell, "num_proj", None) or cell.num_units
 
 
 def _output_size(cell: Any) -> int | None:
-    """How many features the next layer receives; unknown where a wrapper changes the output."""
+    """The number of features of a cell's output; `None` where a wrapper changes it."""
     while isinstance(around := composition(cell), Around):
         if not around.same_output:
             return None
@@ -144,8 +147,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *inner, last = name.split("/")
-        place = tree
+        subtree = tree
         for key in inner:
-            place = place.setdefault(key, {})
-        place[last] = leaf
+            subtree = subtree.setdefault(key, {})
+        subtree[last] = leaf
     return tree

@@ -1,1 +1,1 @@
-"""The names of TensorFlow 1 variables: which cell they are of, and where its params go."""
+"""Maps the names of TensorFlow 1 variables to cells and the paths of their params."""

@@ -1,10 +1,10 @@
-"""One name for each variable, whatever the version of TF1 that saved it."""
+"""Gives each variable one canonical name, whatever version of TF1 saved it."""
 
 from __future__ import annotations
 
 import re
 
-SCOPES = {
+SCOPE_ALIASES = {
     "nas_rnn": "nas_cell",
     "basic_lstm_cell": "lstm_cell",
     "cudnn_compatible_lstm_cell": "lstm_cell",
@@ -13,13 +13,13 @@ SCOPES = {
     "lstm_fused_cell": "lstm_cell",
     "gru_block_cell": "gru_cell",
 }
-"""Scopes of one cell under several names: their variables are interchangeable."""
+"""Scopes of cells whose variables are interchangeable, and the one that stands for them."""
 
-NAMES = {
+VARIABLE_ALIASES = {
     "weights": "kernel",
     "biases": "bias",
     "recurrent_weights": "recurrent_kernel",
-    # before TF 1.0; `w`, `b` and `w_p` are those of contrib's LSTMs to this day
+    # before TF 1.0; LSTMs of contrib have `w`, `b` and `w_p` in all versions
     "matrix": "kernel",
     "w": "kernel",
     "b": "bias",
@@ -30,17 +30,17 @@ NAMES = {
     "w_c": "candidate/kernel",
     "b_c": "candidate/bias",
 }
-"""The last part of a name, in lower case."""
+"""The last part of a name in lower case, and the canonical one."""
 
-OF_STATIC_STACK = re.compile(r"(\bcell_\d+)/(fw|bw)\b")
-"""Of `stack_bidirectional_rnn`, whose layers have one scope less than those of the dynamic run."""
+STATIC_STACK_SCOPE = re.compile(r"(\bcell_\d+)/(fw|bw)\b")
+"""The scope of a layer of `stack_bidirectional_rnn`; the dynamic run has one more inside."""
 
-PART = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d{1,9})")
+SHARD = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d{1,9})")
 """A shard of a variable: `kernel/part_0`, `Matrix_0`, `W_0`, `W_f_0_0`."""
 
 
 def canonical(name: str) -> tuple[str, int]:
-    """What names of the same variable have in common, and its shard: 0, if it is whole.
+    """The canonical name of a variable, and the index of its shard: 0 if it is not partitioned.
 
     >>> canonical("RNN/MultiRNNCell/Cell0/BasicLSTMCell/Linear/Matrix:0")
     ('rnn/multi_rnn_cell/cell_0/lstm_cell/kernel', 0)
@@ -51,24 +51,25 @@ def canonical(name: str) -> tuple[str, int]:
     """
     name = re.sub(r"(/\.ATTRIBUTES/VARIABLE_VALUE)?(:\d+)?$", "", name)
     scopes = [_snake_case(scope) for scope in name.split("/")]
+    # Before TF 1.0, the matrix and the bias of a cell were in a scope `Linear` of their own.
     if len(scopes) > 1 and re.match("(matrix|bias)", scopes[-1]) and scopes[-2] == "linear":
         del scopes[-2]
-    scopes = OF_STATIC_STACK.sub(r"\1/bidirectional_rnn/\2", "/".join(scopes)).split("/")
-    shard = PART.fullmatch("/".join(scopes))
+    scopes = STATIC_STACK_SCOPE.sub(r"\1/bidirectional_rnn/\2", "/".join(scopes)).split("/")
+    shard = SHARD.fullmatch("/".join(scopes))
     if shard:
         scopes = (shard[1] or shard[2] or "").split("/")
     *scopes, last = scopes
-    scopes = [SCOPES.get(scope, scope) for scope in scopes]
-    return "/".join([*scopes, NAMES.get(last, last)]), int(shard[3]) if shard else 0
+    scopes = [SCOPE_ALIASES.get(scope, scope) for scope in scopes]
+    return "/".join([*scopes, VARIABLE_ALIASES.get(last, last)]), int(shard[3]) if shard else 0
 
 
 def _snake_case(scope: str) -> str:
-    """As TF1 makes a scope of a class's name; a layer of a stack was `Cell0` at first."""
+    """A class name in snake case, as TF1 makes scopes; a stack's layer was `Cell0` at first."""
     scope = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", scope)
     scope = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", scope).lower()
     return re.sub(r"^cell(\d+)$", r"cell_\1", scope)
 
 
 def is_memory(name: str) -> bool:
-    """Whether it is a `memory_layer`, the first or another, in any scope."""
+    """Whether it is the kernel of a `memory_layer`, the first or another, in any scope."""
     return re.fullmatch(r"(.*/)?memory_layer(_\d{1,9})?/kernel", name) is not None

@@ -1,4 +1,4 @@
-"""Which cells the variables of a TF1 model may be of, by their names and shapes."""
+"""Recognises cells by the names and shapes of a TF1 model's variables."""
 
 from __future__ import annotations
 
@@ -11,67 +11,69 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ... import wrappers as w
-from .kinds import MOST_SCOPES
+from .kinds import MAX_SCOPES
 from .names import canonical
 from .scopes import SCOPES
 from .sizes import CELLS, WRAPPERS, numbered
-from .table import Table
+from .table import CanonicalWeights
 
-Node = dict[str, Any]
-"""Scopes in scopes, and in them the canonical names of variables."""
+ScopeTree = dict[str, Any]
+"""Nested scopes; the leaves are the canonical names of variables."""
 
 
-MOST_FOUND = 1000
-MOST_LENGTH = 1000
-NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, beside the names' characters
+MAX_FOUND = 1000  # runs
+MAX_LENGTH = 1000  # characters of a name
+NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, without the characters of names
 
 
 class Found(NamedTuple):
-    """The cells of a run that were recognised, or a cell that was not."""
+    """The recognised cells of a run, or the class of a cell whose options are unknown."""
 
     scope: str
     cells: Any
-    """As the run takes them; a class, if the sizes of this cell are not in its variables."""
+    """In the form in which the run takes them, or a class."""
 
 
 BY_SCOPE = {
-    canonical(scope)[0].split("/")[0]: kind
-    for kinds in (SCOPES, CELLS)  # of those with one scope, the one in CELLS
-    for kind in kinds
-    if (scope := SCOPES[kind] and f"{SCOPES[kind]}/")
+    canonical(scope)[0].split("/")[0]: cell_class
+    for cell_classes in (SCOPES, CELLS)  # where classes share a scope, the one in CELLS is used
+    for cell_class in cell_classes
+    if (scope := SCOPES[cell_class] and f"{SCOPES[cell_class]}/")
 }
-OF_RUN = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
-"""The scopes in that of a run whose cells were recognised."""
+"""The class of the cells with a scope."""
+RUN_SCOPES = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
+"""The scopes inside of a recognised run, which are not searched again."""
 
 
-def recognised(table: Table) -> list[Found]:
-    """The runs whose cells are known, and the cells that are not, in the order of their scopes.
+def recognised(weights: CanonicalWeights) -> list[Found]:
+    """The runs whose cells are recognised, and the single cells that are not, sorted by scope.
 
-    They are at most `MOST_FOUND + 1`, so that the caller can say that there are more.
+    At most `MAX_FOUND + 1` are returned, so that the caller can say that there are more.
     """
-    root: Node = {}
-    for key in sorted(table):
-        if not is_too_long(key) and table.is_weight(key):
+    root: ScopeTree = {}
+    for key in sorted(weights):
+        if not is_too_long(key) and weights.is_weight(key):
             *scopes, name = key.split("/")
-            node = root
+            tree = root
             for scope in scopes:
-                if not isinstance(node.get(scope), dict):  # a variable may have a scope's name
-                    node[scope] = {}
-                node = node[scope]
-            node.setdefault(name, key)
-    return list(itertools.islice(_runs(table, root, ""), MOST_FOUND + 1))
+                # A variable may have the name of a scope, which replaces it.
+                if not isinstance(tree.get(scope), dict):
+                    tree[scope] = {}
+                tree = tree[scope]
+            tree.setdefault(name, key)
+    return list(itertools.islice(_find_runs(weights, root, ""), MAX_FOUND + 1))
 
 
 def is_too_long(name: str) -> bool:
-    """Whether a name is longer than those of models, and so is passed over."""
-    return name.count("/") >= MOST_SCOPES or len(name) > MOST_LENGTH
+    """Whether a name is longer than those of any model, and so is ignored."""
+    return name.count("/") >= MAX_SCOPES or len(name) > MAX_LENGTH
 
 
 def needed_bytes(names: Iterable[str]) -> int:
-    """The most memory that a table of these names, and the scopes they are in, take.
+    """An upper bound of the memory for these names and the scopes that they are in.
 
     Args:
-        names: sorted, so that those in one scope follow each other.
+        names: sorted, so that names in the same scope follow each other.
     """
     total, last = 0, []
     for name in names:
@@ -83,86 +85,101 @@ def needed_bytes(names: Iterable[str]) -> int:
     return total
 
 
-def _runs(table: Table, node: Node, scope: str) -> Iterator[Found]:
-    cells = _stack(table, node, scope) or _pair(table, node, scope) or _cell(table, node, scope)
+def _find_runs(weights: CanonicalWeights, tree: ScopeTree, scope: str) -> Iterator[Found]:
+    """Yields the runs in a scope, and those in the scopes inside."""
+    cells = (
+        _stack(weights, tree, scope) or _pair(weights, tree, scope) or _cell(weights, tree, scope)
+    )
     if cells is not None:
         yield Found(scope, cells)
-        node = {name: x for name, x in node.items() if not OF_RUN.fullmatch(name)}
-    for name, inner in node.items():
-        place = f"{scope}/{name}".lstrip("/")
+        tree = {name: x for name, x in tree.items() if not RUN_SCOPES.fullmatch(name)}
+    for name, inner in tree.items():
+        inner_scope = f"{scope}/{name}".lstrip("/")
         if name in BY_SCOPE and name != "multi_rnn_cell":
-            yield Found(place, BY_SCOPE[name])
+            yield Found(inner_scope, BY_SCOPE[name])
         elif isinstance(inner, dict):
-            again = _again(table, inner, name, place)
-            yield from [Found(place, again)] if again else _runs(table, inner, place)
+            cell = _numbered_cell(weights, inner, name, inner_scope)
+            yield from (
+                [Found(inner_scope, cell)] if cell else _find_runs(weights, inner, inner_scope)
+            )
 
 
-def _again(table: Table, node: Node, name: str, place: str) -> Any:
-    """A cell whose scope is `lstm_cell_1`: the second that was made in one scope."""
+def _numbered_cell(weights: CanonicalWeights, tree: ScopeTree, name: str, inner_scope: str) -> Any:
+    """The cell in a scope such as `lstm_cell_1`: a further cell made in the same scope."""
     first = canonical(re.sub(r"_\d+$", "", name) + "/kernel")[0].split("/")[0]
     if first == name or first not in BY_SCOPE:
         return None
-    return _cell(table, {first: node}, place) or BY_SCOPE[first]
+    return _cell(weights, {first: tree}, inner_scope) or BY_SCOPE[first]
 
 
-def _stack(table: Table, node: Node, scope: str) -> Any:
-    layers = [_inner(layer, "bidirectional_rnn") for layer in _layers(node)]
-    pairs = [_pair(table, layer, scope) for layer in layers]
+def _stack(weights: CanonicalWeights, tree: ScopeTree, scope: str) -> Any:
+    """The pair of lists of cells of a stack of bidirectional layers, or `None`."""
+    layers = [_subtree(layer, "bidirectional_rnn") for layer in _layers(tree)]
+    pairs = [_pair(weights, layer, scope) for layer in layers]
     return tuple(map(list, zip(*pairs, strict=True))) if pairs and None not in pairs else None
 
 
-def _pair(table: Table, node: Node, scope: str) -> Any:
-    pair = tuple(_cell(table, _inner(node, way), f"{scope}/{way}") for way in ("fw", "bw"))
+def _pair(weights: CanonicalWeights, tree: ScopeTree, scope: str) -> Any:
+    """The pair of cells of a bidirectional run, or `None`."""
+    pair = tuple(
+        _cell(weights, _subtree(tree, direction), f"{scope}/{direction}")
+        for direction in ("fw", "bw")
+    )
     return None if None in pair else pair
 
 
-def _cell(table: Table, node: Node, scope: str) -> Any:
-    """The one cell in a scope, or `None`."""
-    if "multi_rnn_cell" in node:
-        layers = _layers(_inner(node, "multi_rnn_cell"))
-        cells = [_cell(table, layer, scope) for layer in layers]
+def _cell(weights: CanonicalWeights, tree: ScopeTree, scope: str) -> Any:
+    """The only cell in a scope, or `None`."""
+    if "multi_rnn_cell" in tree:
+        layers = _layers(_subtree(tree, "multi_rnn_cell"))
+        cells = [_cell(weights, layer, scope) for layer in layers]
         return w.MultiRNNCell(cells) if cells and None not in cells else None
-    names = [name for name in node if name in BY_SCOPE]
+    names = [name for name in tree if name in BY_SCOPE]
     if len(names) != 1:
         return None
     try:
-        cell = _built(table, _inner(node, names[0]), BY_SCOPE[names[0]], scope)
-    except (LookupError, TypeError, ValueError):  # variables are missing, or of other shapes
+        cell = _build_cell(weights, _subtree(tree, names[0]), BY_SCOPE[names[0]], scope)
+    # Nothing is known about the variables but their names: any misfit means another cell.
+    except (LookupError, TypeError, ValueError):
         return None
-    if cell is not None and "carry_w" in node:
-        cell = w.HighwayWrapper(cell, couple_carry_transform_gates="transform_w" not in node)
-    return w.LearnedInitialState(cell) if cell is not None and "initial_state" in node else cell
+    if cell is not None and "carry_w" in tree:
+        cell = w.HighwayWrapper(cell, couple_carry_transform_gates="transform_w" not in tree)
+    return w.LearnedInitialState(cell) if cell is not None and "initial_state" in tree else cell
 
 
-def _layers(node: Node) -> list[Node]:
-    return numbered({name: _inner(node, name) for name in node}, r"cell_(\d+)")
+def _layers(tree: ScopeTree) -> list[ScopeTree]:
+    """The scopes of the layers of a stack, in order."""
+    return numbered({name: _subtree(tree, name) for name in tree}, r"cell_(\d+)")
 
 
-def _inner(node: Node, name: str) -> Node:
-    """A scope in a node; an empty one if there is none, or a variable of that name."""
-    inner = node.get(name)
+def _subtree(tree: ScopeTree, name: str) -> ScopeTree:
+    """The scope of this name; an empty one if there is none, or a variable of that name."""
+    inner = tree.get(name)
     return inner if isinstance(inner, dict) else {}
 
 
-def _built(table: Table, node: Node, kind: type[Any], scope: str) -> Any:
-    """A cell of which the variables are in `node`."""
-    keys = _flat(node)
-    shapes = {name.removeprefix("wn_lstm_cell/"): table.spec(k).shape for name, k in keys.items()}
-    if kind in CELLS:
-        cell = CELLS[kind](shapes)
-        cudnn = any("cudnn_compatible_lstm" in table.name(key) for key in keys.values())
+def _build_cell(
+    weights: CanonicalWeights, tree: ScopeTree, cell_class: type[Any], scope: str
+) -> Any:
+    """A cell of this class, with options inferred from its variables in `tree`."""
+    keys = _flatten(tree)
+    shapes = {name.removeprefix("wn_lstm_cell/"): weights.spec(k).shape for name, k in keys.items()}
+    if cell_class in CELLS:
+        cell = CELLS[cell_class](shapes)
+        # The canonical name does not distinguish a CudnnLSTM, which adds no forget bias.
+        cudnn = any("cudnn_compatible_lstm" in weights.name(key) for key in keys.values())
         return dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
-    inner = _cell(table, node, scope)
-    if inner is None or kind not in WRAPPERS:
+    inner = _cell(weights, tree, scope)
+    if inner is None or cell_class not in WRAPPERS:
         return None
-    memories = [table.spec(key).shape for key in table.nearest_memories(scope)]
-    return WRAPPERS[kind](inner, shapes, memories)
+    memories = [weights.spec(key).shape for key in weights.nearest_memories(scope)]
+    return WRAPPERS[cell_class](inner, shapes, memories)
 
 
-def _flat(node: Node) -> dict[str, str]:
-    """The variables in a node by their names in it."""
+def _flatten(tree: ScopeTree) -> dict[str, str]:
+    """The variables in a scope and below, by their names inside of it."""
     return {
         f"{name}/{inner}".rstrip("/"): key
-        for name, below in node.items()
-        for inner, key in (_flat(below) if isinstance(below, dict) else {"": below}).items()
+        for name, below in tree.items()
+        for inner, key in (_flatten(below) if isinstance(below, dict) else {"": below}).items()
     }

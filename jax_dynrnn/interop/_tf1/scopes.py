@@ -1,10 +1,12 @@
-"""Where TF1 puts the variables of each cell: the scopes of cells and of runs."""
+"""The variable scopes of cells and of runs in TF1."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import jax
 
 from ... import cells as c
 from ... import wrappers as w
@@ -13,7 +15,7 @@ from ..._cell import Cell, Params, as_cell
 from ..._check_cell import by_name
 from ..._composition import Around, Stacked, inner_cells
 from ..._stack_bidirectional import init_stack_bidirectional
-from ..._types import Cells
+from ..._types import Cells, Shapes
 from .._code import code
 
 SCOPES: dict[type[Any], str] = {
@@ -55,117 +57,127 @@ SCOPES: dict[type[Any], str] = {
     w.MultiRNNCell: "multi_rnn_cell",
     w.OutputProjectionWrapper: "output_projection_wrapper",
 }
-"""The scope of each cell; a wrapper that has no variables has none."""
+"""The scope of each class of cells; a wrapper without variables has none."""
 
 MEMORY = "memory_layer/kernel"
-"""Of an attention mechanism: in the scope where it was made, not in that of the run. The second
-that was made there is `memory_layer_1/kernel`."""
+"""The name of an attention mechanism's memory layer.
+
+It is in the scope where the mechanism was made, not in that of the run. A second one made there is
+`memory_layer_1/kernel`."""
 
 
 class Run(NamedTuple):
-    """What runs the cells: `dynamic_rnn`, or one of the bidirectional functions."""
+    """The function that runs the cells: `dynamic_rnn`, or one of the bidirectional ones."""
 
     scope: str
-    """Its scope in TF1, where none was given."""
+    """Its default scope in TF1."""
     init: Callable[..., Any]
-    """`init(key, input_shape)` makes the params."""
+    """`init(key, input_shape)` returns the params of the run."""
     cells: list[tuple[str, Any]]
-    """Each cell and its place: `cell_0/fw/`, or nothing."""
+    """Each cell with its path prefix: `cell_0/fw/`, or an empty string."""
 
 
 def as_run(cells: Cells) -> Run:
     """The run of one cell, of a pair of cells, or of a pair of lists of cells."""
     if not isinstance(cells, tuple | list):
         return _checked(Run("rnn", as_cell(cells, "cells").init, [("", cells)]))
-    kinds = {isinstance(one, tuple | list) for one in cells}
-    if len(cells) != 2 or len(kinds) != 1:
+    are_lists = {isinstance(entry, tuple | list) for entry in cells}
+    if len(cells) != 2 or len(are_lists) != 1:
         raise TypeError(
             "cells: expected one cell (a MultiRNNCell for a stack), a pair (cell_fw, cell_bw), or "
             f"a pair of lists (cells_fw, cells_bw), got {code(cells)}"
         )
     directions = dict(zip(("fw", "bw"), cells, strict=True))
-    if kinds == {False}:
+    if are_lists == {False}:
         scope, init = "bidirectional_rnn", init_bidirectional
-        placed = [(f"{way}/", cell) for way, cell in directions.items()]
+        prefixed = [(f"{direction}/", cell) for direction, cell in directions.items()]
     else:
         scope, init = "stack_bidirectional_rnn", init_stack_bidirectional
-        placed = [
-            (f"cell_{i}/{way}/", cell)
-            for way, stack in directions.items()
+        prefixed = [
+            (f"cell_{i}/{direction}/", cell)
+            for direction, stack in directions.items()
             for i, cell in enumerate(stack)
         ]
-    return _checked(Run(scope, lambda key, shape: init(key, cells[0], cells[1], shape), placed))
+
+    def init_run(key: jax.Array, input_shape: Shapes) -> Params:
+        return init(key, cells[0], cells[1], input_shape)
+
+    return _checked(Run(scope, init_run, prefixed))
 
 
 def _checked(run: Run) -> Run:
-    """The run, if TF1 has names for all of its cells."""
+    """The same run; raises if TF1 has no names for one of its cells."""
     for _, outer in run.cells:
-        for cell in inside(as_cell(outer, "cells")):
-            _scope(cell)
+        for cell in cells_inside(as_cell(outer, "cells")):
+            _scope_of(cell)
     return run
 
 
 def variable_names(run: Run, params: Params) -> dict[str, str]:
-    """The name of each param in the scope of the run, by its path in the params."""
+    """The name of each param inside of the scope of the run, by path in the params."""
     names, memories = {}, 0
-    for place, cell in run.cells:
-        own = params
-        for key in place.split("/")[:-1]:
-            own = own[key]
-        scope = re.sub(r"^cell_\d+/", r"\g<0>bidirectional_rnn/", place)
-        for path, name in _of_cell(cell, own, scope):
+    for prefix, cell in run.cells:
+        cell_params = params
+        for key in prefix.split("/")[:-1]:
+            cell_params = cell_params[key]
+        # Each layer of a stack is a bidirectional run, with that run's scope.
+        scope = re.sub(r"^cell_\d+/", r"\g<0>bidirectional_rnn/", prefix)
+        for path, name in _names_in_cell(cell, cell_params, scope):
             if name == MEMORY:
                 name = MEMORY.replace("/", f"_{memories}/") if memories else MEMORY
                 memories += 1
-            names[place + path] = name
+            names[prefix + path] = name
     return names
 
 
-def _of_cell(cell: Any, params: Params, scope: str) -> Iterator[tuple[str, str]]:
-    """`(path in the params, name)` of each variable of a cell that is in `scope`."""
-    scope += _scope(cell)
+def _names_in_cell(cell: Any, params: Params, scope: str) -> Iterator[tuple[str, str]]:
+    """Yields the path in the params and the name of each variable of a cell in `scope`."""
+    scope += _scope_of(cell)
     composition = composition_of(cell)
     if isinstance(composition, Stacked):
         for layer, inner in composition.cells.items():
-            for path, name in _of_cell(inner, params[layer], f"{scope}{layer}/"):
+            for path, name in _names_in_cell(inner, params[layer], f"{scope}{layer}/"):
                 yield f"{layer}/{path}", name
         return
     if _without_variables(cell):
-        yield from _of_cell(composition.cell, params, scope)
+        yield from _names_in_cell(composition.cell, params, scope)
         return
+    # The memory layers of a wrapper come first: their numbers count in the order of making.
     memories = [f"{mechanism}/{MEMORY}" for mechanism in getattr(cell, "mechanisms", ())]
     yield from ((path, MEMORY) for path in memories)
     for path in by_name({key: x for key, x in params.items() if key != "cell"}):
         if path not in memories:
             yield path, scope + path
     if "cell" in params:
+        # The controller of an NTMCell is a cell inside it that its composition does not show.
         inner = cell.controller if isinstance(cell, c.NTMCell) else composition.cell
-        for path, name in _of_cell(inner, params["cell"], scope):
+        for path, name in _names_in_cell(inner, params["cell"], scope):
             yield f"cell/{path}", name
 
 
-def inside(cell: Any) -> Iterator[Any]:
-    """A cell and all cells in it, the controller of an `NTMCell` too."""
+def cells_inside(cell: Any) -> Iterator[Any]:
+    """A cell and all cells inside it, including the controller of an `NTMCell`."""
     for inner in inner_cells(cell):
         yield inner
         if (controller := getattr(inner, "controller", None)) is not None:
-            yield from inside(controller)
+            yield from cells_inside(controller)
 
 
 def composition_of(cell: Any) -> Any:
-    """How a cell is made of others, or `None`."""
+    """How a cell is composed of other cells, or `None`."""
     return cell.composition() if isinstance(cell, Cell) else None
 
 
-def _scope(cell: Any) -> str:
+def _scope_of(cell: Any) -> str:
+    """The scope of a cell, with a slash if it has one; raises if it has no name in TF1."""
     if _without_variables(cell):
         return ""
-    for kind in type(cell).__mro__:
-        if kind in SCOPES:
-            return f"{SCOPES[kind]}/" if SCOPES[kind] else ""
+    for cell_class in type(cell).__mro__:
+        if cell_class in SCOPES:
+            return f"{SCOPES[cell_class]}/" if SCOPES[cell_class] else ""
     raise TypeError(
         "cells: expected cells of jax_dynrnn, whose variables have known names in TF1, got "
-        f"{code(cell)}; make its params from the variables by hand"
+        f"{code(cell)}; map the variables to its params yourself"
     )
 
 

@@ -1,7 +1,8 @@
-"""Cells from the shapes of their variables, options included as far as these show them."""
+"""Constructs cells from the shapes of their variables, with the options that these show."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,76 +11,117 @@ from ... import cells as c
 from ... import wrappers as w
 from ...attention import BahdanauAttention, LuongAttention
 
-MOST_DIGITS = 9  # of the number of a layer; Python refuses integers of some thousands
+MAX_DIGITS = 9  # of the number of a layer; Python refuses to parse thousands
 
 Shapes = Mapping[str, tuple]
-"""By the canonical names of variables in the scope of the cell."""
+"""The shape of each variable, by canonical name inside of the scope of the cell."""
 
 
-def _columns(v: Shapes, name: str) -> int | None:
-    return v[name][-1] if name in v else None
+def _columns(shapes: Shapes, name: str) -> int | None:
+    """The number of columns of an optional variable."""
+    return shapes[name][-1] if name in shapes else None
 
 
-def _lstm(kind: Callable[..., Any], v: Shapes, gates: int = 4, **options: Any) -> Any:
-    options |= {"use_peepholes": "w_f_diag" in v, "num_proj": _columns(v, "projection/kernel")}
-    return kind(v["kernel"][1] // gates, **options)
+def _sized_by(name: str, parts: int, cell_class: type[Any], shapes: Shapes) -> Any:
+    """A cell whose variable `name` has `parts` times as many elements as the cell has units."""
+    return cell_class(shapes[name][0] // parts)
+
+
+_by_bias = functools.partial(_sized_by, "bias")
+_by_gates = functools.partial(_sized_by, "gates/bias", 2)
+
+
+def _lstm(cell_class: type[Any], shapes: Shapes, gates: int = 4, **options: Any) -> Any:
+    """An LSTM; variables show its peepholes and its projection."""
+    options |= {
+        "use_peepholes": "w_f_diag" in shapes,
+        "num_proj": _columns(shapes, "projection/kernel"),
+    }
+    return cell_class(shapes["kernel"][1] // gates, **options)
+
+
+def _layer_norm_lstm(cell_class: type[Any], shapes: Shapes, gates: int = 4) -> Any:
+    return _lstm(cell_class, shapes, gates, layer_norm="forget/gamma" in shapes)
+
+
+def _weight_norm_lstm(shapes: Shapes) -> Any:
+    return _lstm(c.WeightNormLSTMCell, shapes, norm="norm_0" in shapes)
+
+
+def _layer_norm_basic_lstm(shapes: Shapes) -> Any:
+    return c.LayerNormBasicLSTMCell(shapes["kernel"][1] // 4, layer_norm="forget/gamma" in shapes)
+
+
+def _glstm(shapes: Shapes) -> Any:
+    return c.GLSTMCell(
+        shapes["bias_i"][0],
+        number_of_groups=sum(name.startswith("group") for name in shapes),
+        num_proj=_columns(shapes, "projection/kernel"),
+    )
+
+
+def _intersection(shapes: Shapes) -> Any:
+    return c.IntersectionRNNCell(
+        shapes["bias"][0] // 4, num_in_proj=_columns(shapes, "in_projection/bias")
+    )
+
+
+def _nas(shapes: Shapes) -> Any:
+    return c.NASCell(
+        shapes["kernel"][1] // 8,
+        use_bias="bias" in shapes,
+        num_proj=_columns(shapes, "projection_weights"),
+    )
+
+
+def _phased(shapes: Shapes) -> Any:
+    # With peepholes, the kernel of the mask gates has rows for the cell state too.
+    use_peepholes = shapes["mask_gates/kernel"][0] > shapes["new_input/kernel"][0]
+    return c.PhasedLSTMCell(shapes["period"][0], use_peepholes=use_peepholes)
 
 
 CELLS: dict[type[Any], Callable[[Shapes], Any]] = {
-    c.BasicRNNCell: lambda v: c.BasicRNNCell(v["bias"][0]),
-    c.CFNCell: lambda v: c.CFNCell(v["bias"][0] // 2),
-    c.CoupledInputForgetGateLSTMCell: lambda v: _lstm(
-        c.CoupledInputForgetGateLSTMCell, v, 3, layer_norm="forget/gamma" in v
+    c.BasicRNNCell: functools.partial(_by_bias, 1, c.BasicRNNCell),
+    c.CFNCell: functools.partial(_by_bias, 2, c.CFNCell),
+    c.CoupledInputForgetGateLSTMCell: functools.partial(
+        _layer_norm_lstm, c.CoupledInputForgetGateLSTMCell, gates=3
     ),
-    c.CudnnCompatibleGRUCell: lambda v: c.CudnnCompatibleGRUCell(v["gates/bias"][0] // 2),
-    c.GLSTMCell: lambda v: c.GLSTMCell(
-        v["bias_i"][0],
-        number_of_groups=sum(name.startswith("group") for name in v),
-        num_proj=_columns(v, "projection/kernel"),
-    ),
-    c.GRUCell: lambda v: c.GRUCell(v["gates/bias"][0] // 2),
-    c.IndRNNCell: lambda v: c.IndRNNCell(v["bias"][0]),
-    c.IndyGRUCell: lambda v: c.IndyGRUCell(v["gates/bias"][0] // 2),
-    c.IndyLSTMCell: lambda v: c.IndyLSTMCell(v["bias"][0] // 4),
-    c.IntersectionRNNCell: lambda v: c.IntersectionRNNCell(
-        v["bias"][0] // 4,
-        num_in_proj=_columns(v, "in_projection/bias"),
-    ),
-    c.LSTMCell: lambda v: _lstm(c.LSTMCell, v),
-    c.LayerNormBasicLSTMCell: lambda v: c.LayerNormBasicLSTMCell(
-        v["kernel"][1] // 4, layer_norm="forget/gamma" in v
-    ),
-    c.LayerNormLSTMCell: lambda v: _lstm(
-        c.LayerNormLSTMCell, v, layer_norm="forget/gamma" in v
-    ),
-    c.MinimalRNNCell: lambda v: c.MinimalRNNCell(v["bias"][0]),
-    c.NASCell: lambda v: c.NASCell(
-        v["kernel"][1] // 8,
-        use_bias="bias" in v,
-        num_proj=_columns(v, "projection_weights"),
-    ),
-    c.PhasedLSTMCell: lambda v: c.PhasedLSTMCell(
-        v["period"][0], use_peepholes=v["mask_gates/kernel"][0] > v["new_input/kernel"][0]
-    ),
-    c.SRUCell: lambda v: c.SRUCell(v["bias"][0] // 2),
-    c.UGRNNCell: lambda v: c.UGRNNCell(v["bias"][0] // 2),
-    c.WeightNormLSTMCell: lambda v: _lstm(c.WeightNormLSTMCell, v, norm="norm_0" in v),
-}  # fmt: skip
-"""Those whose sizes are all in their variables. `LSTMCell` stands for the others of its scope."""
+    c.CudnnCompatibleGRUCell: functools.partial(_by_gates, c.CudnnCompatibleGRUCell),
+    c.GLSTMCell: _glstm,
+    c.GRUCell: functools.partial(_by_gates, c.GRUCell),
+    c.IndRNNCell: functools.partial(_by_bias, 1, c.IndRNNCell),
+    c.IndyGRUCell: functools.partial(_by_gates, c.IndyGRUCell),
+    c.IndyLSTMCell: functools.partial(_by_bias, 4, c.IndyLSTMCell),
+    c.IntersectionRNNCell: _intersection,
+    c.LSTMCell: functools.partial(_lstm, c.LSTMCell),
+    c.LayerNormBasicLSTMCell: _layer_norm_basic_lstm,
+    c.LayerNormLSTMCell: functools.partial(_layer_norm_lstm, c.LayerNormLSTMCell),
+    c.MinimalRNNCell: functools.partial(_by_bias, 1, c.MinimalRNNCell),
+    c.NASCell: _nas,
+    c.PhasedLSTMCell: _phased,
+    c.SRUCell: functools.partial(_by_bias, 2, c.SRUCell),
+    c.UGRNNCell: functools.partial(_by_bias, 2, c.UGRNNCell),
+    c.WeightNormLSTMCell: _weight_norm_lstm,
+}
+"""The cells whose sizes can all be inferred; `LSTMCell` stands for the others of its scope."""
 
 
-def _attention(inner: Any, v: Shapes, memories: list[tuple[Any, ...]]) -> Any:
-    """`None` for mechanisms of several kinds, whose order the variables do not show."""
-    additive = numbered({name: name for name in v}, r"bahdanau_attention(?:_(\d+))?/attention_v")
-    layers = [columns for _, columns in numbered(v, r"attention_layer(?:_(\d+))?/kernel")]
+def _attention(inner: Any, shapes: Shapes, memories: list[tuple[Any, ...]]) -> Any:
+    """An attention wrapper; `None` for mechanisms of several kinds, whose order is not stored."""
+    additive = numbered(
+        {name: name for name in shapes}, r"bahdanau_attention(?:_(\d+))?/attention_v"
+    )
+    layers = [columns for _, columns in numbered(shapes, r"attention_layer(?:_(\d+))?/kernel")]
     if additive and len(additive) == len(memories):
         mechanisms = [
-            BahdanauAttention(v[name][0], memory_size=rows, normalize=f"{name[:-1]}g" in v)
+            BahdanauAttention(
+                shapes[name][0], memory_size=rows, normalize=f"{name[:-1]}g" in shapes
+            )
             for name, (rows, _) in zip(additive, memories, strict=True)
         ]
     elif len(memories) == 1:
         rows, units = memories[0]
-        scale = "luong_attention/attention_g" in v
+        scale = "luong_attention/attention_g" in shapes
         mechanisms = [LuongAttention(units, memory_size=rows, scale=scale)]
     else:
         return None
@@ -89,20 +131,32 @@ def _attention(inner: Any, v: Shapes, memories: list[tuple[Any, ...]]) -> Any:
     return w.AttentionWrapper(inner, mechanisms, attention_layer_size=sizes)
 
 
+def _embedding(inner: Any, shapes: Shapes, memories: list[tuple[Any, ...]]) -> Any:
+    del memories
+    return w.EmbeddingWrapper(inner, *shapes["embedding"])
+
+
+def _projection(
+    wrapper_class: type[Any], inner: Any, shapes: Shapes, memories: list[tuple[Any, ...]]
+) -> Any:
+    del memories
+    return wrapper_class(inner, shapes["bias"][0])
+
+
 WRAPPERS: dict[type[Any], Callable[[Any, Shapes, list[tuple[Any, ...]]], Any]] = {
     w.AttentionWrapper: _attention,
-    w.EmbeddingWrapper: lambda inner, v, _: w.EmbeddingWrapper(inner, *v["embedding"]),
-    w.InputProjectionWrapper: lambda inner, v, _: w.InputProjectionWrapper(inner, v["bias"][0]),
-    w.OutputProjectionWrapper: lambda inner, v, _: w.OutputProjectionWrapper(inner, v["bias"][0]),
+    w.EmbeddingWrapper: _embedding,
+    w.InputProjectionWrapper: functools.partial(_projection, w.InputProjectionWrapper),
+    w.OutputProjectionWrapper: functools.partial(_projection, w.OutputProjectionWrapper),
 }
-"""From the cell inside, the shapes of all variables, and those of the nearest memory layers."""
+"""Wrappers, made of the cell inside, the shapes of all variables, and the nearest memory layers."""
 
 
 def numbered(named: Mapping[str, Any], pattern: str) -> list[Any]:
-    """What has a name like the pattern, by the number that its group is: without one, first."""
+    """The values whose names match the pattern, by the number in its group; no number is 0."""
     found = {
         int(m[1] or 0): x
         for name, x in named.items()
-        if (m := re.fullmatch(pattern, name)) and len(m[1] or "") <= MOST_DIGITS
+        if (m := re.fullmatch(pattern, name)) and len(m[1] or "") <= MAX_DIGITS
     }
     return [found[i] for i in sorted(found)]

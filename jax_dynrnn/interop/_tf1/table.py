@@ -1,4 +1,4 @@
-"""The weights among variables, under one name each."""
+"""The weights among a model's variables, by canonical name."""
 
 from __future__ import annotations
 
@@ -17,59 +17,65 @@ from .._formats.tensors import Spec
 from .kinds import kind
 from .names import canonical, is_memory
 
-MOST_MEMORIES = 100
-AFTER_SLASH = chr(ord("/") + 1)
+MAX_MEMORIES = 100  # memory layers considered for one cell
+AFTER_SLASH = chr(ord("/") + 1)  # sorts after all names in a scope
 
 
-class Table:
-    """Weights by canonical name; slots of optimisers, steps and averages are left out.
+class CanonicalWeights:
+    """The weights of a model by canonical name, without slots, step counters and averages.
 
     Args:
-        variables: arrays by their own names, or only a `Spec` of each. Each array of a file is read
-            once, when `array` asks for it.
+        variables: arrays by their own names, or only a `Spec` of each. An array in a file is read
+            only by `array`.
     """
 
     def __init__(self, variables: Mapping[str, Any]):
         self.variables = variables
         self._specs: dict[str, Spec] = {}
-        self._order: list[str] | None = None  # these two when they are asked for
+        self._sorted_keys: list[str] | None = None  # both are computed on first use
         self._memories: list[str] | None = None
-        self._names: dict[str, dict[int, str]] = {}
-        self._twice: dict[str, tuple[str, str]] = {}
-        self._nested = "", ""
+        self._shards_by_key: dict[str, dict[int, str]] = {}
+        self._duplicates: dict[str, tuple[str, str]] = {}
+        # Canonical prefix and own prefix, where `with_cell_scope` renamed one.
+        self._renamed_scope = "", ""
         for name in variables:
-            if kind(name) == "weight" and not self._is_slot(name):
+            if kind(name) == "weight" and not self._is_custom_slot(name):
                 self._add(name, *canonical(name))
 
     def _add(self, name: str, key: str, shard: int) -> None:
-        shards = self._names.setdefault(key, {})
+        """Records a variable as a shard of its canonical name."""
+        shards = self._shards_by_key.setdefault(key, {})
         if shard in shards:
-            self._twice[key] = shards[shard], name
+            self._duplicates[key] = shards[shard], name
         shards[shard] = name
 
-    def _is_slot(self, name: str) -> bool:
-        """Whether it lies below a variable of its shape: of an optimizer with a name of its own."""
+    def _is_custom_slot(self, name: str) -> bool:
+        """Whether a variable is a slot of an optimizer with a name of its own.
+
+        Such a slot is below a variable of the same shape: `kernel/mine` below `kernel`.
+        """
         above = name.removesuffix(":0").rpartition("/")[0]
-        of = next((n for n in (above, f"{above}:0") if n in self.variables), None)
+        variable = next((n for n in (above, f"{above}:0") if n in self.variables), None)
         try:
-            return of is not None and self._spec(of).shape == self._spec(name).shape
+            return variable is not None and self._spec(variable).shape == self._spec(name).shape
         except ValueError:  # of a dtype that NumPy lacks
             return False
 
     def _spec(self, name: str) -> Spec:
+        """The spec of a variable by its own name, computed once."""
         if name not in self._specs:
             self._specs[name] = spec_of(self.variables, name)
         return self._specs[name]
 
-    def wrong(self, key: str) -> KeyError | None:
-        """Why a variable cannot be identified: two have its name, or not all of its shards are there."""
-        if key in self._twice:
-            one, other = map(escaped, self._twice[key])
+    def identification_error(self, key: str) -> KeyError | None:
+        """Why a variable is ambiguous or incomplete: two have its name, or shards are missing."""
+        if key in self._duplicates:
+            first, second = map(escaped, self._duplicates[key])
             return KeyError(
-                f"variables: {one} and {other} are names of the same variable; expected one of "
+                f"variables: {first} and {second} are names of the same variable; expected one of "
                 "them, got both; leave one out"
             )
-        shards = self._names.get(key, {})
+        shards = self._shards_by_key.get(key, {})
         if sorted(shards) != list(range(len(shards))):
             return KeyError(
                 f"variables: expected shards 0 to {max(shards)} of {escaped(key)}, got "
@@ -77,93 +83,96 @@ class Table:
             )
         return None
 
-    def nested(self, scope: str, cell: str) -> Table:
-        """The table with all that is in `scope` in the scope of a cell inside of it instead."""
-        table = copy.copy(self)
-        table._order = table._memories = None
-        table._nested = f"{scope}/{cell}/", f"{scope}/"
+    def with_cell_scope(self, scope: str, cell: str) -> CanonicalWeights:
+        """The same weights, with everything in `scope` moved into a scope `cell` inside of it."""
+        view = copy.copy(self)
+        view._sorted_keys = view._memories = None
+        view._renamed_scope = f"{scope}/{cell}/", f"{scope}/"
 
-        def placed(key: str) -> str:
+        def renamed(key: str) -> str:
             inside = key.startswith(f"{scope}/")
             return f"{scope}/{cell}/{key.removeprefix(f'{scope}/')}" if inside else key
 
-        table._names = {placed(key): shards for key, shards in self._names.items()}
-        table._twice = {placed(key): names for key, names in self._twice.items()}
-        return table
+        view._shards_by_key = {renamed(key): shards for key, shards in self._shards_by_key.items()}
+        view._duplicates = {renamed(key): names for key, names in self._duplicates.items()}
+        return view
 
-    def within(self, scope: str) -> Table:
-        """The table of what is in a scope, and of the memory layers nearest to it."""
-        table = copy.copy(self)
-        table._order = table._memories = None
-        keys = [*self._below(scope), *self.nearest_memories(scope)] if scope else list(self)
-        table._names = {key: self._names[key] for key in keys}
-        return table
+    def within(self, scope: str) -> CanonicalWeights:
+        """The weights in a scope, and the memory layers nearest to it."""
+        view = copy.copy(self)
+        view._sorted_keys = view._memories = None
+        keys = [*self._keys_in(scope), *self.nearest_memories(scope)] if scope else list(self)
+        view._shards_by_key = {key: self._shards_by_key[key] for key in keys}
+        return view
 
     def nearest_memories(self, scope: str) -> list[str]:
-        """The memory layers that have most scopes in common with `scope`, in the order of making.
+        """The memory layers that share most outer scopes with `scope`, in the order of making.
 
-        Those that lie directly in one of its scopes come before others below that one. They are
-        at most `MOST_MEMORIES`: more belong to no cell.
+        Those directly in a shared scope precede others below it. No more than `MAX_MEMORIES` are
+        returned: no cell has as many.
         """
         if self._memories is None:
             self._memories = sorted(filter(is_memory, self))
         scopes = scope.split("/") if scope else []
         for depth in range(len(scopes), -1, -1):
             common = "".join(f"{part}/" for part in scopes[:depth])
+            # Binary search: with many memory layers beside many cells, comparing all of them would
+            # take quadratic time.
             start = bisect.bisect_left(self._memories, common)
-            found = self._memories[start : start + MOST_MEMORIES]
+            found = self._memories[start : start + MAX_MEMORIES]
             found = [key for key in found if key.startswith(common)]
             if found:
                 direct = [key for key in found if key.count("/") == common.count("/") + 1]
-                return sorted(direct or found, key=_number)
+                return sorted(direct or found, key=_memory_number)
         return []
 
     def has(self, scope: str) -> bool:
-        """Whether anything is in a scope."""
-        return bool(self._below(scope))
+        """Whether a scope contains any weights."""
+        return bool(self._keys_in(scope))
 
-    def _below(self, scope: str) -> list[str]:
-        """The keys in a scope, sorted."""
-        if self._order is None:
-            self._order = sorted(self._names)
-        start, end = (bisect.bisect_left(self._order, scope + c) for c in ("/", AFTER_SLASH))
-        return self._order[start:end]
+    def _keys_in(self, scope: str) -> list[str]:
+        """The canonical names in a scope, sorted."""
+        if self._sorted_keys is None:
+            self._sorted_keys = sorted(self._shards_by_key)
+        start, end = (bisect.bisect_left(self._sorted_keys, scope + c) for c in ("/", AFTER_SLASH))
+        return self._sorted_keys[start:end]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._shards_by_key)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._names
+        return key in self._shards_by_key
 
     def name(self, key: str) -> str:
-        """The variable's own name, or those of its shards; what it would be, if it is missing.
+        """The own name of a variable, or those of its shards; of a missing one, its expected name.
 
-        For messages, and so on one line.
+        It is escaped, on one line, for messages.
         """
-        shards = self._names.get(key, {0: key.replace(*self._nested, 1)})
+        shards = self._shards_by_key.get(key, {0: key.replace(*self._renamed_scope, 1)})
         return ", ".join(map(escaped, shards.values()))
 
     def scope(self, scope: str) -> str:
-        """A scope as the variables have it: `RNN` for `rnn`."""
-        for key in [scope] if scope in self else self._below(scope)[:1]:
-            name = next(iter(self._names[key].values()))
+        """A scope as the variables spell it: `RNN` for `rnn`."""
+        for key in [scope] if scope in self else self._keys_in(scope)[:1]:
+            name = next(iter(self._shards_by_key[key].values()))
             return "/".join(name.split("/")[: len(scope.split("/"))])
         return scope
 
     def is_weight(self, key: str) -> bool:
-        """Whether it may be one, and not a constant of an operation in a frozen graph."""
-        if self.wrong(key):
+        """Whether it can be a weight, and not a constant of an operation in a frozen graph."""
+        if self.identification_error(key):
             return False
         try:
             spec = self.spec(key)
         except ValueError:  # of a dtype that NumPy lacks
             return False
+        # The gain of a normalized attention is the only weight that is a scalar.
         scalar = not spec.shape and not key.endswith("/attention_g")
         return jnp.issubdtype(spec.dtype, jnp.floating) and not scalar
 
     def spec(self, key: str) -> Spec:
-        """Shape and dtype of a variable, of its shards one below the other."""
-        shards = self._names[key]
+        """The shape and dtype of a variable; shards are concatenated along the first axis."""
+        shards = self._shards_by_key[key]
         specs = [self._spec(shards[i]) for i in sorted(shards)]
         if len(specs) == 1:
             return specs[0]
@@ -176,23 +185,23 @@ class Table:
         return Spec((rows, *specs[0].shape[1:]), specs[0].dtype)
 
     def array(self, key: str) -> Any:
-        """The values of the same variable."""
-        shards = self._names[key]
+        """The values of a variable; shards are concatenated along the first axis."""
+        shards = self._shards_by_key[key]
         arrays = [self.variables[shards[i]] for i in sorted(shards)]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def sharded(self, key: str) -> bool:
-        """Whether it is made of several."""
-        return len(self._names[key]) > 1
+        """Whether a variable consists of several shards."""
+        return len(self._shards_by_key[key]) > 1
 
 
-def _number(memory: str) -> int:
-    """Which memory layer of its scope it is: the first has no number."""
+def _memory_number(memory: str) -> int:
+    """The number of a memory layer in its scope; the first has none, which is 0."""
     return int(re.sub(r".*memory_layer_?(\d*)/kernel", r"0\1", memory))
 
 
 def spec_of(variables: Mapping[str, Any], name: str) -> Spec:
-    """Shape and dtype of a variable: from the index of a checkpoint, else from the array."""
+    """The shape and dtype of a variable, from a checkpoint's index or from the array."""
     if isinstance(variables, Checkpoint):
         return variables.spec(name)
     found = variables[name]
