@@ -45,6 +45,7 @@ class LSTMStateTuple(NamedTuple):
     h: Any
 
 
+# So that jax.export can serialise programs that take or return a state.
 jax.export.register_namedtuple_serialization(
     LSTMStateTuple, serialized_name="jax_dynrnn.LSTMStateTuple"
 )
@@ -583,7 +584,7 @@ def output_shape(cell: Cell, input_shape: Shapes) -> Any:
 
     def output_of_step(dtype):
         params = unboxed(cell.init(jax.random.key(0), features))
-        # The output's shape does not depend on the memory: None stands for one of a single slot.
+        # None stands for a memory of one slot; no output but the alignments depends on the number.
         params = cell.attend(params, None) if cell.attends else params
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
         start = ask(cell, "start", params, (), jnp.float32)

@@ -94,6 +94,7 @@ class Stacked(Composition):
         }
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
+        # Engines that run the cells one by one derive the same keys, so that all draw the same.
         output, states = inputs, []
         for i, ((name, cell), old) in enumerate(
             zip(self.cells.items(), self.states(state), strict=True)
@@ -191,6 +192,7 @@ class Around(Composition):
         object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
+        # The params beside params[name] are the wrapper's own, which this class does not know.
         if self.name is not None:
             raise NotImplementedError(
                 f"init: expected a wrapper with params of its own beside params[{self.name!r}] to "

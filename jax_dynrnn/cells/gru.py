@@ -82,6 +82,7 @@ class GRUCell(_GRU, StagedCell):
         return {
             "gates": {
                 "kernel": init_kernel(keys[0], rows, 2, self, dtype),
+                # Ones, as in TF1: at first, the gates favour the old state.
                 "bias": init_vector(bias, ones, keys[1], 2 * units, dtype),
             },
             "candidate": {

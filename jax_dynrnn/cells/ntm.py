@@ -165,6 +165,7 @@ class NTMCell(Cell):
             **layer("output", hidden + self.read_head_num * width, self.output_dim or size),
             **initial_rows("initial_read_vector", self.read_head_num, width),
             **initial_rows("initial_address_weights", self._num_heads, slots),
+            # Collier and Beel compare initial memories, and choose this constant.
             "memory": jnp.full((slots, width), 1e-6, dtype),
         }
 

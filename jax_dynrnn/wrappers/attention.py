@@ -137,7 +137,7 @@ class AttentionWrapper(Wrapper):
             _check_data.count("AttentionWrapper: attention_layer_size", size, least=1)
         if sizes is not None and len(self._layer_sizes) != len(self.mechanisms):
             raise ValueError(
-                f"AttentionWrapper: expected {len(self.mechanisms)} numbers in "
+                f"AttentionWrapper: expected {len(self.mechanisms)} sizes in "
                 f"attention_layer_size, one for each mechanism, got {sizes!r}"
             )
 
@@ -149,7 +149,7 @@ class AttentionWrapper(Wrapper):
     def mechanisms(self) -> dict[str, Mechanism]:
         """The mechanisms by the names of their params.
 
-        A name that occurs again is numbered as in TF1: `luong_attention`, `luong_attention_1`.
+        A name that occurs again is numbered: `luong_attention`, `luong_attention_1`.
         """
         given = self.attention_mechanism
         given = (given,) if isinstance(given, Mechanism) else given
@@ -287,5 +287,5 @@ class AttentionWrapper(Wrapper):
 
 
 def _layer_name(i: int) -> str:
-    """The name of attention layer i, as TF1 numbers its variables."""
+    """The name of attention layer i: TF1's for the first, and a numbered one for the others."""
     return f"attention_layer_{i}" if i else "attention_layer"

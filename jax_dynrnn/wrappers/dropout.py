@@ -161,7 +161,7 @@ class DropoutWrapper(AroundWrapper):
         if key is not None and self.state_keep_prob < 1:
             return "state_keep_prob drops from the state between the steps"
         if key is not None and self.recurrent_keep_prob < 1:
-            return "recurrent_keep_prob masks, row by row, what is multiplied inside of the step"
+            return "recurrent_keep_prob masks the hidden state, row by row, inside the step"
         return None
 
     def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:

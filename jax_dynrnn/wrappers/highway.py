@@ -63,6 +63,7 @@ class HighwayWrapper(AroundWrapper):
         params: Params = {"cell": self.inner.init(keys[0], input_shape, dtype)}
         gates = {"carry": self.carry_bias_init}
         if not self.couple_carry_transform_gates:
+            # As in TF1: with a positive value, both gates favour the inputs at first.
             gates["transform"] = -self.carry_bias_init
         for (gate, bias), k in zip(gates.items(), keys[1:], strict=False):
             kernel = (self.kernel_initializer or glorot_uniform)(k, (size, size), dtype)

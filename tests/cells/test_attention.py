@@ -218,7 +218,7 @@ MISTAKES = {
     "layers": (
         lambda: wrapped([LUONG, LUONG], attention_layer_size=3),
         ValueError,
-        "expected 2 numbers in attention_layer_size, one for each mechanism, got 3",
+        "expected 2 sizes in attention_layer_size, one for each mechanism, got 3",
     ),
     "a layer of 0": (lambda: wrapped(attention_layer_size=0), ValueError, ">= 1, got 0"),
     "units": (
