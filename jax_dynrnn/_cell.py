@@ -1,7 +1,7 @@
-"""The cell protocol: what a recurrent cell is, and what the engines ask of it.
+"""The cell protocol: the methods that a recurrent cell has, and that the engines call.
 
-A cell is a pure function of `(params, inputs, state)` with a configuration and no
-arrays of its own. `B` is the batch size and `D` the feature size in the shapes below.
+A cell is a static configuration whose methods are pure functions of `(params, inputs, state)`.
+It holds no arrays. `B` is the batch size and `D` the feature size in the shapes below.
 """
 
 from __future__ import annotations
@@ -45,37 +45,40 @@ class LSTMStateTuple(NamedTuple):
     h: Any
 
 
+# So that jax.export can serialise programs that take or return a state.
 jax.export.register_namedtuple_serialization(
     LSTMStateTuple, serialized_name="jax_dynrnn.LSTMStateTuple"
 )
 
 
 class Memory(NamedTuple):
-    """What a cell attends to: it is in the params, but none of them."""
+    """The memory that a cell attends to. It is passed with the params, but is not a param."""
 
+    # The check of params finds a memory by this flag: importing the class would be circular.
     is_param = False
 
     values: Any
     """`[B, S, M]`."""
     length: Any
-    """int `[B]`, or `None` where all of it is real."""
+    """int `[B]`: the number of valid slots in each row; `None`: all are valid."""
 
 
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
 
 
 def _explained_method(method: Callable[..., Any]) -> Callable[..., Any]:
-    """`init`, `zero_state` or `attend`; if it fails, what is wrong with its arguments is said."""
+    """Wraps `init`, `zero_state` or `attend`: if it fails, a bad argument is named in the error."""
     names = list(inspect.signature(method).parameters)
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         try:
-            made = method(*arguments, **options)
+            returned = method(*arguments, **options)
             if method.__name__ == "init":
-                _check_cell.made(arguments, made)
-            return made
+                _check_cell.made(arguments, returned)
+            return returned
         except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # The arguments are examined only after a failure, so that valid calls stay fast.
             given = dict(zip(names, arguments, strict=False)) | options
             _check_cell.blame_arguments(method.__name__, given, error)
             raise
@@ -84,13 +87,17 @@ def _explained_method(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Composition(abc.ABC):
-    """What a cell is made of: `Stacked` cells, or one with work `Around` it.
+    """How a cell is composed of other cells: `Stacked` or `Around`.
 
-    It implements the methods of such a cell, which are its defaults.
+    It implements the methods of `Cell` in terms of the inner cells. A cell that returns it from
+    `Cell.composition` inherits these as the defaults of its own methods.
     """
 
     inside_loop: str | None = None
-    """Why the cell has to be run as a whole; `None`: the cells inside may be run apart."""
+    """Why the cell has to be run as a whole; `None`: an engine may run the inner cells one by one.
+
+    Such a cell needs a `step` of its own, since the composition does not describe its step.
+    """
 
     @property
     @abc.abstractmethod
@@ -120,9 +127,10 @@ class Composition(abc.ABC):
 
 
 class _FromComposition:
-    """An attribute that a cell made of others has from them, and any other cell by default.
+    """An attribute that is read from the cell's composition, with a default for other cells.
 
-    A plain attribute of a class or an object takes its place.
+    It is a non-data descriptor (it has no `__set__`), so that a subclass, or an object, overrides
+    it with a plain attribute.
     """
 
     def __init__(self, default: Any):
@@ -137,11 +145,11 @@ class _FromComposition:
 
 
 class Cell(BriefRepr):
-    """What every recurrent cell does; a cell of your own implements three methods.
+    """Base class of recurrent cells; a new cell implements three methods.
 
-    `init`, `zero_state` and one of `__call__` and `step` are needed, the rest is
-    optional and defaults to what is said here. A cell made of other cells needs `composition`
-    alone. A subclass is a frozen dataclass under
+    `init`, `zero_state` and one of `__call__` and `step` are required. The other methods are
+    optional, and their defaults are documented below. A cell made of other cells needs only
+    `composition`. A subclass is a frozen dataclass under
     `jax.tree_util.register_static`, so that equal cells never recompile. A cell need not
     inherit from this class: any object with `init`, `zero_state` and `__call__` runs.
 
@@ -163,38 +171,41 @@ class Cell(BriefRepr):
     """
 
     feature_ndim: Any = _FromComposition(1)
-    """Trailing feature axes of the inputs: 0 for ids, 2 to 4 for convolutions.
+    """The number of trailing feature axes of the inputs: 0 for ids, 2 to 4 for convolutions.
 
-    An int holds for every leaf. Where the leaves differ it is a pytree of ints of the inputs'
-    structure: `(1, 3)` for inputs `([B, T, D], [B, T, height, width, channels])`.
+    An int applies to every leaf. Where the leaves differ it is a pytree of ints with the structure
+    of the inputs: `(1, 3)` for inputs `([B, T, D], [B, T, height, width, channels])`.
     """
 
     attends: Any = _FromComposition(False)
-    """Whether it is, or has inside, a cell that attends to a memory."""
+    """Whether the cell, or a cell inside it, attends to a memory."""
 
     def composition(self, key: Key = None) -> Composition | None:
-        """The cells inside: `Stacked`, or one with work `Around` it; `None`: there are none.
+        """Returns how the cell is made of other cells, or `None` if it is not.
 
-        Engines run the cells inside one by one, each in the fastest way for it. `key` is that of
-        the run, or `None`: it may decide whether there is work between the steps.
+        The result is a `Stacked`, or an `Around` for one cell with work before and after it. Where
+        it permits, engines run the inner cells one by one, each with the fastest method for it.
+        `key` is the key of the run, or `None`. It may decide whether the inner cells can be run
+        apart: dropout of the state, for one, does work between the steps only with a key.
         """
         del key
         return None
 
     def __new__(cls, *sizes: Any, **options: Any) -> Self:
-        """Says what to do about options of TF1, Flax or PyTorch that a cell does not have."""
+        """Refuses options that only TF1, Flax or PyTorch have, and names the option to use here."""
+        # Not in __init__, which the dataclass decorator generates for each subclass.
         check_construction(cls, sizes, options)
         return super().__new__(cls)
 
     @_explained_method
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        """Makes the params. Only the last `feature_ndim` sizes of each shape are read."""
-        return _composition_of(self, "init").init(key, input_shape, dtype)
+        """Initialises the params. Only the last `feature_ndim` sizes of each shape are read."""
+        return _required_composition(self, "init").init(key, input_shape, dtype)
 
     @_explained_method
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state of zeros; `batch_shape` is an int, or a tuple, `()` for one row."""
-        return _composition_of(self, "zero_state").zero_state(batch_shape, dtype)
+        """Returns a state of zeros; `batch_shape` is an int or a tuple, `()` for one row."""
+        return _required_composition(self, "zero_state").zero_state(batch_shape, dtype)
 
     @explained
     def __call__(
@@ -202,8 +213,8 @@ class Cell(BriefRepr):
     ) -> tuple[Any, State]:
         """Takes one step: `inputs` `[B, D]` (or one row `[D]`) -> `(output, new_state)`.
 
-        The state is checked as that of a run. Inputs and a state of the same shapes in each
-        other's place, as Flax has them, cannot be recognised.
+        The state is checked as the initial state of a run is. Flax's argument order (state before
+        inputs) cannot be detected if both have the same shapes.
         """
         batch_shape = leading_shape(inputs, self.feature_ndim)
         _check_options.one_key(key)
@@ -218,13 +229,13 @@ class Cell(BriefRepr):
             raise
 
     def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
-        """What is the same at every step, made once per run outside the loop."""
+        """Returns prepared params: what does not change between steps, computed once per run."""
         if (composition := self.composition()) is not None:
             return composition.prepare(params, key=key, batch_shape=batch_shape)
         return params
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
-        """Where a run, and every reset, begins. `params` are not prepared."""
+        """Returns the start state: that of a run, and after every reset. `params` are raw."""
         if (composition := self.composition()) is not None:
             return composition.start(params, batch_shape, dtype)
         return ask(self, "zero_state", batch_shape, dtype)
@@ -233,10 +244,10 @@ class Cell(BriefRepr):
     def attend(
         self, params: Params, memory: PyTree, memory_length: Lengths | None = None
     ) -> Params:
-        """The params with a memory for the cells inside that attend to one.
+        """Returns the params with a memory, for every cell inside that attends to one.
 
         Raises:
-            TypeError: none does.
+            TypeError: no cell inside attends to a memory.
         """
         composition = self.composition()
         if composition is not None and composition.attends:
@@ -244,19 +255,24 @@ class Cell(BriefRepr):
         raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
     def project(self, params: Params, inputs: Inputs) -> Any:
-        """What needs neither state nor time; `inputs` may have more leading axes."""
+        """Returns the projected inputs: the part of a step that does not depend on the state.
+
+        `params` are prepared. `inputs` may have more leading axes than those of one step, since
+        an engine projects the inputs of many steps with one call.
+        """
         del params
         return inputs
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
-        """The rest of a step, with prepared params -> `(output, new_state)`."""
+        """Takes a step from projected inputs, with prepared params -> `(output, new_state)`."""
         if (composition := separable(self, key)) is not None:
             return composition.step(params, projected, state, key)
         return ask(self, "__call__", params, projected, state, key=key)
 
     def __getstate__(self) -> dict[str, Any]:
+        # Jitted functions such as jax.nn.relu can be a field, but pickle does not accept them.
         return {name: _as_name(value) for name, value in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -271,6 +287,8 @@ class Cell(BriefRepr):
             if is_plain:
                 setattr(cls, name, _explained_method(method))
         own = vars(cls)
+        # A run calls project and step, never __call__ if step is overridden: an override of
+        # __call__ alone would be ignored without a word.
         if "__call__" in own and "step" not in own and cls.step is not Cell.step:
             raise TypeError(
                 f"{cls.__name__} overrides __call__, but a run takes {cls.__mro__[1].__name__}'s "
@@ -284,12 +302,13 @@ class Cell(BriefRepr):
 
 
 def separable(cell: Cell, key: Key = None) -> Composition | None:
-    """The composition of a cell whose inner cells may be run apart from it, in a run with `key`."""
+    """Returns the composition if, in a run with `key`, the inner cells may be run one by one."""
     composition = cell.composition(key)
     return None if composition is None or composition.inside_loop is not None else composition
 
 
-def _composition_of(cell: Cell, method: str) -> Composition:
+def _required_composition(cell: Cell, method: str) -> Composition:
+    """Returns the composition, which `method` is inherited from, or raises if there is none."""
     composition = cell.composition()
     if composition is None:
         raise NotImplementedError(
@@ -300,7 +319,10 @@ def _composition_of(cell: Cell, method: str) -> Composition:
 
 
 class _Name(NamedTuple):
-    """Where a function is found: many of `jax.nn`'s pickle and copy in no other way."""
+    """The module and name of a function; it stands for the function in a pickle or a copy.
+
+    Many functions of `jax.nn` are jitted, and cannot be pickled or copied themselves.
+    """
 
     module: str
     name: str
@@ -310,21 +332,22 @@ class _Name(NamedTuple):
 
 
 def _as_name(value: object) -> Any:
+    """Returns a `_Name` for a function that can be imported, and any other value as it is."""
     name = importable_name(value)
     return value if name is None else _Name(value.__module__, name)
 
 
 class StagedCell(Cell):
-    """A cell whose step is arithmetic between matmuls with kernels: what engines can run fast.
+    """A cell whose step is matmuls with kernels and arithmetic between them; engines run it fast.
 
-    `stages` is its step as a generator. Each `recurred = yield x, kernel` asks for
-    `x @ kernel`, so that an engine may do these matmuls in its own way and order; between
-    them each row is computed by itself, as in elementwise arithmetic.
+    `stages` is its step as a generator. Each `recurred = yield x, kernel` requests the product
+    `x @ kernel`, so that an engine can compute these matmuls in its own way and order. Between
+    the matmuls no row depends on another row, as in elementwise arithmetic.
 
-    An engine may take `stages` for `step` in a run without a key, and in one with a key if
-    `step` is this class's own: a cell overrides it only to draw.
+    An engine may run `stages` in place of `step` in a run without a key. In a run with a key it
+    may do so if `step` is not overridden: a cell overrides `step` only to draw random numbers.
 
-    Example: two matmuls, the second of what the first one gives
+    Example: two matmuls, of which the second multiplies a function of the first product
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
         ... @dataclasses.dataclass(frozen=True)
@@ -356,22 +379,26 @@ class StagedCell(Cell):
     """
 
     def recurrent_input(self, state: State) -> jax.Array | None:
-        """What recurrent kernels multiply of the state, `[..., H]`; `None` if there are none.
+        """Returns the part of the state that recurrent kernels multiply, `[..., H]`, or `None`.
 
-        `stages` multiplies this, and uses `state` for all else, so that recurrent dropout can mask
-        the one and leave the other alone.
+        `None` means that the cell has no recurrent kernel. `stages` multiplies this value, and
+        uses `state` everywhere else. Recurrent dropout replaces this method, and so masks what is
+        multiplied without changing the state that is carried.
         """
         del state
         return None
 
     def stages(self, params: Params, projected: Projected, state: State) -> Stages:
-        """Yields each `(x, kernel)`, is sent `x @ kernel`, returns `(output, new_state)`."""
+        """A generator: yields each `(x, kernel)`, is sent `x @ kernel`, returns the step's result.
+
+        The result is `(output, new_state)`. `params` are prepared.
+        """
         raise NotImplementedError
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
-        """The stages, with plain matmuls."""
+        """Runs the stages, with `x @ kernel` for each product."""
         del key
         return run_stages(
             self.stages(params, projected, state), lambda i, x, kernel: matmul(x, kernel, "state")
@@ -379,37 +406,39 @@ class StagedCell(Cell):
 
 
 def run_stages(stages: Stages, multiply: Callable[..., Any]) -> tuple[Any, State]:
-    """Runs the generator of `StagedCell.stages`, with `multiply(i, x, kernel)` for matmul i."""
+    """Runs the generator of `StagedCell.stages`; product i is `multiply(i, x, kernel)`."""
     if not isinstance(stages, Generator):
         raise TypeError(
             "stages: expected a generator, which yields each (x, kernel) and returns (output, "
             f"new_state), got {type(stages).__name__}"
         )
     try:
-        asked = next(stages)
+        yielded = next(stages)
         for i in itertools.count():
-            if not isinstance(asked, tuple) or len(asked) != 2:
+            if not isinstance(yielded, tuple) or len(yielded) != 2:
                 raise TypeError(
-                    f"stages: expected each yield to be a tuple (x, kernel), got {structure(asked)}"
+                    "stages: expected each yield to be a tuple (x, kernel), got "
+                    f"{structure(yielded)}"
                 )
-            asked = stages.send(multiply(i, *asked))
+            yielded = stages.send(multiply(i, *yielded))
     except StopIteration as end:
-        return end.value
-    raise AssertionError("unreachable")
+        return end.value  # what the generator returned
+    raise AssertionError("unreachable")  # type checkers do not know that count() never ends
 
 
 class MatmulCell(StagedCell):
     """A cell with one matmul with the hidden state, then arithmetic within each unit.
 
-    Its `stages` are, with `H` the size of the hidden state and `Z` all gates side by side,
+    Its `stages` compute, with `H` the size of the hidden state and `Z` that of all gates together,
 
         projected = project(params, x)                               # [B, Z]
         recurred  = hidden(state) @ recurrent_kernel(params)         # [B, H] @ [H, Z]
         output, new_state = pointwise(params, projected, recurred, state)
 
     `pointwise` uses only elementwise arithmetic, equal splits of the last axis and
-    vectors from params, so that every engine can trace it. It is the whole step where
-    `stages` asks for no other matmul; an `LSTMCell` or `NASCell` with a projection does.
+    vectors from params, so that every engine can trace it. Where `stages` is overridden to
+    request a second matmul, as by an `LSTMCell` or `NASCell` with a projection, `pointwise` is
+    not the whole rest of the step.
 
     Example: a vanilla RNN is
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -442,40 +471,46 @@ class MatmulCell(StagedCell):
     """
 
     unitwise: bool = True
-    """Whether `pointwise` keeps within each unit. A cell that normalises over its units says
-    no: an engine that gives each processor some of the units leaves it alone."""
+    """Whether each unit of `pointwise` depends only on the same unit of its arguments.
+
+    `False` for a cell that normalises over its units. An engine that distributes the units over
+    processors does not run such a cell.
+    """
 
     def hidden(self, state: State) -> jax.Array:
-        """The part of the state that is multiplied: `[..., H]`."""
+        """Returns the hidden state, which the recurrent kernel multiplies: `[..., H]`."""
         raise NotImplementedError
 
     def recurrent_kernel(self, params: Params) -> jax.Array:
-        """What multiplies it: `[H, Z]`."""
+        """Returns the kernel that multiplies the hidden state: `[H, Z]`."""
         raise NotImplementedError
 
     def pointwise(
         self, params: Params, projected: Projected, recurred: jax.Array, state: State
     ) -> tuple[Any, State]:
-        """The arithmetic within each unit -> `(output, new_state)`."""
+        """Computes the step from the recurrent product `recurred` -> `(output, new_state)`."""
         raise NotImplementedError
 
     def recurrent_input(self, state: State) -> jax.Array:
-        """`hidden(state)`."""
+        """Returns `hidden(state)`."""
         return self.hidden(state)
 
     def stages(self, params: Params, projected: Projected, state: State) -> Stages:
-        """`pointwise` after the one matmul."""
+        """Requests the one recurrent product, and then computes `pointwise`."""
         recurred = yield self.recurrent_input(state), self.recurrent_kernel(params)
         return self.pointwise(params, projected, recurred, state)
 
 
 PREPARE = 2**31 - 1
-"""What `prepare`'s key is folded with: no step of a sequence has this place."""
+"""Folded into the run's key to derive the key of `prepare`; no step has this index."""
 
 
 @jax.tree_util.register_static
 class Adapter(Cell):
-    """A foreign object with the three methods, as a `Cell`: static where that object is."""
+    """An object with the three methods that is not a `Cell`, with the interface of one.
+
+    It is as static as that object: the two adapters of equal objects are equal.
+    """
 
     def __init__(self, cell: Any):
         self.foreign = cell
@@ -494,10 +529,10 @@ class Adapter(Cell):
     ) -> tuple[Any, State]:
         return ask(self.foreign, "__call__", params, inputs, state, key=key)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Adapter) and self.foreign == other.foreign
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.foreign)
 
     def __repr__(self) -> str:
@@ -507,12 +542,16 @@ class Adapter(Cell):
 def take_step(
     cell: Cell, params: Params, projected: Projected, state: State, *, key: Key = None
 ) -> tuple[Any, State]:
-    """`cell.step`, of which it is checked that it returns `(output, new_state)`."""
+    """Calls `cell.step`, and checks that it returns `(output, new_state)`."""
     return result(cell, ask(cell, "step", params, projected, state, key=key), state)
 
 
 def as_cell(cell: Any, name: str = "cell") -> Cell:
-    """`cell` with the whole protocol, or a `TypeError` that lists what it lacks."""
+    """Returns `cell` as a `Cell`: itself, or an `Adapter`.
+
+    Raises:
+        TypeError: methods are missing, which the message lists.
+    """
     if isinstance(cell, Cell):
         own_step = type(cell).__call__ is not Cell.__call__ or type(cell).step is not Cell.step
         if not own_step and separable(cell) is None:
@@ -529,9 +568,9 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
     missing = [m for m in ("init", "zero_state") if not callable(getattr(cell, m, None))]
     missing += [] if callable(cell) else ["__call__"]
     if missing:
-        bases = {base.__module__.partition(".")[0] for base in type(cell).__mro__}
-        of = " and ".join(bases & {"flax", "haiku", "equinox"})
-        hint = f"; jax_dynrnn.interop.foreign makes cells of those of {of}" if of else ""
+        packages = {base.__module__.partition(".")[0] for base in type(cell).__mro__}
+        known = " and ".join(packages & {"flax", "haiku", "equinox"})
+        hint = f"; jax_dynrnn.interop.foreign makes cells of those of {known}" if known else ""
         raise TypeError(
             f"{name}: expected a cell (an object with init, zero_state and __call__), "
             f"got {type(cell).__name__}, which has no {', '.join(missing)}{hint}"
@@ -540,28 +579,30 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
 
 
 def output_shape(cell: Cell, input_shape: Shapes) -> Any:
-    """The shape of the output for one row, by tracing the cell without computing."""
+    """Returns the shape of the output for one row, by tracing a step without computing it."""
     features = feature_shapes(cell, input_shape)
 
-    def one_step(dtype):
+    def output_of_step(dtype):
         params = unboxed(cell.init(jax.random.key(0), features))
-        params = cell.attend(params, None) if cell.attends else params  # any memory will do
+        # None stands for a memory of one slot; no output but the alignments depends on the number.
+        params = cell.attend(params, None) if cell.attends else params
         inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
         start = ask(cell, "start", params, (), jnp.float32)
+        # As a run takes it (prepare, project, step), even where __call__ is overridden.
         return Cell.__call__(cell, params, inputs, start)[0]
 
     try:
-        output = jax.eval_shape(lambda: one_step(jnp.float32))
-    except TypeError:  # a cell that takes ids
-        output = jax.eval_shape(lambda: one_step(jnp.int32))
+        output = jax.eval_shape(lambda: output_of_step(jnp.float32))
+    except TypeError:  # a cell that takes ids refuses floats
+        output = jax.eval_shape(lambda: output_of_step(jnp.int32))
     return jax.tree.map(lambda x: x.shape, output)
 
 
 def output_size(cell: Cell, input_shape: Shapes, owner: object) -> int:
-    """The last size of the output of a cell inside of `owner`, if that is one array.
+    """Returns the last size of the output of a cell inside `owner`.
 
     Raises:
-        TypeError: it is not.
+        TypeError: the output is not one array.
     """
     shape = output_shape(cell, input_shape)
     if not is_shape(shape) or not shape:
@@ -574,9 +615,14 @@ def output_size(cell: Cell, input_shape: Shapes, owner: object) -> int:
 
 
 def feature_shapes(cell: Cell, input_shape: Shapes) -> Any:
-    """The last sizes of each shape in `input_shape`: what belongs to one step of one row."""
-    ndims = feature_ndims(cell.feature_ndim, input_shape, is_shape)
-    return jax.tree.map(lambda n, s: tuple(s)[len(s) - n :], ndims, input_shape)
+    """Returns the feature sizes of each shape in `input_shape`: those of one step of one row."""
+
+    def features(ndim, shape):
+        return tuple(shape)[len(shape) - ndim :]  # not shape[-ndim:], which keeps all if ndim is 0
+
+    return jax.tree.map(
+        features, feature_ndims(cell.feature_ndim, input_shape, is_shape), input_shape
+    )
 
 
 def feature_ndims(
@@ -585,33 +631,35 @@ def feature_ndims(
     is_leaf: Callable[..., Any] | None = None,
     where: str = "inputs",
 ) -> Any:
-    """How many feature axes each leaf of `inputs` has: ints, in the structure of `inputs`.
+    """Returns the number of feature axes of each leaf: ints, in the structure of `inputs`.
+
+    `feature_ndim` may be a prefix of that structure; each int then applies to a whole subtree.
 
     Raises:
         ValueError: `feature_ndim` has another structure.
     """
-    ndims, structure = jax.tree.flatten(feature_ndim)
+    ndims, treedef = jax.tree.flatten(feature_ndim)
     try:
-        parts = structure.flatten_up_to(inputs)
+        subtrees = treedef.flatten_up_to(inputs)
     except ValueError as error:
         raise ValueError(
             f"{where}: expected the structure of the cell's feature_ndim={feature_ndim!r}, got "
             f"{jax.tree.structure(inputs, is_leaf=is_leaf)}"
         ) from error
-    same = [
-        jax.tree.map(lambda _, n=n: n, part, is_leaf=is_leaf)
-        for n, part in zip(ndims, parts, strict=True)
+    broadcast = [
+        jax.tree.map(lambda _, n=n: n, subtree, is_leaf=is_leaf)
+        for n, subtree in zip(ndims, subtrees, strict=True)
     ]
-    return structure.unflatten(same)
+    return treedef.unflatten(broadcast)
 
 
 def leading_shape(inputs: Inputs, feature_ndim: Any) -> tuple[Any, ...]:
-    """The axes before the features: of one step `(B,)`, of one row none."""
+    """Returns the sizes before the feature axes: `(B,)` for one step, `()` for one row."""
     return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
 
 
 def leading_axes(input_shape: Shapes, feature_ndim: Any) -> tuple[Any, ...]:
-    """The same of inputs of `input_shape`."""
+    """Returns the sizes before the feature axes, for inputs of the shapes `input_shape`."""
     ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
     shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)
     return tuple(shapes[0][: len(shapes[0]) - ndims[0]]) if shapes else ()

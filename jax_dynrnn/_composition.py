@@ -1,8 +1,8 @@
-"""Cells that are made of cells: a stack of layers, and one cell with work around it.
+"""Cells made of other cells: `Stacked` layers, and one cell with work `Around` its steps.
 
-A cell says which it is in `Cell.composition`. Everything that looks inside cells asks there: the
-engines, which run each cell of a stack or inside a wrapper in their own way, and the converters of
-weights, which look for the params of each.
+A cell returns one of these from `Cell.composition`. All code that looks inside a cell calls that
+method: the engines, which run the inner cells one by one, and `interop`, which looks for the params
+of each of them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from ._types import BatchShape, DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
 
 @dataclasses.dataclass(frozen=True)
 class Stacked(Composition):
-    """A stack: the output of each cell is the input of the next.
+    """A stack of cells: the output of each cell is the input of the next.
 
-    The params of the stack are `{name: params of that cell}`, its state is the tuple (or a
-    NamedTuple) of the cells' states, and with a key, cell i takes its step with `fold_in(key, i)`.
+    The params of the stack are `{name: params of that cell}`. Its state is the tuple (or a
+    NamedTuple) of the cells' states. In a run with a key, cell i takes its step with
+    `fold_in(key, i)`.
 
     Args:
-        cells: the cells by the names of their params, the first of which receives the inputs.
+        cells: the cells, by the names of their params; the first one receives the inputs.
 
     Raises:
         TypeError: one of them is not a cell. ValueError: there is none.
 
-    Example: a stack of two, which runs on the engines that `MultiRNNCell` runs on
+    Example: a stack of two cells, which the same engines run as run `MultiRNNCell`
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
         ... @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Stacked(Composition):
         params = {}
         for i, (name, cell) in enumerate(self.cells.items()):
             params[name] = ask(cell, "init", jax.random.fold_in(key, i), input_shape, dtype)
-            if i + 1 < len(self.cells):
+            if i + 1 < len(self.cells):  # tracing the last cell would be wasted
                 input_shape = output_shape(cell, input_shape)
         return params
 
@@ -93,6 +94,7 @@ class Stacked(Composition):
         }
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
+        # Engines that run the cells one by one derive the same keys, so that all draw the same.
         output, states = inputs, []
         for i, ((name, cell), old) in enumerate(
             zip(self.cells.items(), self.states(state), strict=True)
@@ -103,7 +105,11 @@ class Stacked(Composition):
         return output, self.join_states(state, states)
 
     def states(self, state: State) -> tuple[Any, ...]:
-        """The states of the cells."""
+        """Splits the state of the stack into the states of the cells.
+
+        Raises:
+            ValueError: it is not a tuple of as many parts as there are cells.
+        """
         if not isinstance(state, tuple) or len(state) != len(self.cells):
             got = len(state) if isinstance(state, tuple) else type(state).__name__
             raise ValueError(
@@ -113,42 +119,46 @@ class Stacked(Composition):
         return state
 
     def join_states(self, like: State, states: list[Any]) -> State:
-        """The state of the stack of the cells' `states`: a NamedTuple where `like` is one."""
+        """Joins the states of the cells into the state of the stack, of the same type as `like`."""
+        # A stack of the user's may have a NamedTuple as its state: a step must preserve its type.
         return type(like)(*states) if hasattr(like, "_fields") else tuple(states)
 
 
 @dataclasses.dataclass(frozen=True)
 class Around(Composition):
-    """One cell, and work before and after each of its steps.
+    """One cell with work before and after each of its steps.
 
         cell_inputs, saved = before(params, inputs, key)
         cell_output, new_state = step of the cell
         output = after(params, saved, cell_output, key)
 
-    The state is that of the cell. An engine does the work of all steps at once, outside the loop.
+    The state is that of the cell. Fast engines call `before` and `after` outside the loop, batched
+    over all steps.
 
     Args:
-        cell: the cell inside.
-        name: where the params of the cell are among those of the wrapper: `params[name]`; `None`:
-            they are the same.
-        before: `before(params, inputs, key) -> (cell_inputs, saved)`; `saved` is handed to
-            `after`. `None`: the cell receives the inputs as they are, and `saved` is `None`.
-        after: `after(params, saved, cell_output, key) -> output`; `None`: the cell's output.
-        inside_loop: why there is more work, between the steps, so that the wrapper can only be run
-            as a whole, by its own `step`; `None`: there is none.
-        same_features: whether the cell receives as many features as the wrapper does.
-        same_output: whether the output has the shape of the cell's.
-        cell_params: the params of the cell among prepared ones, where `prepare` lays them out in
-            another way than `init`.
-        cell_key: the key of the cell's step, given that of the wrapper's; `None`: the same.
+        cell: the inner cell.
+        name: the params of the cell are `params[name]` in those of the wrapper; `None`: both have
+            the same params.
+        before: `before(params, inputs, key) -> (cell_inputs, saved)`; `saved` is passed to
+            `after`. `None`: the cell receives the inputs unchanged, and `saved` is `None`.
+        after: `after(params, saved, cell_output, key) -> output`; `None`: the output is the cell's.
+        inside_loop: why the wrapper does more, between the steps, so that only its own `step` can
+            run it; `None`: it does no more.
+        same_features: whether the cell receives as many features as the wrapper.
+        same_output: whether the output has the shape of the cell's output. Both flags are only
+            hints for `interop`, which infers sizes from weights.
+        cell_params: maps the params of the wrapper, raw or prepared, to those of the cell; needed
+            if the wrapper's `prepare` returns a structure that `name` does not fit.
+        cell_key: maps the key of a step of the wrapper to that of the cell's step; `None`: both
+            have the same key.
 
-    `before` and `after` are called with one step, or with all steps of a run at once: arithmetic
-    along the last axes works for both.
+    `before` and `after` are called with one step, `[B, ...]`, or without a key also with all steps
+    of a run, `[B, T, ...]` or `[T, B, ...]`. They must therefore use only the last axes.
 
     Raises:
         TypeError: `cell` is not a cell.
 
-    Example: a wrapper with one function, which runs on the engines that its cell runs on
+    Example: a wrapper with one function, which the same engines run as run its cell
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
         ... @dataclasses.dataclass(frozen=True)
@@ -182,6 +192,7 @@ class Around(Composition):
         object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
+        # The params beside params[name] are the wrapper's own, which this class does not know.
         if self.name is not None:
             raise NotImplementedError(
                 f"init: expected a wrapper with params of its own beside params[{self.name!r}] to "
@@ -193,8 +204,9 @@ class Around(Composition):
         return ask(self.cell, "zero_state", batch_shape, dtype)
 
     def prepare(self, params: Params, *, key: Key, batch_shape: tuple[Any, ...]) -> Params:
-        own = self.inner_params(params)
-        return self._with(params, ask(self.cell, "prepare", own, key=key, batch_shape=batch_shape))
+        inner = self.inner_params(params)
+        prepared = ask(self.cell, "prepare", inner, key=key, batch_shape=batch_shape)
+        return self._replace_inner(params, prepared)
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         return ask(self.cell, "start", self.inner_params(params), batch_shape, dtype)
@@ -208,40 +220,40 @@ class Around(Composition):
         return self.cell.attends
 
     def attend(self, params: Params, *memory: Any) -> Params:
-        return self._with(params, self.cell.attend(self.inner_params(params), *memory))
+        return self._replace_inner(params, self.cell.attend(self.inner_params(params), *memory))
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
         cell_inputs, saved = self.work_before(params, inputs, key)
-        own = self.inner_params(params)
-        projected = ask(self.cell, "project", own, cell_inputs)
-        output, state = take_step(self.cell, own, projected, state, key=self.inner_key(key))
+        inner = self.inner_params(params)
+        projected = ask(self.cell, "project", inner, cell_inputs)
+        output, state = take_step(self.cell, inner, projected, state, key=self.inner_key(key))
         return self.work_after(params, saved, output, key), state
 
     def work_before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
-        """`(cell_inputs, saved)`."""
+        """Calls `before`, if there is one -> `(cell_inputs, saved)`."""
         return (inputs, None) if self.before is None else self.before(params, inputs, key)
 
     def work_after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
-        """The output of the wrapper."""
+        """Calls `after`, if there is one, and returns the output of the wrapper."""
         return output if self.after is None else self.after(params, saved, output, key)
 
     def inner_params(self, params: Params) -> Params:
-        """The params of the cell, of raw or prepared ones of the wrapper."""
+        """Returns the params of the cell, from raw or prepared params of the wrapper."""
         if self.cell_params is not None:
             return self.cell_params(params)
         return params if self.name is None else params[self.name]
 
     def inner_key(self, key: Key) -> Any:
-        """The key of the cell's step."""
+        """Returns the key of the cell's step, from that of the wrapper's step."""
         return key if self.cell_key is None else self.cell_key(key)
 
-    def _with(self, params: Params, own: Params) -> Params:
-        """The params of the wrapper with those of the cell replaced."""
-        return own if self.name is None else {**params, self.name: own}
+    def _replace_inner(self, params: Params, inner: Params) -> Params:
+        """Returns the params of the wrapper, with those of the cell replaced."""
+        return inner if self.name is None else {**params, self.name: inner}
 
 
 def inner_cells(cell: Any) -> Iterator[Any]:
-    """A cell, and all cells inside it."""
+    """Yields a cell, and all cells inside it, outermost first."""
     yield cell
     composition = cell.composition() if isinstance(cell, Cell) else None
     if isinstance(composition, Stacked):

@@ -1,7 +1,7 @@
-"""Caches that are keyed by cells, and which cells they may keep.
+"""Caches that are keyed by cells, and the check of which cells may be keys.
 
-A cache keeps what it is keyed by as long as the process runs. It may keep a cell that is a
-configuration: small, compared by value, without arrays.
+A cache keeps its keys alive as long as the process runs. So only a cell that is a configuration
+may be a key: small, compared by value, without arrays.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ._types import CellLike
 
 
 def why_not_cached(cell: CellLike) -> str | None:
-    """Why no cache may keep a cell, or `None` if one may."""
-    culprit = _not_static(cell)
+    """Why a cell may not be the key of a cache, or `None` if it may."""
+    culprit = _first_not_static(cell)
     if culprit is not None:
         return (
             f"{type(culprit).__name__} is not registered as static: expected "
@@ -37,35 +37,41 @@ def why_not_cached(cell: CellLike) -> str | None:
     return None
 
 
-def memoize_by_cell(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """`ask(cell, ...)` with its answers cached for cells that a cache may keep."""
-    cached = functools.lru_cache(1024)(ask)
+def memoize_by_cell(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Memoizes `f(cell, ...)` for cells that may be keys of a cache; other calls are not cached."""
+    cached = functools.lru_cache(1024)(f)
 
-    def asked(cell: CellLike, *more: Any) -> Any:
-        return (cached if why_not_cached(cell) is None else ask)(cell, *more)
+    def memoized(cell: CellLike, *more: Any) -> Any:
+        return (cached if why_not_cached(cell) is None else f)(cell, *more)
 
-    return asked
+    return memoized
 
 
 def is_configuration(cell: CellLike) -> bool:
-    """Whether a cell, and every cell inside it, is registered as static: equal ones are alike.
+    """Whether a cell, and every cell inside it, is registered as static.
 
-    Any other object is closed over; it is not even hashed.
+    Static cells that are equal behave alike, and share one compiled program. Any other object is
+    closed over by the program, and is not even hashed.
     """
-    return _not_static(cell) is None
+    return _first_not_static(cell) is None
 
 
-def _not_static(cell: Any) -> Any:
-    """The cell, or the first one inside it, that is not registered as static; or `None`."""
-    if hasattr(cell, "foreign"):  # an object that is no `Cell`, in its adapter
-        return _not_static(cell.foreign)
+def _first_not_static(cell: Any) -> Any:
+    """Returns the cell, or the first cell inside it, that is not registered as static, or `None`.
+
+    Inner cells are looked for in the fields of a dataclass: one that is hidden elsewhere is not
+    found.
+    """
+    if hasattr(cell, "foreign"):  # an adapter, which is as static as the object inside it
+        return _first_not_static(cell.foreign)
+    # A static object is a pytree without leaves; any other object is a leaf itself, or has some.
     if jax.tree.leaves(cell):
         return cell
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     values = [getattr(cell, field.name) for field in fields]
     parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
     for part in parts:
-        if hasattr(part, "zero_state") and (culprit := _not_static(part)) is not None:
+        if hasattr(part, "zero_state") and (culprit := _first_not_static(part)) is not None:
             return culprit
     try:
         hash(cell)
@@ -78,36 +84,42 @@ _HOLDS_ARRAYS = weakref.WeakKeyDictionary()
 
 
 def _cell_holds_arrays(cell: CellLike) -> bool:
-    """`holds_arrays` of a configuration, which is immutable: every call of a run asks."""
+    """`holds_arrays` of a cell, memoized by weak reference.
+
+    Every run calls this, and the walk through all referents is slow. A configuration is immutable,
+    so the result stays valid.
+    """
     try:
         if cell not in _HOLDS_ARRAYS:
             _HOLDS_ARRAYS[cell] = holds_arrays(cell)
         return _HOLDS_ARRAYS[cell]
-    except TypeError:  # of a class with slots there are no weak references
+    except TypeError:  # a class with __slots__ may not support weak references
         return holds_arrays(cell)
 
 
 def holds_arrays(x: object) -> bool:
-    """Whether an array is reached from `x`.
+    """Whether an array can be reached from `x`.
 
-    The way there may be a closure, a partial, a bound method, an attribute, a default argument or
-    a container; Python's garbage collector knows them all.
+    References are those that Python's garbage collector knows: closures, partials, bound methods,
+    attributes, default arguments and containers.
     """
-    visited, waiting = set(), [x]
-    while waiting:
-        x = waiting.pop()
+    visited, pending = set(), [x]
+    while pending:
+        x = pending.pop()
         if isinstance(x, jax.Array | np.ndarray):
             return True
         if id(x) not in visited and not _outlives_caches(x):
             visited.add(id(x))
-            waiting += _referents(x)
+            pending += _referents(x)
     return False
 
 
 def _referents(x: object) -> list[Any]:
+    """Returns the objects that `x` refers to, without the globals of a function."""
     found = gc.get_referents(x)
     if not isinstance(x, types.FunctionType):
         return found
+    # Globals live as long as their module does, whether or not a cache keeps the function.
     return [y for y in found if y is not x.__globals__]
 
 
@@ -115,12 +127,10 @@ _ATOMS = (str, bytes, bool, int, float, complex, type(None), types.CodeType, typ
 
 
 def _outlives_caches(x: object) -> bool:
-    """Whether `x` holds no array, or lives as long as its module does: nothing new is kept.
-
-    Not what is defined in `__main__`: in a notebook it is defined again and again.
-    """
+    """Whether a cache may refer to `x`: it holds no array, or lives as long as its module."""
     if isinstance(x, _ATOMS):
         return True
     if isinstance(x, type):
         return "<locals>" not in x.__qualname__
+    # Functions of __main__ do not count: in a notebook, each run of a cell redefines them.
     return importable_name(x) is not None and x.__module__ != "__main__"

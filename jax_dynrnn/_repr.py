@@ -1,4 +1,4 @@
-"""How configurations are printed: as the call that makes them, without what is a default."""
+"""The repr of configurations: the call that constructs them, without defaults."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from ._tools import importable_name
 
 
 class BriefRepr:
-    """The base class of configurations, frozen dataclasses: `LSTMCell(4, forget_bias=0.5)`."""
+    """Base class of configurations with a short repr: `LSTMCell(4, forget_bias=0.5)`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__repr__" not in vars(cls):  # else the dataclass decorator writes one of all fields
+        # The dataclass decorator adds its own __repr__, of all fields, to a class that has none in
+        # its namespace. So the inherited one is copied there.
+        if "__repr__" not in vars(cls):
             cls.__repr__ = cls.__repr__
 
     def __repr__(self) -> str:
@@ -25,9 +27,9 @@ class BriefRepr:
 
 
 def as_code(x: object, prefix: str = "") -> str:
-    """`x` as an expression, evaluable where that is possible.
+    """Returns a Python expression for `x`, which can be evaluated if its parts can be imported.
 
-    `prefix` is what the names of this library have before them, as in `rnn.LSTMCell(4)`.
+    `prefix` is put before the names of this library, as in `rnn.LSTMCell(4)`.
     """
     if isinstance(x, list | tuple):
         left, right = "[]" if isinstance(x, list) else "()"
@@ -37,24 +39,27 @@ def as_code(x: object, prefix: str = "") -> str:
         given = [as_code(item, prefix) for item in (x.func, *x.args)]
         given += [f"{name}={as_code(value, prefix)}" for name, value in x.keywords.items()]
         return f"functools.partial({', '.join(given)})"
+    # Not of a class that defines its own __repr__: that is respected.
     is_brief = isinstance(x, BriefRepr) and type(x).__repr__ is BriefRepr.__repr__
     if is_brief and dataclasses.is_dataclass(x):
         name = f"{prefix if _is_ours(x) else ''}{type(x).__name__}"
         return f"{name}({', '.join(_arguments(x, prefix))})"
-    return _function(x) or repr(x)
+    return _function_name(x) or repr(x)
 
 
 def _arguments(x: Any, prefix: str) -> list[str]:
-    """Those of the call that makes a configuration: required ones, and what is no default."""
+    """The arguments of the call that constructs `x`: required ones, and those without defaults."""
     given = []
     fields = [field for field in dataclasses.fields(x) if field.init and field.repr]
+    # Positional arguments come first. Inheritance may have put keyword-only fields before them.
     for field in sorted(fields, key=lambda field: bool(field.kw_only)):
         value = getattr(x, field.name)
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required or not _is_default(value, field):
-            sequence = isinstance(value, tuple) and _is_ours(x)  # given as a list, as a rule
-            written = as_code(list(value) if sequence else value, prefix)
-            given.append(written if required and not field.kw_only else f"{field.name}={written}")
+            # The cells of this package convert lists, which users write, to tuples, which hash.
+            was_list = isinstance(value, tuple) and _is_ours(x)
+            code = as_code(list(value) if was_list else value, prefix)
+            given.append(code if required and not field.kw_only else f"{field.name}={code}")
     return given
 
 
@@ -66,19 +71,21 @@ def _is_default(value: object, field: dataclasses.Field) -> bool:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
+    # The types are compared too, because 1 == True.
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
-def _function(x: Any) -> str | None:
-    """A function or a class under the name that it is imported by; a local one in brackets."""
+def _function_name(x: Any) -> str | None:
+    """Returns the name by which a function or class is imported, and `<name>` for a local one."""
     name = getattr(x, "__name__", None)
     if not callable(x) or not isinstance(name, str):
         return None
-    places = {"jnp": jnp, "jax.nn": jax.nn, "jax.lax": jax.lax}
-    places["jax.nn.initializers"] = jax.nn.initializers
-    for place, module in places.items():
+    # The __module__ of JAX's functions is private, so their public modules are searched first.
+    modules = {"jnp": jnp, "jax.nn": jax.nn, "jax.lax": jax.lax}
+    modules["jax.nn.initializers"] = jax.nn.initializers
+    for module_name, module in modules.items():
         if getattr(module, name, None) is x:
-            return f"{place}.{name}"
+            return f"{module_name}.{name}"
     found = importable_name(x)
     if found is None:
         return name if name.startswith("<") else f"<{name}>"

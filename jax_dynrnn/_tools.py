@@ -1,4 +1,4 @@
-"""What cells are written with: checked sizes and products, explicit ranks, shapes."""
+"""Helpers for writing cells: checks of options, checked matmuls, rank promotion, and shapes."""
 
 from __future__ import annotations
 
@@ -22,36 +22,41 @@ from ._types import BatchShape, Key, Params, Shapes
 def check_size(owner: object, name: str) -> None:
     """Checks that the field `name` of a configuration is a positive int."""
     size = getattr(owner, name)
-    described = f"{type(owner).__name__}: {name} should be a positive int, got {size!r}"
+    message = f"{type(owner).__name__}: {name} should be a positive int, got {size!r}"
     if isinstance(size, bool) or not hasattr(size, "__index__"):
-        raise TypeError(described)
+        raise TypeError(message)
     if size.__index__() <= 0:
-        raise ValueError(described)
+        raise ValueError(message)
+    # A NumPy integer becomes an int. Configurations are frozen, hence object.__setattr__.
     object.__setattr__(owner, name, size.__index__())
 
 
 def check_units(cell: Any) -> None:
-    """Checks `num_units`, flags, numbers and functions."""
+    """Checks `num_units`, and all fields that are flags, numbers or functions."""
     check_size(cell, "num_units")
     check_options(cell)
 
 
 def unboxed(params: Params) -> Any:
-    """Params stripped of Flax's partitioning metadata, which initialisers may add."""
-    around = ("replace_boxed", "raw_value")  # of Linen, of NNX
+    """Strips Flax's partitioning metadata, which initialisers may add, from params."""
 
-    def leaf(x):
+    # Boxes are recognised by their attributes, because only the Flax layers may import Flax.
+    def is_box(x):
+        return hasattr(x, "replace_boxed") or hasattr(x, "raw_value")  # Linen's, and NNX's
+
+    def strip(x):
         if hasattr(x, "replace_boxed"):
-            return jax.tree.leaves(x)[0]  # unbox() may lay it out on a mesh by these names
+            # Not x.unbox(), which may add a sharding constraint of the axes that the box names.
+            return jax.tree.leaves(x)[0]
         return getattr(x, "raw_value", x)
 
-    return jax.tree.map(leaf, params, is_leaf=lambda x: any(hasattr(x, name) for name in around))
+    return jax.tree.map(strip, params, is_leaf=is_box)
 
 
 def boxed_as(box: Any, value: Any) -> Any:
-    """`value` with the partitioning metadata of `box`, if it has any.
+    """Adds the partitioning metadata of `box`, if it has any, to `value`.
 
-    Metadata that names another number of axes says nothing of `value`, and is dropped.
+    Metadata that names another number of axes does not apply to `value`, and is dropped.
     """
     names = getattr(box, "names", None) or getattr(box, "metadata", {}).get("out_sharding")
     if names is not None and len(names) != value.ndim:
@@ -62,21 +67,22 @@ def boxed_as(box: Any, value: Any) -> Any:
 
 
 def as_dicts(params: Params) -> Any:
-    """`params` with every mapping as a dict."""
+    """Converts every mapping in `params`, such as a `FrozenDict`, to a dict."""
     if not isinstance(params, Mapping):
         return params
     return {name: as_dicts(x) for name, x in params.items()}
 
 
 def fold_in(key: Key, i: Any) -> Any:
-    """The key of part `i`; of no key none."""
+    """`jax.random.fold_in`, or `None` if there is no key."""
     return None if key is None else jax.random.fold_in(key, i)
 
 
 def depends_on_last(f: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether results of `f` depend on its last argument, one array: does a step use its key?
+    """Whether a result of `f` depends on its last argument, one array.
 
-    Traces `f`, and goes from its results back to what they are computed from.
+    It decides whether a step uses its key: `f` is traced, and its jaxpr is walked backwards from
+    the results.
     """
     jaxpr = jax.make_jaxpr(f)(*arguments).jaxpr
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
@@ -87,7 +93,7 @@ def depends_on_last(f: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def is_flag(x: object) -> bool:
-    """Whether `x` is True or False, of Python or NumPy."""
+    """Whether `x` is a bool of Python or NumPy."""
     return isinstance(x, bool | np.bool_)
 
 
@@ -95,53 +101,57 @@ def _is_number(x: object) -> bool:
     return hasattr(x, "__float__") and not is_flag(x)
 
 
-class Option(NamedTuple):
-    """What a field of a configuration may be."""
+class OptionType(NamedTuple):
+    """The values that a field of a configuration accepts."""
 
     expected: str
-    is_one: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
     convert: Callable[[Any], Any]
     allows_none: bool = False
 
 
-def _same(x: Any) -> Any:
+def _identity(x: Any) -> Any:
     return x
 
 
-OPTIONS: dict[Any, Option] = {
-    bool: Option("True or False", is_flag, bool),
-    float: Option("a float", _is_number, float),
-    Callable: Option("a function", callable, _same),
+OPTION_TYPES: dict[Any, OptionType] = {
+    bool: OptionType("True or False", is_flag, bool),
+    float: OptionType("a float", _is_number, float),
+    Callable: OptionType("a function", callable, _identity),
 }
-"""By the type of a field."""
+"""The types of options, by the annotation of the field."""
 
 
 @functools.cache
-def _options(cls: type[Any]) -> dict[str, Option]:
-    """The fields of a configuration that are flags, numbers and functions."""
+def _option_types(cls: type[Any]) -> dict[str, OptionType]:
+    """The type of each field of a configuration that is a flag, a number or a function."""
     found = {}
     for name, hint in get_type_hints(cls).items():
         is_union = get_origin(hint) in (Union, types.UnionType)
         members = get_args(hint) if is_union else (hint,)
-        given = [t for t in members if t is not type(None)]
-        option = OPTIONS.get(get_origin(given[0]) or given[0]) if len(given) == 1 else None
+        not_none = [t for t in members if t is not type(None)]
+        if len(not_none) != 1:
+            continue
+        # The origin of Callable[..., Any] is Callable; a plain type has none.
+        option = OPTION_TYPES.get(get_origin(not_none[0]) or not_none[0])
         if option is not None:
-            found[name] = option._replace(allows_none=len(members) > len(given))
+            found[name] = option._replace(allows_none=len(members) > len(not_none))
     return found
 
 
 def check_options(owner: Any) -> None:
     """Checks the flags, numbers and functions of a configuration, by the types of its fields."""
-    options = _options(type(owner))
+    option_types = _option_types(type(owner))
     for field in dataclasses.fields(owner):
-        value, option = getattr(owner, field.name), options.get(field.name)
+        value, option = getattr(owner, field.name), option_types.get(field.name)
         if option is None or (option.allows_none and value is None):
             continue
-        if not option.is_one(value):
+        if not option.accepts(value):
             raise TypeError(
                 f"{type(owner).__name__}: expected {field.name} to be {option.expected}"
                 f"{' or None' * option.allows_none}, got {value!r}"
             )
+        # A NumPy scalar, or an array of rank 0, becomes a Python value, which can be hashed.
         object.__setattr__(owner, field.name, option.convert(value))
 
 
@@ -149,6 +159,7 @@ def check_probability(owner: object, name: str) -> None:
     """Checks that the field `name` of a configuration is a float in (0, 1]."""
     probability = getattr(owner, name)
     expected = f"{type(owner).__name__}: expected {name} to be a float in (0, 1], got "
+    # An array, which may be traced, cannot be part of a static configuration.
     if isinstance(probability, jax.Array) or not hasattr(probability, "__float__"):
         raise TypeError(
             f"{expected}{type(probability).__name__}; for a rate that changes use "
@@ -160,17 +171,19 @@ def check_probability(owner: object, name: str) -> None:
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether it is a symbolic size of jax.export; JAX has no public name for their type."""
+    """Whether `size` is a symbolic dimension of `jax.export`."""
+    # JAX has no public name for the type of symbolic dimensions.
     is_of_jax = type(size).__module__.startswith("jax.")
     return is_of_jax and not isinstance(size, type | jax.Array) and not hasattr(size, "dtype")
 
 
 def batch_tuple(batch_shape: BatchShape) -> tuple[Any, ...]:
-    """`zero_state`'s batch shape, an int or a tuple, as a tuple."""
+    """Converts the batch shape of `zero_state`, an int or a tuple, to a tuple, and checks it."""
     sizes = tuple(batch_shape) if isinstance(batch_shape, tuple | list) else (batch_shape,)
     for size in sizes:
         if is_symbolic(size):
             continue
+        # A tracer has __index__ too, but shapes must be known at trace time.
         is_traced = isinstance(size, jax.core.Tracer)
         is_size = hasattr(size, "__index__") and not (is_flag(size) or getattr(size, "ndim", 0))
         if is_traced or not is_size or (isinstance(size, int | np.integer) and size < 0):
@@ -181,10 +194,11 @@ def batch_tuple(batch_shape: BatchShape) -> tuple[Any, ...]:
 
 
 def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
-    """`x @ kernel`, after checking that the two belong together.
+    """Computes `x @ kernel`, after checking that dtypes and sizes match.
 
     XLA accumulates a 16-bit product in float32 and rounds the result.
     """
+    # Checked here, since JAX would promote dtypes, and its errors would not name the argument.
     x = jnp.asarray(x)
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise TypeError(
@@ -210,23 +224,24 @@ def matmul(x: jax.Array, kernel: jax.Array, name: str = "inputs") -> jax.Array:
 
 
 def dense(layer: Any, x: jax.Array, name: str = "inputs") -> jax.Array:
-    """`x @ kernel + bias`."""
+    """Computes `x @ kernel + bias`, with the params of a dense layer."""
     y = matmul(x, layer["kernel"], name)
     return y + along_last(layer["bias"], y)
 
 
 def widened(x: jax.Array) -> jax.Array:
-    """`x` in float32 if it has 16 bits: sums of squares overflow there."""
+    """Casts an array of 16 bits to float32, in which sums of squares do not overflow."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A `[Z]` vector with the leading axes of `like`: explicit rank promotion."""
+    """Expands a vector `[Z]` to the rank of `like`, so that it broadcasts along the last axis."""
+    # Implicit rank promotion is an error where users set jax_numpy_rank_promotion to "raise".
     return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
 
 
 def is_shape(x: object) -> bool:
-    """Whether `x` is one shape, not a pytree of shapes (which may hold tuples too)."""
+    """Whether `x` is one shape, rather than a pytree of shapes (which may be a tuple too)."""
     return isinstance(x, tuple | list) and not any(
         isinstance(size, tuple | list | Mapping) for size in x
     )
@@ -238,7 +253,7 @@ def map_shapes(f: Callable[..., Any], shapes: Shapes) -> Any:
 
 
 def input_size(cell: Any, input_shape: Shapes) -> int:
-    """The one feature size of a cell that takes one array `[..., D]`."""
+    """Returns the number of features `D`, for a cell that takes one array `[..., D]`."""
     if hasattr(input_shape, "shape"):
         raise ValueError(
             f"{cell!r}: expected the shape of the inputs, got an array; give its shape, "
@@ -261,7 +276,7 @@ def input_size(cell: Any, input_shape: Shapes) -> int:
 
 
 def importable_name(x: object) -> str | None:
-    """The name under which a function is found in its module, or `None`."""
+    """Returns the name by which an object can be imported from its module, or `None`."""
     module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None)
     if not (callable(x) and isinstance(module, str) and isinstance(name, str)):
         return None

@@ -1,4 +1,4 @@
-"""What annotations say of arguments: pytrees by what they hold, and what stands for a cell."""
+"""Type aliases for annotations, and the protocol of objects that are accepted as cells."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ import numpy as np
 from jax.typing import ArrayLike
 from jax.typing import DTypeLike as DTypeLike
 
+# JAX has no static type for a pytree, so these aliases of `Any` only document what is expected.
+
 PyTree: TypeAlias = Any
 """Arrays in any nesting of tuples, lists, dicts and other registered containers."""
 
 Params: TypeAlias = PyTree
-"""Nested dicts of arrays, as `Cell.init` makes them."""
+"""Nested dicts of arrays, as returned by `Cell.init`."""
 
 State: TypeAlias = PyTree
 """An array, a tuple or a NamedTuple of arrays."""
 
 Inputs: TypeAlias = PyTree
-"""Arrays `[B, T, *features]` of a run, `[B, *features]` of a step."""
+"""Arrays: `[B, T, *features]` in a run, `[B, *features]` in a step."""
 
 Projected: TypeAlias = PyTree
-"""What `Cell.project` makes of the inputs."""
+"""The projected inputs, as returned by `Cell.project`."""
 
 Outputs: TypeAlias = PyTree
-"""Arrays `[B, T, ...]` of a run, `[B, ...]` of a step."""
+"""Arrays: `[B, T, ...]` from a run, `[B, ...]` from a step."""
 
 Shapes: TypeAlias = Any
 """One shape, or a pytree of shapes."""
 
 BatchShape: TypeAlias = int | Sequence[Any]
-"""The axes before the features: a size, or several; `()` for one row. Sizes may be symbolic."""
+"""The sizes before the feature axes: one size or several, `()` for one row; may be symbolic."""
 
 Size: TypeAlias = Any
-"""An int, or a symbolic size of `jax.export`."""
+"""An int, or a symbolic dimension of `jax.export`."""
 
 Key: TypeAlias = jax.Array | None
-"""A key of `jax.random`; `None` where nothing is drawn."""
+"""A key of `jax.random`, or `None` for no randomness, as in evaluation."""
 
 PyTreeDef: TypeAlias = Any
 """The structure of a pytree."""
@@ -52,26 +54,30 @@ Lengths: TypeAlias = ArrayLike | Sequence[int]
 
 @runtime_checkable
 class CellLike(Protocol):
-    """What `dynamic_rnn` accepts as a cell: a `Cell`, or any object with these methods."""
+    """An object that `dynamic_rnn` accepts as a cell: a `Cell`, or any object with these methods.
+
+    The signatures name the least that is needed. Their parameters are positional-only, so that a
+    cell may name its own differently.
+    """
 
     def init(self, key: Any, input_shape: Any, /) -> Any:
-        """Makes the params."""
+        """Initialises the params."""
 
     def zero_state(self, batch_shape: Any, /) -> Any:
-        """The state of zeros."""
+        """Returns a state of zeros."""
 
     def __call__(self, params: Any, inputs: Any, state: Any, /) -> Any:
-        """One step -> `(output, new_state)`."""
+        """Takes one step -> `(output, new_state)`."""
 
 
 Cells: TypeAlias = Any
-"""What runs of weights are for: one cell, a pair of cells, or a pair of lists of cells."""
+"""The cells that weights are converted for: one cell, a pair, or a pair of lists of cells."""
 
 Ref: TypeAlias = Any
-"""A reference to memory in a kernel of Pallas."""
+"""A reference to memory in a Pallas kernel."""
 
 Weights: TypeAlias = Any
 """Arrays by name, or a module or layer of another framework."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray
-"""Bytes of a file."""
+"""The bytes of a file."""

@@ -1,6 +1,6 @@
-"""Attention mechanisms: how well a query fits each place of a memory.
+"""Attention mechanisms: the scores of a query against each slot of a memory.
 
-`B` is the batch size, `S` the places of the memory, `M` its features, `U` the units.
+`B` is the batch size, `S` the number of slots of the memory, `M` its features, `U` the units.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from .sequence import as_lengths
 
 
 class Attended(NamedTuple):
-    """What is made of a memory once for a run."""
+    """The keys, values and mask of a memory, computed once per run."""
 
     keys: jax.Array
     """`[B, S, U]`."""
     values: jax.Array
     """`[B, S, M]`, 0 past the memory's length."""
     valid: jax.Array | None
-    """bool `[B, S]`; `None` where all of it is real."""
+    """bool `[B, S]`: the mask of valid slots; `None`: all are valid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism(BriefRepr):
-    """What the mechanisms share: keys and values from the memory, weights from scores."""
+    """Base class of attention mechanisms; a subclass defines the scores.
 
-    NAME = ""
+    It computes keys and values from the memory, and the context from the scores.
+    """
+
+    NAME = ""  # of the params; empty: the name of the class
 
     num_units: int
     _: dataclasses.KW_ONLY
@@ -44,10 +47,11 @@ class Mechanism(BriefRepr):
     kernel_initializer: Initializer | None = None
 
     def __new__(cls, *given: Any, **options: Any):
+        # TF1's mechanisms take the memory as their second argument.
         if "memory" in options or any(hasattr(x, "shape") for x in given[1:]):
             raise TypeError(
-                f"{cls.__name__}: expected no memory, got one, which TF1 gave here; it is given to "
-                "the cell: params = cell.attend(params, memory, memory_length)"
+                f"{cls.__name__}: expected no memory, got one, as TF1's constructor takes; pass it "
+                "to the cell: params = cell.attend(params, memory, memory_length)"
             )
         check_construction(cls, given, options)
         return super().__new__(cls)
@@ -60,11 +64,11 @@ class Mechanism(BriefRepr):
 
     @property
     def name(self) -> str:
-        """Where its params are, beside those of the cell."""
+        """The name of its params, beside those of the cell."""
         return self.NAME or type(self).__name__
 
     def init(self, key: jax.Array, query_size: int, dtype: DTypeLike) -> Params:
-        """Makes the params, for queries of `query_size` features."""
+        """Initialises the params, for queries of `query_size` features."""
         del query_size
         kernel = self._kernel(jax.random.fold_in(key, 0), self.memory_size, dtype)
         return {"memory_layer": {"kernel": kernel}}
@@ -73,7 +77,10 @@ class Mechanism(BriefRepr):
         return (self.kernel_initializer or glorot_uniform)(key, (rows, self.num_units), dtype)
 
     def memory(self, values: Any, length: Any) -> Memory:
-        """A memory `[B, S, M]` and its lengths, checked; of `None` one place, for one row."""
+        """Checks a memory `[B, S, M]` and its lengths, and returns them as a `Memory`.
+
+        `None` gives a memory of one slot without a batch, for inferring shapes from one row.
+        """
         if values is None:
             return Memory(jnp.zeros((1, int(self.memory_size or 0)), jnp.float32), None)
         values = jnp.asarray(_check_data.array("memory", values))
@@ -81,49 +88,58 @@ class Mechanism(BriefRepr):
             raise TypeError(f"memory: expected a floating dtype, got {values.dtype}")
         if values.ndim < 2 or values.shape[-1] != self.memory_size:
             raise ValueError(
-                f"memory: expected [batch, places, {self.memory_size}] for {self!r}, got shape "
+                f"memory: expected [batch, slots, {self.memory_size}] for {self!r}, got shape "
                 f"{values.shape}; give the mechanism memory_size={[*values.shape, 0][-2]}"
             )
         if length is None:
             return Memory(values, None)
-        length, (*batch, places, _) = _check_data.integers(length, "memory_length"), values.shape
+        length, (*batch, slots, _) = _check_data.integers(length, "memory_length"), values.shape
         expected = f"memory_length: expected integers of shape {tuple(batch)}, one for each row, "
         if tuple(length.shape) != tuple(batch):
             raise ValueError(f"{expected}got shape {tuple(length.shape)}")
         if not jnp.issubdtype(length.dtype, jnp.integer):
             raise TypeError(f"{expected}got dtype {length.dtype}")
         if batch:
-            _check_data.known_values("memory_length", length, places, "places of the memory")
-        return Memory(values, as_lengths(length, places))
+            _check_data.known_values("memory_length", length, slots, "slots of the memory")
+        return Memory(values, as_lengths(length, slots))
 
     def attended(self, params: Params, memory: Memory) -> Attended:
-        """Keys and values of a memory."""
+        """Computes the keys and values of a memory."""
         values, length, valid = memory.values, memory.length, None
         if length is not None:
-            places = jnp.arange(values.shape[-2], dtype=length.dtype)
-            valid = along_last(places, values[..., 0]) < jnp.expand_dims(length, -1)
+            slots = jnp.arange(values.shape[-2], dtype=length.dtype)
+            valid = along_last(slots, values[..., 0]) < jnp.expand_dims(length, -1)
+            # Before the matmul: NaN in the padding then reaches neither the keys nor gradients.
             values = jnp.where(jnp.expand_dims(valid, -1), values, 0)
         keys = matmul(values, params["memory_layer"]["kernel"], "memory")
         return Attended(keys, values, valid)
 
     def prepare(self, params: Params) -> Params:
-        """What `score` takes: the params, with what is the same at every step made once."""
+        """Returns the params for `score`: what does not change between steps is computed here."""
         return params
 
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
-        """`[..., Q]`, `[..., S, U]` -> `[..., S]`; the params are prepared."""
+        """Scores a query `[..., Q]` against keys `[..., S, U]` -> `[..., S]`.
+
+        The params are prepared.
+        """
         raise NotImplementedError
 
     def __call__(
         self, params: Params, query: jax.Array, attended: Attended
     ) -> tuple[jax.Array, jax.Array]:
-        """Attends: `-> (context [..., M], alignments [..., S])`, 0 of a memory of length 0."""
+        """Attends to a memory -> `(context [..., M], alignments [..., S])`.
+
+        Both are 0 for a memory of length 0.
+        """
         scores, valid = self.score(params, query, attended.keys), attended.valid
         if valid is None:
             alignments = jax.nn.softmax(scores, -1)
-        else:  # not -inf, of which a row without a place would make NaN
+        else:
+            # Not -inf: the softmax of a row that is all -inf (a memory of length 0) is NaN.
             lowest = jnp.finfo(scores.dtype).min
             alignments = jax.nn.softmax(jnp.where(valid, scores, lowest), -1)
+            # The softmax of such a row is now uniform.
             alignments = jnp.where(valid, alignments, 0)
         return (jnp.expand_dims(alignments, -1) * attended.values).sum(-2), alignments
 
@@ -144,13 +160,13 @@ class BahdanauAttention(Mechanism):
         kernel_initializer: of both kernels and `v`; `None` is Glorot's uniform.
 
     Params: `memory_layer/kernel` `[M, U]`, `query_layer/kernel` `[Q, U]`, `attention_v` `[U]`,
-    and normalised `attention_g` `[]`, at first `sqrt(1 / U)`, and `attention_b` `[U]`.
+    and with `normalize` `attention_g` `[]`, initialised to `sqrt(1 / U)`, and `attention_b` `[U]`.
 
     Raises:
         TypeError, ValueError: a size is not a positive int.
 
-    Differs from TF1: the memory comes with `AttentionWrapper.attend`; as `init` does not see
-    it, its size is given here.
+    Differs from TF1: the memory is passed to `AttentionWrapper.attend`. `init` does not receive
+    it, so its number of features is given here.
 
     Reference: `tf.contrib.seq2seq.BahdanauAttention`; Bahdanau et al., arXiv:1409.0473;
     Salimans and Kingma, arXiv:1602.07868.
@@ -181,6 +197,7 @@ class BahdanauAttention(Mechanism):
     def prepare(self, params: Params) -> Params:
         if not self.normalize:
             return params
+        # The length is computed in float32 for 16-bit params.
         v = widened(params["attention_v"])
         v = (v * jax.lax.rsqrt((v * v).sum())).astype(params["attention_v"].dtype)
         return {**params, "attention_v": params["attention_g"] * v}
@@ -199,19 +216,19 @@ class LuongAttention(Mechanism):
     """Multiplicative attention: `score_s = keys_s . y`, with `keys = memory W_m`.
 
     Args:
-        num_units: size `U` of the keys: that of the cell's output.
+        num_units: size `U` of the keys, equal to the size of the cell's output.
         scale: whether the scores are multiplied by a learned `g`.
         memory_size: features `M` of the memory; `None`: `num_units`.
         kernel_initializer: `None` is Glorot's uniform.
 
-    Params: `memory_layer/kernel` `[M, U]`, and with `scale` `attention_g` `[]`, at first 1.
+    Params: `memory_layer/kernel` `[M, U]`, and with `scale` `attention_g` `[]`, initialised to 1.
 
     Raises:
         TypeError, ValueError: a size is not a positive int, or the cell's output has not
             `num_units` features.
 
-    Differs from TF1: the memory comes with `AttentionWrapper.attend`; as `init` does not see
-    it, its size is given here.
+    Differs from TF1: the memory is passed to `AttentionWrapper.attend`. `init` does not receive
+    it, so its number of features is given here.
 
     Reference: `tf.contrib.seq2seq.LuongAttention`; Luong et al., arXiv:1508.04025.
 

@@ -1,4 +1,4 @@
-"""Which windows of its inputs a grid LSTM goes over, and the names of its states."""
+"""The configuration of a grid LSTM: the windows over its inputs, and the names of its states."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from .._tools import batch_tuple, check_size
 from .._types import BatchShape, DTypeLike
 from ._lstm import check_lstm
 
-DIRECTIONS = {"": "state", "fwd": "fwd_state", "bwd": "bwd_state"}
+STATE_PREFIXES = {"": "state", "fwd": "fwd_state", "bwd": "bwd_state"}
+"""TF1's prefix of the state's fields, by direction."""
 
 
+# Cached, since JAX compares the types of NamedTuples: equal grids must have one and the same type.
 @functools.cache
 def state_type(name: str, directions: tuple[str, ...], blocks: tuple[int, ...]) -> Any:
-    """TF1's named tuple for a grid: one type for equal grids, which pickle and export know."""
+    """Creates the NamedTuple type of a grid's state, with TF1's field names.
+
+    Its values can be pickled, and programs with them exported by `jax.export`.
+    """
     fields = [
-        f"{DIRECTIONS[direction]}_f{frequency:02d}_b{block:02d}_{part}"
+        f"{STATE_PREFIXES[direction]}_f{frequency:02d}_b{block:02d}_{part}"
         for direction in directions
         for block, frequencies in enumerate(blocks)
         for frequency in range(frequencies)
@@ -36,6 +41,7 @@ def state_type(name: str, directions: tuple[str, ...], blocks: tuple[int, ...]) 
         __slots__ = ()
 
         def __reduce__(self):
+            # Pickle cannot find a type by name that is created at run time.
             return _state, (name, directions, blocks, tuple(self))
 
     State.__name__ = State.__qualname__ = name
@@ -49,12 +55,13 @@ def state_type(name: str, directions: tuple[str, ...], blocks: tuple[int, ...]) 
 def _state(
     name: str, directions: tuple[Any, ...], blocks: tuple[Any, ...], leaves: tuple[Any, ...]
 ) -> Any:
+    """Reconstructs a state; pickles refer to this function by its name."""
     return state_type(name, directions, blocks)(*leaves)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrequencyBlocks(StagedCell):
-    """The configuration of a grid LSTM; a subclass names the directions."""
+    """The configuration of a grid LSTM; a subclass defines the directions."""
 
     num_units: int
     _: dataclasses.KW_ONLY
@@ -74,6 +81,7 @@ class FrequencyBlocks(StagedCell):
 
     directions: ClassVar[tuple[str, ...]]
     state_name: ClassVar[str]
+    # check_lstm reads these; a grid LSTM has no projection.
     num_proj: ClassVar[None] = None
     proj_clip: ClassVar[None] = None
 
@@ -96,19 +104,20 @@ class FrequencyBlocks(StagedCell):
         for block, (start, end) in enumerate(self._bounds()):
             self._check_block(block, end - start)
 
-    def _check_list(self, name: str, least: int) -> None:
+    def _check_list(self, name: str, minimum: int) -> None:
         given, blocks = getattr(self, name), self.num_frequency_blocks
         sizes = tuple(given) if isinstance(given, Sequence) else ()
-        whole = all(hasattr(n, "__index__") and n.__index__() >= least for n in sizes)
-        if not sizes or not whole or len(sizes) != len(blocks):
+        are_valid = all(hasattr(n, "__index__") and n.__index__() >= minimum for n in sizes)
+        if not sizes or not are_valid or len(sizes) != len(blocks):
             raise ValueError(
-                f"{type(self).__name__}: expected {name} to be a list of ints >= {least}, one "
+                f"{type(self).__name__}: expected {name} to be a list of ints >= {minimum}, one "
                 f"for each block, got {given!r} with num_frequency_blocks={blocks!r}"
             )
+        # A list becomes a tuple, which can be hashed.
         object.__setattr__(self, name, tuple(n.__index__() for n in sizes))
 
     def _check_block(self, block: int, size: int) -> None:
-        """That the windows in `size` features are as many as was said."""
+        """Checks that `size` features have as many windows as `num_frequency_blocks` states."""
         windows = max(0, (size - self.feature_size) // self.frequency_skip + 1)
         if windows != self.num_frequency_blocks[block]:
             raise ValueError(
@@ -118,14 +127,14 @@ class FrequencyBlocks(StagedCell):
             )
 
     def _bounds(self) -> list[tuple[int, int]]:
-        """Where each block starts and ends, if that was said."""
+        """Returns the start and end of each block; none if they were not given."""
         starts, ends = self.start_freqindex_list or (), self.end_freqindex_list or ()
         return list(zip(starts, ends, strict=True))
 
     def check_inputs(self, size: int) -> None:
-        """That inputs of so many features have the windows."""
+        """Checks that all windows lie within inputs of `size` features."""
         end = max([end for _, end in self._bounds()], default=None)
-        if end is None:
+        if end is None:  # one block, of all features
             self._check_block(0, size)
         elif end > size:
             raise ValueError(
@@ -134,7 +143,7 @@ class FrequencyBlocks(StagedCell):
             )
 
     def windows(self, inputs: jax.Array, direction: str) -> list[list[jax.Array]]:
-        """The windows of each block, in the order in which the direction takes them."""
+        """Returns the windows of each block, in the order in which the direction visits them."""
         del direction
         skip, size = self.frequency_skip, self.feature_size
         blocks = zip(self.start_freqindex_list or (0,), self.num_frequency_blocks, strict=True)
@@ -143,7 +152,7 @@ class FrequencyBlocks(StagedCell):
 
     @property
     def state_tuple_type(self) -> Any:
-        """The named tuple of the state: `c` and `m` for each window of each block."""
+        """The NamedTuple type of the state: `c` and `m` for each window of each block."""
         return state_type(self.state_name, self.directions, tuple(self.num_frequency_blocks))
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> Any:

@@ -1,6 +1,6 @@
-"""The equations of long short-term memory, of the LSTMs whose gates are one matmul or more.
+"""The equations of the LSTMs whose pre-activations are matmuls.
 
-Convolutions, independent units, phases and grids of both time and frequency have their own.
+The convolutional, independent, phased and grid LSTMs define their own equations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes, State
 
 
 class LSTM(StagedCell):
-    """The equations; a subclass says which options its users have, and changes a part."""
+    """The equations of an LSTM; a subclass chooses the options, and overrides parts of a step.
+
+    It is not a dataclass. A subclass declares the options that it has as fields; the values below
+    are those of the options that it lacks.
+    """
 
     GATES = ("input", "transform", "forget", "output")
     PEEPHOLES = ("w_f_diag", "w_i_diag", "w_o_diag")
@@ -43,7 +47,7 @@ class LSTM(StagedCell):
             "bias": init_vector(self.bias_initializer, zeros, keys[1], gates * units, dtype),
         }
         if self.use_peepholes:
-            for name, k in zip(self.PEEPHOLES, keys[2:], strict=False):
+            for name, k in zip(self.PEEPHOLES, keys[2:5], strict=False):
                 params[name] = init_vector(kernel_initializer, glorot_uniform, k, units, dtype)
         if self.num_proj is not None:
             initialize = kernel_initializer or glorot_uniform
@@ -84,12 +88,12 @@ class LSTM(StagedCell):
         return m, LSTMStateTuple(c, m)
 
     def normalized(self, params: Params, name: str, x: jax.Array) -> jax.Array:
-        """A gate, or the memory as `state`, where a cell normalises them."""
+        """Normalises the gate `name`, or the memory (`state`); by default, returns it as it is."""
         del params, name
         return x
 
     def memory(self, params: Params, gates: list[jax.Array], c: jax.Array) -> jax.Array:
-        """The new memory, before it is normalised and clipped."""
+        """Computes the new memory, before it is normalised and clipped."""
         i, j, f = gates
         f = self.peep(params, "w_f_diag", f, c)
         i = self.peep(params, "w_i_diag", i, c)
@@ -97,7 +101,7 @@ class LSTM(StagedCell):
         return remembered + jax.nn.sigmoid(i) * self.candidate(params, j)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:
-        """What is added to the memory."""
+        """Computes the candidate, which the input gate scales, from its pre-activation."""
         del params
         return self.activate(j)
 
@@ -105,7 +109,7 @@ class LSTM(StagedCell):
         return (self.activation or jnp.tanh)(x)
 
     def peep(self, params: Params, name: str, gate: jax.Array, c: jax.Array) -> jax.Array:
-        """The gate, with its peephole to the memory."""
+        """Adds the peephole from the memory `c`, if the cell has any, to a gate."""
         return gate + along_last(params[name], c) * c if self.use_peepholes else gate
 
     def stages(self, params: Params, projected: Projected, state: LSTMStateTuple) -> Stages:
@@ -118,23 +122,25 @@ class LSTM(StagedCell):
         return h, LSTMStateTuple(state.c, h)
 
     def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
-        """The product of the hidden state and the recurrent kernel."""
+        """Requests the product of the hidden state and the recurrent kernel."""
         return (yield self.recurrent_input(state), self.recurrent_kernel(params))
 
     @property
     def hidden_size(self) -> int:
+        """The number of rows of the kernel that multiply the hidden state."""
         return self.num_units if self.num_proj is None else self.num_proj
 
 
 def clip(x: jax.Array, bound: float | None) -> jax.Array:
-    """Clips to ±bound; at the bound itself the gradient passes, as in TensorFlow."""
+    """Clips to ±bound, or not at all if `bound` is `None`."""
     if bound is None:
         return x
+    # Not jnp.clip: at the bound itself, the whole gradient passes here, as in TensorFlow.
     return jnp.where(x < -bound, -bound, jnp.where(x > bound, bound, x))
 
 
 def check_lstm(cell: Any) -> None:
-    """Checks the configuration of an LSTM."""
+    """Checks the sizes, options and clips of an LSTM."""
     owner = type(cell).__name__
     check_units(cell)
     if cell.num_proj is not None:
@@ -146,5 +152,5 @@ def check_lstm(cell: Any) -> None:
         )
     for name in ("cell_clip", "proj_clip"):
         bound = getattr(cell, name)
-        if bound is not None and not bound >= 0:
+        if bound is not None and not bound >= 0:  # also refuses NaN, unlike bound < 0
             raise ValueError(f"{owner}: expected {name} >= 0 or None, got {bound!r}")

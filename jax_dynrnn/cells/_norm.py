@@ -1,4 +1,4 @@
-"""An LSTM with layer normalisation, as TF1's cells do it."""
+"""An LSTM with layer normalisation, with TF1's equations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._lstm import LSTM
 
 
 class LayerNormLSTM(LSTM, MatmulCell):
-    """An LSTM whose gates and memory are normalised, instead of having a bias."""
+    """An LSTM whose gates and memory are layer-normalised; it then uses no bias."""
 
     layer_norm: bool = True
     norm_gain: float = 1.0
@@ -28,7 +28,7 @@ class LayerNormLSTM(LSTM, MatmulCell):
 
     @property
     def unitwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return not self.layer_norm
+        return not self.layer_norm  # the mean and variance are over all units
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
         if not self.layer_norm:
@@ -40,9 +40,9 @@ class LayerNormLSTM(LSTM, MatmulCell):
 
 
 def normalize(norm: Params, x: jax.Array) -> jax.Array:
-    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, over the last axis.
+    """Computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta` over the last axis.
 
-    TF1's epsilon; in 16 bit the moments are computed in float32, as there.
+    The epsilon is TF1's. As in TF1, the moments of a 16-bit array are computed in float32.
     """
     epsilon = 1e-3 if x.dtype == jnp.float16 else 1e-12
     wide = widened(x)

@@ -1,4 +1,4 @@
-"""The vanilla recurrent network."""
+"""The vanilla recurrent cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .._types import BatchShape, DTypeLike, Shapes
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BasicRNNCell(MatmulCell):
-    """The most basic cell: `h' = act([x, h] W + b)`, and the output is `h'`.
+    """The vanilla recurrent cell: `h' = act([x, h] W + b)`; the output is `h'`.
 
     Args:
         num_units: size `H` of the state and of the output.

@@ -1,4 +1,4 @@
-"""Long short-term memory whose matmul is a convolution, in one to three dimensions."""
+"""Convolutional LSTMs, in one to three dimensions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .._types import BatchShape, DTypeLike, Key, Projected, Shapes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ConvLSTM(Cell):
-    """The equations; a subclass has, or asks for, the number of dimensions."""
+    """The equations of a convolutional LSTM; a subclass defines `conv_ndims`."""
 
     input_shape: Sequence[int]
     output_channels: int
@@ -49,15 +49,16 @@ class _ConvLSTM(Cell):
         self._check_shape("input_shape", self.conv_ndims + 1, "each dimension, and the channels")
         self._check_shape("kernel_shape", self.conv_ndims, "each dimension")
 
-    def _check_shape(self, name: str, length: int, of: str) -> None:
+    def _check_shape(self, name: str, length: int, axes: str) -> None:
         shape = getattr(self, name)
         sizes = tuple(shape) if isinstance(shape, Sequence) else ()
         positive = all(hasattr(n, "__index__") and n.__index__() > 0 for n in sizes)
         if len(sizes) != length or not positive:
             raise ValueError(
-                f"{type(self).__name__}: expected {name} to be {length} positive ints, for {of}, "
+                f"{type(self).__name__}: expected {name} to be {length} positive ints, for {axes}, "
                 f"as conv_ndims is {self.conv_ndims}, got {shape!r}"
             )
+        # A list becomes a tuple, which can be hashed.
         object.__setattr__(self, name, tuple(n.__index__() for n in sizes))
 
     @property
@@ -71,8 +72,9 @@ class _ConvLSTM(Cell):
         initialize = self.kernel_initializer or glorot_uniform
         kernel = initialize(keys[0], (*window, features + channels, 4 * channels), dtype)
         if self.recurrent_initializer is not None:
-            shape, gates = (*window, channels, channels), jax.random.split(keys[1], 4)
-            recurrent = init_gates(self.recurrent_initializer, gates, shape, dtype)
+            shape, gate_keys = (*window, channels, channels), jax.random.split(keys[1], 4)
+            recurrent = init_gates(self.recurrent_initializer, gate_keys, shape, dtype)
+            # The axis of input channels: the last of them are those of the state.
             kernel = with_last_rows(kernel, recurrent, axis=len(window))
         if not self.use_bias:
             return {"kernel": kernel}
@@ -87,6 +89,7 @@ class _ConvLSTM(Cell):
 
     def project(self, params: Params, inputs: jax.Array) -> Any:
         self._check_inputs(inputs.shape)
+        # The convolution of [x, h] is the sum of those of x and h: that of x needs no state.
         projected = self._convolve(inputs, params["kernel"][..., : self.input_shape[-1], :])
         if self.use_bias:
             projected = projected + along_last(params["biases"], projected)
@@ -114,15 +117,16 @@ class _ConvLSTM(Cell):
             )
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`x` `[..., *sizes, channels]`, with zeros around it, keeping its sizes."""
+        """Convolves `x` `[..., *sizes, channels]`; zero padding preserves the sizes."""
         batch, features = x.shape[: -self.feature_ndim], x.shape[-self.feature_ndim :]
-        space = "DHW"[-self.conv_ndims :]
+        spatial = "DHW"[-self.conv_ndims :]
+        # A convolution has exactly one batch axis: all leading axes are merged into it.
         convolved = jax.lax.conv_general_dilated(
             x.reshape(math.prod(batch), *features),
             kernel,
             window_strides=(1,) * self.conv_ndims,
             padding="SAME",
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
         )
         return convolved.reshape(*batch, *features[:-1], kernel.shape[-1])
 
@@ -130,13 +134,13 @@ class _ConvLSTM(Cell):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ConvLSTMCell(_ConvLSTM):
-    """Long short-term memory of images: every matmul is a convolution.
+    """Convolutional LSTM: the LSTM of images, with convolutions in place of matmuls.
 
         i, j, f, o = split([x, h] * W + b)                  # convolved; split by channels
         c' = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(j)
         h' = sigmoid(o) * tanh(c')                          # also the output, or [h', x]
 
-    The strides are 1, and zeros around the images keep their sizes. `Conv1DLSTMCell`,
+    The strides are 1, and zero padding preserves the sizes of the images. `Conv1DLSTMCell`,
     `Conv2DLSTMCell` and `Conv3DLSTMCell` are this cell with `conv_ndims` of 1, 2 and 3.
 
     Args:
@@ -145,10 +149,10 @@ class ConvLSTMCell(_ConvLSTM):
         output_channels: channels `H` of the state.
         kernel_shape: sizes of the kernel: `conv_ndims` ints.
         use_bias: whether there is a bias.
-        skip_connection: whether the output is `[h', x]`, side by side in the channels.
+        skip_connection: whether the output is `[h', x]`, concatenated along the channels.
         forget_bias: added to the forget gate at run time, not stored.
         kernel_initializer: of `kernel`; `None` is Glorot's uniform, TF1's default.
-        recurrent_initializer: of its part that is convolved with `h`, gate by gate.
+        recurrent_initializer: of the part of `kernel` that is convolved with `h`, gate by gate.
         bias_initializer: of `biases`; `None` is zeros.
 
     Params: `kernel` `[*kernel_shape, C + H, 4 H]`, and `biases` `[4 H]` with `use_bias`.
@@ -160,8 +164,8 @@ class ConvLSTMCell(_ConvLSTM):
         TypeError, ValueError: a size is not a positive int, or the shapes do not fit
             `conv_ndims`.
 
-    Differs from TF1: with `skip_connection` TF1 put `[h', x]` into the state too, which then
-    did not fit the cell any more; here the state is `h'`.
+    Differs from TF1: with `skip_connection` TF1 put `[h', x]` into the state too, whose shape was
+    then wrong for the next step; here the state is `h'`.
 
     Reference: `tf.contrib.rnn.ConvLSTMCell`; Shi et al., arXiv:1506.04214.
 
@@ -184,10 +188,11 @@ class Conv1DLSTMCell(_ConvLSTM):
     """`ConvLSTMCell` over one dimension: inputs are `[batch, time, length, channels]`.
 
     Args:
-        input_shape, output_channels, kernel_shape: of one step: `(length, channels)`, the
-            channels of the state, `(length of the kernel,)`.
+        input_shape: `(length, channels)` of one step.
+        output_channels: channels of the state.
+        kernel_shape: `(length,)` of the kernel.
 
-    All else is as of `ConvLSTMCell`.
+    Everything else is as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.
@@ -211,17 +216,18 @@ class Conv2DLSTMCell(_ConvLSTM):
     """`ConvLSTMCell` over two dimensions: inputs are `[batch, time, height, width, channels]`.
 
     Args:
-        input_shape, output_channels, kernel_shape: of one step: `(height, width, channels)`,
-            the channels of the state, `(height, width)` of the kernel.
+        input_shape: `(height, width, channels)` of one step.
+        output_channels: channels of the state.
+        kernel_shape: `(height, width)` of the kernel.
 
-    All else is as of `ConvLSTMCell`.
+    Everything else is as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.
 
     Reference: `tf.contrib.rnn.Conv2DLSTMCell`.
 
-    Example: a pixel depends on one more pixel around it with every step
+    Example: the receptive field of an output grows by one pixel on each side with every step
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.Conv2DLSTMCell(input_shape=(9, 9, 1), output_channels=1, kernel_shape=(3, 3))
         >>> inputs = jnp.zeros((1, 3, 9, 9, 1)).at[0, 0, 4, 4, 0].set(1.0)
@@ -239,10 +245,11 @@ class Conv3DLSTMCell(_ConvLSTM):
     """`ConvLSTMCell` over three dimensions: `[batch, time, depth, height, width, channels]`.
 
     Args:
-        input_shape, output_channels, kernel_shape: of one step: `(depth, height, width,
-            channels)`, the channels of the state, `(depth, height, width)` of the kernel.
+        input_shape: `(depth, height, width, channels)` of one step.
+        output_channels: channels of the state.
+        kernel_shape: `(depth, height, width)` of the kernel.
 
-    All else is as of `ConvLSTMCell`.
+    Everything else is as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.

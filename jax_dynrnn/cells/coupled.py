@@ -1,4 +1,4 @@
-"""Long short-term memory with coupled input and forget gates."""
+"""The LSTM with coupled input and forget gates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .._types import DTypeLike, Key, Shapes
 from ._lstm import check_lstm
 from ._norm import LayerNormLSTM
 
-NAMES = {"kernel": "W_0", "bias": "B", "w_f_diag": "W_F_diag", "w_o_diag": "W_O_diag"}
+TF1_NAMES = {"kernel": "W_0", "bias": "B", "w_f_diag": "W_F_diag", "w_o_diag": "W_O_diag"}
+"""The params' names by those of `LSTMCell`, whose equations read the latter."""
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
-    """Long short-term memory that writes as much as it forgets.
+    """LSTM whose input gate is 1 minus its forget gate.
 
         j, f, o = split([x, h] W + b), or LN(split([x, h] W))   # three gates
         F  = sigmoid(f + forget_bias [+ w_f * c])               # peepholes in brackets
@@ -45,7 +46,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
     Raises:
         TypeError, ValueError: a size is not a positive int, or `proj_clip` is negative.
 
-    Differs from TF1: there are no shards: where a checkpoint has `W_0` to `W_3`, their
+    Differs from TF1: the kernel is not sharded: where a checkpoint has `W_0` to `W_3`, their
     concatenation along the rows is `W_0` here. TF1 ignores its `initializer`.
 
     Reference: `tf.contrib.rnn.CoupledInputForgetGateLSTMCell`; Greff et al.,
@@ -56,7 +57,7 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
         >>> cell = rnn.CoupledInputForgetGateLSTMCell(4)
         >>> params = cell.init(jax.random.key(0), (2, 5, 3))
         >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)))
-        >>> bool((jnp.abs(state.c) < 1).all())              # a mean of what was written
+        >>> bool((jnp.abs(state.c) < 1).all())              # a weighted mean of tanh values
         True
     """
 
@@ -84,14 +85,14 @@ class CoupledInputForgetGateLSTMCell(LayerNormLSTM):
         params = super().init(key, input_shape, dtype)
         if self.num_proj is not None:
             params["W_P_0"] = params.pop("projection")["kernel"]
-        return {NAMES.get(name, name): x for name, x in params.items()}
+        return {TF1_NAMES.get(name, name): x for name, x in params.items()}
 
     def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
-        """The names of the other LSTMs."""
+        """Renames the params to those of `LSTMCell`, which the shared equations read."""
         del key, batch_shape
-        named = {name: params[tf1] for name, tf1 in NAMES.items() if tf1 in params}
+        renamed = {name: params[tf1] for name, tf1 in TF1_NAMES.items() if tf1 in params}
         projection = {"kernel": params.get("W_P_0")}
-        return {**params, **named, "projection": projection}
+        return {**params, **renamed, "projection": projection}
 
     def memory(self, params: Params, gates: list[jax.Array], c: jax.Array) -> jax.Array:
         j, f = gates

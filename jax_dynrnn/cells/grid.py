@@ -1,4 +1,4 @@
-"""Grid long short-term memory: one LSTM over time, one over frequency, in each step."""
+"""Grid LSTMs: in each step, one LSTM is recurrent in time and one in frequency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._grid import GridLSTM
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class GridLSTMCell(GridLSTM):
-    """A grid LSTM: over windows of the features go an LSTM in time and one in frequency.
+    """A grid LSTM: over windows of the features, one LSTM in time and one in frequency.
 
     In each block of features, for window k = 0, 1, ..., and for L = time and L = frequency:
 
@@ -25,20 +25,20 @@ class GridLSTMCell(GridLSTM):
         c'_L = clip(f_L * c_L + i_L * tanh(j), -cell_clip, cell_clip)
         m'_L = sigmoid(o [+ w_of * c'_freq + w_ot * c'_time]) * tanh(c'_L)
 
-    `c_time`, `m_time` are what this window had in the step before; `c_freq`, `m_freq` what the
-    window below had in this one, and 0 before the first. `f_L = 1 - i_L` with
-    `couple_input_forget_gates`, which leaves no `f`.
+    `c_time`, `m_time` are the state of this window after the previous step; `c_freq`, `m_freq` are
+    that of the previous window in the same step, and 0 for the first window. With
+    `couple_input_forget_gates`, `f_L = 1 - i_L`, and there is no `f`.
 
     Args:
         num_units: size `H` of each memory.
         feature_size: size `F` of a window.
         num_frequency_blocks: the number of windows in each block, as a list.
-        frequency_skip: how far each window is from the one before.
-        start_freqindex_list, end_freqindex_list: where in the features each block starts, and
-            where it ends; `None`: there is one block, of all features.
-        use_peepholes: whether the gates see both memories, each unit its own.
-        share_time_frequency_weights: whether both LSTMs have one set of weights.
-        couple_input_forget_gates: whether what is not written is kept.
+        frequency_skip: the stride between windows.
+        start_freqindex_list, end_freqindex_list: the index of the feature at which each block
+            starts, and that at which it ends; `None`: there is one block, of all features.
+        use_peepholes: whether the gates of each unit receive both memories of that unit.
+        share_time_frequency_weights: whether both LSTMs share one set of weights.
+        couple_input_forget_gates: whether the forget gate is 1 minus the input gate.
         cell_clip: bound of `|c'|`, not negative.
         forget_bias: added to the forget gate at run time, not stored.
         kernel_initializer: of the kernels, and of the peepholes (which it receives as columns);
@@ -53,13 +53,13 @@ class GridLSTMCell(GridLSTM):
     those of frequency.
     State: a named tuple with `state_f00_b00_c`, `state_f00_b00_m`, ... for window `f` of block
     `b`, each `[..., H]`; its type is the cell's `state_tuple_type`, which equal grids share.
-    (A program from `jax.export` can be read once that type was asked for.) Output:
-    `[..., 2 H S]` with S windows in all: `m'_time` and `m'_freq` of the first, and so on; in
-    the dtype of the inputs and params.
+    (Read that attribute once before a program from `jax.export` is loaded.) Output:
+    `[..., 2 H S]` with S windows in total: `m'_time` and `m'_freq` of the first window, and so
+    on; in the dtype of the inputs and params.
 
     Raises:
-        TypeError, ValueError: a size is not a positive int, or the windows of a block, or of
-            the inputs, are not as many as `num_frequency_blocks` says.
+        TypeError, ValueError: a size is not a positive int, or a block, or the inputs, have
+            another number of windows than `num_frequency_blocks` states.
 
     Differs from TF1: `frequency_skip` is 1 if not given; the initializers are used (TF1 ignores its
     `initializer`); there is no `state_is_tuple=False`.
@@ -86,30 +86,30 @@ class GridLSTMCell(GridLSTM):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BidirectionalGridLSTMCell(GridLSTM):
-    """Two grid LSTMs with weights of their own, up and down the frequencies, side by side.
+    """Two grid LSTMs with separate weights, in ascending and in descending order of frequency.
 
-    In time both go forward, so that it runs where the future is not known. The second takes
+    Both run forward in time, so that the cell can be used on streams. The second one visits
     the windows of each block from the last to the first.
 
     Args:
-        num_units, feature_size, num_frequency_blocks: as of `GridLSTMCell`, as is all else but
-            what follows.
-        backward_slice_offset: added to where the second's windows start; features outside of
+        num_units, feature_size, num_frequency_blocks: as in `GridLSTMCell`, as are all other
+            arguments except the next.
+        backward_slice_offset: added to the start of each window of the second; features outside
             the inputs are 0.
 
     Params: those of two `GridLSTMCell`s, under `fwd` and `bwd`.
     State: a named tuple with `fwd_state_f00_b00_c`, ..., then `bwd_state_f00_b00_c`, ..., where
-    `f` counts windows in the order in which they are taken. Output: `[..., 4 H S]`, that of the
+    `f` counts windows in the order in which they are visited. Output: `[..., 4 H S]`, that of the
     first and then that of the second.
 
     Raises:
-        TypeError, ValueError: as of `GridLSTMCell`; the offset is not an int.
+        TypeError, ValueError: as in `GridLSTMCell`; or the offset is not an int.
 
     Differs from TF1: as `GridLSTMCell` does.
 
     Reference: `tf.contrib.rnn.BidirectionalGridLSTMCell`.
 
-    Example: on which inputs each half of the output depends, after two windows
+    Example: the inputs that each half of the output depends on, after two windows
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.BidirectionalGridLSTMCell(1, feature_size=2, num_frequency_blocks=[3])
         >>> params = cell.init(jax.random.key(0), (2, 5, 4))
@@ -142,8 +142,8 @@ class BidirectionalGridLSTMCell(GridLSTM):
 
 
 def _shifted(inputs: Inputs, offset: int) -> jax.Array:
-    """`inputs[..., k + offset]` in place k, or 0."""
-    around = (max(0, -offset), max(0, offset))
-    padded = jnp.pad(inputs, [(0, 0)] * (inputs.ndim - 1) + [around])
+    """Returns `inputs[..., k + offset]` at index k, or 0 where that is outside the inputs."""
+    padding = (max(0, -offset), max(0, offset))
+    padded = jnp.pad(inputs, [(0, 0)] * (inputs.ndim - 1) + [padding])
     start = max(0, offset)
     return padded[..., start : start + inputs.shape[-1]]

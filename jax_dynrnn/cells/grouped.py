@@ -1,4 +1,4 @@
-"""Long short-term memory in groups that do not see each other."""
+"""The group LSTM, whose gates are computed in independent groups."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BIASES = ("bias_i", "bias_j", "bias_f", "bias_o")
 class GLSTMCell(LSTM):
     """A group LSTM: `G` small LSTMs, each on its part of the inputs and of the state.
 
-        i, j, f, o = split([x_k, h_k] W_k) in each group k, side by side, + b_i, b_j, b_f, b_o
+        i, j, f, o = concat over groups k of split([x_k, h_k] W_k), + b_i, b_j, b_f, b_o
         c' = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(j)
         m  = sigmoid(o) * act(c')
         h' = m, or m P over all groups                      # also the output
 
     Args:
         num_units: size `H` of the memory `c`, a multiple of the groups.
-        number_of_groups: the groups `G`; they divide the inputs' features too.
+        number_of_groups: the number of groups `G`, which must divide the inputs' features too.
         num_proj: size `P` of the projected output, a multiple of the groups; `None`: no
             projection, `P = H`.
         forget_bias: added to the forget gate at run time, not stored.
@@ -48,11 +48,11 @@ class GLSTMCell(LSTM):
     Raises:
         TypeError, ValueError: a size is not a positive int, or not a multiple of the groups.
 
-    As in TF1 the candidate is always a tanh: `activation` is only that of the memory.
+    As in TF1, the candidate is always a tanh: `activation` applies only to the memory.
 
     Reference: `tf.contrib.rnn.GLSTMCell`; Kuchaiev and Ginsburg, arXiv:1703.10722.
 
-    Example: with one group it is an LSTM, with its biases apart
+    Example: with one group it is an LSTM, with one bias per gate
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell, inputs = rnn.GLSTMCell(4, number_of_groups=2), jnp.ones((2, 5, 6))
         >>> cell.init(jax.random.key(0), inputs.shape)["group0"]["kernel"].shape
@@ -83,7 +83,7 @@ class GLSTMCell(LSTM):
         self.group_size("num_proj", self.hidden_size)
 
     def group_size(self, name: str, size: int) -> int:
-        """The part of `size` that one group has."""
+        """Returns the share of `size` of one group; `name` is that of `size`, for the error."""
         if size % self.number_of_groups:
             raise ValueError(
                 f"GLSTMCell: expected {name} to be a multiple of number_of_groups="
@@ -92,9 +92,10 @@ class GLSTMCell(LSTM):
         return size // self.number_of_groups
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        part = functools.partial(self.group_size, "the input size")
-        rows = part(input_size(self, input_shape)), part(self.hidden_size)
-        units = part(self.num_units)
+        group_size = functools.partial(self.group_size, "the input size")
+        rows = group_size(input_size(self, input_shape)), group_size(self.hidden_size)
+        units = group_size(self.num_units)
+        # init_kernel reads the number of units and the initialisers of a cell.
         group = dataclasses.replace(self, num_units=units, num_proj=None, number_of_groups=1)
         keys = iter(jax.random.split(key, self.number_of_groups + 5))
         params: Params = {
@@ -112,6 +113,7 @@ class GLSTMCell(LSTM):
         return params
 
     def kernels(self, params: Params) -> list[jax.Array]:
+        """Returns the kernel of each group."""
         return [params[f"group{k}"]["kernel"] for k in range(self.number_of_groups)]
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
@@ -119,22 +121,22 @@ class GLSTMCell(LSTM):
         rows = self.hidden_size // self.number_of_groups
         groups = jnp.split(inputs, self.number_of_groups, -1)
         kernels = self.kernels(params)
-        sums = [matmul(x, kernel[:-rows]) for x, kernel in zip(groups, kernels, strict=True)]
-        projected = _by_gate(sums)
+        products = [matmul(x, kernel[:-rows]) for x, kernel in zip(groups, kernels, strict=True)]
+        projected = _by_gate(products)
         bias = jnp.concatenate([params[name] for name in BIASES])
         return projected + along_last(bias, projected)
 
     def recur(self, params: Params, state: LSTMStateTuple) -> Stages:
-        sums, groups = [], jnp.split(self.recurrent_input(state), self.number_of_groups, -1)
+        products, groups = [], jnp.split(self.recurrent_input(state), self.number_of_groups, -1)
         for h, kernel in zip(groups, self.kernels(params), strict=True):
-            sums.append((yield h, kernel[-h.shape[-1] :]))
-        return _by_gate(sums)
+            products.append((yield h, kernel[-h.shape[-1] :]))
+        return _by_gate(products)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:
         return jnp.tanh(j)
 
 
 def _by_gate(groups: list[jax.Array]) -> jax.Array:
-    """All groups of each gate side by side, from all gates of each group."""
+    """Reorders `[group][gate]` to `[gate][group]`: concatenates all groups of each gate."""
     gates = zip(*(jnp.split(x, 4, -1) for x in groups), strict=True)
     return jnp.concatenate([x for gate in gates for x in gate], -1)

@@ -1,4 +1,4 @@
-"""The two gated recurrent units: reset before the matmul (TF1), and after (cuDNN)."""
+"""The two gated recurrent units: with the reset before the matmul (TF1), and after (cuDNN)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _GRU:
-    """The configuration that both units share."""
+    """The configuration that both GRUs share."""
 
     num_units: int
     _: dataclasses.KW_ONLY
@@ -82,6 +82,7 @@ class GRUCell(_GRU, StagedCell):
         return {
             "gates": {
                 "kernel": init_kernel(keys[0], rows, 2, self, dtype),
+                # Ones, as in TF1: at first, the gates favour the old state.
                 "bias": init_vector(bias, ones, keys[1], 2 * units, dtype),
             },
             "candidate": {
@@ -106,12 +107,13 @@ class GRUCell(_GRU, StagedCell):
         h = self.recurrent_input(state)
         recurred = yield h, kernels[0]
         reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
+        # `h`, which recurrent dropout masks, is only multiplied; `state` is carried unmasked.
         recurred = yield reset * h, kernels[1]
         new = _interpolate(update, state, (self.activation or jnp.tanh)(candidate + recurred))
         return new, new
 
 
-GRUBlockCell = GRUBlockCellV2 = GRUCell  # TF1's fused units; here every cell is compiled
+GRUBlockCell = GRUBlockCellV2 = GRUCell  # TF1's fused GRUs; here XLA fuses every cell
 
 
 @jax.tree_util.register_static
@@ -127,7 +129,7 @@ class CudnnCompatibleGRUCell(_GRU, MatmulCell):
         num_units: size `H` of the state and of the output.
         activation: of the candidate; `None` is tanh.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
-        recurrent_initializer: of what multiplies `h`, gate by gate.
+        recurrent_initializer: of the rows and kernels that multiply `h`, gate by gate.
         bias_initializer: of all biases; `None` is ones for the gates, zeros elsewhere.
 
     Params: `gates/kernel` `[D + H, 2 H]`, `gates/bias` `[2 H]`,
@@ -154,6 +156,7 @@ class CudnnCompatibleGRUCell(_GRU, MatmulCell):
         size = input_size(self, input_shape)
         keys = jax.random.split(key, 6)
         initialize = self.recurrent_initializer
+        # hidden_projection has only rows that multiply `h`: recurrent_initializer fills all of it.
         hidden = dataclasses.replace(self, kernel_initializer=initialize) if initialize else self
         return {
             "gates": {

@@ -1,4 +1,4 @@
-"""Cells whose units see no state but their own: TF1's IndRNN and its gated kin."""
+"""Cells in which each unit receives only its own state: TF1's IndRNN, IndyGRU and IndyLSTM."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 def uniform(key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike) -> jax.Array:
-    """TF1's initial values of what multiplies the state: U(-1, 1)."""
+    """TF1's default initialiser of recurrent weights: U(-1, 1)."""
     return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Independent(StagedCell):
-    """What the three share: the recurrent weights are a row, one weight for a unit and gate."""
+    """Base class of the three cells: the recurrent weights are one row, not a matrix."""
 
     num_units: int
     _: dataclasses.KW_ONLY
@@ -58,7 +58,7 @@ def _dense(kernel: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
 
 
 def _recur(layer: Params, state: jax.Array, gates: int) -> jax.Array:
-    """What each gate receives from the state: its own unit times a weight."""
+    """Computes the recurrent term of each gate: the state of the same unit times a weight."""
     repeated = jnp.concatenate([state] * gates, -1)
     return along_last(layer["kernel_u"][0], repeated) * repeated
 
@@ -100,7 +100,7 @@ class IndRNNCell(_Independent):
         return _dense(params["kernel_w"], params["bias"], inputs)
 
     def stages(self, params: Params, projected: jax.Array, state: jax.Array) -> Stages:
-        yield from ()
+        yield from ()  # makes this a generator, which requests no product
         new = self._activate(projected + _recur(params, state, 1))
         return new, new
 
@@ -122,7 +122,7 @@ class IndyGRUCell(_Independent):
         bias_initializer: `None` is ones for the gates, zeros for the candidate.
 
     Params: `gates/{kernel_w [D, 2 H], kernel_u [1, 2 H], bias [2 H]}` and
-    `candidate/{kernel [D, H], kernel_u [1, H], bias [H]}`: TF1's names, not alike.
+    `candidate/{kernel [D, H], kernel_u [1, H], bias [H]}`. TF1's names are not consistent.
     State and output: `[..., H]`, in the dtype of the inputs and params.
 
     Raises:
@@ -141,7 +141,7 @@ class IndyGRUCell(_Independent):
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         keys = jax.random.split(key)
         candidate = self._layer(keys[1], input_shape, 1, zeros, dtype)
-        candidate["kernel"] = candidate.pop("kernel_w")
+        candidate["kernel"] = candidate.pop("kernel_w")  # TF1's name
         return {"gates": self._layer(keys[0], input_shape, 2, ones, dtype), "candidate": candidate}
 
     def project(self, params: Params, inputs: jax.Array) -> Any:
@@ -152,7 +152,7 @@ class IndyGRUCell(_Independent):
         )
 
     def stages(self, params: Params, projected: Projected, state: jax.Array) -> Stages:
-        yield from ()
+        yield from ()  # makes this a generator, which requests no product
         gates, candidate = projected
         gates = jax.nn.sigmoid(gates + _recur(params["gates"], state, 2))
         reset, update = jnp.split(gates, 2, -1)
@@ -212,7 +212,7 @@ class IndyLSTMCell(_Independent):
         return _dense(params["kernel_w"], params["bias"], inputs)
 
     def stages(self, params: Params, projected: jax.Array, state: LSTMStateTuple) -> Stages:
-        yield from ()
+        yield from ()  # makes this a generator, which requests no product
         i, j, f, o = jnp.split(projected + _recur(params, state.h, 4), 4, -1)
         c = jax.nn.sigmoid(f + self.forget_bias) * state.c + jax.nn.sigmoid(i) * self._activate(j)
         h = jax.nn.sigmoid(o) * self._activate(c)

@@ -1,4 +1,4 @@
-"""Long short-term memory with layer normalisation: TF1's two cells."""
+"""TF1's two LSTMs with layer normalisation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ._norm import LayerNormLSTM
 class LayerNormLSTMCell(LayerNormLSTM):
     """`LSTMCell` with layer normalisation of its gates and its memory.
 
-        i, j, f, o = LN(split([x, h] W))                    # each by itself; no bias
+        i, j, f, o = LN(split([x, h] W))                    # of each gate; no bias
         c' = LN(sigmoid(f + forget_bias [+ w_f * c]) * c + sigmoid(i [+ w_i * c]) * act(j))
-        c' = clip(c', -cell_clip, cell_clip)                # the state has it normalised
+        c' = clip(c', -cell_clip, cell_clip)                # the state holds this, normalised
         m  = sigmoid(o [+ w_o * c']) * act(c')
         h' = m, or clip(m P, -proj_clip, proj_clip)         # also the output
         LN(x) = gamma * (x - mean(x)) / sqrt(variance(x) + 1e-12) + beta
@@ -37,7 +37,7 @@ class LayerNormLSTMCell(LayerNormLSTM):
             kernel_initializer, recurrent_initializer, bias_initializer: as in `LSTMCell`.
 
     Params: those of `LSTMCell`, and with `layer_norm` `{input, transform, forget, output,
-    state}/{gamma, beta}` `[H]`. As in TF1, `bias` is there with `layer_norm` too, unused.
+    state}/{gamma, beta}` `[H]`. As in TF1, `bias` exists with `layer_norm` too, but is unused.
     State: `LSTMStateTuple(c [..., H], h [..., P])`; output: `h'`; in the dtype of the
     inputs and params. In float16 TF1's epsilon is 1e-3.
 
@@ -78,9 +78,9 @@ class LayerNormLSTMCell(LayerNormLSTM):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class LayerNormBasicLSTMCell(LayerNormLSTM):
-    """A basic LSTM with layer normalisation and dropout of what is written to its memory.
+    """A basic LSTM with layer normalisation, and dropout of the candidate.
 
-        i, j, f, o = LN(split([x, h] W))                    # each by itself; no bias
+        i, j, f, o = LN(split([x, h] W))                    # of each gate; no bias
         c' = LN(sigmoid(f + forget_bias) * c + sigmoid(i) * drop(act(j)))
         h' = act(c') * sigmoid(o)                           # also the output
         LN(x) = gamma * (x - mean(x)) / sqrt(variance(x) + 1e-12) + beta
@@ -92,7 +92,7 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
         num_units: size `H` of the memory and of the output.
         forget_bias: added to the forget gate.
         activation: `None` is tanh.
-        layer_norm: `False`: `LN(x) = x`, and a bias.
+        layer_norm: `False`: `LN(x) = x`, and there is a bias.
         norm_gain, norm_shift: initial values of every `gamma` and `beta`.
         dropout_keep_prob: probability in (0, 1] of keeping a candidate.
         kernel_initializer: of `kernel`; `None` is Glorot's uniform, TF1's default.
@@ -141,6 +141,8 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, input_shape, dtype)
+        # Unlike LayerNormLSTMCell, TF1's cell has a bias only without normalisation, and
+        # initialises it as its kernel.
         del params["bias"]
         if self.layer_norm:
             return params
@@ -153,11 +155,12 @@ class LayerNormBasicLSTMCell(LayerNormLSTM):
     ) -> tuple[Any, State]:
         if key is not None and self.dropout_keep_prob < 1:
             mask = jax.random.bernoulli(key, self.dropout_keep_prob, state.c.shape)
-            params = {**params, "mask": mask}  # for `candidate`, which has no key
+            # `candidate` receives no key, and must also work in `stages` of a run without one.
+            params = {**params, "mask": mask}
         return super().step(params, projected, state)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:
-        g = super().candidate(params, j)
+        candidate = super().candidate(params, j)
         if "mask" not in params:
-            return g
-        return jnp.where(params["mask"], g / self.dropout_keep_prob, 0)
+            return candidate
+        return jnp.where(params["mask"], candidate / self.dropout_keep_prob, 0)

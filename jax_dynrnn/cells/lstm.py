@@ -1,4 +1,4 @@
-"""Long short-term memory: TF1's basic cell, the one with every option, the fused one."""
+"""LSTMs: TF1's cell with every option, its basic cell, and its fused cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._lstm import LSTM, check_lstm
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class LSTMCell(LSTM, MatmulCell):
-    """Long short-term memory with peepholes, clipping and a projected output.
+    """LSTM with optional peepholes, clipping and a projected output.
 
         i, j, f, o = split([x, h] W + b)
         c' = sigmoid(f + forget_bias [+ w_f * c]) * c + sigmoid(i [+ w_i * c]) * act(j)
@@ -28,7 +28,7 @@ class LSTMCell(LSTM, MatmulCell):
 
     Args:
         num_units: size `H` of the memory `c`.
-        use_peepholes: whether the gates see `c`, each unit its own.
+        use_peepholes: whether the gates of each unit receive the memory `c` of that unit.
         cell_clip: bound of `|c'|`, not negative; 0 clips to 0, as in TF1.
         num_proj: size `P` of the projected output; `None`: no projection, `P = H`.
         proj_clip: bound of the projected output.
@@ -80,7 +80,7 @@ class LSTMCell(LSTM, MatmulCell):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BasicLSTMCell(LSTM, MatmulCell):
-    """Long short-term memory without options: `LSTMCell` with its defaults.
+    """LSTM without options: `LSTMCell` with its defaults.
 
     Its params and those of `LSTMCell(num_units)` are interchangeable.
 
@@ -128,13 +128,13 @@ class LSTMBlockCell(LSTM, MatmulCell):
     """TF1's fused LSTM: `LSTMCell` under other option names.
 
     Its params and those of `LSTMCell(num_units, use_peepholes=use_peephole)` are
-    interchangeable; here every cell is compiled into fused operations.
+    interchangeable. It is not faster here: XLA fuses the operations of every cell.
 
     Args:
         num_units: size `H` of the memory and of the output.
         forget_bias: added to the forget gate at run time, not stored.
-        cell_clip: bound of the memory; `None`, 0 and less: no clip, unlike `LSTMCell`.
-        use_peephole: whether the gates see `c`, each unit its own.
+        cell_clip: bound of the memory; `None`, or 0 and less: no clip, unlike `LSTMCell`.
+        use_peephole: whether the gates of each unit receive the memory `c` of that unit.
         kernel_initializer: of `kernel` and the peepholes; `None` is Glorot's uniform.
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
         bias_initializer: of `bias`; `None` is zeros.
@@ -144,8 +144,8 @@ class LSTMBlockCell(LSTM, MatmulCell):
     Raises:
         TypeError, ValueError: `num_units` is not a positive int.
 
-    Differs from TF1: no gradient passes through a clipped memory, as in `LSTMCell`; that of
-    TF1's kernel ignores the clip.
+    Differs from TF1: no gradient passes through a clipped memory, as in `LSTMCell`; the gradient
+    of TF1's kernel ignores the clip.
 
     Reference: `tf.contrib.rnn.LSTMBlockCell`; Zaremba et al., arXiv:1409.2329.
 
@@ -170,6 +170,7 @@ class LSTMBlockCell(LSTM, MatmulCell):
     bias_initializer: Initializer | None = None
 
     def __post_init__(self) -> None:
+        # As in TF1's kernel, 0 and less mean no clip. check_lstm refuses what is not a number.
         if hasattr(self.cell_clip, "__float__") and float(self.cell_clip) <= 0:  # pyright: ignore
             object.__setattr__(self, "cell_clip", None)
         check_lstm(self)

@@ -1,4 +1,4 @@
-"""Two small cells: the minimal recurrent network, and the chaos free one."""
+"""Two small cells: the minimal recurrent network, and the chaos free network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 @dataclasses.dataclass(frozen=True)
 class _Small(MatmulCell):
-    """The configuration of both."""
+    """The configuration that both cells share."""
 
     units: int
     _: dataclasses.KW_ONLY
@@ -69,7 +69,7 @@ class MinimalRNNCell(_Small):
     Raises:
         TypeError, ValueError: `units` is not a positive int.
 
-    Differs from TF1: functions stand for the names of activations and initialisers.
+    Differs from TF1: activations and initialisers are functions, not names.
 
     Reference: `MinimalRNNCell` in `tensorflow/contrib/rnn`; Chen, arXiv:1711.06788; Chen et al.,
     arXiv:1806.05394.
@@ -79,7 +79,7 @@ class MinimalRNNCell(_Small):
         >>> cell = rnn.MinimalRNNCell(4)
         >>> params = cell.init(jax.random.key(0), (2, 5, 3))
         >>> outputs, state = rnn.dynamic_rnn(cell, params, jnp.ones((2, 5, 3)))
-        >>> bool((jnp.abs(outputs) < 1).all())              # a mean of the embedded inputs
+        >>> bool((jnp.abs(outputs) < 1).all())              # a weighted mean of tanh values
         True
     """
 
@@ -98,6 +98,7 @@ class MinimalRNNCell(_Small):
     def project(self, params: Params, inputs: jax.Array) -> Any:
         kernel = params["kernel"]
         embedded = self._activate(matmul(inputs, kernel[: -2 * self.units]))
+        # This product does not depend on the state: engines batch it over all steps.
         gate = embedded @ kernel[-2 * self.units : -self.units]
         return embedded, gate + along_last(params["bias"], gate)
 
@@ -116,7 +117,7 @@ class MinimalRNNCell(_Small):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class CFNCell(_Small):
-    """The chaos free network: without inputs the state goes to 0.
+    """The chaos free network: without inputs, the state converges to 0.
 
         t, e = split(sigmoid(h U + x V + b))
         h'   = t * act(h) + (1 - e) * act(x W)              # also the output
@@ -129,13 +130,13 @@ class CFNCell(_Small):
             `kernel_initializer`, of all of it.
         bias_initializer: `None` is ones.
 
-    Params: `kernel` `[D, 3 H]`, which is V beside W; `recurrent_kernel` `[H, 2 H]`; `bias`
+    Params: `kernel` `[D, 3 H]`, which is `[V, W]`; `recurrent_kernel` `[H, 2 H]`; `bias`
     `[2 H]`. State and output: `[..., H]`, in the dtype of the inputs and params.
 
     Raises:
         TypeError, ValueError: `units` is not a positive int.
 
-    Differs from TF1: functions stand for the names of activations and initialisers.
+    Differs from TF1: activations and initialisers are functions, not names.
 
     Reference: `CFNCell` in `tensorflow/contrib/rnn`; Laurent and von Brecht,
     arXiv:1612.06212.

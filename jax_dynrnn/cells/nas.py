@@ -1,4 +1,4 @@
-"""The cell that neural architecture search found."""
+"""The cell that was found by neural architecture search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class NASCell(MatmulCell):
-    """The cell of neural architecture search: eight branches, combined as a tree.
+    """The cell found by neural architecture search: eight branches, combined as a tree.
 
         x_0 ... x_7 = split(x W);  m_0 ... m_7 = split(h U + b)
         a = tanh(sigmoid(x_0 + m_0) * relu(x_1 + m_1))
@@ -29,7 +29,7 @@ class NASCell(MatmulCell):
     Args:
         num_units: size `H` of the memory `c`.
         num_proj: size `P` of the projected output; `None`: no projection, `P = H`.
-        use_bias: whether there is a bias, beside what multiplies `h`.
+        use_bias: whether a bias is added to `h U`.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of `recurrent_kernel`, branch by branch; `None` is
             `kernel_initializer`, of all of it.
@@ -108,6 +108,8 @@ class NASCell(MatmulCell):
     def pointwise(
         self, params: Params, projected: jax.Array, recurred: jax.Array, state: LSTMStateTuple
     ) -> tuple[jax.Array, LSTMStateTuple]:
+        # TF1 adds the bias to the recurrent product; in the branch `b`, which multiplies x and m,
+        # that is not the same as adding it to x W.
         if self.use_bias:
             recurred = recurred + along_last(params["bias"], recurred)
         x, m = jnp.split(projected, 8, -1), jnp.split(recurred, 8, -1)

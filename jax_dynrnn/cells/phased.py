@@ -1,4 +1,4 @@
-"""Long short-term memory for events in continuous time."""
+"""The phased LSTM, for events in continuous time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from .._tools import (
 )
 from .._types import BatchShape, DTypeLike, Inputs, Key, Projected, Shapes
 
-LAYERS = {"mask_gates": 2, "new_input": 1, "output_gate": 1}  # and their gates
+GATES_PER_LAYER = {"mask_gates": 2, "new_input": 1, "output_gate": 1}
+"""The number of gates in each of TF1's three layers."""
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class PhasedLSTMCell(StagedCell):
-    """Long short-term memory that each unit updates in a rhythm of its own.
+    """LSTM in which each unit updates its state periodically, with a period of its own.
 
     Inputs are pairs `(time, x)`. In each period a unit opens, closes, and then only leaks:
 
@@ -43,17 +44,17 @@ class PhasedLSTMCell(StagedCell):
         h'   = k * h~ + (1 - k) * h                         # also the output
 
     `phi` is computed in the dtype of `time`, and in float32 if that has 16 bits or is an
-    integer. As in TF1 the gradient passes `mod` as if it were `time - phase`: that of
-    `period` leaves out how many periods have gone by.
+    integer. As in TF1, the gradient of `mod` is that of `time - phase`: the gradient of `period`
+    ignores the number of periods that have passed.
 
     Args:
         num_units: size `H` of the memory and of the output.
-        use_peepholes: whether the gates see the memory, through a full matrix.
-        leak: how open a closed unit is, times `phi`.
-        ratio_on: first value of the part of the period in which a unit is open, in (0, 1].
-        trainable_ratio_on: whether gradients reach it.
-        period_init_min, period_init_max: first values of the periods are drawn between
-            these, their logarithms uniformly.
+        use_peepholes: whether the gates receive the memory, through a full matrix.
+        leak: the openness of a closed unit is `leak * phi`.
+        ratio_on: initial fraction of the period during which a unit is open, in (0, 1].
+        trainable_ratio_on: whether `ratio_on` has a gradient.
+        period_init_min, period_init_max: the initial periods are drawn between these values,
+            log-uniformly.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of their rows that multiply `h` and `c`, gate by gate.
         bias_initializer: of all biases; `None` is zeros.
@@ -68,12 +69,12 @@ class PhasedLSTMCell(StagedCell):
         TypeError, ValueError: `num_units` is not a positive int, `ratio_on` not in (0, 1],
             `leak` not in [0, 1], or the periods are not positive and in order.
 
-    `dynamic_rnn` casts floating inputs to its one dtype, times too. Times that need more
-    precision are given as integers, which it leaves alone, or counted from the first event.
+    `dynamic_rnn` casts all floating inputs, times included, to one dtype. If times need more
+    precision, pass integers, which are not cast, or subtract the time of the first event.
 
     Reference: `tf.contrib.rnn.PhasedLSTMCell`; Neil et al., arXiv:1610.09513.
 
-    Example: a unit that is closed, without a leak, keeps its state
+    Example: the state of a closed unit does not change if `leak` is 0
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.PhasedLSTMCell(2, leak=0.0, ratio_on=0.1)
         >>> params = cell.init(jax.random.key(0), ((2, 5, 1), (2, 5, 3)))
@@ -114,14 +115,15 @@ class PhasedLSTMCell(StagedCell):
                 "PhasedLSTMCell: expected inputs (time, x) of shapes [batch, time, 1] and "
                 f"[batch, time, features], got {input_shape!r}"
             )
-        units, rows = self.num_units, self._rows(input_size(self, input_shape[1]))
+        units, rows = self.num_units, self._kernel_rows(input_size(self, input_shape[1]))
         *keys, period_key, phase_key = jax.random.split(key, 8)
         params: Params = {}
-        for i, (name, gates) in enumerate(LAYERS.items()):
+        for i, (name, gates) in enumerate(GATES_PER_LAYER.items()):
             bias = init_vector(self.bias_initializer, zeros, keys[2 * i], gates * units, dtype)
             kernel = init_kernel(keys[2 * i + 1], rows[name], gates, self, dtype)
             params[name] = {"kernel": kernel, "bias": bias}
-        low, high = (jnp.log(jnp.asarray(x, dtype)) for x in self._periods())
+        bounds = self.period_init_min, self.period_init_max
+        low, high = (jnp.log(jnp.asarray(x, dtype)) for x in bounds)
         period = jnp.exp(jax.random.uniform(period_key, (units,), dtype, low, high))
         return params | {
             "period": period,
@@ -129,14 +131,13 @@ class PhasedLSTMCell(StagedCell):
             "ratio_on": jnp.full(units, self.ratio_on, dtype),
         }
 
-    def _periods(self) -> tuple[float, float]:
-        return self.period_init_min, self.period_init_max
-
-    def _rows(self, features: int) -> dict[str, tuple[int, int]]:
-        """Of each kernel: the rows of the inputs, and those of the state."""
-        both = 2 * self.num_units if self.use_peepholes else self.num_units
+    def _kernel_rows(self, features: int) -> dict[str, tuple[int, int]]:
+        """Returns for each kernel the number of rows of the inputs, and that of the state."""
+        units = self.num_units
+        both = 2 * units if self.use_peepholes else units
+        # The candidate has no peephole.
         return {
-            name: (features, self.num_units if name == "new_input" else both) for name in LAYERS
+            name: (features, units if name == "new_input" else both) for name in GATES_PER_LAYER
         }
 
     def zero_state(
@@ -146,18 +147,19 @@ class PhasedLSTMCell(StagedCell):
         return LSTMStateTuple(c=jnp.zeros(shape, dtype), h=jnp.zeros(shape, dtype))
 
     def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
-        """The kernels side by side: the rows of `x`, of `h`, and those of the memory."""
+        """Concatenates the kernels, so that one matmul computes all gates."""
         del key, batch_shape
-        units, layers = self.num_units, [params[name] for name in LAYERS]
+        units, layers = self.num_units, [params[name] for name in GATES_PER_LAYER]
         features = params["new_input"]["kernel"].shape[0] - units
         kernels = [layer["kernel"] for layer in layers]
-        both = jnp.concatenate([kernel[: features + units] for kernel in kernels], -1)
+        kernel = jnp.concatenate([kernel[: features + units] for kernel in kernels], -1)
         ratio_on = params["ratio_on"]
         return {
             **params,
-            "inputs": both[:features],
-            "hidden": both[features:],
+            "inputs": kernel[:features],
+            "hidden": kernel[features:],
             "bias": jnp.concatenate([layer["bias"] for layer in layers]),
+            # Apart from the rest: the output gate multiplies the new memory, not the old one.
             "peepholes": [kernels[i][features + units :] for i in (0, 2)],
             "ratio_on": ratio_on if self.trainable_ratio_on else jax.lax.stop_gradient(ratio_on),
         }
@@ -169,7 +171,8 @@ class PhasedLSTMCell(StagedCell):
         return openness, projected + along_last(params["bias"], projected)
 
     def _openness(self, params: Params, time: jax.Array) -> jax.Array:
-        """`k` `[..., H]`: what needs the time alone."""
+        """Computes `k` `[..., H]`, which depends only on the time."""
+        # float16 and bfloat16 do not resolve a small part of a long period.
         floating = jnp.issubdtype(time.dtype, jnp.floating)
         time = widened(time) if floating else time.astype(jnp.float32)
         period, phase, ratio_on = (
@@ -200,5 +203,6 @@ class PhasedLSTMCell(StagedCell):
 
 
 def _mod(x: jax.Array, period: jax.Array) -> jax.Array:
-    """`x mod period` with the gradient of `x`, in full precision."""
+    """Computes `x mod period`, with the gradient of `x`."""
+    # The second term is exactly 0. (x - stop_gradient(x - mod) would be shorter, but rounds.)
     return jax.lax.stop_gradient(jnp.mod(x, period)) + (x - jax.lax.stop_gradient(x))

@@ -1,4 +1,4 @@
-"""The simple recurrent unit: no matmul with the state."""
+"""The simple recurrent unit, which has no matmul with the state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class SRUCell(StagedCell):
-    """Simple recurrent unit: the gates see the inputs only.
+    """Simple recurrent unit: the gates depend only on the inputs.
 
         x~, f, r, x' = split(x W)
         f, r = sigmoid([f, r] + b)
@@ -69,13 +69,14 @@ class SRUCell(StagedCell):
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> Any:
-        x, f, r, passed = jnp.split(matmul(inputs, params["kernel"]), 4, -1)
+        x, f, r, skip = jnp.split(matmul(inputs, params["kernel"]), 4, -1)
         b_f, b_r = jnp.split(params["bias"], 2)
         f, r = jax.nn.sigmoid(f + along_last(b_f, f)), jax.nn.sigmoid(r + along_last(b_r, r))
-        return (1 - f) * x, f, r, (1 - r) * passed
+        # What does not depend on the state is computed here: engines batch it over all steps.
+        return (1 - f) * x, f, r, (1 - r) * skip
 
     def stages(self, params: Params, projected: Projected, state: jax.Array) -> Stages:
-        yield from ()
-        written, f, r, passed = projected
-        c = f * state + written
-        return r * (self.activation or jnp.tanh)(c) + passed, c
+        yield from ()  # makes this a generator, which requests no product
+        gated_x, f, r, gated_skip = projected
+        c = f * state + gated_x
+        return r * (self.activation or jnp.tanh)(c) + gated_skip, c

@@ -1,4 +1,4 @@
-"""The update gate network, and its kin that is gated in depth too."""
+"""The update gate network, and the +RNN, which is also gated in depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 class _Gated(MatmulCell):
-    """One kernel for inputs and state, as `[x, h] W + b`."""
+    """Base class of both cells: one kernel for inputs and state, `[x, h] W + b`."""
 
     GATES: int
     num_units: int
@@ -38,9 +38,10 @@ class _Gated(MatmulCell):
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
 
-    def _sums(self, params: Params, x: jax.Array) -> jax.Array:
-        sums = matmul(x, params["kernel"][: -self.num_units])
-        return sums + along_last(params["bias"], sums)
+    def _project(self, params: Params, x: jax.Array) -> jax.Array:
+        """Computes the part of the pre-activations that depends on the inputs."""
+        projected = matmul(x, params["kernel"][: -self.num_units])
+        return projected + along_last(params["bias"], projected)
 
     def hidden(self, state: jax.Array) -> jax.Array:
         return state
@@ -52,7 +53,7 @@ class _Gated(MatmulCell):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class UGRNNCell(_Gated):
-    """The update gate network: one gate between the old state and a new one.
+    """The update gate network: one gate interpolates between the old state and a candidate.
 
         g, c = split([x, h] W + b)
         g  = sigmoid(g + forget_bias)
@@ -97,7 +98,7 @@ class UGRNNCell(_Gated):
         return self._layer(key, input_size(self, input_shape), dtype)
 
     def project(self, params: Params, inputs: jax.Array) -> jax.Array:
-        return self._sums(params, inputs)
+        return self._project(params, inputs)
 
     def pointwise(
         self, params: Params, projected: jax.Array, recurred: jax.Array, state: jax.Array
@@ -113,18 +114,18 @@ class UGRNNCell(_Gated):
 class IntersectionRNNCell(_Gated):
     """The +RNN: one gate along time, one along depth.
 
-        x  = x W_in + b_in                                  # where x has not H features
+        x  = x W_in + b_in                                  # if x does not have H features
         g_h, h~, g_y, y~ = split([x, h] W + b)
         h' = sigmoid(g_h + forget_bias) * h + (1 - ...) * tanh(h~)
         y  = sigmoid(g_y + forget_bias) * x + (1 - ...) * y_act(y~)     # the output
 
-    It is made to be stacked: the first cell projects its inputs, the others see `H` features
-    and, as in TF1, project nothing.
+    It is meant for stacks: the first cell projects its inputs; the others receive `H` features
+    and, as in TF1, do not project them.
 
     Args:
         num_units: size `H` of the state and of the output.
-        num_in_proj: size that inputs of another size are projected to, `num_units`; `None`:
-            they must have that size already.
+        num_in_proj: size to which inputs of another size are projected, equal to `num_units`;
+            `None`: the inputs must have that size.
         forget_bias: added to both gates at run time, not stored.
         y_activation: `None` is relu.
         kernel_initializer: of both kernels; `None` is Glorot's uniform, TF1's default.
@@ -137,7 +138,7 @@ class IntersectionRNNCell(_Gated):
 
     Raises:
         TypeError, ValueError: a size is not a positive int; the inputs, projected or not,
-            have not `num_units` features.
+            do not have `num_units` features.
 
     Reference: `tf.contrib.rnn.IntersectionRNNCell`; Collins et al., arXiv:1611.09913.
 
@@ -185,13 +186,13 @@ class IntersectionRNNCell(_Gated):
     def project(self, params: Params, inputs: jax.Array) -> Any:
         if "in_projection" in params:
             inputs = dense(params["in_projection"], inputs)
-        return inputs, self._sums(params, inputs)
+        return inputs, self._project(params, inputs)
 
     def pointwise(
         self, params: Params, projected: Projected, recurred: jax.Array, state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        x, sums = projected
-        h_gate, h, y_gate, y = jnp.split(sums + recurred, 4, -1)
+        x, gates = projected
+        h_gate, h, y_gate, y = jnp.split(gates + recurred, 4, -1)
         h_gate = jax.nn.sigmoid(h_gate + self.forget_bias)
         y_gate = jax.nn.sigmoid(y_gate + self.forget_bias)
         new = h_gate * state + (1 - h_gate) * jnp.tanh(h)

@@ -1,4 +1,4 @@
-"""Long short-term memory with normalised weights."""
+"""The LSTM with weight normalisation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ._lstm import LSTM, check_lstm
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class WeightNormLSTMCell(LSTM, MatmulCell):
-    """`LSTMCell` whose kernels have columns of a learned length.
+    """`LSTMCell` with weight normalisation: the columns of its kernels have learned lengths.
 
         W = concat([g_0 * W_x / |W_x|, g_1 * W_h / |W_h|])  # | | of each column
         P = g_P * P / |P|
 
-    and then the equations of `LSTMCell`. It is done once for a run, not at each step.
+    and then the equations of `LSTMCell`. The kernels are normalised once per run, not per step.
 
     Args:
         num_units: size `H` of the memory `c`.
@@ -32,7 +32,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
         use_peepholes, cell_clip, num_proj, proj_clip, forget_bias, activation,
             recurrent_initializer, bias_initializer: as in `LSTMCell`.
         kernel_initializer: of `kernel`, the projection, the peepholes and the lengths
-            (vectors as columns); `None` is Glorot's uniform, TF1's default.
+            (it receives vectors as columns); `None` is Glorot's uniform, TF1's default.
 
     Params: those of `LSTMCell`; with `norm` the lengths `norm_0` (of the rows of `kernel`
     that multiply the inputs) and `norm_1` (the hidden state) `[4 H]`, and with a
@@ -46,7 +46,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
     Reference: `WeightNormLSTMCell` in `tensorflow/contrib/rnn`; Salimans and Kingma,
     arXiv:1602.07868.
 
-    Example: what the kernel is multiplied by does not matter
+    Example: scaling the kernel changes nothing
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.WeightNormLSTMCell(4)
         >>> params = cell.init(jax.random.key(0), (2, 5, 3))
@@ -93,6 +93,7 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
             return params
         rows = jnp.split(params["kernel"], [params["kernel"].shape[0] - self.hidden_size])
         lengths = params["norm_0"], params["norm_1"]
+        # The rows of the inputs and those of the hidden state are normalised separately.
         kernel = jnp.concatenate([_normalize(*x) for x in zip(rows, lengths, strict=True)])
         projection = params.get("projection")
         if projection is not None:
@@ -101,7 +102,8 @@ class WeightNormLSTMCell(LSTM, MatmulCell):
 
 
 def _normalize(kernel: jax.Array, length: jax.Array) -> jax.Array:
-    """Columns of the given lengths; as in TensorFlow no column counts as shorter than 1e-6."""
+    """Scales each column of a kernel to the given length."""
     wide = widened(kernel)
+    # TensorFlow's l2_normalize has this epsilon too; it avoids a division by 0.
     squared = jnp.maximum((wide * wide).sum(0, keepdims=True), 1e-12)
     return (wide * jax.lax.rsqrt(squared)).astype(kernel.dtype) * along_last(length, kernel)

@@ -1,4 +1,4 @@
-"""Cells made of cells."""
+"""Wrappers, which are cells made of other cells, one file each."""
 
 from .attention import AttentionWrapper as AttentionWrapper
 from .attention import AttentionWrapperState as AttentionWrapperState

@@ -1,4 +1,4 @@
-"""What this package's wrappers of one cell have in common."""
+"""Base classes of this package's wrappers of one cell."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from .._types import Inputs, Key, Outputs, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Cell):
-    """A wrapper with work between the steps, which its own `step` does; all else is the cell's."""
+    """Base class of wrappers with work between the steps, which a subclass defines in `step`.
+
+    All other methods default to those of the cell inside. Engines run such a wrapper as a whole.
+    """
 
     cell: Any
 
+    # The class variables below are passed to `Around`, which documents them.
+
     params_name: ClassVar[str | None] = None
-    """Where the params of `cell` are among those of the wrapper; `None`: they are the same."""
+    """The params of `cell` are `params[params_name]`; `None`: the wrapper has no others."""
 
     inside_loop: ClassVar[str] = "it has work between the steps"
-    """What a step of it does that is not before or after a step of `cell`."""
+    """What a step does besides the work before and after the step of `cell`; read by `explain`."""
 
     same_features: ClassVar[bool] = False
     """Whether `cell` receives as many features as the wrapper."""
@@ -35,7 +40,7 @@ class Wrapper(Cell):
 
     @property
     def inner(self) -> Cell:
-        """The wrapped cell with the whole protocol."""
+        """The cell inside, as a `Cell` with all methods."""
         return as_cell(self.cell)
 
     def composition(self, key: Key = None) -> Around:
@@ -48,13 +53,13 @@ class Wrapper(Cell):
         )
 
     def cell_params(self, params: Params) -> Params:
-        """The params of `cell` among those of the wrapper."""
+        """Returns the params of `cell`, from those of the wrapper."""
         return params if self.params_name is None else params[self.params_name]
 
     def cell_step(
         self, params: Params, inputs: Inputs, state: State, key: Key
     ) -> tuple[Any, State]:
-        """A step of `cell`."""
+        """Takes a step of `cell`, given the params of the wrapper."""
         own = self.cell_params(params)
         projected = self.inner.project(own, inputs)
         return take_step(self.inner, own, projected, state, key=key)
@@ -62,8 +67,13 @@ class Wrapper(Cell):
 
 @dataclasses.dataclass(frozen=True)
 class AroundWrapper(Wrapper):
-    """A wrapper whose work is before and after its cell's step; it leaves the state alone."""
+    """Base class of wrappers that work only before and after the step of the cell inside.
 
+    A subclass defines `before`, `after`, or both. Engines run the cell inside on its own, and do
+    the work of the wrapper for all steps outside the loop.
+    """
+
+    # Most wrappers preserve both; those that project override one.
     same_features = True
     same_output = True
 
@@ -81,20 +91,20 @@ class AroundWrapper(Wrapper):
         )
 
     def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
-        """`(cell_inputs, saved)`: what the cell receives, and what `after` needs besides."""
+        """Returns `(cell_inputs, saved)`: the inputs of the cell, and a value for `after`."""
         del params, key
         return inputs, None
 
     def after(self, params: Params, saved: PyTree, output: Outputs, key: Key) -> Any:
-        """The output."""
+        """Returns the output of the wrapper, from that of the cell."""
         del params, saved, key
         return output
 
     def cell_key(self, key: Key) -> Any:
-        """The key of the cell's step."""
+        """Returns the key of the cell's step, from that of the wrapper's step."""
         return key
 
     def why_inside_loop(self, key: Key) -> str | None:
-        """Why, in a run with this key, it has work between the steps too, or `None`."""
+        """Returns why, in a run with `key`, there is also work between the steps, or `None`."""
         del key
         return None

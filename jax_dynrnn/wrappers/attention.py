@@ -1,4 +1,4 @@
-"""A cell that attends to a memory."""
+"""A wrapper that lets a cell attend to a memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ._wrapper import Wrapper
 class AttentionWrapperState(NamedTuple):
     """State of an `AttentionWrapper`, under TF1's names.
 
-    `cell_state`: that of the cell. `attention`: the last attention, `[..., A]`. `time`: the
-    steps taken, rank 0. `alignments`: the last weights of the memory's places, `[..., S]`, a
-    tuple of them for several mechanisms.
+    `cell_state`: the state of the cell. `attention`: the last attention, `[..., A]`. `time`: the
+    number of steps taken, rank 0. `alignments`: the last weights of the memory's slots,
+    `[..., S]`, or a tuple of them for several mechanisms.
 
-    Example: a decoder that begins where an encoder ended
+    Example: a decoder that starts from the final state of an encoder
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.AttentionWrapper(rnn.GRUCell(8), rnn.LuongAttention(8))
         >>> params = cell.init(jax.random.key(0), (2, 5, 3))
@@ -52,26 +52,27 @@ jax.export.register_namedtuple_serialization(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class AttentionWrapper(Wrapper):
-    """A cell that receives, beside its input, what it attended to in a memory.
+    """A cell that attends to a memory, and receives its last attention beside the inputs.
 
         y, s'      = cell([x, attention], s)
-        a          = softmax(score(y, keys))                # over the places of the memory
-        context    = sum over places of a * values
+        a          = softmax(score(y, keys))                # over the slots of the memory
+        context    = sum over slots of a * values
         attention' = [y, context] W, or context             # also the output
 
-    The memory enters with the params: `params = cell.attend(params, memory, memory_length)`,
-    inside of whatever is differentiated if the memory is learned. Keys and values are made of
-    it once for a run. In a stack or another wrapper, `attend` of the outermost cell does.
+    The memory is passed with the params: `params = cell.attend(params, memory, memory_length)`.
+    If the memory depends on learned params, call `attend` inside the function that is
+    differentiated. Keys and values are computed once per run. If the wrapper is inside a stack or
+    another wrapper, call `attend` of the outermost cell.
 
     Args:
         cell: the cell to run, with one array as its output.
-        attention_mechanism: a `BahdanauAttention` or `LuongAttention`, or a list of them:
-            their attentions are side by side.
-        attention_layer_size: size of the attention, a list of them for several mechanisms;
-            `None`: there is no layer, the attention is the context.
+        attention_mechanism: a `BahdanauAttention` or `LuongAttention`, or a list of them, whose
+            attentions are concatenated.
+        attention_layer_size: size of the attention, or a list of sizes for several mechanisms;
+            `None`: there is no layer, and the attention is the context.
         alignment_history: whether the output is `(output, alignments)`.
-        cell_input_fn: `cell_input_fn(x, attention)` is what the cell receives; `None`: both side
-            by side.
+        cell_input_fn: `cell_input_fn(x, attention)` returns the inputs of the cell; `None`:
+            `[x, attention]`.
         output_attention: whether the output is the attention; `False`: it is `y`.
         kernel_initializer: of the attention layers; `None` is Glorot's uniform.
 
@@ -81,16 +82,16 @@ class AttentionWrapper(Wrapper):
     State: `AttentionWrapperState`. Output: `[..., A]` or `y`.
 
     Raises:
-        TypeError, ValueError: what is given has another type or shape; a run without a memory.
+        TypeError, ValueError: an argument has another type or shape; a run without a memory.
 
     Differs from TF1: the memory is not in the mechanism; a memory of length 0 gives a context
     of 0; the history of alignments is an output over time, not in the state; there is no
     `initial_cell_state` (see `AttentionWrapperState`). The size of the state depends on the
-    memory, so `start` makes it, and `zero_state` refuses to.
+    memory, so `start` returns the first state, and `zero_state` raises an error.
 
     Reference: `tf.contrib.seq2seq.AttentionWrapper`; Luong et al., arXiv:1508.04025.
 
-    Example: where each step looks, over memories of 7 and 4 places
+    Example: the alignments of each step, over memories of 7 and 4 slots
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> cell = rnn.AttentionWrapper(
         ...     rnn.GRUCell(8), rnn.BahdanauAttention(8), attention_layer_size=6,
@@ -136,7 +137,7 @@ class AttentionWrapper(Wrapper):
             _check_data.count("AttentionWrapper: attention_layer_size", size, least=1)
         if sizes is not None and len(self._layer_sizes) != len(self.mechanisms):
             raise ValueError(
-                f"AttentionWrapper: expected {len(self.mechanisms)} numbers in "
+                f"AttentionWrapper: expected {len(self.mechanisms)} sizes in "
                 f"attention_layer_size, one for each mechanism, got {sizes!r}"
             )
 
@@ -146,7 +147,10 @@ class AttentionWrapper(Wrapper):
 
     @property
     def mechanisms(self) -> dict[str, Mechanism]:
-        """The mechanisms under the names of their params."""
+        """The mechanisms by the names of their params.
+
+        A name that occurs again is numbered: `luong_attention`, `luong_attention_1`.
+        """
         given = self.attention_mechanism
         given = (given,) if isinstance(given, Mechanism) else given
         named: dict[str, Mechanism] = {}
@@ -164,7 +168,7 @@ class AttentionWrapper(Wrapper):
         return sizes if isinstance(sizes, tuple) else (sizes,)  # pyright: ignore
 
     def _sizes(self) -> list[int]:
-        """Of the attention of each mechanism."""
+        """Returns the size of the attention of each mechanism."""
         return list(self._layer_sizes) or [m.memory_size for m in self.mechanisms.values()]  # pyright: ignore
 
     def _cell_inputs(self, inputs: jax.Array, attention: jax.Array) -> jax.Array:
@@ -174,9 +178,10 @@ class AttentionWrapper(Wrapper):
         return jnp.concatenate([inputs, attention], -1)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        one, attention = ((n,) for n in (input_size(self, input_shape), sum(self._sizes())))
-        shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (one, attention))
-        received = jax.eval_shape(self._cell_inputs, *shapes).shape
+        sizes = input_size(self, input_shape), sum(self._sizes())
+        # cell_input_fn may be any function: only tracing it shows what the cell receives.
+        types = (jax.ShapeDtypeStruct((size,), dtype) for size in sizes)
+        received = jax.eval_shape(self._cell_inputs, *types).shape
         query = output_size(self.inner, received, self)
         params: Params = {"cell": self.inner.init(jax.random.fold_in(key, 0), received, dtype)}
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
@@ -193,18 +198,19 @@ class AttentionWrapper(Wrapper):
     def attend(
         self, params: Params, memory: PyTree, memory_length: Lengths | None = None
     ) -> Params:
-        """The params with a memory to attend to.
+        """Returns the params with a memory to attend to.
 
         Args:
-            params: what `init` made.
-            memory: `[B, S, M]`; several mechanisms may have one each, in a list.
-            memory_length: how many places are real, an int for each row; `None`: all.
+            params: those that `init` returned.
+            memory: `[B, S, M]`, or for several mechanisms a list of memories, one for each.
+            memory_length: the number of valid slots, an int for each row; `None`: all are valid.
         """
         several = isinstance(memory, list | tuple)
         memories = list(memory) if several else [memory] * len(self.mechanisms)
-        lengths = list(memory_length) if several and isinstance(memory_length, list | tuple) else (
-            [memory_length] * len(memories)
-        )  # fmt: skip
+        lengths = [memory_length] * len(memories)
+        # With one memory, a list holds the lengths of its rows; with several, those of each memory.
+        if several and isinstance(memory_length, list | tuple):
+            lengths = list(memory_length)
         if len(memories) != len(self.mechanisms) or len(lengths) != len(memories):
             raise ValueError(
                 f"attend: expected one memory, or {len(self.mechanisms)}, one for each "
@@ -216,6 +222,7 @@ class AttentionWrapper(Wrapper):
         return {**params, "memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
 
     def _memory(self, params: Params) -> tuple[Memory, ...]:
+        """Returns the memories that `attend` added to the params."""
         memory = params.get("memory")
         if memory is None:
             raise ValueError(
@@ -233,15 +240,16 @@ class AttentionWrapper(Wrapper):
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         batch = batch_tuple(batch_shape)
-        places = [memory.values.shape[-2] for memory in self._memory(params)]
+        slots = [memory.values.shape[-2] for memory in self._memory(params)]
         return AttentionWrapperState(
             cell_state=super().start(params, batch_shape, dtype),
             attention=jnp.zeros((*batch, sum(self._sizes())), dtype),
             time=jnp.zeros((), jnp.int32),
-            alignments=self._one_or_all([jnp.zeros((*batch, n), dtype) for n in places]),
+            alignments=self._one_or_tuple([jnp.zeros((*batch, n), dtype) for n in slots]),
         )
 
-    def _one_or_all(self, parts: list[Any]) -> Any:
+    def _one_or_tuple(self, parts: list[Any]) -> Any:
+        """Returns the part of a single mechanism, or the tuple for a list of mechanisms."""
         return parts[0] if isinstance(self.attention_mechanism, Mechanism) else tuple(parts)
 
     def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
@@ -263,6 +271,7 @@ class AttentionWrapper(Wrapper):
     ) -> tuple[Any, State]:
         cell_inputs = self._cell_inputs(projected, state.attention)
         y, cell_state = self.cell_step(params, cell_inputs, state.cell_state, key)
+        # The query is the output of this step, so attention follows the cell, as in TF1.
         attentions, alignments = [], []
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
             attention, weights = mechanism(params[name], y, params["memory"][i])
@@ -271,11 +280,12 @@ class AttentionWrapper(Wrapper):
                 attention = matmul(both, params[_layer_name(i)]["kernel"], "output")
             attentions.append(attention)
             alignments.append(weights)
-        attention, weights = jnp.concatenate(attentions, -1), self._one_or_all(alignments)
+        attention, weights = jnp.concatenate(attentions, -1), self._one_or_tuple(alignments)
         output = attention if self.output_attention else y
         state = AttentionWrapperState(cell_state, attention, state.time + 1, weights)
         return (output, weights) if self.alignment_history else output, state
 
 
 def _layer_name(i: int) -> str:
+    """The name of attention layer i: TF1's for the first, and a numbered one for the others."""
     return f"attention_layer_{i}" if i else "attention_layer"

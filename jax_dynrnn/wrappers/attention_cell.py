@@ -1,4 +1,4 @@
-"""Attention of a cell over its own last outputs."""
+"""A wrapper that lets a cell attend to its own last outputs."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class AttentionCellWrapper(Wrapper):
 
         x'      = [x, attention] W + b
         y, s'   = cell(x', s)
-        score_k = v . tanh(past_k W_a + all of s' W_q + b_q)    # for each past output
+        score_k = v . tanh(past_k W_a + concat(s') W_q + b_q)   # for each past output
         attention' = sum_k softmax(score)_k * past_k
-        output  = [y, attention'] W_o + b_o                     # the newest past output
+        output  = [y, attention'] W_o + b_o                     # appended to the past outputs
 
     Args:
         cell: the cell to run, with one array as its output.
-        attn_length: how many outputs `L` it attends to; before the first they are zeros.
-        attn_size: size `A` of the output and of the attention; `None`: that of the cell's
+        attn_length: number `L` of outputs to attend to; outputs before the first step are 0.
+        attn_size: size `A` of the output and of the attention; `None`: the size of the cell's
             output.
         attn_vec_size: size `V` of the scores' hidden layer; `None`: `A`.
-        input_size: size `E` of `x'`; `None`: that of the inputs.
+        input_size: size `E` of `x'`; `None`: the size of the inputs.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
         bias_initializer: of all biases; `None` is zeros.
 
@@ -53,8 +53,8 @@ class AttentionCellWrapper(Wrapper):
     output first. Output: `[..., A]`.
 
     Raises:
-        TypeError, ValueError: `cell` is not a cell, or one that attends to a memory, on whose
-            size its state depends; or a size is not a positive int.
+        TypeError, ValueError: `cell` is not a cell, or is one that attends to a memory, so that
+            the size of its state is not fixed; or a size is not a positive int.
 
     Differs from TF1: there is no `state_is_tuple=False`.
 
@@ -98,10 +98,11 @@ class AttentionCellWrapper(Wrapper):
         return 1
 
     def _size(self) -> int:
-        """`A`: of a cell whose output depends on its inputs it must be given."""
+        """Returns `A`; `attn_size` is required if the cell refuses inputs of one feature."""
         if self.attn_size is not None:
             return self.attn_size
         try:
+            # zero_state needs the size too, but receives no inputs: 1 feature stands for them.
             return output_size(self.inner, (self.input_size or 1,), self)
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -117,14 +118,15 @@ class AttentionCellWrapper(Wrapper):
         initialize = self.kernel_initializer or glorot_uniform
         attention = init_dense(keys[1], (sum(x.shape[-1] for x in state), hidden), self, dtype)
         scores = initialize(keys[2], (1, 1, size, hidden), dtype)
-        attention["attn_w"] = boxed_as(scores, unboxed(scores))  # metadata may be of two axes
+        # Partitioning metadata for two axes does not fit four axes, and is dropped.
+        attention["attn_w"] = boxed_as(scores, unboxed(scores))
         attention["attn_v"] = init_vector(
             self.kernel_initializer, glorot_uniform, keys[3], hidden, dtype
         )
-        behind = output_size(self.inner, (received,), self) + size
+        rows = output_size(self.inner, (received,), self) + size
         return init_dense(keys[0], (inputs + size, received), self, dtype) | {
             "attention": attention,
-            "attn_output_projection": init_dense(keys[4], (behind, size), self, dtype),
+            "attn_output_projection": init_dense(keys[4], (rows, size), self, dtype),
             "cell": self.inner.init(keys[5], (received,), dtype),
         }
 
@@ -148,19 +150,20 @@ class AttentionCellWrapper(Wrapper):
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
         cell_state, attention, past = state
-        rows = attention.shape[-1]
-        received = projected + matmul(attention, params["kernel"][-rows:], "attention")
+        size = attention.shape[-1]
+        received = projected + matmul(attention, params["kernel"][-size:], "attention")
         output, cell_state = self.cell_step(params, received, cell_state, key)
-        past = past.reshape(*past.shape[:-1], self.attn_length, rows)
+        past = past.reshape(*past.shape[:-1], self.attn_length, size)
         attention = _attend(params["attention"], cell_state, past)
         both = jnp.concatenate([output, attention], -1)
         output = dense(params["attn_output_projection"], both, "output")
         past = jnp.concatenate([past[..., 1:, :], jnp.expand_dims(output, -2)], -2)
-        past = past.reshape(*past.shape[:-2], self.attn_length * rows)
+        past = past.reshape(*past.shape[:-2], self.attn_length * size)
         return output, (cell_state, attention, past)
 
 
 def _attend(params: Params, cell_state: State, past: jax.Array) -> jax.Array:
+    """Returns the attention over the past outputs, with the cell's state as the query."""
     query = dense(params, jnp.concatenate(jax.tree.leaves(cell_state), -1), "state")
     hidden = matmul(past, params["attn_w"][0, 0], "state") + jnp.expand_dims(query, -2)
     scores = (along_last(params["attn_v"], hidden) * jnp.tanh(hidden)).sum(-1)

@@ -1,4 +1,4 @@
-"""A wrapper that shows the states at every step."""
+"""A wrapper that outputs the state of every step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from ._wrapper import Wrapper
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class EmitState(Wrapper):
-    """The output is `(output, new_state)`: all states over time.
+    """Outputs `(output, new_state)` at each step: a run returns the states of all steps.
 
-    Like any output, the states are 0 past the sequence length; the final state is
-    what it was without the wrapper.
+    Like any output, the states are 0 past the sequence length. The final state does not change.
 
     Args:
         cell: the cell to run.
@@ -29,7 +28,7 @@ class EmitState(Wrapper):
     Raises:
         TypeError: `cell` is not a cell.
 
-    Reference: TF1 has no such wrapper; its users read the states out of `raw_rnn`.
+    Reference: TF1 has no such wrapper; its users collect the states in `raw_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn

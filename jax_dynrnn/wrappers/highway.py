@@ -18,7 +18,7 @@ from ._wrapper import AroundWrapper
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class HighwayWrapper(AroundWrapper):
-    """Gates between the inputs and the outputs of a cell; the state is untouched.
+    """Adds a highway connection: gates mix the inputs and the outputs; the state does not change.
 
         carry     = sigmoid(x W_c + b_c)
         transform = 1 - carry, or sigmoid(x W_t + b_t)
@@ -34,11 +34,11 @@ class HighwayWrapper(AroundWrapper):
     `transform_b`, and the cell's under `cell`. State: that of `cell`. Output: `[..., D]`.
 
     Raises:
-        TypeError: `cell` is not a cell. ValueError: (in a step) its output has not the
-            inputs' shape.
+        TypeError: `cell` is not a cell. ValueError: (in a step) its output does not have the
+            shape of the inputs.
 
-    Differs from TF1: the gates' params are beside `cell`; TF1 has its variables in the scope
-    around it, of which `interop.tf1` knows.
+    Differs from TF1: the gates' params are beside `cell`. In TF1 their variables are in the
+    enclosing scope, which `interop.tf1` takes into account.
 
     Reference: `tf.contrib.rnn.HighwayWrapper`; Srivastava et al., arXiv:1505.00387.
 
@@ -63,6 +63,7 @@ class HighwayWrapper(AroundWrapper):
         params: Params = {"cell": self.inner.init(keys[0], input_shape, dtype)}
         gates = {"carry": self.carry_bias_init}
         if not self.couple_carry_transform_gates:
+            # As in TF1: with a positive value, both gates favour the inputs at first.
             gates["transform"] = -self.carry_bias_init
         for (gate, bias), k in zip(gates.items(), keys[1:], strict=False):
             kernel = (self.kernel_initializer or glorot_uniform)(k, (size, size), dtype)

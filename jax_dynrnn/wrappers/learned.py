@@ -1,4 +1,4 @@
-"""A start state that is learned with the other params."""
+"""A wrapper whose start state is learned with the other params."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ._wrapper import AroundWrapper
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class LearnedInitialState(AroundWrapper):
-    """Begins every run, and every reset, at a state that is part of the params.
+    """Makes the start state of a cell part of the params, so that it is learned.
 
-    It starts where `cell` does, at zeros as a rule; gradients change it. Integer leaves
-    of the state (counters) are not learned.
+    Runs start from it, and so do resets. It is initialised to the start state of `cell`, zeros for
+    most cells. Integer leaves of the state (counters) are not learned.
 
     Args:
         cell: the cell to run.
 
-    Params: `{"cell": ..., "initial_state": {name of the leaf: [...]}}`, the names as in
-    `c`, `h`, or `0/c` in a stack, and `state` where the state is one array.
+    Params: `{"cell": ..., "initial_state": {name of the leaf: [...]}}`, with names such as
+    `c`, `h`, or `0/c` in a stack, and `state` if the state is one array.
     State, output: those of `cell`.
 
     Raises:
-        TypeError: `cell` is not a cell, or one that attends to a memory, on whose size its
-            state depends.
+        TypeError: `cell` is not a cell, or is one that attends to a memory, so that the size of
+            its state is not fixed.
 
     Reference: TF1 has no such wrapper; Hinton, Neural networks for machine learning,
     lecture 7.
@@ -55,25 +55,30 @@ class LearnedInitialState(AroundWrapper):
 
     def init(self, key: Key, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
         params = self.inner.init(key, input_shape, dtype)
+        # A start state may be computed from params, which must be arrays for that.
         state = self.inner.start(unboxed(params), (), dtype)
-        return {"cell": params, "initial_state": {n: x for n, x in _floating(state)}}
+        return {"cell": params, "initial_state": dict(_floating_leaves(state))}
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         state = self.inner.start(params["cell"], batch_tuple(batch_shape), dtype)
         learned = params["initial_state"]
         values = {
             name: jnp.broadcast_to(along_last(learned[name], leaf), leaf.shape).astype(leaf.dtype)
-            for name, leaf in _floating(state)
+            for name, leaf in _floating_leaves(state)
         }
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: values.get(_name(path), leaf), state
-        )
+
+        def learned_or_start(path, leaf):
+            return values.get(_leaf_name(path), leaf)
+
+        return jax.tree_util.tree_map_with_path(learned_or_start, state)
 
 
-def _floating(state: State) -> list[tuple[str, jax.Array]]:
+def _floating_leaves(state: State) -> list[tuple[str, jax.Array]]:
+    """Returns the floating leaves of a state with their names."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return [(_name(p), x) for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    return [(_leaf_name(p), x) for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
-def _name(path: Any) -> str:
+def _leaf_name(path: Any) -> str:
+    """Returns a path as a name, such as `0/c`; the path of a single array is empty."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "state"

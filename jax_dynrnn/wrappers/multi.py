@@ -1,4 +1,4 @@
-"""Cells on top of each other."""
+"""The stack of cells."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .._types import Key
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class MultiRNNCell(Cell):
-    """A stack: the output of each cell is the input of the next.
+    """A stack of cells: the output of each cell is the input of the next.
 
-    The same cell twice has two sets of weights.
+    A cell that occurs twice has two separate sets of params.
 
     Args:
-        cells: one cell or more, the first of which receives the inputs.
+        cells: one or more cells; the first one receives the inputs.
 
     Params: `{"cell_0": ..., "cell_1": ...}`. State: the tuple of the cells' states.
     Output: that of the last cell.
@@ -52,6 +52,7 @@ class MultiRNNCell(Cell):
             )
         if not self.cells:
             raise ValueError("MultiRNNCell: expected at least one cell, got an empty list")
+        # A list becomes a tuple, which can be hashed.
         object.__setattr__(self, "cells", tuple(self.cells))
         for i, cell in enumerate(self.cells):
             as_cell(cell, f"MultiRNNCell's cell {i}")

@@ -1,4 +1,4 @@
-"""What stands before or behind a cell: a table of embeddings, a dense layer."""
+"""Wrappers with a layer before or after a cell: dense layers, and an embedding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._wrapper import AroundWrapper
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class InputProjectionWrapper(AroundWrapper):
-    """A dense layer before a cell: `cell(act(x W + b))`.
+    """Adds a dense layer before a cell: `cell(act(x W + b))`.
 
     Args:
         cell: the cell to run.
-        num_proj: size `P` of what the cell receives.
+        num_proj: size `P` of the inputs of the cell.
         activation: `None` is the identity.
         kernel_initializer: `None` is Glorot's uniform, TF1's default.
         bias_initializer: `None` is zeros.
@@ -74,7 +74,7 @@ class InputProjectionWrapper(AroundWrapper):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class OutputProjectionWrapper(AroundWrapper):
-    """A dense layer behind a cell: the output is `act(y W + b)`, the state untouched.
+    """Adds a dense layer after a cell: the output is `act(y W + b)`; the state does not change.
 
     Args:
         cell: the cell to run, with one array as its output.
@@ -89,7 +89,8 @@ class OutputProjectionWrapper(AroundWrapper):
     Raises:
         TypeError, ValueError: `cell` is not a cell, or `output_size` not a positive int.
 
-    A dense layer on `outputs` after the run is the same and faster: it is one matmul.
+    A dense layer that is applied to `outputs` after the run gives the same result, with one matmul
+    for all steps.
 
     Reference: `tf.contrib.rnn.OutputProjectionWrapper`.
 
@@ -129,15 +130,15 @@ class OutputProjectionWrapper(AroundWrapper):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class EmbeddingWrapper(AroundWrapper):
-    """A table before a cell: the inputs are ids, the cell receives `embedding[id]`.
+    """Adds an embedding before a cell: the inputs are ids, and the cell receives `embedding[id]`.
 
     Args:
         cell: the cell to run.
         embedding_classes: the number of ids `V`: 0 to `V - 1`.
-        embedding_size: size `E` of what the cell receives.
+        embedding_size: size `E` of the inputs of the cell.
         kernel_initializer: of the table; `None` is U(-sqrt(3), sqrt(3)), as in TF1.
 
-    Inputs: integers `[B, T]`. An id outside of the table gives NaN.
+    Inputs: integers `[B, T]`. An id outside the table gives NaN.
     Params: `embedding` `[V, E]`, and the cell's under `cell`. State, output: those of `cell`.
 
     Raises:
@@ -189,9 +190,12 @@ class EmbeddingWrapper(AroundWrapper):
                 f"inputs: EmbeddingWrapper expected integers, ids below {self.embedding_classes}, "
                 f"got {ids.dtype}"
             )
+        # `embedding[ids]` would clamp an id that is too large, and count a negative one from the
+        # end of the table: both would hide mistakes.
         table = params["embedding"].at[ids]
         return table.get(mode="fill", wrap_negative_indices=False), None
 
 
 def _unit_variance(key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike) -> jax.Array:
+    """Draws from U(-sqrt(3), sqrt(3)), whose variance is 1."""
     return jax.random.uniform(key, shape, dtype, minval=-(3**0.5), maxval=3**0.5)

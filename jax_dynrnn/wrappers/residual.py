@@ -1,4 +1,4 @@
-"""A residual connection around a cell."""
+"""A wrapper with a residual connection around a cell."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ._wrapper import AroundWrapper
 
 
 def _add(inputs: Inputs, outputs: Outputs) -> Any:
+    """Adds two pytrees leaf by leaf, after checking that their structures and shapes match."""
     structures = jax.tree.structure(inputs), jax.tree.structure(outputs)
     if structures[0] != structures[1]:
         raise TypeError(
@@ -37,14 +38,14 @@ def _add(inputs: Inputs, outputs: Outputs) -> Any:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ResidualWrapper(AroundWrapper):
-    """Adds the inputs to the outputs: `y = x + cell(x)`; the state is untouched.
+    """Adds a residual connection: `y = x + cell(x)`; the state does not change.
 
     Args:
         cell: the cell to run.
         residual_fn: `residual_fn(inputs, outputs) -> outputs`; `None` adds them leaf by
             leaf.
 
-    Params, state: those of `cell`. Output: what `residual_fn` returns.
+    Params, state: those of `cell`. Output: the result of `residual_fn`.
 
     Raises:
         TypeError: `cell` is not a cell, or (in a step) inputs and outputs differ in
@@ -67,7 +68,7 @@ class ResidualWrapper(AroundWrapper):
 
     @property
     def same_output(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the inputs are added; a function of the user's may return any shape."""
+        """Whether the output has the shape of the cell's; a `residual_fn` may return any shape."""
         return self.residual_fn is None
 
     def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:

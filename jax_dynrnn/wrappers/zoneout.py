@@ -1,4 +1,4 @@
-"""Zoneout: units that keep their state for a step, at random."""
+"""Zoneout: at each step, random units keep their old state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._wrapper import Wrapper
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ZoneoutWrapper(Wrapper):
-    """Leaves each unit of the state as it was, at random; the output is untouched.
+    """Randomly keeps the old state of units (zoneout); the output does not change.
 
         y, s' = cell(x, s);  new_state = where(mask, s', s)     # mask ~ Bernoulli(state_keep_prob)
 
@@ -27,7 +27,7 @@ class ZoneoutWrapper(Wrapper):
     Args:
         cell: the cell to run.
         state_keep_prob: probability in (0, 1] that a unit takes its new value; 1.0 draws
-            nothing. Krueger et al. give the probability of the other case, as `z`.
+            nothing. The `z` of Krueger et al. is `1 - state_keep_prob`.
 
     Params, state, output: those of `cell`. Integers and rank-0 leaves always take their new
     values.
@@ -35,7 +35,7 @@ class ZoneoutWrapper(Wrapper):
     Raises:
         TypeError, ValueError: `cell` is not a cell, or the probability not in (0, 1].
 
-    Reference: TF1 had it in its models, not in its library; Krueger et al.,
+    Reference: TF1 had zoneout only in its models, not in its library; Krueger et al.,
     arXiv:1606.01305.
 
     Example:
@@ -56,22 +56,25 @@ class ZoneoutWrapper(Wrapper):
     state_keep_prob: float
 
     def __post_init__(self) -> None:
+        # Before check_options, which would convert a probability that is an array to a float.
         check_probability(self, "state_keep_prob")
         super().__post_init__()
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
-        inner, own = (None, None) if key is None else jax.random.split(key)
-        output, new = self.cell_step(params, projected, state, inner)
+        inner_key, own_key = (None, None) if key is None else jax.random.split(key)
+        output, new = self.cell_step(params, projected, state, inner_key)
         if self.state_keep_prob == 1.0:
             return output, new
         leaves, structure = jax.tree.flatten(new)
         old = jax.tree.leaves(state)
-        mixed = [self._mix(own, i, *x) for i, x in enumerate(zip(old, leaves, strict=True))]
+        mixed = [self._mix(own_key, i, *x) for i, x in enumerate(zip(old, leaves, strict=True))]
         return output, structure.unflatten(mixed)
 
     def _mix(self, key: Key, i: int, old: jax.Array, new: jax.Array) -> jax.Array:
+        """Combines leaf i of the old and the new state."""
+        # As in DropoutWrapper, counters (integers, or rank 0) are never masked.
         if not (new.ndim and jnp.issubdtype(new.dtype, jnp.floating)):
             return new
         if key is None:

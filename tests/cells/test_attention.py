@@ -218,7 +218,7 @@ MISTAKES = {
     "layers": (
         lambda: wrapped([LUONG, LUONG], attention_layer_size=3),
         ValueError,
-        "expected 2 numbers in attention_layer_size, one for each mechanism, got 3",
+        "expected 2 sizes in attention_layer_size, one for each mechanism, got 3",
     ),
     "a layer of 0": (lambda: wrapped(attention_layer_size=0), ValueError, ">= 1, got 0"),
     "units": (
@@ -230,7 +230,7 @@ MISTAKES = {
     "memory's size": (
         lambda: run(wrapped(), MEMORY[..., :2]),
         ValueError,
-        r"\[batch, places, 3\] for LuongAttention.*got shape \(3, 5, 2\); .* memory_size=2",
+        r"\[batch, slots, 3\] for LuongAttention.*got shape \(3, 5, 2\); .* memory_size=2",
     ),
     "memory's dtype": (lambda: run(wrapped(), MEMORY > 0), TypeError, "floating dtype, got bool"),
     "memory's batch": (
@@ -257,7 +257,7 @@ MISTAKES = {
     "lengths' values": (
         lambda: run(wrapped(), MEMORY, [6, 5, 5]),
         ValueError,
-        r"memory_length: expected values in \[0, 5\], the places of the memory, got 6 in row 0",
+        r"memory_length: expected values in \[0, 5\], the slots of the memory, got 6 in row 0",
     ),
 }
 
