@@ -25,9 +25,9 @@ from ._protocol import ask, result, structure
 from ._repr import BriefRepr
 from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
 from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Projected, PyTree, Shapes
+from ._types import Params as Params
+from ._types import State as State
 
-Params = Any  # a nested dict of arrays
-State = Any  # an array, a tuple or a NamedTuple of arrays
 Stages = Generator[tuple[jax.Array, jax.Array], jax.Array, Any]
 
 
@@ -93,11 +93,16 @@ class Composition(abc.ABC):
     `Cell.composition` inherits these as the defaults of its own methods.
     """
 
-    inside_loop: str | None = None
+    why_not_separable: str | None = None
     """Why the cell has to be run as a whole; `None`: an engine may run the inner cells one by one.
 
     Such a cell needs a `step` of its own, since the composition does not describe its step.
     """
+
+    @property
+    @abc.abstractmethod
+    def inner(self) -> tuple[Cell, ...]:
+        """The inner cells."""
 
     @property
     @abc.abstractmethod
@@ -269,6 +274,13 @@ class Cell(BriefRepr):
         """Takes a step from projected inputs, with prepared params -> `(output, new_state)`."""
         if (composition := separable(self, key)) is not None:
             return composition.step(params, projected, state, key)
+        if type(self).__call__ is Cell.__call__:  # which would call this method again
+            reason = getattr(self.composition(key), "why_not_separable", "it is not composed")
+            raise TypeError(
+                f"{type(self).__name__}: expected it to define step, since its composition does "
+                f"not describe the step in a run {'without' if key is None else 'with'} a key "
+                f"({reason}), got none"
+            )
         return ask(self, "__call__", params, projected, state, key=key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -304,7 +316,9 @@ class Cell(BriefRepr):
 def separable(cell: Cell, key: Key = None) -> Composition | None:
     """Returns the composition if, in a run with `key`, the inner cells may be run one by one."""
     composition = cell.composition(key)
-    return None if composition is None or composition.inside_loop is not None else composition
+    if composition is None or composition.why_not_separable is not None:
+        return None
+    return composition
 
 
 def _required_composition(cell: Cell, method: str) -> Composition:

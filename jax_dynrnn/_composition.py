@@ -19,12 +19,12 @@ from ._tools import fold_in
 from ._types import BatchShape, DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stacked(Composition):
     """A stack of cells: the output of each cell is the input of the next.
 
-    The params of the stack are `{name: params of that cell}`. Its state is the tuple (or a
-    NamedTuple) of the cells' states. In a run with a key, cell i takes its step with
+    The params of the stack are `{name: params of that cell}`. Its state is the tuple
+    of the cells' states. In a run with a key, cell i takes its step with
     `fold_in(key, i)`.
 
     Args:
@@ -56,6 +56,10 @@ class Stacked(Composition):
             raise ValueError("Stacked: expected at least one cell, got none")
         cells = {name: as_cell(cell, f"Stacked's {name}") for name, cell in self.cells.items()}
         object.__setattr__(self, "cells", cells)
+
+    @property
+    def inner(self) -> tuple[Cell, ...]:
+        return tuple(self.cells.values())
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         params = {}
@@ -102,7 +106,7 @@ class Stacked(Composition):
             projected = ask(cell, "project", params[name], output)
             output, new = take_step(cell, params[name], projected, old, key=fold_in(key, i))
             states.append(new)
-        return output, self.join_states(state, states)
+        return output, tuple(states)
 
     def states(self, state: State) -> tuple[Any, ...]:
         """Splits the state of the stack into the states of the cells.
@@ -118,13 +122,8 @@ class Stacked(Composition):
             )
         return state
 
-    def join_states(self, like: State, states: list[Any]) -> State:
-        """Joins the states of the cells into the state of the stack, of the same type as `like`."""
-        # A stack of the user's may have a NamedTuple as its state: a step must preserve its type.
-        return type(like)(*states) if hasattr(like, "_fields") else tuple(states)
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Around(Composition):
     """One cell with work before and after each of its steps.
 
@@ -142,8 +141,8 @@ class Around(Composition):
         before: `before(params, inputs, key) -> (cell_inputs, saved)`; `saved` is passed to
             `after`. `None`: the cell receives the inputs unchanged, and `saved` is `None`.
         after: `after(params, saved, cell_output, key) -> output`; `None`: the output is the cell's.
-        inside_loop: why the wrapper does more, between the steps, so that only its own `step` can
-            run it; `None`: it does no more.
+        why_not_separable: what the wrapper does besides, between the steps, so that only its own
+            `step` can run it; `None`: nothing.
         same_features: whether the cell receives as many features as the wrapper.
         same_output: whether the output has the shape of the cell's output. Both flags are only
             hints for `interop`, which infers sizes from weights.
@@ -182,7 +181,7 @@ class Around(Composition):
     name: str | None = None
     before: Callable[[Params, Any, Any], tuple[Any, Any]] | None = None
     after: Callable[[Params, Any, Any, Any], Any] | None = None
-    inside_loop: str | None = None
+    why_not_separable: str | None = None
     same_features: bool = False
     same_output: bool = False
     cell_params: Callable[[Params], Params] | None = None
@@ -190,6 +189,10 @@ class Around(Composition):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cell", as_cell(self.cell, "Around's cell"))
+
+    @property
+    def inner(self) -> tuple[Cell, ...]:
+        return (self.cell,)
 
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         # The params beside params[name] are the wrapper's own, which this class does not know.
@@ -205,6 +208,7 @@ class Around(Composition):
 
     def prepare(self, params: Params, *, key: Key, batch_shape: tuple[Any, ...]) -> Params:
         inner = self.inner_params(params)
+        key = self.inner_key(key)
         prepared = ask(self.cell, "prepare", inner, key=key, batch_shape=batch_shape)
         return self._replace_inner(params, prepared)
 
@@ -224,10 +228,16 @@ class Around(Composition):
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
         cell_inputs, saved = self.work_before(params, inputs, key)
+        output, state = self.cell_step(params, cell_inputs, state, self.inner_key(key))
+        return self.work_after(params, saved, output, key), state
+
+    def cell_step(
+        self, params: Params, cell_inputs: Inputs, state: State, cell_key: Key
+    ) -> tuple[Any, State]:
+        """Takes a step of the cell, given the params of the wrapper."""
         inner = self.inner_params(params)
         projected = ask(self.cell, "project", inner, cell_inputs)
-        output, state = take_step(self.cell, inner, projected, state, key=self.inner_key(key))
-        return self.work_after(params, saved, output, key), state
+        return take_step(self.cell, inner, projected, state, key=cell_key)
 
     def work_before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:
         """Calls `before`, if there is one -> `(cell_inputs, saved)`."""
@@ -256,8 +266,5 @@ def inner_cells(cell: Any) -> Iterator[Any]:
     """Yields a cell, and all cells inside it, outermost first."""
     yield cell
     composition = cell.composition() if isinstance(cell, Cell) else None
-    if isinstance(composition, Stacked):
-        for inner in composition.cells.values():
-            yield from inner_cells(inner)
-    elif isinstance(composition, Around):
-        yield from inner_cells(composition.cell)
+    for inner in () if composition is None else composition.inner:
+        yield from inner_cells(inner)

@@ -59,8 +59,7 @@ def is_configuration(cell: CellLike) -> bool:
 def _first_not_static(cell: Any) -> Any:
     """Returns the cell, or the first cell inside it, that is not registered as static, or `None`.
 
-    Inner cells are looked for in the fields of a dataclass: one that is hidden elsewhere is not
-    found.
+    Inner cells are looked for in the fields of a dataclass, and in its composition.
     """
     if hasattr(cell, "foreign"):  # an adapter, which is as static as the object inside it
         return _first_not_static(cell.foreign)
@@ -70,6 +69,8 @@ def _first_not_static(cell: Any) -> Any:
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     values = [getattr(cell, field.name) for field in fields]
     parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+    composition = cell.composition() if hasattr(cell, "composition") else None
+    parts += composition.inner if composition is not None else ()
     for part in parts:
         if hasattr(part, "zero_state") and (culprit := _first_not_static(part)) is not None:
             return culprit

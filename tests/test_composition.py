@@ -57,7 +57,7 @@ class Accumulated(rnn.Cell):
     cell: Any
 
     def composition(self, key=None):
-        return rnn.Around(self.cell, inside_loop="it adds to the state")
+        return rnn.Around(self.cell, why_not_separable="it adds to the state")
 
     def step(self, params, projected, state, *, key=None):
         output, new = self.cell(params, projected, state, key=key)
@@ -124,6 +124,24 @@ def test_work_between_the_steps():
     _, state = rnn.dynamic_rnn(cell, params, INPUTS[:, :1])
     _, inner = rnn.dynamic_rnn(cell.cell, params, INPUTS[:, :1])
     close(state, inner, 1e-12)
+
+
+@toys.config
+class DrawsInside(rnn.Cell):
+    """A wrapper that forgets to define a step for a run with a key."""
+
+    cell: Any
+
+    def composition(self, key=None):
+        return rnn.Around(self.cell, why_not_separable=None if key is None else "it draws")
+
+
+def test_a_step_that_no_one_describes():
+    cell = DrawsInside(rnn.GRUCell(4))
+    params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
+    rnn.dynamic_rnn(cell, params, INPUTS[:, :1])
+    with pytest.raises(TypeError, match="DrawsInside: expected it to define step.*it draws"):
+        rnn.dynamic_rnn(cell, params, INPUTS[:, :1], key=jax.random.key(0))
 
 
 def test_attends_through_a_stack_of_ones_own():

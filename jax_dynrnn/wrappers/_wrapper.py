@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from .._cell import Cell, Params, State, as_cell, take_step
+from .._cell import Cell, Params, State, as_cell
 from .._composition import Around
 from .._tools import check_options
 from .._types import Inputs, Key, Outputs, PyTree
@@ -24,9 +24,6 @@ class Wrapper(Cell):
 
     params_name: ClassVar[str | None] = None
     """The params of `cell` are `params[params_name]`; `None`: the wrapper has no others."""
-
-    inside_loop: ClassVar[str] = "it has work between the steps"
-    """What a step does besides the work before and after the step of `cell`; read by `explain`."""
 
     same_features: ClassVar[bool] = False
     """Whether `cell` receives as many features as the wrapper."""
@@ -47,10 +44,16 @@ class Wrapper(Cell):
         return Around(
             self.cell,
             name=self.params_name,
-            inside_loop=self.inside_loop,
+            why_not_separable=self.why_not_separable(key),
             same_features=self.same_features,
             same_output=self.same_output,
         )
+
+    def why_not_separable(self, key: Key) -> str | None:
+        """What a step does, in a run with `key`, besides the work before and after the step of
+        `cell`; `None`: nothing. `explain` prints it."""
+        del key
+        return "it has work between the steps"
 
     def cell_params(self, params: Params) -> Params:
         """Returns the params of `cell`, from those of the wrapper."""
@@ -60,9 +63,7 @@ class Wrapper(Cell):
         self, params: Params, inputs: Inputs, state: State, key: Key
     ) -> tuple[Any, State]:
         """Takes a step of `cell`, given the params of the wrapper."""
-        own = self.cell_params(params)
-        projected = self.inner.project(own, inputs)
-        return take_step(self.inner, own, projected, state, key=key)
+        return self.composition(key).cell_step(params, inputs, state, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class AroundWrapper(Wrapper):
             name=self.params_name,
             before=self.before,
             after=self.after,
-            inside_loop=self.why_inside_loop(key),
+            why_not_separable=self.why_not_separable(key),
             same_features=self.same_features,
             same_output=self.same_output,
             cell_params=self.cell_params,
@@ -104,7 +105,6 @@ class AroundWrapper(Wrapper):
         """Returns the key of the cell's step, from that of the wrapper's step."""
         return key
 
-    def why_inside_loop(self, key: Key) -> str | None:
-        """Returns why, in a run with `key`, there is also work between the steps, or `None`."""
+    def why_not_separable(self, key: Key) -> str | None:
         del key
         return None

@@ -105,7 +105,6 @@ class AttentionWrapper(Wrapper):
     """
 
     params_name: ClassVar[str | None] = "cell"
-    inside_loop = "each step receives the attention of the step before"
 
     attention_mechanism: Mechanism | Sequence[Mechanism]
     _: dataclasses.KW_ONLY
@@ -265,6 +264,10 @@ class AttentionWrapper(Wrapper):
             attended.append(mechanism.attended(params[name], memory))
             prepared[name] = mechanism.prepare(params[name])
         return {**prepared, "memory": tuple(attended)}
+
+    def why_not_separable(self, key: Key) -> str | None:
+        del key
+        return "each step receives the attention of the step before"
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None

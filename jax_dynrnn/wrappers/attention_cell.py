@@ -70,7 +70,6 @@ class AttentionCellWrapper(Wrapper):
     """
 
     params_name: ClassVar[str | None] = "cell"
-    inside_loop = "each step receives the attention over the outputs before it"
 
     attn_length: int
     _: dataclasses.KW_ONLY
@@ -145,6 +144,10 @@ class AttentionCellWrapper(Wrapper):
         size = params["attention"]["attn_w"].shape[-2]
         kernel = params["kernel"][:-size]
         return dense({"kernel": kernel, "bias": params["bias"]}, inputs)
+
+    def why_not_separable(self, key: Key) -> str | None:
+        del key
+        return "each step receives the attention over the outputs before it"
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None

@@ -157,7 +157,7 @@ class DropoutWrapper(AroundWrapper):
     def cell_key(self, key: Key) -> Any:
         return _Keys.split(key).cell
 
-    def why_inside_loop(self, key: Key) -> str | None:
+    def why_not_separable(self, key: Key) -> str | None:
         if key is not None and self.state_keep_prob < 1:
             return "state_keep_prob drops from the state between the steps"
         if key is not None and self.recurrent_keep_prob < 1:

@@ -40,7 +40,10 @@ class EmitState(Wrapper):
     """
 
     same_features = True
-    inside_loop = "its output holds the state of every step"
+
+    def why_not_separable(self, key: Key) -> str | None:
+        del key
+        return "its output holds the state of every step"
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None

@@ -50,7 +50,6 @@ class ZoneoutWrapper(Wrapper):
     """
 
     same_features = same_output = True
-    inside_loop = "it mixes the state of the step before into each new state"
 
     _: dataclasses.KW_ONLY
     state_keep_prob: float
@@ -59,6 +58,10 @@ class ZoneoutWrapper(Wrapper):
         # Before check_options, which would convert a probability that is an array to a float.
         check_probability(self, "state_keep_prob")
         super().__post_init__()
+
+    def why_not_separable(self, key: Key) -> str | None:
+        del key
+        return "it mixes the state of the step before into each new state"
 
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None

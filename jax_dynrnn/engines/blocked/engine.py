@@ -16,7 +16,7 @@ from ..request import Request, Run
 from ..scan import run_scan
 from ..selection import ON_H200, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
-from ..staged.parts import innermost, is_stack, run_apart, why_inside_loop
+from ..staged.parts import innermost, is_stack, run_apart, why_not_separable
 from ..staged.probe import why_not_differentiable
 from ..staged.run import EnginePasses, run_passes
 from ..staged.split_cell import SplitCell
@@ -114,7 +114,7 @@ def _why_no_part(request: Request) -> str | None:
 def _why_not_split(part: Request | Run) -> str | None:
     """Why a cell that is run as a whole cannot be split into matmuls and arithmetic, or `None`."""
     cell = part.cell
-    if (reason := why_inside_loop(part)) is not None:
+    if (reason := why_not_separable(part)) is not None:
         return reason
     if not isinstance(cell, StagedCell):
         return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"

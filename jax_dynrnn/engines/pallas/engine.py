@@ -24,7 +24,7 @@ from ..request import Request, Run
 from ..scan import run_scan
 from ..selection import ON_H200, state_units, why_little_work
 from ..staged.collectives import why_collectives_forbid
-from ..staged.parts import innermost, is_stack, run_apart, why_inside_loop
+from ..staged.parts import innermost, is_stack, run_apart, why_not_separable
 from ..staged.probe import Probe, asks_split_cell, why_not_differentiable
 from ..staged.run import EnginePasses, run_passes
 from ..staged.split_cell import SplitCell
@@ -122,7 +122,7 @@ def _first_reason(ask: Callable[..., Any], request: Request) -> str | None:
 def _why_not_in_a_kernel(part: Request) -> str | None:
     """Why the step of a cell that is run as a whole cannot be computed by a kernel, or `None`."""
     cell, name = part.cell, type(part.cell).__name__
-    if (reason := why_inside_loop(part)) is not None:
+    if (reason := why_not_separable(part)) is not None:
         return reason
     if not isinstance(cell, MatmulCell) or not cell.unitwise:
         return f"the step of {name} is not known as arithmetic within each unit"

@@ -54,12 +54,12 @@ def is_stack(request: Request) -> bool:
     return isinstance(composition, Stacked)
 
 
-def why_inside_loop(request: Request | Run) -> str | None:
+def why_not_separable(request: Request | Run) -> str | None:
     """Why a wrapper has to be run as a whole, or `None`."""
     composition = request.cell.composition(request.key)
-    if composition is None or composition.inside_loop is None:
+    if composition is None or composition.why_not_separable is None:
         return None
-    return f"{type(request.cell).__name__} cannot be taken apart: {composition.inside_loop}"
+    return f"{type(request.cell).__name__} cannot be taken apart: {composition.why_not_separable}"
 
 
 def run_apart(
@@ -83,7 +83,7 @@ def _run_stack(run: Run, stack: Stacked, run_part: Callable[[Run], Result]) -> R
         layer = dataclasses.replace(layer, initial_state=initial[i], start_state=start[i])
         outputs, state = run_part(layer.with_inputs(outputs))
         states.append(state)
-    return outputs, stack.join_states(run.initial_state, states)
+    return outputs, tuple(states)
 
 
 def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> Result:
