@@ -69,8 +69,8 @@ def _first_not_static(cell: Any) -> Any:
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     values = [getattr(cell, field.name) for field in fields]
     parts = [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
-    composition = cell.composition() if hasattr(cell, "composition") else None
-    parts += composition.inner if composition is not None else ()
+    if (composition := getattr(cell, "composition", lambda: None)()) is not None:
+        parts += composition.inner
     for part in parts:
         if hasattr(part, "zero_state") and (culprit := _first_not_static(part)) is not None:
             return culprit
