@@ -58,7 +58,7 @@ class Single:
 
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cell = as_cell(self.cell)
-        _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
+        _check_cell.check_params(cell, params, input_shape(row))  # or the trace fails, and says less
         start = ask(cell, "start", params, (1,), jnp.float32)
         return Cell.__call__(cell, params, row, start, key=key)
 
@@ -98,10 +98,10 @@ class Pair:
 
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cells = {"fw": self.cell_fw, "bw": self.cell_bw}
-        _check_cell.directions(params, tuple(cells))
+        _check_cell.check_param_groups(params, tuple(cells))
         results = []
         for name, cell in cells.items():
-            with _check_cell.located(params=f'params["{name}"]'):
+            with _check_cell.relabel_errors(params=f'params["{name}"]'):
                 results.append(Single(cell).one_step(params[name], row, key))
         return tuple(results)
 
@@ -136,9 +136,9 @@ class Stack:
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         results = []
         names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
-        _check_cell.directions(params, names)
+        _check_cell.check_param_groups(params, names)
         for name, *pair in zip(names, self.cells_fw, self.cells_bw, strict=True):
-            with _check_cell.located(params=f'params["{name}"]'):
+            with _check_cell.relabel_errors(params=f'params["{name}"]'):
                 fw, bw = Pair(pair[0], pair[1], None).one_step(params[name], row, key)
             row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
@@ -198,7 +198,7 @@ def check_inputs(plan: Plan, inputs: Inputs, time_major: bool = False) -> Any:
     It is made first: the params and the need of a key depend on what the inputs are.
     """
     _check_data.flag("time_major", time_major)
-    return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
+    return _check_data.check_inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 
 def input_shape(inputs: Inputs) -> Any:

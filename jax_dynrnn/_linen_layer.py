@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from ._arguments import explained
 from ._cell import State, as_cell
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._layer import (
     Single,
     check_inputs,
@@ -44,7 +44,7 @@ class Layer(nn.Module):
     def _params(self, inputs: Inputs) -> Any:
         if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
             return self._made_params()  # whose shapes the run checks, and says more
-        with located(dtype="param_dtype"):
+        with relabel_errors(dtype="param_dtype"):
             return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
 
     def _made_params(self) -> Any:
@@ -57,7 +57,7 @@ class Layer(nn.Module):
         return nn.unbox(self.get_variable("params", "cell"))
 
     def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             return self._key_of(key, deterministic, params, inputs)
 
     def _key_of(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
@@ -73,7 +73,7 @@ class Layer(nn.Module):
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             return self.plan().run(params, inputs, *arguments, key=key, **options)
 
 
@@ -102,10 +102,10 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             return step(self.cell, params, inputs, state, key, dtype)
 
     @explained

@@ -10,7 +10,7 @@ from flax import nnx
 
 from ._arguments import explained
 from ._cell import State
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._layer import Plan, Single, check_inputs, check_state, find_key, start, step, with_memory
 from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes
 
@@ -35,7 +35,7 @@ class Layer(nnx.Module):
                 f"{type(self).__name__}: expected rngs with a stream of params or a default one, "
                 "as of nnx.Rngs(0), got none"
             )
-        with located(dtype="param_dtype"):
+        with relabel_errors(dtype="param_dtype"):
             params = plan.init(rngs.params(), shape, param_dtype)
         self.plan = plan
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
@@ -54,7 +54,7 @@ class Layer(nnx.Module):
 
     def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
         deterministic = self.deterministic if deterministic is None else deterministic
-        with located():
+        with relabel_errors():
             return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
@@ -63,7 +63,7 @@ class Layer(nnx.Module):
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        with located():
+        with relabel_errors():
             return self.plan.run(params, inputs, *arguments, key=key, **options)
 
 
@@ -100,10 +100,10 @@ class OneCell(Layer):
         `dtype` is as in a run; a state in fewer bits is widened to it.
         """
         params = with_memory(self.plan, self._values(), memory, memory_length)
-        with located():
+        with relabel_errors():
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        with located():
+        with relabel_errors():
             return step(self.cell, params, inputs, state, key, dtype)
 
     @explained

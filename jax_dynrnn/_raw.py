@@ -119,7 +119,7 @@ def raw_rnn(
     loop_state = _arrays("next_loop_state", loop_state)
     batch = _batch(cell, inputs)
     finished = _flags(finished, batch)
-    with _check_cell.located(ORDER, initial_state="next_cell_state"):
+    with _check_cell.relabel_errors(ORDER, initial_state="next_cell_state"):
         state = _first_state(cell, params, inputs, state, batch)
     prepare_key = fold_in(key, PREPARE)
     prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))
@@ -221,12 +221,12 @@ def _flags(finished: Any, batch: int) -> jax.Array:
 
 
 def _first_state(cell: Cell, params: Params, inputs: Inputs, state: State, batch: int) -> Any:
-    _check_cell.params(cell, params, jax.tree.map(jnp.shape, inputs))
+    _check_cell.check_params(cell, params, jax.tree.map(jnp.shape, inputs))
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
     dtype = floating[0] if floating else jnp.result_type(float)
     start = jax.eval_shape(lambda: ask(cell, "start", params, (batch,), dtype))
-    return _check_cell.initial_state(cell, state, start)
+    return _check_cell.match_initial_state(cell, state, start)
 
 
 def _with_batch(x: Any, batch: int) -> jax.ShapeDtypeStruct:

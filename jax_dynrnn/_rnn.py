@@ -203,7 +203,7 @@ def _request(
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     try:
-        inputs, batch, time = _check_data.inputs(cell, inputs, time_axis)
+        inputs, batch, time = _check_data.check_inputs(cell, inputs, time_axis)
     except (TypeError, ValueError):
         _check_cell.params_not_inputs(cell, params)
         raise
@@ -259,13 +259,13 @@ def _complete(request: Request) -> Run:
     """Casts, checks against the cell, prepares the params, finds the start state, makes masks."""
     cell, dtype, batch = request.cell, request.dtype, request.batch
     shapes = jax.tree.map(lambda x: x.shape, request.inputs)
-    _check_cell.params(cell, request.params, shapes)
+    _check_cell.check_params(cell, request.params, shapes)
     inputs, raw_params = cast(request.inputs, dtype), cast(request.params, dtype)
     default = jax.tree.map(jnp.asarray, ask(cell, "start", raw_params, (batch,), dtype))
     _check_cell.batch_leaves(cell, default, batch, "state")
     state = start = default
     if request.initial_state is not None:
-        state = _check_cell.initial_state(cell, request.initial_state, default)
+        state = _check_cell.match_initial_state(cell, request.initial_state, default)
         start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
     prepare_key = fold_in(request.key, PREPARE)
     params = ask(cell, "prepare", raw_params, key=prepare_key, batch_shape=(batch,))
@@ -275,7 +275,7 @@ def _complete(request: Request) -> Run:
         projected = ask(cell, "project", params, first)
         return take_step(cell, params, projected, state, key=request.key)
 
-    output = _check_cell.step(cell, step, state, default, batch)
+    output = _check_cell.check_step(cell, step, state, default, batch)
     has_scalars = any(x.ndim == 0 for x in jax.tree.leaves((state, output)))
     masks = Masks.of(_with_arrays(request), has_scalars)
     return Run.of(

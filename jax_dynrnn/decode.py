@@ -18,7 +18,7 @@ from . import _check_data
 from ._arguments import explained
 from ._beam import OnBeams, choose, extended, first_beams
 from ._cell import Cell, Params, State, as_cell, feature_ndims
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._tools import widened
@@ -138,7 +138,7 @@ def greedy_decode(
         loop_state = (~going_on, lengths + going_on.astype(jnp.int32))
         return ~going_on, embed(ids), state, ids, loop_state
 
-    with located("greedy_decode" + ORDER, **PLACES):
+    with relabel_errors("greedy_decode" + ORDER, **PLACES):
         emitted, state, (_, lengths) = raw_rnn(
             cell, params, loop_fn, maximum_iterations=maximum_iterations
         )
@@ -225,7 +225,7 @@ def beam_search(
         over = (beams.finished | jnp.isneginf(beams.probability)).all(1)
         return over, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
 
-    with located("beam_search" + ORDER, **PLACES):
+    with relabel_errors("beam_search" + ORDER, **PLACES):
         *_, beams = raw_rnn(on_beams, params, loop_fn, maximum_iterations=maximum_iterations)
     is_one = ~jnp.isneginf(beams.probability)
     ids = jnp.where(jnp.expand_dims(is_one, -1), beams.ids, end)

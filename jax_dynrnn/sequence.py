@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from . import _check_data
 from ._arguments import explained
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._tools import is_flag, is_symbolic
 from ._types import DTypeLike, Inputs, Lengths, Size
 
@@ -75,7 +75,7 @@ def sequence_mask(
         >>> rnn.sequence_mask([1, 3], 4, jnp.float32).tolist()
         [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
     """
-    with located(sequence_length="lengths"):
+    with relabel_errors(sequence_length="lengths"):
         time = _largest(lengths) if maxlen is None else _time(maxlen)
         rows = as_lengths(lengths, time)
     _check_mask_dtype(dtype)
@@ -194,7 +194,7 @@ def reverse_sequence(
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     inputs, batch, time = _check_data.batches("inputs", inputs, time_axis)
-    with located(sequence_length="lengths"):
+    with relabel_errors(sequence_length="lengths"):
         lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
     length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
     steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)

@@ -96,5 +96,5 @@ def _step(problem: Problem) -> None:
 
     for key in (None, problem.key):
         what = "a step" if key is None else "a step with key="
-        checked = lambda key=key: _check_cell.step(problem.cell, step(key), start, start, B)  # noqa: E731
+        checked = lambda key=key: _check_cell.check_step(problem.cell, step(key), start, start, B)  # noqa: E731
         _called(what, checked)
