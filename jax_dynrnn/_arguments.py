@@ -92,7 +92,7 @@ FOREIGN: dict[str, Advice] = {
     ),
     **_advise(
         "memory memory_length memory_mask",
-        otherwise="expected a layer of one cell, an RNN: that attends to a memory",
+        otherwise="only a layer of one cell, an RNN, attends to a memory",
     ),
     **_advise("maxlen max_length max_steps maximum_steps", "maximum_iterations", "length"),
     **_advise("scope name reuse trainable variable_scope", otherwise=GRAPH),

@@ -160,7 +160,7 @@ def with_memory(plan: Plan, params: Params, memory: PyTree, length: Any) -> Para
             raise TypeError("memory_length: expected memory= with it, got None")
         return params
     if not isinstance(plan, Single):
-        raise TypeError("memory: expected a layer of one cell, an RNN, got one of directions")
+        raise TypeError("memory: expected a layer of one cell, an RNN, got a bidirectional one")
     return plan.attend(params, memory, length)
 
 
