@@ -186,7 +186,10 @@ class OnBeams(Cell):
         def step_of_beam(projected, state):
             return take_step(self.cell, params, projected, state, key=key)
 
-        axes = jax.tree.map(lambda x: 1 if x.ndim else None, state)
+        def beam_axis(x):
+            return 1 if x.ndim else None
+
+        axes = jax.tree.map(beam_axis, state)
         return jax.vmap(step_of_beam, (1, axes), (1, axes))(projected, state)
 
     def __repr__(self) -> str:

@@ -172,7 +172,16 @@ def concatenate(outputs_fw: Outputs, outputs_bw: Outputs) -> Any:
             "concatenate: expected outputs of both directions that differ in their last axis alone,"
             f" got {structure(outputs_fw)} and {structure(outputs_bw)}"
         )
-    return jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], -1), outputs_fw, outputs_bw)
+    return concatenate_leaves(outputs_fw, outputs_bw, axis=-1)
+
+
+def concatenate_leaves(fw: Outputs, bw: Outputs, axis: int) -> Any:
+    """Concatenates the leaves of two pytrees pairwise."""
+
+    def concatenate_pair(x, y):
+        return jnp.concatenate([x, y], axis)
+
+    return jax.tree.map(concatenate_pair, fw, bw)
 
 
 def check_features(shapes: Shapes, rank: int) -> None:

@@ -249,13 +249,21 @@ def uses_key(plan: Plan, params: Params, inputs: Inputs) -> bool:
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(shape, jnp.float32 if floating else x.dtype)
 
-    def param_spec(x):
-        if isinstance(x, Memory):  # it is in the params, but has a batch axis
-            return jax.tree.map(lambda x: spec(x, (1, *x.shape[1:])), x)
-        return spec(x, x.shape)
+    def is_memory(x):
+        return isinstance(x, Memory)
 
-    row = jax.tree.map(lambda x, n: spec(x, (1, *x.shape[x.ndim - n :])), inputs, ndims)
-    params = jax.tree.map(param_spec, params, is_leaf=lambda x: isinstance(x, Memory))
+    def of_one_row(x):
+        return spec(x, (1, *x.shape[1:]))
+
+    def param_spec(x):
+        # A memory is in the params, but has a batch axis.
+        return jax.tree.map(of_one_row, x) if is_memory(x) else spec(x, x.shape)
+
+    def input_spec(x, feature_ndim):
+        return spec(x, (1, *x.shape[x.ndim - feature_ndim :]))
+
+    row = jax.tree.map(input_spec, inputs, ndims)
+    params = jax.tree.map(param_spec, params, is_leaf=is_memory)
     types, treedef = jax.tree.flatten((params, row))
     return _uses_key(plan, treedef, tuple(types))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -132,8 +133,12 @@ def raw_rnn(
     if emit is None:
         emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
-        emit = jax.tree.map(lambda x: _emit_spec(x, batch), emit)
-    no_emission = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
+        emit = jax.tree.map(functools.partial(_emit_spec, batch=batch), emit)
+
+    def zeros(spec):
+        return jnp.zeros(spec.shape, spec.dtype)
+
+    no_emission = jax.tree.map(zeros, emit)
 
     def advance(t, finished, inputs, state, loop_state):
         output, new = step(t, inputs, state)

@@ -277,15 +277,17 @@ def _complete(request: Request) -> Run:
     state = start = default
     if request.initial_state is not None:
         state = _check_cell.match_initial_state(cell, request.initial_state, default)
-        # A reset replaces the carried state by the start state: they need the same dtypes.
-        start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
+        start = _cast_like(default, state)
     prepare_key = fold_in(request.key, PREPARE)
     params = ask(cell, "prepare", raw_params, key=prepare_key, batch_shape=(batch,))
 
-    def step(state):
+    def zeros_of_a_step(x):
         # Both leading axes are dropped, so the layout, batch- or time-major, does not matter.
-        first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
-        projected = ask(cell, "project", params, first)
+        return jnp.zeros((batch, *x.shape[2:]), x.dtype)
+
+    def step(state):
+        zeros = jax.tree.map(zeros_of_a_step, inputs)
+        projected = ask(cell, "project", params, zeros)
         return take_step(cell, params, projected, state, key=request.key)
 
     # Traced before an engine runs the cell: an error in a step is clearer outside of a loop.
@@ -311,6 +313,15 @@ def _with_arrays(request: Request) -> Request:
         mask=None if request.mask is None else jnp.asarray(request.mask),
         resets=None if request.resets is None else jnp.asarray(request.resets),
     )
+
+
+def _cast_like(start: State, state: State) -> State:
+    """`start` in the dtypes of `state`: a reset puts it in the place of the carried state."""
+
+    def cast_leaf(s, carried):
+        return s.astype(carried.dtype)
+
+    return jax.tree.map(cast_leaf, start, state)
 
 
 def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:

@@ -65,8 +65,13 @@ def init_stack_bidirectional(
         # The next layer reads the concatenated outputs of this one: its feature sizes add up.
         shapes = [output_shape(as_cell(cell), input_shape) for cell in (fw, bw)]
         check_features(shapes, rank=1)
-        input_shape = jax.tree.map(lambda a, b: (*a[:-1], a[-1] + b[-1]), *shapes, is_leaf=is_shape)
+        input_shape = jax.tree.map(_concatenated_shape, *shapes, is_leaf=is_shape)
     return params
+
+
+def _concatenated_shape(fw: tuple[Any, ...], bw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape of two outputs concatenated on the last axis."""
+    return (*fw[:-1], fw[-1] + bw[-1])
 
 
 @takes(RunOptions)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from . import _check_cell
 from ._arguments import explained
-from ._bidirectional import bidirectional_dynamic_rnn, check_features
+from ._bidirectional import bidirectional_dynamic_rnn, check_features, concatenate_leaves
 from ._cell import Params, State, as_cell
 from ._protocol import structure
 from ._rnn import dynamic_rnn
@@ -114,7 +114,8 @@ def static_bidirectional_rnn(
             initial_state_bw, time_major=True, dtype=dtype, key=key,
         )  # fmt: skip
     check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
-    outputs = jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], 2), outputs_fw, outputs_bw)
+    # TF1 concatenates outputs `[B, ...]` on axis 1, not on the last axis. Time is the first here.
+    outputs = concatenate_leaves(outputs_fw, outputs_bw, axis=2)
     return _unstacked(outputs, len(inputs)), state_fw, state_bw
 
 
@@ -257,7 +258,11 @@ def _stacked(inputs: Inputs) -> Any:
             "inputs: expected steps of one structure and shape, got "
             f"{', '.join(dict.fromkeys(map(structure, inputs)))}"
         )
-    return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
+
+    def stack(*steps):
+        return jnp.stack(steps)
+
+    return jax.tree.map(stack, *inputs)
 
 
 def _unstacked(outputs: Outputs, time: int) -> list[Any]:

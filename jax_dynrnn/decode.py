@@ -62,12 +62,20 @@ def tile_batch(tree: PyTree, multiplier: int) -> Any:
             f"tree: expected arrays with the batch as their first axis, got {structure(tree)}; a "
             "list is a pytree of what is in it, and jnp.asarray(x) makes an array of it"
         )
-    arrays = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("tree", x)), tree)
 
     def repeat(x):
         return jnp.repeat(x, multiplier, 0) if x.ndim else x
 
-    return jax.tree.map(repeat, arrays)
+    return jax.tree.map(repeat, _as_arrays("tree", tree))
+
+
+def _as_arrays(where: str, tree: PyTree) -> Any:
+    """A pytree of numbers as JAX arrays."""
+
+    def as_array(x):
+        return jnp.asarray(_check_data.of_numbers(where, x))
+
+    return jax.tree.map(as_array, tree)
 
 
 @explained
@@ -297,7 +305,7 @@ def _checked_functions(
 
     def checked_embed(ids):
         inputs = call_back("embed", embed, "ids", ids)
-        inputs = jax.tree.map(lambda x: jnp.asarray(_check_data.of_numbers("embed", x)), inputs)
+        inputs = _as_arrays("embed", inputs)
         ndims = feature_ndims(cell.feature_ndim, inputs, where="embed: inputs")
         ranks = jax.tree.map(lambda n: 1 + n, ndims)
         leaves = jax.tree.leaves(inputs)

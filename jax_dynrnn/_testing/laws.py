@@ -31,15 +31,25 @@ def padding(problem: Problem, key: Key = None) -> None:
 def _row(results: PyTree, row: int, end: int) -> Any:
     """The results of one row up to step `end`, without those that all rows share."""
     own = slice(row, row + 1)
+
     # Shared results depend on the lengths of all rows: they are emptied or zeroed.
-    outputs = jax.tree.map(lambda y: y[own, :end] if y.ndim > 1 else y[:0], results["outputs"])
-    state = jax.tree.map(lambda s: s[own] if s.ndim else np.zeros_like(s), results["state"])
-    return {"outputs": outputs, "state": state}
+    def output_of_row(y):
+        return y[own, :end] if y.ndim > 1 else y[:0]
+
+    def state_of_row(s):
+        return s[own] if s.ndim else np.zeros_like(s)
+
+    outputs = jax.tree.map(output_of_row, results["outputs"])
+    return {"outputs": outputs, "state": jax.tree.map(state_of_row, results["state"])}
 
 
-def _steps(x: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """The steps from `begin` to `end` of an output `[B, T, ...]`, or of a shared one `[T]`."""
-    return x[:, begin:end] if x.ndim > 1 else x[begin:end]
+def _steps(tree: PyTree, begin: int, end: int) -> Any:
+    """The steps from `begin` to `end` of arrays `[B, T, ...]`, or `[T]` if the rows share them."""
+
+    def take(x):
+        return x[:, begin:end] if x.ndim > 1 else x[begin:end]
+
+    return jax.tree.map(take, tree)
 
 
 def _compare(problem, actual, expected, here, there, row=0) -> None:
@@ -57,13 +67,13 @@ def garbage(problem: Problem) -> None:
 
     lengths, state = np.ones(B, np.int32), problem.later
     padded = problem.gradients(lengths, jax.tree.map(spoil, problem.inputs), state)
-    first = jax.tree.map(lambda x: x[:, :1], problem.inputs)
+    first = _steps(problem.inputs, 0, 1)
     cut = problem.gradients(lengths, first, state)
     for name in ("outputs", GRADIENTS[1]):
         for path, x in leaves_by_path({name: padded[name]}):
             if x.ndim > 1 and x[:, 1:].any():
                 raise Broken(f"{place(path)}: not 0 in the padding, where the inputs are NaN")
-        padded[name] = jax.tree.map(lambda x: _steps(x, 0, 1), padded[name])
+        padded[name] = _steps(padded[name], 0, 1)
     _compare(problem, padded, cut, "with NaN in the padding", "without padding")
 
 
@@ -94,20 +104,30 @@ def rows(problem: Problem, key: Key = None) -> None:
         def change(x, other, others=others):
             return np.where(np.expand_dims(others, tuple(range(1, x.ndim))), x, other)
 
-        def without(results, others=others):
-            outputs = jax.tree.map(lambda y: y[others] if y.ndim > 1 else y, results["outputs"])
-            state = jax.tree.map(lambda s: s[others] if s.ndim else s, results["state"])
-            return {"outputs": outputs, "state": state}
-
         inputs = jax.tree.map(change, problem.inputs, problem.other_inputs)
-        changed = without(problem.values(inputs=inputs, key=key))
+        changed = _without_row(problem.values(inputs=inputs, key=key), row)
         here = f"after the inputs of row {row} alone were changed"
-        _compare(problem, changed, without(before), here, "before", row=int(row == 0))
+        expected = _without_row(before, row)
+        _compare(problem, changed, expected, here, "before", row=int(row == 0))
+
+
+def _without_row(results: PyTree, row: int) -> Any:
+    """The results of all rows but one, with those that the rows share."""
+    others = np.arange(B) != row
+
+    def output_of_others(y):
+        return y[others] if y.ndim > 1 else y
+
+    def state_of_others(s):
+        return s[others] if s.ndim else s
+
+    outputs = jax.tree.map(output_of_others, results["outputs"])
+    return {"outputs": outputs, "state": jax.tree.map(state_of_others, results["state"])}
 
 
 def vmap(problem: Problem) -> None:
     """Compares `jax.vmap` of a step over single rows with a step of the batch."""
-    inputs = jax.tree.map(lambda x: x[:, 0], problem.inputs)
+    inputs = problem.inputs_at(0)
     axes = jax.tree.map(lambda s: 0 if s.ndim else None, problem.start)
 
     @jax.jit
@@ -135,13 +155,16 @@ def jit(problem: Problem, key: Key = None) -> None:
     _check_init_is_pure(problem)
     state, outputs = problem.start, []
     for t in range(2):
-        inputs = jax.tree.map(lambda x, t=t: x[:, t], problem.inputs)
+        inputs = problem.inputs_at(t)
         output, state = problem.take_step(problem.params, inputs, state, key, t)
         outputs.append(jax.device_get(output))
-    stacked = jax.tree.map(lambda *y: np.stack(y, 1 if y[0].ndim else 0), *outputs)
+
+    def stack(*y):
+        return np.stack(y, 1 if y[0].ndim else 0)
+
     compiled = problem.values(np.full(B, 2, np.int32), key=key)
-    compiled["outputs"] = jax.tree.map(lambda y: _steps(y, 0, 2), compiled["outputs"])
-    eager = {"outputs": stacked, "state": state}
+    compiled["outputs"] = _steps(compiled["outputs"], 0, 2)
+    eager = {"outputs": jax.tree.map(stack, *outputs), "state": state}
     _compare(problem, eager, compiled, "step by step, without jit", "compiled")
 
 
@@ -212,7 +235,11 @@ def _cast(tree: PyTree, dtype: DTypeLike) -> Any:
 
 def _cast_like(tree: PyTree, like: PyTree) -> Any:
     """The leaves cast to the dtypes of those of `like`."""
-    return jax.tree.map(lambda x, other: x.astype(other.dtype), tree, like)
+
+    def cast(x, other):
+        return x.astype(other.dtype)
+
+    return jax.tree.map(cast, tree, like)
 
 
 def engines(problem: Problem) -> str | None:
@@ -248,7 +275,7 @@ def pickles(problem: Problem) -> str | None:
         if "pickle" not in str(error):  # an error of the cell's own code, not of pickle
             raise
         return f"a function or class of it has no importable name: {error}"
-    inputs = jax.tree.map(lambda x: x[:, 0], problem.inputs)
+    inputs = problem.inputs_at(0)
     steps = []
     for cell in (copy, problem.given):
         one = Problem(cell, problem.features, problem.key, problem.dtype)

@@ -86,9 +86,9 @@ class Problem:
         """Whether the inputs of the cell are integers: it fails on floats but not on integers."""
 
         def fails(dtype):
-            one = map_shapes(lambda s: jax.ShapeDtypeStruct((B, *s), dtype), self.features)
+            inputs = map_shapes(lambda s: jax.ShapeDtypeStruct((B, *s), dtype), self.features)
             try:
-                jax.eval_shape(self.take_step, self.params, one, self.start)
+                jax.eval_shape(self.take_step, self.params, inputs, self.start)
             except Exception:  # the user's code may raise anything; `structure` reports it
                 return True
             return False
@@ -112,6 +112,14 @@ class Problem:
     @functools.cached_property
     def other_inputs(self) -> Any:
         return self.new_inputs()
+
+    def inputs_at(self, t: int) -> Any:
+        """The inputs of step `t`, `[B, ...]`."""
+
+        def take(x):
+            return x[:, t]
+
+        return jax.tree.map(take, self.inputs)
 
     @functools.cached_property
     def start(self) -> Any:
@@ -200,9 +208,9 @@ def weighted_sum(results: PyTree) -> jax.Array:
 
 def uses_key(problem: Problem) -> bool:
     """Whether the cell draws: whether the results of a step depend on its key."""
-    one = jax.tree.map(lambda x: x[:, 0], problem.inputs)
+    inputs = problem.inputs_at(0)
 
     def step(key):
-        return problem.take_step(problem.params, one, problem.start, key)
+        return problem.take_step(problem.params, inputs, problem.start, key)
 
     return depends_on_last(step, problem.key)

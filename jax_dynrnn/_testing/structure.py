@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +26,10 @@ def structure(problem: Problem) -> None:
     _check_step(problem)
 
 
-def _called(what: str, f: Callable[..., Any]) -> Any:
-    """The result of `f`, a call of the cell's code; an exception in it breaks the law."""
+def _called(what: str, f: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `f`, which calls code of the cell; an exception in it breaks the law."""
     try:
-        return f()
+        return f(*arguments)
     except Exception as error:
         raise Broken(f"{what} raises {described(error)}", LAW) from error
 
@@ -58,7 +57,11 @@ def _check_init(problem: Problem) -> None:
     made = _called("init", lambda: problem.params)
     for leading in ((B, T), (B, T + 1), (B + 1, T), ()):
         what = f"init(key, {(*leading, '...')}) under jit"
-        traced = _called(what, lambda sizes=leading: jax.eval_shape(lambda: problem.init(*sizes)))
+
+        def init(sizes=leading):
+            return problem.init(*sizes)
+
+        traced = _called(what, jax.eval_shape, init)
         _check_same_type(f"the result of {what}", traced, made, f"of init(key, {(B, T, '...')})")
 
 
@@ -70,7 +73,7 @@ def _check_zero_state(problem: Problem) -> None:
         def traced():
             return jax.tree.map(jnp.asarray, cell.zero_state(batch_shape, dtype))
 
-        return _called(f"zero_state({batch_shape})", lambda: jax.eval_shape(traced))
+        return _called(f"zero_state({batch_shape})", jax.eval_shape, traced)
 
     row, two_rows = zero_state(()), zero_state(2)
     for batch_shape in BATCH_SHAPES[1:]:
@@ -93,16 +96,16 @@ def _check_zero_state(problem: Problem) -> None:
 
 def _check_step(problem: Problem) -> None:
     """Checks that a step returns the state with its structure, shapes and dtypes."""
-    one = jax.tree.map(lambda x: x[:, 0], problem.inputs)
+    inputs = problem.inputs_at(0)
     start = _called("start", lambda: problem.start)
-    _called("a leaf of the state:", lambda: _check_cell.batch_leaves(problem.cell, start, B, ""))
+    _called("a leaf of the state:", _check_cell.batch_leaves, problem.cell, start, B, "")
 
     def check_step(key):
         def step(state):
-            return problem.take_step(problem.params, one, state, key)
+            return problem.take_step(problem.params, inputs, state, key)
 
         return _check_cell.check_step(problem.cell, step, start, start, B)
 
     for key in (None, problem.key):
         what = "a step" if key is None else "a step with key="
-        _called(what, functools.partial(check_step, key))
+        _called(what, check_step, key)
