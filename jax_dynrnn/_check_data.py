@@ -104,8 +104,8 @@ def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
     if x.ndim < 2:
         axes = "[batch, time, ...]" if time_axis == 1 else "[time, batch, ...]"
         raise ValueError(
-            f"{where}: expected arrays {axes}, got one of shape {x.shape}; a list is a pytree of "
-            "what is in it, and np.asarray(x) makes an array of it"
+            f"{where}: expected arrays {axes}, got one of shape {x.shape}; JAX takes a list "
+            "as a pytree of its items, and np.asarray(x) makes an array of it"
         )
     return x, x.shape[1 - time_axis], x.shape[time_axis]
 

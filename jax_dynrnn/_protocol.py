@@ -55,8 +55,8 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
         # A cell that draws with `key=None`: JAX's message does not say where the key is missing.
         if "PRNG key type <class 'NoneType'>" in str(error) and options.get("key", 0) is None:
             raise TypeError(
-                f"{name_of(cell)}.{method}: expected it to run with key=None, which a run without "
-                "key= gives it, to evaluate; draw only where key is not None"
+                f"{name_of(cell)}.{method}: expected it to accept key=None, which a run without "
+                "key= passes to evaluate; draw random numbers only if key is not None"
             ) from error
         if isinstance(error, TypeError):
             _check_signature(cell, method, arguments, options)

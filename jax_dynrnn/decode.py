@@ -59,8 +59,8 @@ def tile_batch(tree: PyTree, multiplier: int) -> Any:
     # A list of numbers is a pytree of rank-0 leaves, none of which would be repeated.
     if leaves and all(isinstance(x, numbers.Number) for x in leaves):
         raise ValueError(
-            f"tree: expected arrays with the batch as their first axis, got {structure(tree)}; a "
-            "list is a pytree of what is in it, and jnp.asarray(x) makes an array of it"
+            f"tree: expected arrays with the batch as their first axis, got {structure(tree)}; "
+            "JAX takes a list as a pytree of its items, and jnp.asarray(x) makes an array of it"
         )
 
     def repeat(x):

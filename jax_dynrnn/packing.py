@@ -90,8 +90,8 @@ def _rows(arrays: PyTree) -> list[np.ndarray]:
         return [np.asarray(_check_data.of_numbers(f"arrays[{i}]", a)) for i, a in enumerate(arrays)]
     except jax.errors.TracerArrayConversionError:
         raise TypeError(
-            "pad_sequences: expected arrays whose values are known, got traced ones: it is made "
-            "of NumPy; call it outside of jax.jit, where batches are made"
+            "pad_sequences: expected arrays whose values are known, got traced ones: it runs "
+            "in NumPy, on the host; call it outside of jax.jit"
         ) from None
 
 

@@ -61,7 +61,7 @@ def assert_close(
         )
     for (path, a), (_, b) in zip(leaves_by_path(actual), leaves_by_path(expected), strict=True):
         if a.shape != b.shape:
-            raise Broken(f"{place(path)}: shape {a.shape} {here}, {b.shape} {there}")
+            raise Broken(f"{element_name(path)}: shape {a.shape} {here}, {b.shape} {there}")
         if not a.size:
             continue
         with np.errstate(invalid="ignore"):  # infinity minus infinity
@@ -72,7 +72,7 @@ def assert_close(
         if error.max() > bound:
             index = np.unravel_index(error.argmax(), error.shape)
             raise Broken(
-                f"{place(path, index, row)}: {a[index]:.8g} {here}, {b[index]:.8g} {there}"
+                f"{element_name(path, index, row)}: {a[index]:.8g} {here}, {b[index]:.8g} {there}"
             )  # fmt: skip
 
 
@@ -81,10 +81,10 @@ def assert_finite(results: PyTree) -> None:
     for path, x in leaves_by_path(results):
         if not np.isfinite(x).all():
             index = np.unravel_index((~np.isfinite(x)).argmax(), x.shape)
-            raise Broken(f"{place(path, index)}: {x[index]}")
+            raise Broken(f"{element_name(path, index)}: {x[index]}")
 
 
-def place(path: tuple[Any, ...], index: tuple[Any, ...] = (), row: int = 0) -> str:
+def element_name(path: tuple[Any, ...], index: tuple[Any, ...] = (), row: int = 0) -> str:
     """The name of a leaf, or of an element of it: `state.c at row 1, element (3,)`."""
     name = path[0].key
     found = []

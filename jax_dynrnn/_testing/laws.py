@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _rnn
 from .._types import DTypeLike, Key, PyTree
-from .compare import Broken, assert_close, assert_finite, leaves_by_path, place
+from .compare import Broken, assert_close, assert_finite, element_name, leaves_by_path
 from .problem import ALL, CUT, GRADIENTS, LARGE_ID, MIXED, B, Problem, T, uses_key
 
 
@@ -72,7 +72,9 @@ def garbage(problem: Problem) -> None:
     for name in ("outputs", GRADIENTS[1]):
         for path, x in leaves_by_path({name: padded[name]}):
             if x.ndim > 1 and x[:, 1:].any():
-                raise Broken(f"{place(path)}: not 0 in the padding, where the inputs are NaN")
+                raise Broken(
+                    f"{element_name(path)}: not 0 in the padding, where the inputs are NaN"
+                )
         padded[name] = _steps(padded[name], 0, 1)
     _compare(problem, padded, cut, "with NaN in the padding", "without padding")
 
@@ -217,7 +219,7 @@ def _check_differences(problem: Problem, dtype: DTypeLike, step: float, toleranc
         predicted = float((gradient * direction).sum())
         # So written, a NaN is a difference.
         if not abs(measured - predicted) <= tolerance * (1 + abs(predicted)):
-            where = place((jax.tree_util.DictKey(GRADIENTS[path[0].idx]), *path[1:]))
+            where = element_name((jax.tree_util.DictKey(GRADIENTS[path[0].idx]), *path[1:]))
             raise Broken(
                 f"{where}: along a random direction {predicted:.8g} by jax.grad, {measured:.8g} "
                 f"by the difference of two runs in {dtype}"
