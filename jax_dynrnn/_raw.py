@@ -185,7 +185,7 @@ def _checked_loop_fn(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_five(returned: object) -> tuple[Any, ...]:
-    """The five results of `loop_fn`."""
+    """The five results of `loop_fn`, after checking their number."""
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         raise TypeError(
             "loop_fn: expected it to return (finished, next_input, next_cell_state, "

@@ -141,7 +141,7 @@ def check_cell(
     # On accelerators matmuls are of lower precision by default, which the tolerances do not allow.
     with jax.default_matmul_precision("highest"):
         for name in chosen:
-            reason, broken = _checked(name, problem)
+            reason, broken = _check_law(name, problem)
             if broken is not None:
                 call = f"check_cell(cell, {input_shape}, key={'None' if key is None else 'key'}"
                 text = _message(cell, broken, name, f"{call}, dtype={problem.dtype.name!r}")
@@ -151,7 +151,7 @@ def check_cell(
     return CellReport(tuple(name for name in chosen if name not in skipped), skipped)
 
 
-def _checked(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
+def _check_law(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
     """Checks one law -> `(why it was skipped, how it is broken)`, each `None` if it does not apply.
 
     If a law on which this one rests is broken too, that one is returned as the cause.
@@ -164,7 +164,7 @@ def _checked(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
         broken = Broken(described(error))
         broken.__cause__ = error
     for cause in CAUSES.get(name, ("structure", "jit")):
-        found = _checked(cause, problem)[1]
+        found = _check_law(cause, problem)[1]
         if found is not None:
             found.law = found.law or cause
             return None, found
