@@ -1,7 +1,7 @@
-"""Recurrent networks over padded batches of sequences, as `tf.nn.dynamic_rnn` ran them.
+"""Recurrent networks over padded batches of sequences, after `tf.nn.dynamic_rnn`.
 
-A cell is a pure function; `dynamic_rnn` runs it over sequences of different length and
-returns two results: `outputs`, at every step, and `state`, after each row's last one.
+A cell is a pure function; `dynamic_rnn` runs it over sequences of different lengths and
+returns two results: `outputs`, at every step, and `state`, after each row's last valid step.
 
 >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
 >>> inputs = jax.random.normal(jax.random.key(1), (2, 5, 3))        # [batch, time, 3]
@@ -13,7 +13,7 @@ returns two results: `outputs`, at every step, and `state`, after each row's las
 >>> state.h.shape                                  # after each row's last valid step
 (2, 4)
 
-`jax_dynrnn.linen` and `jax_dynrnn.nnx` have the same as Flax modules.
+`jax_dynrnn.linen` and `jax_dynrnn.nnx` provide the same as Flax modules.
 """
 
 from types import ModuleType as _ModuleType
@@ -98,7 +98,7 @@ from .wrappers import ZoneoutWrapper as ZoneoutWrapper
 
 __version__ = "0.1.0"
 
-# What is imported above, without the modules that it is in.
+# All names imported above. The filter drops the submodules, which importing them also binds here.
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     name
     for name, value in globals().items()

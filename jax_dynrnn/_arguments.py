@@ -1,7 +1,8 @@
-"""Arguments that a function does not have: the error says the name here, or what to do instead.
+"""Errors for wrong arguments: an unknown name is answered with its name here, or with other advice.
 
-Users come from TF1, Flax, Keras and PyTorch. Signatures stay as they are written, so that editors
-and type checkers see them; only a call that Python refuses is looked at here.
+Users come from TF1, Flax, Keras and PyTorch and pass the names that they know. Functions keep
+their written-out signatures, so that editors and type checkers see them; only calls that Python
+rejects are examined here.
 """
 
 from __future__ import annotations
@@ -16,179 +17,188 @@ F = TypeVar("F", bound=Callable)
 
 
 class Advice(NamedTuple):
-    """What to do instead of giving a foreign argument."""
+    """The advice for an argument name of another library."""
 
     names: tuple[str, ...] = ()
-    """The names here; the first that the function has is meant."""
+    """Names in this package; the first one that the called function has is suggested."""
     otherwise: str = ""
-    """What to do where it has none of them."""
+    """The advice if the function has none of `names`."""
     renamed: str = "its name here is {}="
-    """What to say of that name."""
+    """The advice if it has one, which replaces `{}`."""
 
 
-def _same(names: str, *here: str, otherwise: str = "", **renamed: str) -> dict[str, Advice]:
+def _advise(names: str, *here: str, otherwise: str = "", **renamed: str) -> dict[str, Advice]:
+    """Entries of `FOREIGN`: the same advice for every name in `names`, separated by spaces."""
     return dict.fromkeys(names.split(), Advice(here, otherwise, **renamed))
 
 
 GRAPH = "it named the variables of a TF1 graph; params are an argument here: leave it out"
 RETURNED = "the outputs of all steps and the final state are always returned: leave it out"
 
-AXIS = "of the first two axes the second is time, or with {}=True the first"
+AXIS = "time is the second axis, or with {}=True the first"
 
 FOREIGN: dict[str, Advice] = {
-    **_same(
+    **_advise(
         "seq_lengths seq_length seq_lens seq_len sequence_lengths lengths length input_lengths",
         "sequence_length",
         "lengths",
     ),
-    **_same("sequence_length", "lengths"),
-    **_same("seq_axis seq_dim batch_axis batch_dim", "time_major", renamed=AXIS),
-    **_same("padding truncating", otherwise="rows are padded behind, and never cut: leave it out"),
-    **_same(
+    **_advise("sequence_length", "lengths"),
+    **_advise("seq_axis seq_dim batch_axis batch_dim", "time_major", renamed=AXIS),
+    **_advise(
+        "padding truncating", otherwise="rows are padded at the end, never truncated: leave it out"
+    ),
+    **_advise(
         "merge_fn merge_mode merge",
         "merge_fn",
         otherwise="outputs are a pair, (fw, bw), and concatenate(*outputs) joins them",
     ),
-    **_same(
+    **_advise(
         "memory_sequence_length memory_lengths",
         "memory_length",
         otherwise="cell.attend(params, memory, memory_length) takes it",
     ),
-    **_same(
+    **_advise(
         "initial_state initial_states initial_carry carry init_state init_carry hx h0 hc state",
         "initial_state",
         "initial_state_fw",
         "initial_states_fw",
         "state",
     ),
-    **_same("return_carry return_state return_sequences return_all_outputs", otherwise=RETURNED),
-    **_same("keep_order", otherwise="outputs are always in the order of the inputs: leave it out"),
-    **_same("go_backwards", "reverse", otherwise="the order of steps is fixed: leave it out"),
-    **_same("reverse", otherwise="the order of steps is fixed: leave it out"),
-    **_same(
+    **_advise("return_carry return_state return_sequences return_all_outputs", otherwise=RETURNED),
+    **_advise(
+        "keep_order", otherwise="outputs are always in the order of the inputs: leave it out"
+    ),
+    **_advise("go_backwards", "reverse", otherwise="the order of steps is fixed: leave it out"),
+    **_advise("reverse", otherwise="the order of steps is fixed: leave it out"),
+    **_advise(
         "batch_first batch_major",
         "time_major",
         renamed="time_major=True is the opposite",
         otherwise="axes have a fixed order here: leave it out",
     ),
-    **_same("time_major", otherwise="axes have a fixed order here: leave it out"),
-    **_same(
+    **_advise("time_major", otherwise="axes have a fixed order here: leave it out"),
+    **_advise(
         "swap_memory",
         "remat",
         renamed="{}='offload' keeps residuals in host memory, or leave it out",
         otherwise="leave it out; dynamic_rnn has remat=",
     ),
-    **_same(
+    **_advise(
         "parallel_iterations",
         "unroll",
         renamed="steps run in order, {}= of them in one iteration: leave it out",
         otherwise="steps run in order: leave it out",
     ),
-    **_same(
+    **_advise(
         "memory memory_length memory_mask",
-        otherwise="expected a layer of one cell, an RNN: that attends to a memory",
+        otherwise="only a layer of one cell, an RNN, attends to a memory",
     ),
-    **_same("maxlen max_length max_steps maximum_steps", "maximum_iterations", "length"),
-    **_same("scope name reuse trainable variable_scope", otherwise=GRAPH),
-    **_same("state_is_tuple", otherwise="a state is always a tuple here: leave it out"),
-    **_same(
+    **_advise("maxlen max_length max_steps maximum_steps", "maximum_iterations", "length"),
+    **_advise("scope name reuse trainable variable_scope", otherwise=GRAPH),
+    **_advise("state_is_tuple", otherwise="a state is always a tuple here: leave it out"),
+    **_advise(
         "training train is_training",
         "deterministic",
         renamed="training=False is {}=True",
         otherwise="give key= to a run to draw random numbers, and no key to evaluate",
     ),
-    **_same("deterministic", "key", otherwise="a run without key= evaluates"),
-    **_same(
+    **_advise("deterministic", "key", otherwise="a run without key= evaluates"),
+    **_advise(
         "rng rngs prng_key seed", "key", otherwise="random numbers are drawn from the key= of a run"
     ),
-    **_same("precision", otherwise="jax.default_matmul_precision sets it"),
-    **_same("num_layers", otherwise="MultiRNNCell([cell, cell]) is a stack of cells"),
-    **_same(
+    **_advise("precision", otherwise="jax.default_matmul_precision sets it"),
+    **_advise("num_layers", otherwise="MultiRNNCell([cell, cell]) is a stack of cells"),
+    **_advise(
         "dropout recurrent_dropout dropout_rate rate",
-        otherwise="DropoutWrapper(cell, ...) drops; it takes the probabilities of keeping a value",
+        otherwise="DropoutWrapper(cell, ...) is dropout; it takes probabilities of keeping a value",
     ),
-    **_same(
+    **_advise(
         "units features hidden_size hidden_features hidden_dim n_units size",
         "num_units",
         "output_channels",
     ),
-    **_same("num_unit num_hidden hidden_units", "num_units"),
-    **_same(
+    **_advise("num_unit num_hidden hidden_units", "num_units"),
+    **_advise(
         "in_features input_size input_shape",
         "in_features",
         otherwise="the number of features is read from the input_shape of init: leave it out",
     ),
-    **_same(
+    **_advise(
         "dtype param_dtype",
         "param_dtype",
         "dtype",
         otherwise="a cell has no dtype; init(key, input_shape, dtype) makes params of that dtype",
     ),
-    **_same("initializer kernel_init weights_initializer w_init", "kernel_initializer"),
-    **_same("recurrent_init recurrent_kernel_init orthogonal_init", "recurrent_initializer"),
-    **_same("bias_init b_init", "bias_initializer"),
-    **_same("activation_fn nonlinearity act", "activation"),
-    **_same("proj_size num_projection projection_size", "num_proj"),
-    **_same("use_peephole", "use_peepholes"),
-    **_same("use_peepholes", "use_peephole"),
-    **_same("unit_forget_bias", "forget_bias"),
+    **_advise("initializer kernel_init weights_initializer w_init", "kernel_initializer"),
+    **_advise("recurrent_init recurrent_kernel_init orthogonal_init", "recurrent_initializer"),
+    **_advise("bias_init b_init", "bias_initializer"),
+    **_advise("activation_fn nonlinearity act", "activation"),
+    **_advise("proj_size num_projection projection_size", "num_proj"),
+    **_advise("use_peephole", "use_peepholes"),
+    **_advise("use_peepholes", "use_peephole"),
+    **_advise("unit_forget_bias", "forget_bias"),
 }
-"""By the name in TF1, Flax, Keras or PyTorch."""
+"""The advice for each argument name of TF1, Flax, Keras and PyTorch."""
 
 
 def advice(owner: str, unknown: str, known: Iterable[str]) -> str:
-    """The message for `unknown=`, which `owner` with the arguments `known` does not have."""
+    """The error message for `unknown=`, passed to `owner`, whose arguments are `known`."""
     known = list(known)
     names, otherwise, renamed = FOREIGN.get(unknown, Advice())
     close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.7)
     hint = next((renamed.format(name) for name in names if name in known), otherwise)
-    if not hint and close:
+    if not hint and close:  # no name of another library: a typo
         hint = f"did you mean {close[0]}=?"
     expected = f"expected {', '.join(known)}" if known else "expected none"
     return f"{owner}: no argument is named {unknown}; {hint or expected}"
 
 
 def check_construction(cls: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Checks the arguments of a constructor; with none at all, as copies are made, nothing."""
-    if not arguments and not options:
+    """Raises a `TypeError` with advice if a class cannot be constructed from these arguments."""
+    if not arguments and not options:  # copy and pickle call `__new__` with the class alone
         return
     signature = inspect.signature(cls)
-    refused = refusal(signature, arguments, options)
-    if refused is not None:
-        raise TypeError(_message(cls.__name__, signature, False, arguments, options, refused))
+    reason = binding_error(signature, arguments, options)
+    if reason is not None:
+        raise TypeError(_message(cls.__name__, signature, False, arguments, options, reason))
 
 
 def explained(function: F, options: Iterable[inspect.Parameter] = ()) -> F:
-    """`function`, whose errors about its arguments say what to do.
+    """Decorates `function`: if its arguments are wrong, the error says what to do.
 
-    A method stands for its object: the class that a user knows is named, not the one, perhaps
-    private, that defines the method. `options` are those that it takes as `**options`.
+    For a method the message names the class of the object, which users know, not the class that
+    defines the method, which may be private. `options` are the parameters that `function` takes
+    as `**options`.
     """
     signature = _expanded(inspect.signature(function), options)
     is_method = next(iter(signature.parameters), None) == "self"
 
     @functools.wraps(function)
     def call(*arguments: Any, **given: Any) -> Any:
-        if given.keys() <= signature.parameters.keys():  # **options would let all names pass
+        # Names are compared first: a function with **options would accept any of them.
+        if given.keys() <= signature.parameters.keys():
             try:
                 return function(*arguments, **given)
             except TypeError:
-                refused = refusal(signature, arguments, given)
-                if refused is None:  # an error inside of the function
+                # Python raises the same type for a wrong call and for an error inside `function`.
+                reason = binding_error(signature, arguments, given)
+                if reason is None:
                     raise
         else:
-            refused = ""
+            reason = ""
         owner = _owner(function, arguments if is_method else ())
-        raise TypeError(_message(owner, signature, is_method, arguments, given, refused))
+        raise TypeError(_message(owner, signature, is_method, arguments, given, reason))
 
+    # `inspect` and interactive help list the options by name instead of **options.
     call.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     return call  # pyright: ignore[reportReturnType]
 
 
-def refusal(
+def binding_error(
     signature: inspect.Signature, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> str | None:
-    """Why a function cannot be called with these arguments; `None` if it can."""
+    """Python's reason why a function cannot be called with these arguments; `None` if it can."""
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
@@ -199,16 +209,18 @@ def refusal(
 def _expanded(
     signature: inspect.Signature, options: Iterable[inspect.Parameter]
 ) -> inspect.Signature:
-    """`signature` with `options` in the place of `**options`."""
+    """`signature` with `options` in place of `**options`."""
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     return signature.replace(parameters=[*named, *options])
 
 
-def _owner(function: Callable[..., Any], methods_of: tuple[Any, ...]) -> str:
+def _owner(function: Callable[..., Any], method_arguments: tuple[Any, ...]) -> str:
+    """The name of a function, or of a method with its class, as a user knows it."""
     name = function.__name__
-    if not methods_of:
+    if not method_arguments:
         return name
-    cls = type(methods_of[0]).__name__
+    cls = type(method_arguments[0]).__name__
+    # Users construct and call an object; they do not write these two methods.
     return cls if name in ("__init__", "__call__") else f"{cls}.{name}"
 
 
@@ -218,10 +230,13 @@ def _message(
     is_method: bool,
     arguments: tuple[Any, ...],
     options: dict[str, Any],
-    refused: str,
+    reason: str,
 ) -> str:
-    """What is wrong with a call: an unknown name, too many arguments, or missing ones."""
-    parameters = list(signature.parameters.values())[is_method:]
+    """The message for a wrong call: an unknown name, too many arguments, or missing ones.
+
+    `reason` is Python's own message, for all other errors (an argument given twice).
+    """
+    parameters = list(signature.parameters.values())[is_method:]  # without `self`
     arguments = arguments[is_method:]
     known = [p.name for p in parameters]
     for name in options:
@@ -242,14 +257,15 @@ def _message(
             f"{owner}: expected the arguments ({', '.join(required)}), missing {', '.join(missing)}"
             + _params_hint(missing, positional, arguments)
         )
-    return f"{owner}: {refused}"
+    return f"{owner}: {reason}"
 
 
 def _params_hint(missing: list[str], positional: list[str], arguments: tuple[Any, ...]) -> str:
-    """Says that the params were left out, where something else is in their place."""
+    """A hint if `params` was left out, so that the next argument stands in its place."""
     if "params" not in positional[: len(arguments)]:
         return ""
     got = arguments[positional.index("params")]
+    # TF1's functions have no params: its users pass the inputs there.
     if isinstance(got, dict) or "inputs" not in positional:
         return ""
     what = f"an array of shape {tuple(got.shape)}" if hasattr(got, "shape") else type(got).__name__

@@ -1,6 +1,6 @@
-"""What `beam_search` is made of: a cell on beams, and the choice of the best sequences.
+"""The parts of `beam_search`: selection of the best sequences, and a cell with a beam axis.
 
-`B` is the batch size, `K` the beam's width, `L` the most ids, `V` the number of ids.
+`B` is the batch size, `K` the beam width, `L` the maximum length, `V` the number of ids.
 """
 
 from __future__ import annotations
@@ -16,46 +16,50 @@ from .sequence import take_steps
 
 
 class Beams(NamedTuple):
-    """The sequences of every row, the best first."""
+    """The best sequences of every row so far, best first."""
 
     ids: jax.Array
-    """`[B, K, L]`, the end from the first one on."""
+    """int32 `[B, K, L]`, filled with the end id from the first end on."""
     lengths: jax.Array
-    """`[B, K]`, which do not count the end."""
+    """int32 `[B, K]`, without the end id."""
     finished: jax.Array
     """bool `[B, K]`."""
     probability: jax.Array
-    """`[B, K]`, the logarithm; `-inf` where there is no sequence."""
+    """Log-probabilities `[B, K]`; `-inf` marks a slot without a sequence."""
     scores: jax.Array
-    """`[B, K]`, that with the length penalty."""
+    """`[B, K]`, the log-probabilities divided by the length penalty."""
 
 
-def first_beams(shape: tuple[int, int], most: int, end: Index) -> Beams:
-    """One empty sequence in each row `[B, K]`, and no others: all would be the same."""
-    zeros, one = jnp.zeros(shape, jnp.int32), jnp.arange(shape[1]) == 0
-    probability = jnp.where(one, 0.0, -jnp.inf).astype(jnp.result_type(float))
+def first_beams(shape: tuple[int, int], max_length: int, end: Index) -> Beams:
+    """The beams of shape `[B, K]` before the first step: one empty sequence in each row."""
+    # All sequences are empty and so would tie: K of them would be extended to K equal ones.
+    zeros, is_first = jnp.zeros(shape, jnp.int32), jnp.arange(shape[1]) == 0
+    probability = jnp.where(is_first, 0.0, -jnp.inf).astype(jnp.result_type(float))
     probability = jnp.broadcast_to(probability, shape)
-    ids = jnp.full((*shape, most), end, jnp.int32)
+    ids = jnp.full((*shape, max_length), end, jnp.int32)
     return Beams(ids, zeros, zeros > 0, probability, probability)
 
 
 def extended(
-    beams: Beams, of_next: jax.Array, end: Index, penalty: Any, time: Size
+    beams: Beams, log_probs: jax.Array, end: Index, penalty: Any, time: Size
 ) -> tuple[jax.Array, jax.Array, Beams]:
-    """The best sequences with one id more -> `(parents, their last ids, beams)`.
+    """Extends every sequence by one id and selects the best -> `(parents, ids, beams)`.
 
-    `of_next` `[B, K, V]` are log-probabilities.
+    `log_probs` `[B, K, V]` are the log-probabilities of the next id. `parents` are the beams that
+    the new ones extend, `ids` the ids that they append.
     """
-    found = _candidates(beams, of_next, end)
-    scores, log_sizes = _scores(found.probability, found.lengths, penalty)
-    best = _best(found, scores, log_sizes, beams.scores.shape[1])
-    parents, ids, lengths, probability, scores = (choose(x, best) for x in (*found, scores))
-    now = jnp.arange(beams.ids.shape[-1], dtype=jnp.int32) == time
-    now = jnp.broadcast_to(now, beams.ids.shape)
+    candidates = _candidates(beams, log_probs, end)
+    scores, log_magnitudes = _scores(candidates.probability, candidates.lengths, penalty)
+    best = _best_indices(candidates, scores, log_magnitudes, beams.scores.shape[1])
+    parents, ids, lengths, probability, scores = (
+        gather_beams(x, best) for x in (*candidates, scores)
+    )
+    is_now = jnp.arange(beams.ids.shape[-1], dtype=jnp.int32) == time
+    is_now = jnp.broadcast_to(is_now, beams.ids.shape)
     new = Beams(
-        jnp.where(now, jnp.expand_dims(ids, -1), choose(beams.ids, parents)),
+        jnp.where(is_now, jnp.expand_dims(ids, -1), gather_beams(beams.ids, parents)),
         lengths,
-        choose(beams.finished, parents) | (ids == end),
+        gather_beams(beams.finished, parents) | (ids == end),
         probability,
         scores,
     )
@@ -63,83 +67,93 @@ def extended(
 
 
 class _Candidates(NamedTuple):
-    """Sequences to choose from, `[B, N]`."""
+    """The `N` sequences of each row from which the next beams are selected, all `[B, N]`."""
 
     parents: jax.Array
     ids: jax.Array
-    """The last ones."""
+    """The last id of each."""
     lengths: jax.Array
     probability: jax.Array
 
 
-def _candidates(beams: Beams, of_next: jax.Array, end: Index) -> _Candidates:
-    """Of each beam: the best that go on, and the one that ends.
+def _candidates(beams: Beams, log_probs: jax.Array, end: Index) -> _Candidates:
+    """The candidates: from each beam, its K best continuations, and the sequence that ends here.
 
-    Those that go on have one length, so that their order is that of their probabilities. A
-    sequence that has ended can only be given another end, at the log-probability 0.
+    A finished sequence has one continuation: another end, with log-probability 0.
     """
-    (batch, width, size), dtype = of_next.shape, beams.probability.dtype
+    (batch, width, size), dtype = log_probs.shape, beams.probability.dtype
     is_end = jnp.arange(size, dtype=jnp.int32) == end
-    is_end = jnp.broadcast_to(is_end, of_next.shape)
-    ended = jnp.expand_dims(beams.finished, -1)
-    goes_on = ~(is_end | jnp.broadcast_to(ended, of_next.shape))
-    of_end = jnp.where(is_end, of_next, -jnp.inf).max(-1, keepdims=True)
-    of_end = jnp.where(ended, jnp.zeros_like(of_end), of_end)
-    longer, ids = jax.lax.top_k(jnp.where(goes_on, of_next, -jnp.inf), min(width, size))
-    last = jnp.broadcast_to(jnp.asarray(end, jnp.int32), ended.shape)
+    is_end = jnp.broadcast_to(is_end, log_probs.shape)
+    finished = jnp.expand_dims(beams.finished, -1)
+    continues = ~(is_end | jnp.broadcast_to(finished, log_probs.shape))
+    log_prob_end = jnp.where(is_end, log_probs, -jnp.inf).max(-1, keepdims=True)
+    log_prob_end = jnp.where(finished, jnp.zeros_like(log_prob_end), log_prob_end)
+    # All continuations of a beam have the same length, so the penalty keeps their order: the best
+    # by probability suffice. The sequence that ends is shorter, and is a candidate of its own.
+    log_probs = jnp.where(continues, log_probs, -jnp.inf)
+    log_probs, ids = jax.lax.top_k(log_probs, min(width, size))
+    end_ids = jnp.broadcast_to(jnp.asarray(end, jnp.int32), finished.shape)
     parents = jnp.expand_dims(jnp.arange(width, dtype=jnp.int32), (0, 2))
-    of_next = jnp.concatenate([longer, of_end], -1).astype(dtype)
-    more = jnp.expand_dims(jnp.arange(of_next.shape[-1]) < ids.shape[-1], (0, 1))
+    log_probs = jnp.concatenate([log_probs, log_prob_end], -1).astype(dtype)
+    is_longer = jnp.expand_dims(jnp.arange(log_probs.shape[-1]) < ids.shape[-1], (0, 1))
     found = (
-        jnp.broadcast_to(parents, of_next.shape),
-        jnp.concatenate([ids.astype(jnp.int32), last], -1),
-        jnp.expand_dims(beams.lengths, -1) + more.astype(jnp.int32),
-        jnp.expand_dims(beams.probability, -1) + of_next,
+        jnp.broadcast_to(parents, log_probs.shape),
+        jnp.concatenate([ids.astype(jnp.int32), end_ids], -1),
+        jnp.expand_dims(beams.lengths, -1) + is_longer.astype(jnp.int32),
+        jnp.expand_dims(beams.probability, -1) + log_probs,
     )
-    return _Candidates(*(x.reshape(batch, width * of_next.shape[-1]) for x in found))
+    return _Candidates(*(x.reshape(batch, width * log_probs.shape[-1]) for x in found))
 
 
 def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple[Any, ...]:
-    """The scores, and `log(-score)`, which neither underflows nor overflows.
-
-    A score may be held by the dtype though its divisor is not: then it comes from its logarithm.
-    """
+    """The scores, and `log(-score)`, which neither underflows nor overflows."""
     base = (5 + lengths.astype(probability.dtype)) / 6
     penalty, limits = jnp.asarray(penalty, probability.dtype), jnp.finfo(probability.dtype)
     divisor, log_divisor = base**penalty, penalty * jnp.log(base)
-    held = (divisor >= limits.tiny) & (divisor <= limits.max)
-    divided = held | (probability == 0) | jnp.isneginf(probability)  # which no divisor changes
-    # What is not selected must have a finite derivative, or the gradient is NaN.
-    inside = jnp.where(divided, -1, probability)
+    # The dtype may represent a score although it cannot represent its divisor: then the score is
+    # computed from logarithms. A log-probability of 0 or -inf is not changed by any divisor.
+    representable = (divisor >= limits.tiny) & (divisor <= limits.max)
+    divides = representable | (probability == 0) | jnp.isneginf(probability)
+    # The branch that is not selected must have a finite derivative, or the gradient is NaN.
+    finite = jnp.where(divides, -1, probability)
     scores = jnp.where(
-        divided,
-        probability / jnp.where(held, divisor, 1),
-        -jnp.exp(jnp.log(-inside) - log_divisor),
+        divides,
+        probability / jnp.where(representable, divisor, 1),
+        -jnp.exp(jnp.log(-finite) - log_divisor),
     )
     return scores, jnp.log(-probability) - log_divisor
 
 
-def _best(found: _Candidates, scores: jax.Array, log_sizes: jax.Array, width: int) -> jax.Array:
-    """The places of the best, `[B, K]`: by their scores.
+def _best_indices(
+    candidates: _Candidates, scores: jax.Array, log_magnitudes: jax.Array, width: int
+) -> jax.Array:
+    """The indices `[B, K]` of the candidates with the highest scores.
 
-    A large penalty makes scores 0 or infinite that differ: then by their logarithms, and where
-    those are so large that they round to the same, by their probabilities. Ties go to the first
-    beam and id.
+    Ties go to the first beam, then to the first id.
     """
-    first = jnp.where(jnp.isnan(scores), -jnp.inf, -scores)  # NaN is the best: it is not hidden
-    place = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
-    keys = (first, log_sizes, -found.probability, found.parents, found.ids)
-    *_, order = jax.lax.sort((*jax.lax.stop_gradient(keys), place), dimension=1, num_keys=5)
+    # NaN is ranked first: a NaN in the model should reach the result, not be hidden.
+    negated = jnp.where(jnp.isnan(scores), -jnp.inf, -scores)
+    index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    # With a large penalty different scores underflow to 0 or overflow. Their logarithms then
+    # decide, and where these are so large that they round to one value, the probabilities.
+    keys = (
+        negated,
+        log_magnitudes,
+        -candidates.probability,
+        candidates.parents,
+        candidates.ids,
+    )
+    *_, order = jax.lax.sort((*jax.lax.stop_gradient(keys), index), dimension=1, num_keys=5)
     return order[:, :width]
 
 
-def choose(x: jax.Array, index: jax.Array) -> jax.Array:
-    """`[B, N, ...]` at `index` `[B, K]` -> `[B, K, ...]`."""
+def gather_beams(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Gathers along axis 1: `x` `[B, N, ...]`, `index` `[B, K]` -> `[B, K, ...]`."""
     return take_steps(x, index, 1)
 
 
 class OnBeams(Cell):
-    """A cell on `[B, K, ...]`: inputs and states have a beam axis, params and memory none."""
+    """A cell that runs `cell` on inputs and states `[B, K, ...]`; params and memory have no K."""
 
     def __init__(self, cell: Cell, width: int):
         self.cell, self.width = cell, width
@@ -147,19 +161,21 @@ class OnBeams(Cell):
 
     @property
     def feature_ndim(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # The beam axis follows the batch axis, so it counts as a feature axis.
         return jax.tree.map(lambda n: n + 1, self.cell.feature_ndim)
 
-    def spread(self, state: State) -> State:
-        """The state of every beam, from that of every row."""
+    def repeat(self, state: State) -> State:
+        """Repeats the state of each row for its beams: `[B, ...]` -> `[B, K, ...]`."""
 
-        def leaf(x):
+        def repeat_leaf(x):
             x = jnp.asarray(x)
+            # A rank-0 leaf is shared by the batch, and so by the beams.
             return jnp.repeat(jnp.expand_dims(x, 1), self.width, 1) if x.ndim else x
 
-        return jax.tree.map(leaf, state)
+        return jax.tree.map(repeat_leaf, state)
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
-        return self.spread(self.cell.start(params, batch_shape, dtype))
+        return self.repeat(self.cell.start(params, batch_shape, dtype))
 
     def _project(self, params: Params, inputs: Inputs) -> Any:
         return jax.vmap(lambda x: self.cell.project(params, x), 1, 1)(inputs)
@@ -167,9 +183,14 @@ class OnBeams(Cell):
     def step(
         self, params: Params, projected: Projected, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
-        axes = jax.tree.map(lambda x: 1 if x.ndim else None, state)
-        one = lambda projected, state: take_step(self.cell, params, projected, state, key=key)  # noqa: E731
-        return jax.vmap(one, (1, axes), (1, axes))(projected, state)
+        def step_of_beam(projected, state):
+            return take_step(self.cell, params, projected, state, key=key)
+
+        def beam_axis(x):
+            return 1 if x.ndim else None
+
+        axes = jax.tree.map(beam_axis, state)
+        return jax.vmap(step_of_beam, (1, axes), (1, axes))(projected, state)
 
     def __repr__(self) -> str:
         return repr(self.cell)

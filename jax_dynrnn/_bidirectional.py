@@ -1,4 +1,4 @@
-"""Runs in both directions, made of two calls of `dynamic_rnn`.
+"""Bidirectional runs: one call of `dynamic_rnn` for each direction.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
 """
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from . import _check_cell, _check_data
 from ._arguments import explained
 from ._cell import Params, State, as_cell
-from ._protocol import ask, same, structure
+from ._protocol import ask, same_shapes, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
 from ._types import CellLike, DTypeLike, Inputs, Outputs, Shapes
@@ -34,16 +34,16 @@ def init_bidirectional(
     """Makes the params of `bidirectional_dynamic_rnn`: `{"fw": ..., "bw": ...}`.
 
     Args:
-        key: for the initialisers.
+        key: the key from which the initialisers draw.
         cell_fw, cell_bw: the cells of the two directions.
-        input_shape: `inputs.shape`, or a pytree of shapes; only the features are read.
-        dtype: of the params.
+        input_shape: `inputs.shape`, or a pytree of shapes; only the feature sizes are read.
+        dtype: the dtype of the params.
 
     Returns:
-        Params, those of each direction drawn on their own.
+        The params, initialised independently for each direction.
 
     Raises:
-        TypeError: a cell is not a cell.
+        TypeError: `cell_fw` or `cell_bw` is not a cell.
 
     Example:
         >>> import jax, jax_dynrnn as rnn
@@ -78,27 +78,30 @@ def bidirectional_dynamic_rnn(
     remat: int | str | None = None,
     implementation: str | None = None,
 ) -> tuple[tuple[Any, Any], tuple[State, State]]:
-    """Runs one cell forward and one backward over each row's valid steps.
+    """Runs one cell forward and one backward over the valid steps of each row.
 
     Args:
         cell_fw, cell_bw: the cells of the two directions.
-        params: `{"fw": ..., "bw": ...}`, as `init_bidirectional` makes them.
+        params: `{"fw": ..., "bw": ...}`, as returned by `init_bidirectional`.
         inputs: pytree of `[B, T, *features]`.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
-        initial_state_fw, initial_state_bw: default: where the cells start.
+        initial_state_fw, initial_state_bw: the initial states; default: the start states of
+            the cells.
         mask, resets, time_major, dtype, unroll, remat, implementation: as for
             `dynamic_rnn`.
-        key: as for `dynamic_rnn`; forward uses `fold_in(key, 0)`, backward `(key, 1)`.
+        key: as for `dynamic_rnn`; the forward run uses `fold_in(key, 0)`, the backward run
+            `fold_in(key, 1)`.
 
     Returns:
         `((outputs_fw, outputs_bw), (state_fw, state_bw))`: both outputs `[B, T, H]` in the
-        order of the inputs; the backward state is the one after each row's first step.
+        order of the inputs; the backward state is the state after each row's first step, which
+        it processes last.
 
     Raises:
         TypeError, ValueError, KeyError, NotImplementedError: as `dynamic_rnn`.
 
-    Differs from TF1: backward outputs of nested structure work; lengths over T are an error
-    where they are known, as in `dynamic_rnn`, and clamped where they are traced.
+    Differs from TF1: backward outputs may be nested; lengths greater than T are an error
+    if their values are known, as in `dynamic_rnn`, and are clamped if they are traced.
 
     Reference: `tf.nn.bidirectional_dynamic_rnn`; Schuster and Paliwal (1997).
 
@@ -114,8 +117,8 @@ def bidirectional_dynamic_rnn(
     """
     _check_data.one_key(key)
     cells = as_cell(cell_fw, "cell_fw"), as_cell(cell_bw, "cell_bw")
-    with _check_cell.located(ORDER):
-        _check_cell.directions(params, ("fw", "bw"))
+    with _check_cell.relabel_errors(ORDER):
+        _check_cell.check_param_groups(params, ("fw", "bw"))
     options: dict[str, Any] = {
         "sequence_length": sequence_length,
         "mask": mask,
@@ -132,8 +135,9 @@ def bidirectional_dynamic_rnn(
     for i, name in enumerate(("fw", "bw")):
         options["key"] = fold_in(key, i)
         options["reverse"] = name == "bw"
-        places = {"params": f'params["{name}"]', "initial_state": f"initial_state_{name}"}
-        with _check_cell.located(ORDER, **places):
+        # Errors of `dynamic_rnn` speak of its own arguments; here those have other names.
+        labels = {"params": f'params["{name}"]', "initial_state": f"initial_state_{name}"}
+        with _check_cell.relabel_errors(ORDER, **labels):
             runs.append(
                 dynamic_rnn(cells[i], params[name], inputs, initial_state=states[i], **options)
             )
@@ -143,17 +147,17 @@ def bidirectional_dynamic_rnn(
 
 @explained
 def concatenate(outputs_fw: Outputs, outputs_bw: Outputs) -> Any:
-    """The outputs of both directions side by side on the last axis.
+    """Concatenates the outputs of both directions on the last axis.
 
     Args:
-        outputs_fw, outputs_bw: pytrees of one structure, `[B, T, H]`.
+        outputs_fw, outputs_bw: pytrees of the same structure, of `[B, T, H]`.
 
     Returns:
-        The pytree of `[B, T, H_fw + H_bw]`.
+        A pytree of `[B, T, H_fw + H_bw]`.
 
     Raises:
-        ValueError: outputs `[B, T]`, whose last axis is no feature axis, or that differ in
-            another axis.
+        ValueError: the outputs are `[B, T]`, without a feature axis, or differ in structure or
+            in another axis.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -161,17 +165,27 @@ def concatenate(outputs_fw: Outputs, outputs_bw: Outputs) -> Any:
         (2, 5, 7)
     """
     check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
+    # Dropping the last axis leaves the ones that must agree.
     both = jax.tree.map(lambda x: x[..., 0], (outputs_fw, outputs_bw))
-    if not same(*both):
+    if not same_shapes(*both):
         raise ValueError(
             "concatenate: expected outputs of both directions that differ in their last axis alone,"
             f" got {structure(outputs_fw)} and {structure(outputs_bw)}"
         )
-    return jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], -1), outputs_fw, outputs_bw)
+    return concatenate_leaves(outputs_fw, outputs_bw, axis=-1)
+
+
+def concatenate_leaves(fw: Outputs, bw: Outputs, axis: int) -> Any:
+    """Concatenates the leaves of two pytrees pairwise."""
+
+    def concatenate_pair(x, y):
+        return jnp.concatenate([x, y], axis)
+
+    return jax.tree.map(concatenate_pair, fw, bw)
 
 
 def check_features(shapes: Shapes, rank: int) -> None:
-    """Checks the shapes of outputs, which have `rank` axes if the last is of features."""
+    """Checks that outputs of these shapes have a feature axis, and so at least `rank` axes."""
     for shape in jax.tree.leaves(shapes, is_leaf=is_shape):
         if len(shape) < rank:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""What is checked of params and states against the cell, while a call is traced.
+"""Checks of params and states against the cell, made while a call is traced.
 
-Each error says what was expected, what came, and what to do.
+Every error says what was expected, what was given, and what to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from jax.tree_util import keystr
 
 from . import _check_options
 from ._memoize import memoize_by_cell
-from ._protocol import ask, changed, match, same, structure, takes_other
+from ._protocol import (
+    ask,
+    match_structure,
+    rejects_arguments,
+    same_shapes,
+    state_change_error,
+    structure,
+)
 from ._repr import as_code
 from ._tools import as_dicts, unboxed
 from ._types import DTypeLike, Inputs, PyTree, PyTreeDef, Shapes, Size, State
@@ -30,15 +37,19 @@ if TYPE_CHECKING:
 ORDER = "; the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
 
-def params(cell: Cell, given: Params, input_shape: Shapes) -> None:
-    """Compares names and shapes in `given` with what `cell.init` makes of `input_shape`."""
-    if hasattr(cell, "foreign"):  # its params are its own affair
+def check_params(cell: Cell, given: Params, input_shape: Shapes) -> None:
+    """Checks the names and shapes of params against those that `cell.init` returns."""
+    # An object that is no `Cell` may run on other params than its `init` returns.
+    if hasattr(cell, "foreign"):
         return
-    init = lambda: unboxed(ask(cell, "init", jax.random.key(0), input_shape))  # noqa: E731
+
+    def init():
+        return unboxed(ask(cell, "init", jax.random.key(0), input_shape))
+
     try:
         expected_tree = jax.eval_shape(init)
     except (jax.errors.JAXTypeError, NotImplementedError):
-        return  # an init that cannot be traced, or that a foreign cell does not have
+        return  # `init` cannot be traced, or a cell of another framework has none
     expected, got = by_name(expected_tree), by_name(given)
     if isinstance(expected_tree, Mapping) and not isinstance(given, Mapping):
         raise TypeError(
@@ -46,12 +57,14 @@ def params(cell: Cell, given: Params, input_shape: Shapes) -> None:
             f"{_describe(given)}{ORDER}"
         )
     if set(expected) != set(got):
+        # With metadata stripped the names agree: the arrays are still inside Flax's boxes.
         if set(expected) == set(by_name(unboxed(given))):
             raise TypeError(
                 f"params: expected arrays for {cell!r}, got some in Flax's partitioning metadata; "
                 "flax.linen.unbox(params) gives the arrays, as the layers do"
             )
-        _blame_names(cell, expected, got)
+        _raise_names(cell, expected, got)
+    # The two spellings of a path have the same name here, but a cell reads nested dicts only.
     flat = [n for n in got if "/" in n and isinstance(given, Mapping) and n in given]
     if flat:
         raise KeyError(
@@ -63,8 +76,8 @@ def params(cell: Cell, given: Params, input_shape: Shapes) -> None:
             raise ValueError(_shape_message(cell, name, *shapes, input_shape))
 
 
-def _blame_names(cell: Cell, expected: dict[str, Any], got: dict[str, Any]) -> None:
-    """Raises the error about names, which says in which dict they are wrong."""
+def _raise_names(cell: Cell, expected: dict[str, Any], got: dict[str, Any]) -> None:
+    """Raises the error about wrong names, which says in which of the nested dicts they are."""
     missing = [name for name in expected if name not in got]
     unexpected = [name for name in got if name not in expected]
     for name in unexpected:
@@ -83,6 +96,7 @@ def _blame_names(cell: Cell, expected: dict[str, Any], got: dict[str, Any]) -> N
 
 
 def _below(names: Iterable[str], prefix: str) -> list[str]:
+    """The names that start with `prefix`, without it."""
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
@@ -91,14 +105,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _where(name: str) -> str:
-    """`cell_0/kernel` as it is written in Python."""
+    """The Python expression for a name: `params["cell_0"]["kernel"]` for `cell_0/kernel`."""
     return "params" + "".join(f'["{part}"]' for part in name.split("/") if part)
 
 
 def by_name(tree: PyTree) -> dict[str, Any]:
-    """The params by name; a memory is none of them."""
+    """The params as a flat dict: `{"cell_0/kernel": ...}`. The memory of attention is left out."""
     tree = as_dicts(tree)  # other mappings may be flattened without their keys
-    is_memory = lambda x: getattr(x, "is_param", True) is False  # noqa: E731
+
+    def is_memory(x):
+        return getattr(x, "is_param", True) is False
+
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_memory)[0]
     path_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     return {path_name(p) or "(one array)": x for p, x in leaves if not is_memory(x)}
@@ -114,21 +131,25 @@ def _shape_message(
     sizes = jax.tree.leaves(input_shape)
     of_first_layer = not re.search("cell_[1-9]", name)  # the others do not get these inputs
     if cell.feature_ndim == 1 and of_first_layer and expected[1:] == got[1:] and expected and got:
+        # A kernel may have rows for the hidden state too; the surplus is in those of the inputs.
         fits = sizes[-1] - expected[0] + got[0]
         message += f": the inputs have {sizes[-1]} features, these params were made for {fits}"
     return message
 
 
 def params_not_inputs(cell: Cell, given: Params) -> None:
-    """Refuses an array in the place of the params, where the rest makes no sense either."""
+    """Raises if the inputs stand in place of the params, as in a call with TF1's arguments.
+
+    It is called when another argument was found to be wrong: this error is the better one then.
+    """
     if not hasattr(cell, "foreign") and hasattr(given, "shape"):
-        params(cell, given, tuple(given.shape))
+        check_params(cell, given, tuple(given.shape))
 
 
 def state_of_step(
     cell: Cell, params: Params, inputs: Inputs, state: State, batch_shape: tuple[Any, ...]
 ) -> State:
-    """The state that a cell called by hand was given, checked as that of a run is."""
+    """The state in a direct call of a cell, checked as the initial state of a run is."""
     leaves = jax.tree.leaves(inputs)
     is_array = all(hasattr(x, "dtype") for x in leaves) or isinstance(inputs, numbers.Number)
     if not leaves or not is_array:
@@ -138,10 +159,10 @@ def state_of_step(
         )
     start = start_shapes(cell, params, batch_shape, jnp.dtype(jnp.float32))
     try:
-        return match(cell, start, state, "state")
+        return match_structure(cell, start, state, "state")
     except ValueError as error:
         hint = ""
-        if same(inputs, start):
+        if same_shapes(inputs, start):
             hint = "; the order of arguments is cell(params, inputs, state)"
         elif len(batch_shape) > 1:
             hint = (
@@ -152,44 +173,49 @@ def state_of_step(
 
 
 def start_shapes(cell: Cell, params: Params, batch_shape: tuple[Any, ...], dtype: DTypeLike) -> Any:
-    """The shapes of the state in which the cell starts; equal cells are traced once."""
-    leaves, structure = jax.tree.flatten(params)
+    """The shapes of the cell's start state. Equal cells are traced once."""
+    # A cache needs hashable arguments: shapes and dtypes stand for the arrays.
+    leaves, treedef = jax.tree.flatten(params)
     types = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-    return _start_shapes(cell, structure, types, batch_shape, dtype)
+    return _start_shapes(cell, treedef, types, batch_shape, dtype)
 
 
 @memoize_by_cell
 def _start_shapes(
     cell: Cell,
-    structure: PyTreeDef,
+    treedef: PyTreeDef,
     types: tuple[Any, ...],
     batch_shape: tuple[Any, ...],
     dtype: DTypeLike,
 ) -> Any:
-    params = structure.unflatten(types)
+    params = treedef.unflatten(types)
     return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
 def blame_params(cell: Cell, given: Params, inputs: Inputs, state: State, error: Exception) -> None:
-    """Raises if a step failed because of its params."""
-    is_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
-    if hasattr(given, "shape") and is_elsewhere:
+    """Raises an error about the params if `error`, which a direct call raised, is due to them."""
+    params_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
+    if hasattr(given, "shape") and params_elsewhere:
         raise TypeError(
             f"params: expected what init of {cell!r} made, got {_describe(given)}; the order of "
             "arguments is cell(params, inputs, state)"
         ) from error
     if str(error).startswith("state"):
         return
+    # The params are checked only after a step has failed: each check traces `init`.
     try:
-        with located("cell(params, inputs, state)"):
-            params(cell, given, jax.tree.map(jnp.shape, inputs))
+        with relabel_errors("cell(params, inputs, state)"):
+            check_params(cell, given, jax.tree.map(jnp.shape, inputs))
     except (KeyError, TypeError, ValueError) as about_params:
         if str(about_params.args[0]).startswith("params"):
             raise about_params from error
 
 
 def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> None:
-    """Raises if `init`, `zero_state` or `attend` failed because of what it was `given` by name."""
+    """Raises if an argument is why `init`, `zero_state` or `attend` failed with `error`.
+
+    `given` holds all arguments by name.
+    """
     if method == "init" and "key" in given:
         _check_options.a_key(given["key"])
         _check_initializers(given.get("self"), error)
@@ -204,7 +230,10 @@ def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> Non
 
 
 def made(arguments: tuple[Any, ...], params: Params) -> None:
-    """Refuses functions among the params: an initialiser that makes initialisers was given."""
+    """Checks what `init` returned: raises if there are functions among the params.
+
+    They come from an initialiser that was not called, as `jax.nn.initializers.orthogonal`.
+    """
     if any(callable(x) and not hasattr(x, "dtype") for x in jax.tree.leaves(params)):
         _check_initializers(arguments[0], None)
 
@@ -215,7 +244,7 @@ def _check_initializers(cell: Any, error: Exception | None) -> None:
     for name, given in getattr(cell, "__dict__", {}).items():
         if not name.endswith("_initializer") or not callable(given):
             continue
-        if takes_other(given, example) or _makes_a_function(given, example):
+        if rejects_arguments(given, example) or _makes_a_function(given, example):
             raise TypeError(
                 f"{type(cell).__name__}: expected {name} to be a function of (key, shape, dtype), "
                 f"as jax.nn.initializers.orthogonal() is, got {as_code(given)}; is it to be called?"
@@ -223,25 +252,29 @@ def _check_initializers(cell: Any, error: Exception | None) -> None:
 
 
 def _makes_a_function(initializer: Callable[..., Any], example: tuple[Any, ...]) -> bool:
+    """Whether the user passed `orthogonal` instead of `orthogonal()`."""
     try:
         return callable(initializer(*example))
-    except Exception:  # its own affair
+    except Exception:  # an error of the user's own code is raised where it occurred
         return False
 
 
 def _describe(x: Any) -> str:
+    """An argument in an error message: the shape of an array, or the type and the value."""
     if hasattr(x, "shape"):
         return f"an array of shape {tuple(x.shape)}"
     return f"{type(x).__name__} {x!r:.60}"
 
 
-def initial_state(cell: Cell, given: State, start: State, where: str = "initial_state") -> State:
-    """`given` with the structure of `start`; shapes are checked, dtypes kept."""
-    return match(cell, start, given, where)
+def match_initial_state(
+    cell: Cell, given: State, start: State, where: str = "initial_state"
+) -> State:
+    """`given` with the structure of `start`; its shapes are checked, its dtypes stay."""
+    return match_structure(cell, start, given, where)
 
 
 def fixed_state(owner: object, cell: Cell) -> None:
-    """Checks that the state of the cell in `owner` does not depend on a memory."""
+    """Checks that the size of the state of `cell`, inside `owner`, does not depend on a memory."""
     if cell.attends:
         name = type(owner).__name__
         raise TypeError(
@@ -261,15 +294,18 @@ def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
             )
 
 
-def step(cell: Cell, take_step: Callable[..., Any], state: State, start: State, batch: Size) -> Any:
-    """Traces one step, which must return the state's structure, shapes and dtypes.
+def check_step(
+    cell: Cell, take_step: Callable[..., Any], state: State, start: State, batch: Size
+) -> Any:
+    """Traces one step and checks that it returns the state with the same shapes and dtypes.
 
     Returns the shapes of the output.
     """
     try:
         output, new = jax.eval_shape(take_step, state)
     except Exception as error:
-        _blame_state_dtype(cell, state, start, error)
+        # A state in the wrong dtype often makes the cell itself fail, with a less clear message.
+        _raise_if_wrong_dtype(cell, state, start, error)
         raise
     for (path, old), (_, x) in zip(
         jax.tree_util.tree_flatten_with_path(state)[0],
@@ -277,14 +313,14 @@ def step(cell: Cell, take_step: Callable[..., Any], state: State, start: State, 
         strict=True,
     ):
         if old.shape != x.shape or old.dtype != x.dtype:
-            _blame_state_dtype(cell, state, start, None)
-            raise changed(cell, path, old, x)
+            _raise_if_wrong_dtype(cell, state, start, None)
+            raise state_change_error(cell, path, old, x)
     batch_leaves(cell, output, batch, "output")
     return output
 
 
-def _blame_state_dtype(cell: Cell, state: State, start: State, error: Any) -> None:
-    """Raises if the state that was given has other dtypes than the cell starts from."""
+def _raise_if_wrong_dtype(cell: Cell, state: State, start: State, error: Any) -> None:
+    """Raises if the given state has other dtypes than the start state of the cell."""
     for (path, x), s in zip(
         jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(start), strict=True
     ):
@@ -295,8 +331,8 @@ def _blame_state_dtype(cell: Cell, state: State, start: State, error: Any) -> No
             ) from error
 
 
-def directions(params: Params, names: tuple[str, ...]) -> None:
-    """Checks that `params` are those of several runs under `names`."""
+def check_param_groups(params: Params, names: tuple[str, ...]) -> None:
+    """Checks that `params` is a dict with the keys `names`: one entry per direction or layer."""
     if not isinstance(params, Mapping):
         raise TypeError(
             f"params: expected a dict of {_listed(names)}, got {_describe(params)}{ORDER}"
@@ -310,23 +346,28 @@ def directions(params: Params, names: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def located(order: str = "", **places: str) -> Iterator[None]:
-    """Lets errors about the arguments of a run inside be about those that the caller gave.
+def relabel_errors(order: str = "", **labels: str) -> Iterator[None]:
+    """Rewrites errors of an inner call: they then speak of the arguments of the outer call.
 
-    `order` is the caller's signature; `places` says what each argument of the run is there.
+    `order` is the signature of the outer call. `labels` maps argument names of the inner call to
+    what the user passed, as in `params='params["fw"]'`.
     """
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
         if error.args and isinstance(error.args[0], str):
-            error.args = (_moved(error.args[0], order, places), *error.args[1:])
+            # Changed in place: the traceback and the type stay those of the inner error.
+            error.args = (_relabelled(error.args[0], order, labels), *error.args[1:])
         raise
 
 
-def _moved(message: str, order: str, places: dict[str, str]) -> str:
+def _relabelled(message: str, order: str, labels: dict[str, str]) -> str:
+    """`message` with another order of arguments, and another name for the argument it is about."""
     order = order and f"; the order of arguments is {order}"
+    # A function, since `re.sub` would interpret backslashes in a string.
     message = re.sub("; the order of arguments is .*", lambda _: order, message)
+    # Messages begin with the argument: "params: ...", "state.c: ...", "inputs['a']: ...".
     argument = re.match(r"\w*", message)[0]  # pyright: ignore[reportOptionalSubscript]
-    if argument in places and message[len(argument) :].startswith((":", ".", "[")):
-        return places[argument] + message.removeprefix(argument)
+    if argument in labels and message[len(argument) :].startswith((":", ".", "[")):
+        return labels[argument] + message.removeprefix(argument)
     return message

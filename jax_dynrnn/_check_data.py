@@ -1,6 +1,6 @@
-"""What is checked of the data and the options before anything runs.
+"""Checks of data and options, made before anything runs.
 
-Each error says what was expected, what came, and what to do. `B` is the batch size, `T`
+Every error says what was expected, what was given, and what to do. `B` is the batch size, `T`
 the number of time steps.
 """
 
@@ -25,8 +25,8 @@ from ._tools import is_flag
 from ._types import Inputs, Lengths, PyTree, Size
 
 
-def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
-    """`inputs` as a pytree of arrays, their `B` and `T`."""
+def check_inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
+    """Checks the inputs of a run -> `(inputs as arrays, B, T)`."""
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     if not leaves:
         raise ValueError(f"inputs: expected at least one array, got {inputs!r}")
@@ -38,6 +38,7 @@ def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
         where = "inputs" + keystr(path)
         _check_rank(cell, where, x, n, time_axis)
         found.append((where, (x.shape[1 - time_axis], x.shape[time_axis])))
+    # All leaves must have the batch and time sizes of the first one.
     first, sizes = found[0]
     for where, others in found:
         if others != sizes:
@@ -48,6 +49,7 @@ def inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
 
 
 def _check_not_ragged(cell: Cell, inputs: Inputs, leaves: list[Any]) -> None:
+    """Raises for a list of sequences, which JAX would take as a pytree of inputs."""
     ranks = [np.ndim(x) for x in leaves if not hasattr(x, "ndim")]
     ranks += [x.ndim for x in leaves if hasattr(x, "ndim")]
     expected = 2 + max(jax.tree.leaves(cell.feature_ndim))
@@ -60,6 +62,7 @@ def _check_not_ragged(cell: Cell, inputs: Inputs, leaves: list[Any]) -> None:
 
 
 def _check_rank(cell: Cell, where: str, x: Any, feature_ndim: int, time_axis: int) -> None:
+    """Checks that `x` has batch and time axes and `feature_ndim` feature axes."""
     expected = 2 + feature_ndim
     if x.ndim == expected:
         return
@@ -78,7 +81,7 @@ def _check_rank(cell: Cell, where: str, x: Any, feature_ndim: int, time_axis: in
 
 
 def batches(where: str, tree: PyTree, time_axis: int) -> tuple[Any, int, int]:
-    """A pytree of arrays `[B, T, ...]` (`[T, B, ...]`) as arrays, and their `B` and `T`."""
+    """Checks a pytree of arrays `[B, T, ...]` (`[T, B, ...]`) -> `(arrays, B, T)`."""
     found = [
         (where + keystr(path), *steps(where + keystr(path), x, time_axis))
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -86,29 +89,29 @@ def batches(where: str, tree: PyTree, time_axis: int) -> tuple[Any, int, int]:
     if not found:
         raise ValueError(f"{where}: expected at least one array, got {tree!r}")
     first, _, batch, time = found[0]
-    for place, _, *others in found:
+    for name, _, *others in found:
         if others != [batch, time]:
             raise ValueError(
-                f"{place}: expected (batch, time) = {(batch, time)} as in {first}, got "
+                f"{name}: expected (batch, time) = {(batch, time)} as in {first}, got "
                 f"{tuple(others)}"
             )
     return jax.tree.structure(tree).unflatten([x for _, x, *_ in found]), batch, time
 
 
 def steps(where: str, x: Any, time_axis: int) -> tuple[jax.Array, int, int]:
-    """`x` as an array `[B, T, ...]` (`[T, B, ...]`), its `B` and `T`."""
+    """Checks one array `[B, T, ...]` (`[T, B, ...]`) -> `(array, B, T)`."""
     x = jnp.asarray(array(where, x))
     if x.ndim < 2:
         axes = "[batch, time, ...]" if time_axis == 1 else "[time, batch, ...]"
         raise ValueError(
-            f"{where}: expected arrays {axes}, got one of shape {x.shape}; a list is a pytree of "
-            "what is in it, and np.asarray(x) makes an array of it"
+            f"{where}: expected arrays {axes}, got one of shape {x.shape}; JAX takes a list "
+            "as a pytree of its items, and np.asarray(x) makes an array of it"
         )
     return x, x.shape[1 - time_axis], x.shape[time_axis]
 
 
 def array(where: str, x: Any) -> Any:
-    """`x` as something with a shape and a dtype that the cells compute with."""
+    """`x` as an array of real numbers, of JAX or NumPy; a `jax.ShapeDtypeStruct` stays one."""
     x = of_numbers(where, x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(
@@ -119,18 +122,20 @@ def array(where: str, x: Any) -> Any:
 
 
 def of_numbers(where: str, given: Any) -> Any:
-    """What was given as an array of JAX or NumPy that holds numbers."""
+    """`given` as an array of numbers, of JAX or NumPy."""
     x = _of_numpy_or_jax(where, given)
-    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV" and not _extended(x):
+    # Objects, bytes, text and void; but NumPy also gives bfloat16 the kind "V".
+    not_numeric = isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "OSUV"
+    if not_numeric and not _is_extended_float(x):
         is_array = hasattr(given, "dtype") or isinstance(given, list | tuple)
-        got = f"dtype {x.dtype}" if is_array else f"{type(given).__name__} {given!r:.60}"
+        found = f"dtype {x.dtype}" if is_array else f"{type(given).__name__} {given!r:.60}"
         hint = "; rows of different length are padded by pad_sequences" if is_array else ""
-        raise TypeError(f"{where}: expected an array of numbers, got {got}{hint}")
+        raise TypeError(f"{where}: expected an array of numbers, got {found}{hint}")
     return x
 
 
 def arrays(where: str, tree: PyTree) -> None:
-    """Checks that the leaves of params or of a state are arrays or numbers."""
+    """Checks that all leaves of params or of a state are arrays or numbers."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         is_text = isinstance(getattr(x, "dtype", None), np.dtype) and x.dtype.kind in "OSU"
         if is_text or not (hasattr(x, "dtype") or isinstance(x, numbers.Number)):
@@ -140,7 +145,7 @@ def arrays(where: str, tree: PyTree) -> None:
 
 
 def _of_numpy_or_jax(where: str, x: Any) -> Any:
-    """`x` as an array whose dtype is one of NumPy's or JAX's."""
+    """`x` as an array with a dtype of NumPy or JAX; raises for tensors of other frameworks."""
     x = x if hasattr(x, "dtype") else _asarray(where, x)
     if isinstance(x, jax.Array) or isinstance(x.dtype, np.dtype):
         return x
@@ -152,10 +157,10 @@ def _of_numpy_or_jax(where: str, x: Any) -> Any:
 
 
 def _asarray(where: str, x: Any) -> Any:
-    """`np.asarray` of what Python has: numbers, and lists of them."""
+    """A Python number, or a nested list of numbers, as an array."""
     try:
         return np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
+    except jax.errors.TracerArrayConversionError:  # a list that holds traced values
         return jnp.asarray(x)
     except ValueError:
         raise TypeError(
@@ -164,12 +169,13 @@ def _asarray(where: str, x: Any) -> Any:
         ) from None
 
 
-def _extended(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.number)  # bfloat16 and its kin
+def _is_extended_float(x: Any) -> bool:
+    """Whether the dtype is bfloat16 or another one that JAX adds to those of NumPy."""
+    return jnp.issubdtype(x.dtype, jnp.number)
 
 
 def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
-    """Checks dtype and shape always, values where they are known."""
+    """Checks the lengths of a run; their values only if they are not traced."""
     lengths = integers(given)
     expected = f"sequence_length: expected one integer for each of the {batch} rows, "
     if lengths.ndim != 1:
@@ -178,10 +184,10 @@ def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
     if lengths.shape[0] != batch:
         hint = ""
         if lengths.shape[0] == time:
-            flag = "time_major=True" if time_axis == 1 else "time_major=False"
-            hint = f"; it fits the time axis: is this data for {flag}?"
+            layout = "time_major=True" if time_axis == 1 else "time_major=False"
+            hint = f"; it fits the time axis: is this data for {layout}?"
         raise ValueError(f"{expected}got {lengths.shape[0]}{hint}")
-    if lengths.shape[0] == 0:
+    if lengths.shape[0] == 0:  # an empty batch, whose lengths may have any dtype
         return np.zeros(0, np.int32)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{expected}got dtype {lengths.dtype}; cast what you mean to integers")
@@ -190,28 +196,31 @@ def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
 
 
 def integers(lengths: Lengths, where: str = "sequence_length") -> Any:
-    """`lengths` as an array, where they came as a number or a list."""
+    """`lengths`, an array, a list or a number, as an array."""
     if hasattr(lengths, "dtype"):
         return _of_numpy_or_jax(where, lengths)
+    # Lists of Python numbers stay in NumPy, so that their values are known under `jax.jit` too.
     traced = any(isinstance(n, jax.Array) for n in jax.tree.leaves(lengths))
     try:
-        array = (jnp if traced else np).asarray(lengths)
+        x = (jnp if traced else np).asarray(lengths)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}") from error
-    if array.dtype == object and not array.ndim:
+    if x.dtype == object and not x.ndim:
         raise TypeError(f"{where}: expected a list of integers, got {lengths!r:.80}")
-    return array if array.size else array.astype(np.int32)  # of nothing NumPy makes floats
+    return x if x.size else x.astype(np.int32)  # NumPy makes an empty list an array of floats
 
 
 def known_values(where: str, lengths: Lengths, most: Any, of: str) -> None:
-    """Checks that lengths are in [0, most], where their values are known."""
+    """Checks that lengths are in [0, most], if their values are known."""
     if isinstance(lengths, jax.Array):
+        # A JAX array is read only outside of any trace, and only if all of it is on this host.
         tracing = isinstance(jnp.zeros(()), jax.core.Tracer)
         if tracing or isinstance(lengths, jax.core.Tracer) or not lengths.is_fully_addressable:
             return
     elif not isinstance(lengths, np.ndarray):
         return
     values = np.asarray(lengths)
+    # A symbolic size of `jax.export` has no value to compare with.
     longest = most if isinstance(most, int) else np.iinfo(np.int32).max
     bad = np.flatnonzero((values < 0) | (values > longest))
     if bad.size:
@@ -222,7 +231,7 @@ def known_values(where: str, lengths: Lengths, most: Any, of: str) -> None:
 
 
 def flags(where: str, x: Any, batch: Size, time: Size, time_axis: int) -> Any:
-    """`mask` and `resets`: bool, one for each step."""
+    """Checks `mask` or `resets`: bool, one value for each step."""
     x = _of_numpy_or_jax(where, x)
     shape = (batch, time) if time_axis == 1 else (time, batch)
     axes = "[batch, time]" if time_axis == 1 else "[time, batch]"
@@ -234,16 +243,17 @@ def flags(where: str, x: Any, batch: Size, time: Size, time_axis: int) -> Any:
 
 
 def flag(where: str, x: Any) -> None:
-    """Checks True or False."""
+    """Checks that `x` is True or False."""
     if not is_flag(x):
         raise TypeError(f"{where}: expected True or False, got {_got(x)}")
 
 
 def count(where: str, n: Any, least: int) -> int:
-    """An int that counts something, checked."""
+    """`n` as an int, after checking that it is an integer of at least `least`."""
     try:
+        # `operator.index` accepts NumPy's integers but no floats; bools are ints in Python.
         number = None if is_flag(n) else operator.index(n)
-    except TypeError:  # of what is traced too
+    except TypeError:  # no integer, or a traced one
         number = None
     if number is None or number < least:
         raise ValueError(f"{where}: expected an int >= {least}, got {_got(n)}")
@@ -251,7 +261,7 @@ def count(where: str, n: Any, least: int) -> int:
 
 
 def remat(given: Any) -> int | str | None:
-    """What the backward pass keeps, checked."""
+    """Checks the option `remat`: which states are saved for the backward pass."""
     if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
         return given
     try:

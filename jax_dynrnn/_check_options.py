@@ -1,4 +1,7 @@
-"""What is checked of a dtype and of a key; cells check these too."""
+"""Checks of dtypes and keys.
+
+They are in a file of their own because cells need them, and `_check_data` imports cells.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from ._types import DTypeLike, Key
 
 
 def got(x: object) -> str:
-    """What came in the place of a Python value, and what to do if it is traced."""
+    """A rejected value in an error message; for a traced one also what to do."""
     if not isinstance(x, jax.core.Tracer):
         return f"{x!r:.200}"
     return (
@@ -24,7 +27,7 @@ def got(x: object) -> str:
 
 
 def floating(dtype: DTypeLike | None) -> Any:
-    """The dtype to compute in, checked; `None` of `None`."""
+    """The dtype to compute in, after checking that it is a real floating one; `None` stays."""
     if dtype is None or dtype is float:
         return None if dtype is None else jnp.result_type(float)
     expected = "dtype: expected a real floating dtype"
@@ -39,6 +42,7 @@ def floating(dtype: DTypeLike | None) -> Any:
         raise TypeError(f"{expected}, got {got(dtype)}{hint}") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{expected}, got {found}")
+    # Without x64 JAX computes in float32 whatever is asked for: an error is better than that.
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ValueError(
             f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "
@@ -48,20 +52,21 @@ def floating(dtype: DTypeLike | None) -> Any:
 
 
 FLOATING = ("bfloat16", "float16", "float32", "float64")
+"""The names that are suggested for a misspelt dtype."""
 
 
 def one_key(key: Key) -> None:
-    """Checks a key, or `None`."""
+    """Checks that `key` is one key, or `None`."""
     if key is not None:
         a_key(key)
 
 
 def a_key(key: Any) -> None:
-    """Checks a key."""
+    """Checks that `key` is one key, typed or of the older kind, a uint32 vector."""
     dtype = getattr(key, "dtype", None)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     legacy = dtype == np.uint32 and jnp.ndim(key) == 1
     if not (legacy or (typed and key.ndim == 0)):
         is_array = isinstance(key, jax.Array | np.ndarray)
-        got = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
-        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {got}")
+        found = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
+        raise ValueError(f"key: expected one key, as of jax.random.key(0), got {found}")

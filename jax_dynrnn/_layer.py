@@ -1,7 +1,8 @@
-"""What the Linen and the NNX layers are layers of. It does not import flax.
+"""The part of the Linen and the NNX layers that does not depend on Flax.
 
-A plan is one way of running cells: `cells` lists them (the first receives the inputs), `init`
-makes the params, `run` is one of the pure functions, and `one_step` shows what a step draws.
+A layer holds a plan, which is one way of running cells: `cells` lists them (the first receives the
+inputs), `init` makes the params, `run` calls one of the pure functions, and `one_step` is traced
+to find out whether the cells draw random numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, PyTree, PyTree
 
 
 class LayerOptions(RunOptions, total=False):
-    """The options of a call of a layer."""
+    """The options of a call of any layer."""
 
     deterministic: bool | None
 
 
 class OneCellOptions(LayerOptions, total=False):
-    """Those of a layer of one cell."""
+    """The options of a call of a layer of one cell."""
 
     reverse: bool
     memory: Any
@@ -39,7 +40,7 @@ class OneCellOptions(LayerOptions, total=False):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """`dynamic_rnn` of one cell."""
+    """The plan of `RNN`: runs one cell by `dynamic_rnn`."""
 
     cell: Any
 
@@ -58,7 +59,8 @@ class Single:
 
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cell = as_cell(self.cell)
-        _check_cell.params(cell, params, input_shape(row))  # or the trace fails, and says less
+        # Checked first: with wrong params the trace below fails with a less clear error.
+        _check_cell.check_params(cell, params, shapes_of(row))
         start = ask(cell, "start", params, (1,), jnp.float32)
         return Cell.__call__(cell, params, row, start, key=key)
 
@@ -66,7 +68,7 @@ class Single:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """`bidirectional_dynamic_rnn`, with the outputs merged."""
+    """The plan of `Bidirectional`: `bidirectional_dynamic_rnn`, with the outputs merged."""
 
     cell_fw: Any
     cell_bw: Any
@@ -98,10 +100,10 @@ class Pair:
 
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         cells = {"fw": self.cell_fw, "bw": self.cell_bw}
-        _check_cell.directions(params, tuple(cells))
+        _check_cell.check_param_groups(params, tuple(cells))
         results = []
         for name, cell in cells.items():
-            with _check_cell.located(params=f'params["{name}"]'):
+            with _check_cell.relabel_errors(params=f'params["{name}"]'):
                 results.append(Single(cell).one_step(params[name], row, key))
         return tuple(results)
 
@@ -109,13 +111,14 @@ class Pair:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """`stack_bidirectional_dynamic_rnn`, with the states as a pair."""
+    """The plan of `StackedBidirectional`: it returns the states of both directions as a pair."""
 
     cells_fw: Any
     cells_bw: Any
 
     def __post_init__(self) -> None:
-        fw, bw = zip(*_stack_bidirectional.layers(self.cells_fw, self.cells_bw), strict=True)
+        fw, bw = zip(*_stack_bidirectional.layer_pairs(self.cells_fw, self.cells_bw), strict=True)
+        # Tuples, since a static dataclass must be hashable. It is frozen: hence `object`.
         object.__setattr__(self, "cells_fw", fw)
         object.__setattr__(self, "cells_bw", bw)
 
@@ -136,10 +139,11 @@ class Stack:
     def one_step(self, params: Params, row: Inputs, key: Key) -> Any:
         results = []
         names = tuple(f"cell_{i}" for i in range(len(self.cells_fw)))
-        _check_cell.directions(params, names)
+        _check_cell.check_param_groups(params, names)
         for name, *pair in zip(names, self.cells_fw, self.cells_bw, strict=True):
-            with _check_cell.located(params=f'params["{name}"]'):
+            with _check_cell.relabel_errors(params=f'params["{name}"]'):
                 fw, bw = Pair(pair[0], pair[1], None).one_step(params[name], row, key)
+            # The next layer reads the concatenated outputs, as in a run.
             row = jax.tree.map(lambda *y: jnp.concatenate(y, -1), fw[0], bw[0])
             results.append((fw, bw))
         return results
@@ -150,20 +154,20 @@ Plan: TypeAlias = Single | Pair | Stack
 
 
 def with_memory(plan: Plan, params: Params, memory: PyTree, length: Any) -> Params:
-    """The params with the memory that `memory=` and `memory_length=` of a call give."""
+    """The params with the memory to attend to, from `memory=` and `memory_length=` of a call."""
     if memory is None:
         if length is not None:
             raise TypeError("memory_length: expected memory= with it, got None")
         return params
     if not isinstance(plan, Single):
-        raise TypeError("memory: expected a layer of one cell, an RNN, got one of directions")
+        raise TypeError("memory: expected a layer of one cell, an RNN, got a bidirectional one")
     return plan.attend(params, memory, length)
 
 
 def start(
     cell: CellLike, params: Params, batch_shape: BatchShape, dtype: DTypeLike | None
 ) -> State:
-    """Where a run of a layer of one cell begins, in that dtype."""
+    """The start state of a run in `dtype`, for a layer of one cell."""
     dtype = _check_data.floating(dtype)
     return ask(as_cell(cell), "start", cast(params, dtype), batch_tuple(batch_shape), dtype)
 
@@ -171,21 +175,19 @@ def start(
 def step(
     cell: CellLike, params: Params, inputs: Inputs, state: State, key: Key, dtype: DTypeLike | None
 ) -> Any:
-    """One step of a layer of one cell, in the dtype that a run would have.
-
-    A narrower state is widened to it: `start` does not see the inputs.
-    """
+    """One step of a layer of one cell, in the dtype in which a run would compute."""
     dtype = _check_data.floating(dtype) or promoted((params, inputs))
     params, inputs = cast((params, inputs), dtype)
     cell, like = as_cell(cell), jax.ShapeDtypeStruct((), dtype)
+    # A state in fewer bits is widened: `start` makes it without knowing the dtype of the inputs.
     state = jax.tree.map(lambda x: cast(x, promoted((x, like))), state)
     return Cell.__call__(cell, params, inputs, state, key=key)
 
 
 def check_state(cell: CellLike, params: Params, inputs: Inputs, state: State) -> Any:
-    """The state of a step, after the check that a cell makes of it.
+    """Checks the inputs and the state of a step, and returns the state.
 
-    It is made first: whether the cell draws can only be found with inputs that are inputs.
+    This comes first: whether the cell draws is found by a trace, which needs correct inputs.
     """
     cell = as_cell(cell)
     batch_shape = leading_shape(inputs, cell.feature_ndim)
@@ -193,16 +195,17 @@ def check_state(cell: CellLike, params: Params, inputs: Inputs, state: State) ->
 
 
 def check_inputs(plan: Plan, inputs: Inputs, time_major: bool = False) -> Any:
-    """The inputs of a run as arrays, after the check that the run makes of them.
+    """Checks the inputs of a run, and returns them as arrays.
 
-    It is made first: the params and the need of a key depend on what the inputs are.
+    This comes first: making the params, and finding out whether a key is needed, takes correct
+    inputs.
     """
     _check_data.flag("time_major", time_major)
-    return _check_data.inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
+    return _check_data.check_inputs(as_cell(plan.cells[0]), inputs, 0 if time_major else 1)[0]
 
 
-def input_shape(inputs: Inputs) -> Any:
-    """What `init` wants to know of the inputs."""
+def shapes_of(inputs: Inputs) -> Any:
+    """The shapes of the inputs: the `input_shape` of `init`."""
     return jax.tree.map(jnp.shape, inputs)
 
 
@@ -214,16 +217,17 @@ def find_key(
     params: Params,
     inputs: Inputs,
 ) -> Any:
-    """The key of a run: the one given, or for cells that draw the dropout stream's; or none.
+    """The key of a run: `key`, or for cells that draw one from the dropout stream, or `None`.
 
-    Raises a `ValueError` if a cell draws and there is nothing to draw from. `inputs` may be
-    of a whole run or of one step: only the features matter.
+    Raises a `ValueError` if a cell draws and there is neither. `inputs` may be those of a run
+    or of one step: only their features matter.
     """
     _check_data.one_key(key)
     if deterministic is not None:
         _check_data.flag("deterministic", deterministic)
     if deterministic:
         return None
+    # A cell that does not draw needs no stream, and does not advance one.
     if key is not None or not uses_key(plan, params, inputs):
         return key
     if stream is None:
@@ -236,25 +240,35 @@ def find_key(
 
 
 def uses_key(plan: Plan, params: Params, inputs: Inputs) -> bool:
-    """Whether what the cells compute depends on the key."""
+    """Whether the results of the cells depend on the key, found by tracing one step of one row."""
     ndims = feature_ndims(as_cell(plan.cells[0]).feature_ndim, inputs)
 
-    def one(x, shape):
+    # One row in float32, as `one_step` has it: calls that differ only in the batch size or in the
+    # floating dtype share an entry of the cache.
+    def spec(x, shape):
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(shape, jnp.float32 if floating else x.dtype)
 
-    def param(x):
-        if isinstance(x, Memory):
-            return jax.tree.map(lambda x: one(x, (1, *x.shape[1:])), x)
-        return one(x, x.shape)
+    def is_memory(x):
+        return isinstance(x, Memory)
 
-    row = jax.tree.map(lambda x, n: one(x, (1, *x.shape[x.ndim - n :])), inputs, ndims)
-    params = jax.tree.map(param, params, is_leaf=lambda x: isinstance(x, Memory))
-    types, structure = jax.tree.flatten((params, row))
-    return _uses_key(plan, structure, tuple(types))
+    def of_one_row(x):
+        return spec(x, (1, *x.shape[1:]))
+
+    def param_spec(x):
+        # A memory is in the params, but has a batch axis.
+        return jax.tree.map(of_one_row, x) if is_memory(x) else spec(x, x.shape)
+
+    def input_spec(x, feature_ndim):
+        return spec(x, (1, *x.shape[x.ndim - feature_ndim :]))
+
+    row = jax.tree.map(input_spec, inputs, ndims)
+    params = jax.tree.map(param_spec, params, is_leaf=is_memory)
+    types, treedef = jax.tree.flatten((params, row))
+    return _uses_key(plan, treedef, tuple(types))
 
 
 @memoize_by_cell
-def _uses_key(plan: Plan, structure: PyTreeDef, types: tuple[Any, ...]) -> bool:
-    params, row = structure.unflatten(types)
+def _uses_key(plan: Plan, treedef: PyTreeDef, types: tuple[Any, ...]) -> bool:
+    params, row = treedef.unflatten(types)
     return depends_on_last(plan.one_step, params, row, jax.random.key(0))

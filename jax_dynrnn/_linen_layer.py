@@ -1,4 +1,4 @@
-"""What the Linen layers have in common: the params, the key, and one step."""
+"""The base classes of the Linen layers: they hold the params, find the key, and take one step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from flax import linen as nn
 
 from ._arguments import explained
 from ._cell import State, as_cell
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._layer import (
     Single,
     check_inputs,
     check_state,
     find_key,
-    input_shape,
+    shapes_of,
     start,
     step,
     with_memory,
@@ -28,26 +28,30 @@ PARAMS = 'variables["params"]["cell"]'
 
 
 class Layer(nn.Module):
-    """A call of `plan().run` with the params, and a key where one is needed."""
+    """A layer that calls `plan().run` with its params, and with a key if its cells draw."""
 
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
 
     def __init_subclass__(cls, **options: Any) -> None:
+        # Flax makes a dataclass of the class, and so its `__init__`, in this call.
         super().__init_subclass__(**options)
         cls.__init__ = explained(cls.__init__)
 
     def plan(self) -> Any:
+        """The cells and how they are run; see `_layer`."""
         raise NotImplementedError
 
     @nn.compact
     def _params(self, inputs: Inputs) -> Any:
+        """The params, which are made at the first call, in `init`."""
+        # `self.param` would check existing params too, but the run does so with better messages.
         if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
-            return self._made_params()  # whose shapes the run checks, and says more
-        with located(dtype="param_dtype"):
-            return self.param("cell", self.plan().init, input_shape(inputs), self.param_dtype)
+            return self._existing_params()
+        with relabel_errors(dtype="param_dtype"):
+            return self.param("cell", self.plan().init, shapes_of(inputs), self.param_dtype)
 
-    def _made_params(self) -> Any:
+    def _existing_params(self) -> Any:
         if not self.has_variable("params", "cell"):
             given = sorted(self.variables.get("params", {}))
             raise KeyError(
@@ -57,23 +61,27 @@ class Layer(nn.Module):
         return nn.unbox(self.get_variable("params", "cell"))
 
     def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
-        with located(params=PARAMS):
-            return self._key_of(key, deterministic, params, inputs)
+        """The key of a run; see `find_key`."""
+        with relabel_errors(params=PARAMS):
+            return self._find_key(key, deterministic, params, inputs)
 
-    def _key_of(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
+    def _find_key(
+        self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs
+    ) -> Any:
         has_stream = self.has_rng("dropout")
         if self.is_initializing() and not has_stream:
-            deterministic = True  # the params do not depend on what is drawn
+            deterministic = True  # the params do not depend on the draws
         stream = (lambda: self.make_rng("dropout")) if has_stream else None
         return find_key(key, deterministic, stream, self.plan(), params, inputs)
 
     def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
+        """Calls `plan().run` with the params and the key in place."""
         inputs = check_inputs(self.plan(), inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             return self.plan().run(params, inputs, *arguments, key=key, **options)
 
 
@@ -97,15 +105,15 @@ class OneCell(Layer):
         memory: PyTree = None,
         memory_length: Lengths | None = None,
     ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
+        """Takes one time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
-        `dtype` is as in a run; a state in fewer bits is widened to it.
+        `dtype` is as for a run; a state in fewer bits is cast to it.
         """
         params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        with located(params=PARAMS):
+        with relabel_errors(params=PARAMS):
             return step(self.cell, params, inputs, state, key, dtype)
 
     @explained
@@ -117,13 +125,13 @@ class OneCell(Layer):
         memory: PyTree = None,
         memory_length: Lengths | None = None,
     ) -> State:
-        """The state in which a run in `dtype` (default: `param_dtype`) begins.
+        """The start state of a run in `dtype` (default: `param_dtype`).
 
         `batch_shape` is an int or a tuple.
         """
         dtype = self.param_dtype if dtype is None else dtype
         if self.is_initializing() and not self.has_variable("params", "cell"):
-            # Params want inputs, which come later; until then only its shapes matter.
+            # Params are made from inputs, which come later: until then only shapes matter.
             if as_cell(self.cell).attends:
                 raise ValueError(
                     "start: in init() a layer that attends has no params yet, on which its state "

@@ -1,4 +1,4 @@
-"""What the NNX layers have in common: the params, the key, and one step."""
+"""The base classes of the NNX layers: they hold the params, find the key, and take one step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from flax import nnx
 
 from ._arguments import explained
 from ._cell import State
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._layer import Plan, Single, check_inputs, check_state, find_key, start, step, with_memory
 from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes
 
 
 class Layer(nnx.Module):
-    """A call of `plan.run` with the params, and a key where one is needed.
+    """A layer that calls `plan.run` with its params, and with a key if its cells draw.
 
     Attributes:
-        params: the tree of `nnx.Param`s.
+        params: a pytree of `nnx.Param`s.
         rngs: the stream of keys for dropout, or `None`.
-        deterministic: whether calls evaluate; `model.eval()` and `model.train()` set it.
+        deterministic: whether calls evaluate; set by `model.eval()` and `model.train()`.
     """
 
     def __init__(self, plan: Plan, in_features: Shapes, rngs: nnx.Rngs, param_dtype: DTypeLike):
@@ -29,41 +29,49 @@ class Layer(nnx.Module):
             raise TypeError(
                 f"{type(self).__name__}: expected rngs=nnx.Rngs(seed), got {type(rngs).__name__}"
             )
+        # A number of features stands for the shape of one row.
         shape = in_features if not hasattr(in_features, "__index__") else (in_features,)
         if not ("params" in rngs or "default" in rngs):
             raise ValueError(
                 f"{type(self).__name__}: expected rngs with a stream of params or a default one, "
                 "as of nnx.Rngs(0), got none"
             )
-        with located(dtype="param_dtype"):
+        with relabel_errors(dtype="param_dtype"):
             params = plan.init(rngs.params(), shape, param_dtype)
         self.plan = plan
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         has_stream = "dropout" in rngs or "default" in rngs
+        # A fork, so that the draws of this layer do not depend on those of others.
         self.rngs = nnx.data(rngs.dropout.fork() if has_stream else None)
         self.deterministic = False
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` sets."""
+        """Called by `nnx.view` with the attributes to set."""
         if deterministic is not None:
             self.deterministic = deterministic
 
     def _values(self) -> Any:
-        is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+        """The params as plain arrays, which the pure functions take."""
+
+        def is_param(x):
+            return isinstance(x, nnx.Variable)
+
         return jax.tree.map(lambda p: p.get_value(), self.params, is_leaf=is_param)
 
     def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
+        """The key of a run; see `find_key`."""
         deterministic = self.deterministic if deterministic is None else deterministic
-        with located():
+        with relabel_errors():
             return find_key(key, deterministic, self.rngs, self.plan, params, inputs)
 
     def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
+        """Calls `plan.run` with the params and the key in place."""
         inputs = check_inputs(self.plan, inputs, options.get("time_major", False))
         memory = options.pop("memory", None), options.pop("memory_length", None)
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
-        with located():
+        with relabel_errors():
             return self.plan.run(params, inputs, *arguments, key=key, **options)
 
 
@@ -95,15 +103,15 @@ class OneCell(Layer):
         memory: PyTree = None,
         memory_length: Lengths | None = None,
     ) -> tuple[Any, State]:
-        """One time step: `inputs` `[B, D]` -> `(output, new_state)`.
+        """Takes one time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
-        `dtype` is as in a run; a state in fewer bits is widened to it.
+        `dtype` is as for a run; a state in fewer bits is cast to it.
         """
         params = with_memory(self.plan, self._values(), memory, memory_length)
-        with located():
+        with relabel_errors():
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
-        with located():
+        with relabel_errors():
             return step(self.cell, params, inputs, state, key, dtype)
 
     @explained
@@ -115,7 +123,7 @@ class OneCell(Layer):
         memory: PyTree = None,
         memory_length: Lengths | None = None,
     ) -> State:
-        """The state in which a run in `dtype` (default: `param_dtype`) begins.
+        """The start state of a run in `dtype` (default: `param_dtype`).
 
         `batch_shape` is an int or a tuple.
         """

@@ -1,6 +1,7 @@
-"""How the methods of a cell are called, and errors about what a cell of one's own gets wrong.
+"""Calls of a cell's methods, and errors about mistakes in a user's own cell.
 
-Nothing here computes; all of it is about structure, and runs while a call is traced.
+Nothing here computes. The checks concern structures and shapes only, and run while a call is
+traced.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from ._arguments import refusal
+from ._arguments import binding_error
 from ._types import Outputs, PyTree, State
 
 SIGNATURES = {
@@ -26,37 +27,41 @@ SIGNATURES = {
     "prepare": "prepare(params, *, key=None, batch_shape)",
     "start": "start(params, batch_shape, dtype)",
 }
+"""How each method of a cell is defined, for error messages."""
 
-NUMPY = (
+NUMPY_MESSAGE = (
     "expected functions and arrays of JAX, as it is traced, got NumPy's; use jax.numpy, and "
     "jnp.asarray(table) in place of a NumPy table that is indexed"
 )
 
-VALUES = (
+VALUE_MESSAGE = (
     "expected a function that can be traced, got one that looks at a value (if, while, float(), "
-    "int() of an array), which is not known then; use jnp.where or jax.lax.cond"
+    "int() of an array), which is unknown while JAX traces; use jnp.where or jax.lax.cond"
 )
 
-LOOKS_AT_VALUES = jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError
+CONCRETIZATION_ERRORS = jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError
 
 
 def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
-    """Calls a method of a cell; a `TypeError` says how it is defined if it cannot be called so."""
+    """Calls a method of a cell, and explains the errors that user-written methods often cause."""
     try:
         return getattr(cell, method)(*arguments, **options)
     except Exception as error:
+        # `_check_cell.check_params` catches these errors of an `init` that cannot be traced.
         if isinstance(error, jax.errors.TracerArrayConversionError) and method != "init":
-            raise TypeError(f"{name_of(cell)}.{method}: {NUMPY}") from error
-        if isinstance(error, LOOKS_AT_VALUES) and method != "init":
-            raise TypeError(f"{name_of(cell)}.{method}: {VALUES}") from error
+            raise TypeError(f"{name_of(cell)}.{method}: {NUMPY_MESSAGE}") from error
+        if isinstance(error, CONCRETIZATION_ERRORS) and method != "init":
+            raise TypeError(f"{name_of(cell)}.{method}: {VALUE_MESSAGE}") from error
+        # A cell that draws with `key=None`: JAX's message does not say where the key is missing.
         if "PRNG key type <class 'NoneType'>" in str(error) and options.get("key", 0) is None:
             raise TypeError(
-                f"{name_of(cell)}.{method}: expected it to run with key=None, which a run without "
-                "key= gives it, to evaluate; draw only where key is not None"
+                f"{name_of(cell)}.{method}: expected it to accept key=None, which a run without "
+                "key= passes to evaluate; draw random numbers only if key is not None"
             ) from error
         if isinstance(error, TypeError):
             _check_signature(cell, method, arguments, options)
-        if not _is_ours(cell, method):
+        # The package's own methods raise errors that need no note.
+        if not _is_of_package(getattr(cell, method, None)):
             error.add_note(f"{name_of(cell)} was called as {SIGNATURES[method]}")
         raise
 
@@ -64,117 +69,120 @@ def ask(cell: Any, method: str, *arguments: Any, **options: Any) -> Any:
 def _check_signature(
     cell: Any, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    """Checks that a method can be called so at all."""
+    """Raises if a method does not accept the arguments that every cell's method is called with."""
     try:
         signature = inspect.signature(getattr(cell, method))
-    except (TypeError, ValueError):  # of what is written in C
+    except (TypeError, ValueError):  # a function written in C may have no signature
         return
-    if refusal(signature, arguments, options) is not None:
+    if binding_error(signature, arguments, options) is not None:
         raise TypeError(
             f"{name_of(cell)}.{method}: expected {SIGNATURES[method]}, got {method}{signature}"
         )
 
 
-def _is_ours(cell: Any, method: str) -> bool:
-    """Whether a method is this package's, whose errors need no explanation."""
-    return _is_of_package(getattr(cell, method, None))
-
-
 def _is_of_package(function: Any) -> bool:
+    """Whether a function is defined in this package."""
     defined_in = getattr(function, "__module__", None) or ""
     return defined_in.partition(".")[0] == __name__.partition(".")[0]
 
 
 def name_of(cell: Any) -> str:
-    """The class of a cell, as its user knows it."""
+    """The class name of a cell; for an adapter, that of the object inside."""
     return type(getattr(cell, "foreign", cell)).__name__
 
 
 def result(cell: Any, returned: object, state: State) -> tuple[Any, Any]:
-    """What a step from `state` returned, if that is `(output, new_state)`."""
+    """Checks that a step from `state` returned `(output, new_state)`, and returns that pair."""
     expected = f"{cell!r}: a step must return (output, new_state)"
     if not isinstance(returned, tuple | list) or len(returned) != 2:
-        raise TypeError(f"{expected}, got {_what(returned, state)}")
+        raise TypeError(f"{expected}, got {_describe_returned(returned, state)}")
     output, new = returned
     if jax.tree.structure(new) != jax.tree.structure(state):
-        if same(returned, state):
+        # The state of an LSTM is a pair too: returned alone, it passes the check of the length.
+        if same_shapes(returned, state):
             raise TypeError(f"{expected}, got the new state alone: {structure(returned)}")
         raise TypeError(
             f"{cell!r}: a step must return the state it was given; expected {structure(state)}, "
-            f"got {structure(new)}{swapped(output, new, state)}"
+            f"got {structure(new)}{swap_hint(output, new, state)}"
         )
     for name, tree in (("output", output), ("state", new)):
         for path, x in tree_flatten_with_path(tree)[0]:
             if not hasattr(x, "dtype"):
                 raise TypeError(
                     f"{expected} of arrays, got {type(x).__name__} {x!r:.60} in "
-                    f"{name}{keystr(path)}; jnp.full({_batch(state)}, {x!r:.60}) is one for each "
-                    "row"
+                    f"{name}{keystr(path)}; jnp.full({_batch_shape(state)}, {x!r:.60}) is one for "
+                    "each row"
                 )
     for (path, x), old in zip(tree_flatten_with_path(new)[0], jax.tree.leaves(state), strict=True):
         if jnp.shape(x) != jnp.shape(old):
-            raise changed(cell, path, old, x, swapped(output, new, state))
+            raise state_change_error(cell, path, old, x, swap_hint(output, new, state))
     return output, new
 
 
-def changed(cell: Any, path: Any, old: State, new: State, hint: str = "") -> TypeError:
-    """The error about a leaf of the state that a step returned in another shape or dtype."""
+def state_change_error(cell: Any, path: Any, old: State, new: State, hint: str = "") -> TypeError:
+    """The error for a state leaf that a step returned with another shape or dtype."""
     return TypeError(
         f"{cell!r}: a step must return the state it was given; expected state{keystr(path)} of "
         f"{old.dtype}{list(jnp.shape(old))}, got {new.dtype}{list(new.shape)}{hint}"
     )
 
 
-def _what(returned: object, state: State) -> str:
+def _describe_returned(returned: object, state: State) -> str:
+    """What a step returned instead of a pair, with its likely cause."""
     if returned is None:
         return "None: does it end without a return?"
     if isinstance(returned, Generator):
         return "a generator: it has a yield in it"
-    if same(returned, state):
+    if same_shapes(returned, state):
         return f"the new state alone, {structure(returned)}"
     return structure(returned)
 
 
-def _batch(state: State) -> tuple[Any, ...]:
+def _batch_shape(state: State) -> tuple[Any, ...]:
+    """The batch axis as a shape `(B,)`; `()` if all leaves have rank 0."""
     shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
     return next((shape[:1] for shape in shapes if shape), ())
 
 
-def same(tree: PyTree, like: PyTree) -> bool:
-    """Whether two pytrees have one structure and the same shapes."""
+def same_shapes(tree: PyTree, like: PyTree) -> bool:
+    """Whether two pytrees have the same structure and the same shapes."""
     if jax.tree.structure(tree) != jax.tree.structure(like):
         return False
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
     return all(jnp.shape(x) == jnp.shape(y) for x, y in pairs if hasattr(x, "dtype"))
 
 
-def swapped(output: Outputs, new: State, state: State) -> str:
-    """A hint where the output of a step looks as its state should, and the state does not."""
-    is_state = jax.tree.leaves(new) and same(output, state) and not same(new, state)
-    return "; return (output, new_state), not Flax's (new_state, output)" if is_state else ""
+def swap_hint(output: Outputs, new: State, state: State) -> str:
+    """A hint if the output of a step has the shapes of the state, and the new state has not."""
+    swapped = jax.tree.leaves(new) and same_shapes(output, state) and not same_shapes(new, state)
+    return "; return (output, new_state), not Flax's (new_state, output)" if swapped else ""
 
 
-def match(cell: Any, start: PyTree, given: PyTree, where: str) -> Any:
-    """`given` with the structure of `start`; a plain tuple may stand for a named one.
+def match_structure(cell: Any, start: PyTree, given: PyTree, where: str) -> Any:
+    """`given` with the structure of `start`: plain tuples become NamedTuples.
 
-    Shapes are checked, dtypes kept.
+    Shapes are checked, dtypes stay.
     """
     if isinstance(start, tuple):
         fields = getattr(start, "_fields", None)
-        others = getattr(given, "_fields", fields)
-        if not isinstance(given, tuple) or len(given) != len(start) or others != fields:
+        # Another NamedTuple is refused: its fields may have the same shapes in another order.
+        given_fields = getattr(given, "_fields", fields)
+        if not isinstance(given, tuple) or len(given) != len(start) or given_fields != fields:
             raise ValueError(
                 f"{where}: expected {structure(start)} for {cell!r}, got {structure(given)}"
             )
         names = [f".{f}" for f in fields] if fields else [f"[{i}]" for i in range(len(start))]
-        parts = [match(cell, s, g, where + n) for s, g, n in zip(start, given, names, strict=True)]
+        parts = [
+            match_structure(cell, s, g, where + name)
+            for s, g, name in zip(start, given, names, strict=True)
+        ]
         return type(start)(*parts) if fields else tuple(parts)
     if jax.tree.structure(start) != jax.tree.structure(given):
         raise ValueError(
             f"{where}: expected {structure(start)} for {cell!r}, got {structure(given)}"
         )
 
-    def leaf(path, s, g):
+    def check_leaf(path, s, g):
         if tuple(s.shape) != jnp.shape(g):
             raise ValueError(
                 f"{where}{keystr(path)}: expected shape {tuple(s.shape)} for {cell!r}, got "
@@ -182,11 +190,11 @@ def match(cell: Any, start: PyTree, given: PyTree, where: str) -> Any:
             )
         return jnp.asarray(g)
 
-    return jax.tree_util.tree_map_with_path(leaf, start, given)
+    return jax.tree_util.tree_map_with_path(check_leaf, start, given)
 
 
 def structure(tree: PyTree) -> str:
-    """How a state looks, with its shapes: `LSTMStateTuple(c=[2, 4], h=[2, 4])`."""
+    """A pytree as text, with shapes for arrays: `LSTMStateTuple(c=[2, 4], h=[2, 4])`."""
     if isinstance(tree, tuple | list):
         fields = getattr(tree, "_fields", None)
         parts = [structure(x) for x in tree]
@@ -200,23 +208,27 @@ def structure(tree: PyTree) -> str:
 
 
 @contextlib.contextmanager
-def traced(where: str) -> Iterator[None]:
-    """Explains what happens to NumPy, and to values, in a function of the user's that is traced."""
+def explain_tracing_errors(where: str) -> Iterator[None]:
+    """Replaces JAX's errors about traced values, raised in a user's function, by advice."""
     try:
         yield
     except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(f"{where}: {NUMPY}") from error
-    except LOOKS_AT_VALUES as error:
-        raise TypeError(f"{where}: {VALUES}") from error
+        raise TypeError(f"{where}: {NUMPY_MESSAGE}") from error
+    except CONCRETIZATION_ERRORS as error:
+        raise TypeError(f"{where}: {VALUE_MESSAGE}") from error
 
 
 def call_back(where: str, function: Callable[..., Any], names: str, *arguments: Any) -> Any:
-    """Calls a function of the user's with `arguments` of these names while it is traced."""
-    with traced(where):
+    """Calls a user's function while it is traced, and explains its errors.
+
+    `where` is the argument that it was passed as, `names` are the names of its arguments.
+    """
+    with explain_tracing_errors(where):
         try:
             return function(*arguments)
         except Exception as error:
-            if isinstance(error, TypeError) and takes_other(function, arguments):
+            # A `TypeError` may also come from inside the function: it is left as it is.
+            if isinstance(error, TypeError) and rejects_arguments(function, arguments):
                 raise TypeError(
                     f"{where}: expected a function of {len(arguments)} ({names}), got one of "
                     f"{inspect.signature(function)}"
@@ -227,9 +239,9 @@ def call_back(where: str, function: Callable[..., Any], names: str, *arguments: 
             raise
 
 
-def takes_other(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    """Whether a function cannot be called with so many arguments."""
+def rejects_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Whether a function cannot be called with this number of positional arguments."""
     try:
-        return refusal(inspect.signature(function), arguments, {}) is not None
-    except (TypeError, ValueError):  # of what is written in C
+        return binding_error(inspect.signature(function), arguments, {}) is not None
+    except (TypeError, ValueError):  # a function written in C may have no signature
         return False

@@ -1,11 +1,12 @@
-"""`raw_rnn`: the loop of a cell with everything between its steps left to the user.
+"""`raw_rnn`: the loop over a cell in which a user's function computes everything between steps.
 
-`B` is the batch size, `D` a feature size, `H` the units, `M` the most steps taken.
+`B` is the batch size, `D` a feature size, `H` the units, `M` the maximum number of steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ ORDER = "raw_rnn(cell, params, loop_fn)"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Emitted:
-    """What `raw_rnn` emitted, as TF1's `TensorArray` gave it.
+    """The emitted outputs of `raw_rnn`, with the methods of TF1's `TensorArray` that apply.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,11 +42,11 @@ class Emitted:
     _steps: jax.Array
 
     def stack(self) -> Any:
-        """Pytree of `[M, B, ...]`, 0 past the end of each row and of the loop."""
+        """The outputs of all steps: a pytree of `[M, B, ...]`, 0 after the end of each row."""
         return self._values
 
     def size(self) -> jax.Array:
-        """How many steps were taken: int32, rank 0."""
+        """The number of steps taken, an int32 scalar."""
         return self._steps
 
 
@@ -58,10 +59,10 @@ def raw_rnn(
     maximum_iterations: int,
     key: jax.Array | None = None,
 ) -> tuple[Emitted, State, Any]:
-    """Runs a cell with a function of yours between the steps: decoders, samplers.
+    """Runs a cell with a user's function between the steps, as decoders and samplers need it.
 
-    Call it under `jax.jit`: outside of it, each call traces and compiles the loop again, which
-    takes up to seconds, since `loop_fn` is a new function each time, as far as JAX can tell.
+    Call it under `jax.jit`. Outside of it every call traces and compiles the loop again, which
+    can take seconds: JAX's cache does not recognise `loop_fn` from an earlier call.
 
         finished, x, state, emit, loop_state = loop_fn(0, None, None, None)
         for t = 0, 1, ... while not all rows are finished:
@@ -72,26 +73,27 @@ def raw_rnn(
 
     Args:
         cell: a cell, or any object with its three methods.
-        params: what `cell.init` made.
+        params: the params, as returned by `cell.init`.
         loop_fn: `loop_fn(time, cell_output, cell_state, loop_state) -> (finished,
             next_input, next_cell_state, emit_output, next_loop_state)`. `time` is a traced
             int32, `finished` bool `[B]`, `next_input` a pytree of `[B, *features]`. The first
-            call, with `(0, None, None, None)`, gives the first input and the initial state;
-            its `emit_output` says by arrays or `jax.ShapeDtypeStruct`s *without the batch
-            axis* what will be emitted (`None`: the cell's output). A `next_loop_state` of
-            `None` leaves the loop state as it is.
-        maximum_iterations: the most steps that are taken, `M`: shapes are static.
-        key: as for `dynamic_rnn`: step t gets `fold_in(key, t)`.
+            call, with `(0, None, None, None)`, returns the first input and the initial state;
+            its `emit_output` specifies what will be emitted, by arrays or
+            `jax.ShapeDtypeStruct`s *without the batch axis* (`None`: the cell's output). A
+            `next_loop_state` of `None` leaves the loop state unchanged.
+        maximum_iterations: the maximum number of steps `M`; it is needed because shapes are
+            static.
+        key: as for `dynamic_rnn`: step t receives `fold_in(key, t)`.
 
     Returns:
-        `(emitted, final_state, final_loop_state)`: `emitted.stack()` is `[M, B, ...]`, 0 past
-        the end, `emitted.size()` the steps taken. Leaves of the state of rank 0 take the
-        cell's value at every step taken. Gradients flow as through `dynamic_rnn`.
+        `(emitted, final_state, final_loop_state)`: `emitted.stack()` is `[M, B, ...]`, 0 after
+        the end, `emitted.size()` the number of steps taken. Rank-0 leaves of the state are
+        updated at every step taken. Gradients flow as through `dynamic_rnn`.
 
     Raises:
-        TypeError, ValueError: `loop_fn` returns something else than this.
+        TypeError, ValueError: `loop_fn` returns anything other than this.
 
-    Differs from TF1: `maximum_iterations` must be given. Nothing is cast.
+    Differs from TF1: `maximum_iterations` is required. Nothing is cast.
 
     Reference: `tf.nn.raw_rnn`, TensorFlow 1.15.
 
@@ -112,15 +114,15 @@ def raw_rnn(
     cell = as_cell(cell)
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     _check_data.one_key(key)
-    loop_fn = _checked(loop_fn)
+    loop_fn = _checked_loop_fn(loop_fn)
     zero = jnp.zeros((), jnp.int32)
     finished, inputs, state, emit, loop_state = loop_fn(zero, None, None, None)
-    inputs = _arrays("next_input", inputs)
-    loop_state = _arrays("next_loop_state", loop_state)
-    batch = _batch(cell, inputs)
-    finished = _flags(finished, batch)
-    with _check_cell.located(ORDER, initial_state="next_cell_state"):
-        state = _first_state(cell, params, inputs, state, batch)
+    inputs = _as_arrays("next_input", inputs)
+    loop_state = _as_arrays("next_loop_state", loop_state)
+    batch = _batch_size(cell, inputs)
+    finished = _check_finished(finished, batch)
+    with _check_cell.relabel_errors(ORDER, initial_state="next_cell_state"):
+        state = _check_first_state(cell, params, inputs, state, batch)
     prepare_key = fold_in(key, PREPARE)
     prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))
 
@@ -131,37 +133,44 @@ def raw_rnn(
     if emit is None:
         emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
-        is_spec = lambda x: isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
-        emit = jax.tree.map(lambda x: x if is_spec(x) else _arrays("emit_output", x), emit)
-        emit = jax.tree.map(lambda x: _with_batch(x, batch), emit)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), emit)
+        emit = jax.tree.map(functools.partial(_emit_spec, batch=batch), emit)
+
+    def zeros(spec):
+        return jnp.zeros(spec.shape, spec.dtype)
+
+    no_emission = jax.tree.map(zeros, emit)
 
     def advance(t, finished, inputs, state, loop_state):
         output, new = step(t, inputs, state)
-        given = loop_fn(t + 1, output, new, loop_state)
-        next_finished, next_inputs, new, emit, next_loop_state = given
+        returned = loop_fn(t + 1, output, new, loop_state)
+        next_finished, next_inputs, new, emit, next_loop_state = returned
         next_loop_state = loop_state if next_loop_state is None else next_loop_state
-        new = _alike("next_cell_state", state, new)
-        emit = jax.tree.map(_unless(finished), nothing, _alike("emit_output", nothing, emit))
+        new = _check_same_type("next_cell_state", state, new)
+        emit = _check_same_type("emit_output", no_emission, emit)
+        # As in TF1, the flags that `loop_fn` returns now take effect at the next step.
+        emit = _where_finished(finished, no_emission, emit)
         carry = (
-            finished | _flags(next_finished, batch),
-            _alike("next_input", inputs, next_inputs),
-            jax.tree.map(_unless(finished), state, new),
-            _alike("next_loop_state", loop_state, next_loop_state),
+            finished | _check_finished(next_finished, batch),
+            _check_same_type("next_input", inputs, next_inputs),
+            _where_finished(finished, state, new),
+            _check_same_type("next_loop_state", loop_state, next_loop_state),
         )
         return carry, (emit, True)
 
-    def one(carry, t):
-        end = lambda: (carry, (nothing, False))  # noqa: E731
-        return jax.lax.cond(carry[0].all(), end, lambda: advance(t, *carry))
+    def iterate(carry, t):
+        def skip():
+            return carry, (no_emission, False)
 
+        return jax.lax.cond(carry[0].all(), skip, lambda: advance(t, *carry))
+
+    # A scan with a `cond` inside: a `while_loop` would end earlier, but has no reverse mode.
     times = jnp.arange(maximum_iterations, dtype=jnp.int32)
-    carry, (values, taken) = jax.lax.scan(one, (finished, inputs, state, loop_state), times)
+    carry, (values, taken) = jax.lax.scan(iterate, (finished, inputs, state, loop_state), times)
     return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
 
 
-def _checked(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`loop_fn`, of which it is checked that it returns five things."""
+def _checked_loop_fn(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`loop_fn` with a check that it returns five results."""
     if not callable(loop_fn):
         raise TypeError(
             "loop_fn: expected a function (time, cell_output, cell_state, loop_state) -> "
@@ -170,12 +179,13 @@ def _checked(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     def checked(*arguments):
-        return _five(call_back("loop_fn", loop_fn, ARGUMENTS, *arguments))
+        return _check_five(call_back("loop_fn", loop_fn, ARGUMENTS, *arguments))
 
     return checked
 
 
-def _five(returned: object) -> tuple[Any, ...]:
+def _check_five(returned: object) -> tuple[Any, ...]:
+    """The five results of `loop_fn`, after checking their number."""
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         raise TypeError(
             "loop_fn: expected it to return (finished, next_input, next_cell_state, "
@@ -185,7 +195,8 @@ def _five(returned: object) -> tuple[Any, ...]:
     return tuple(returned)
 
 
-def _batch(cell: Cell, inputs: Inputs) -> int:
+def _batch_size(cell: Cell, inputs: Inputs) -> int:
+    """The batch size of the first input, after checking the ranks of its leaves."""
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     if not leaves:
         raise ValueError("loop_fn: expected a first next_input of at least one array, got none")
@@ -199,18 +210,19 @@ def _batch(cell: Cell, inputs: Inputs) -> int:
     return leaves[0][1].shape[0]
 
 
-def _arrays(where: str, tree: PyTree) -> Any:
-    """What `loop_fn` returned as arrays."""
+def _as_arrays(where: str, tree: PyTree) -> Any:
+    """A result of `loop_fn` as a pytree of JAX arrays."""
 
-    def leaf(path, x):
-        if isinstance(x, jax.Array):  # of any dtype: keys may be among them
+    def as_array(path, x):
+        if isinstance(x, jax.Array):  # of any dtype: a loop state may hold keys
             return x
         return jnp.asarray(_check_data.of_numbers(f"loop_fn: {where}{keystr(path)}", x))
 
-    return jax.tree_util.tree_map_with_path(leaf, tree)
+    return jax.tree_util.tree_map_with_path(as_array, tree)
 
 
-def _flags(finished: Any, batch: int) -> jax.Array:
+def _check_finished(finished: Any, batch: int) -> jax.Array:
+    """`finished` as an array, after checking that it is bool `[B]`."""
     finished = jnp.asarray(_check_data.array("loop_fn: finished", finished))
     if finished.shape != (batch,) or finished.dtype != bool:
         raise ValueError(
@@ -220,28 +232,35 @@ def _flags(finished: Any, batch: int) -> jax.Array:
     return finished
 
 
-def _first_state(cell: Cell, params: Params, inputs: Inputs, state: State, batch: int) -> Any:
-    _check_cell.params(cell, params, jax.tree.map(jnp.shape, inputs))
+def _check_first_state(cell: Cell, params: Params, inputs: Inputs, state: State, batch: int) -> Any:
+    """Checks the params, and the first state against the start state of the cell."""
+    _check_cell.check_params(cell, params, jax.tree.map(jnp.shape, inputs))
+    # Only shapes are compared, so any floating dtype of the call will do for the start state.
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]
     dtype = floating[0] if floating else jnp.result_type(float)
     start = jax.eval_shape(lambda: ask(cell, "start", params, (batch,), dtype))
-    return _check_cell.initial_state(cell, state, start)
+    return _check_cell.match_initial_state(cell, state, start)
 
 
-def _with_batch(x: Any, batch: int) -> jax.ShapeDtypeStruct:
-    x = x if hasattr(x, "dtype") else jnp.asarray(x)
+def _emit_spec(x: Any, batch: int) -> jax.ShapeDtypeStruct:
+    """The shape and dtype to emit, from what the first call of `loop_fn` gave for one row."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = _as_arrays("emit_output", x)
     return jax.ShapeDtypeStruct((batch, *x.shape), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _alike(where: str, old: State, new: State) -> Any:
-    """`new` as arrays, after checking that it is to `old` what a loop carries."""
+def _check_same_type(where: str, old: PyTree, new: PyTree) -> Any:
+    """`new` as arrays, after checking that structure, shapes and dtypes are those of `old`.
+
+    `lax.scan` requires this of a carry, and the error here says which result differs.
+    """
     if jax.tree.structure(old) != jax.tree.structure(new):
         raise TypeError(
             f"loop_fn: expected {where} as in the first call, {structure(old)}, got "
             f"{structure(new)}"
         )
-    new = _arrays(where, new)
+    new = _as_arrays(where, new)
     for (path, a), b in zip(
         jax.tree_util.tree_flatten_with_path(old)[0], jax.tree.leaves(new), strict=True
     ):
@@ -253,6 +272,10 @@ def _alike(where: str, old: State, new: State) -> Any:
     return new
 
 
-def _unless(finished: jax.Array) -> Callable[..., Any]:
-    """Takes the old row where it is finished; a leaf of rank 0 is always new."""
-    return lambda old, new: jnp.where(expand_like(finished, new), old, new) if new.ndim else new
+def _where_finished(finished: jax.Array, old: PyTree, new: PyTree) -> Any:
+    """`old` in finished rows and `new` in the others; rank-0 leaves are always `new`."""
+
+    def select(old, new):
+        return jnp.where(expand_like(finished, new), old, new) if new.ndim else new
+
+    return jax.tree.map(select, old, new)

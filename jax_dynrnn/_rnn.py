@@ -1,4 +1,4 @@
-"""`dynamic_rnn` and its siblings: validation and layout, nothing else.
+"""`dynamic_rnn` and `explain`: they validate a call and hand it to an engine.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
 """
@@ -45,7 +45,7 @@ def dynamic_rnn(
     remat: int | str | None = None,
     implementation: str | None = None,
 ) -> tuple[Any, State]:
-    """Runs a cell over a padded batch of sequences of different length.
+    """Runs a cell over a padded batch of sequences of different lengths.
 
         for t in range(T), in each row:
             output[t], new = cell(params, x[t], state)
@@ -54,44 +54,46 @@ def dynamic_rnn(
     Args:
         cell: a cell, or any object with its three methods `init`, `zero_state` and
             `__call__`.
-        params: what `cell.init` made.
+        params: the params, as returned by `cell.init`.
         inputs: pytree of `[B, T, *features]`.
-        sequence_length: `[B]` integers; steps past a row's length are not valid. Where the
-            values are known they are checked, where they are traced clamped to [0, T].
-        initial_state: of the structure, and by the shapes, of `cell.zero_state(B)`;
-            default: where the cell starts.
-        mask: bool `[B, T]`; a step that is False is not valid: left padding, gaps.
-        resets: bool `[B, T]`; a reset between the steps t - 1 and t of a row, which no state
-            crosses: step t starts from the cell's start state, and with `reverse` step
-            t - 1 does. At t = 0 it replaces `initial_state`, and with `reverse` does
-            nothing. On a step that is not valid it takes effect at the next valid one.
-        reverse: takes each row's valid steps in descending order; outputs stay in the order
-            of the inputs.
+        sequence_length: `[B]` integers; steps at or after a row's length are not valid. Known
+            values are checked, traced values are clamped to [0, T].
+        initial_state: a state with the structure and shapes of `cell.zero_state(B)`;
+            default: the start state of the cell.
+        mask: bool `[B, T]`; False marks a step that is not valid: left padding, gaps.
+        resets: bool `[B, T]`; a reset lies between the steps t - 1 and t of a row, and no state
+            crosses it: step t starts from the cell's start state, or with `reverse` step
+            t - 1 does. At t = 0 it replaces `initial_state`, or with `reverse` has no
+            effect. On a step that is not valid it takes effect at the next valid step.
+        reverse: processes the valid steps of each row in descending order; outputs stay in the
+            order of the inputs.
         time_major: inputs, mask, resets and outputs are `[T, B, ...]`.
         dtype: floating inputs and params are cast to it; default: their promoted dtype.
-        key: for cells that draw. Step t gets `fold_in(key, t)`; `None` is evaluation.
-        unroll: steps in one iteration of the loop, at least: on accelerators an engine that
-            was not asked for by its name takes 8.
-        remat: what the backward pass keeps: `None` leaves it to the engine, an int k keeps
-            the state every k steps and recomputes the rest, `"sqrt"` is k = ceil(sqrt(T)),
-            `"offload"` keeps it in host memory.
+        key: for cells that draw random numbers. Step t receives `fold_in(key, t)`; `None` means
+            evaluation.
+        unroll: the minimum number of steps in one iteration of the loop: on accelerators an
+            engine that was not chosen by name takes 8.
+        remat: which states are saved for the backward pass: `None` leaves this to the engine,
+            an int k saves the state every k steps and recomputes the rest, `"sqrt"` is
+            k = ceil(sqrt(T)), `"offload"` saves them in host memory.
         implementation: the name of an engine, or `None`: see `explain`.
 
     Returns:
         `(outputs, state)`: the outputs `[B, T, H]` at every step, 0 where a step is not
         valid, and the state after each row's last valid step (`initial_state` in a row
-        without one). `outputs[:, -1]` is therefore not the state. Leaves of the state of
-        rank 0 are shared by the batch; they move at the first `min(T, max(1, n))` steps,
-        n being the steps up to the last valid one of any row.
+        without one). `outputs[:, -1]` is therefore not the state. Rank-0 leaves of the state
+        are shared by the batch; they are updated at the first `min(T, max(1, n))` steps,
+        where n is the number of steps up to the last one that is valid in any row.
 
     Raises:
-        TypeError, ValueError, KeyError: an argument is not what is said here; the message
-            says what was expected, what came, and what to do.
-        NotImplementedError: the engine asked for by name cannot run this; it says why.
+        TypeError, ValueError, KeyError: an argument is not as described here; the message
+            says what was expected, what was given, and what to do.
+        NotImplementedError: the engine chosen by name cannot run this call; the message says
+            why.
 
-    Differs from TF1: the params are an argument, and nothing is a variable. Padding never
-    reaches a gradient, whatever it holds: the cell receives the row's first valid step in its
-    place. Float and bool lengths, and known lengths outside [0, T], are errors. `dtype` is
+    Differs from TF1: the params are an argument; there are no variables. Padding never
+    reaches a gradient, whatever it contains: the cell receives the row's first valid step
+    instead. Float and bool lengths, and known lengths outside [0, T], are errors. `dtype` is
     not needed. `mask`, `resets` and `reverse` are new; `parallel_iterations` and
     `swap_memory` became `unroll` and `remat`.
 
@@ -116,7 +118,8 @@ def dynamic_rnn(
     try:
         request, engine = engines.choose(request, implementation)
     except NotImplementedError:
-        jax.eval_shape(lambda: _complete(request))  # if the call is wrong, that is what to say
+        # If the call itself is wrong, that is the more useful error.
+        jax.eval_shape(lambda: _complete(request))
         raise
     return _run(request, engine)
 
@@ -139,14 +142,14 @@ def explain(
     remat: int | str | None = None,
     implementation: str | None = None,
 ) -> engines.Explanation:
-    """Says which engine would run a call, and why each other one would not.
+    """Says which engine would run a call of `dynamic_rnn`, and why the others would not.
 
     Args:
-        cell: as of `dynamic_rnn`, as are all arguments; arrays may be
+        cell: as for `dynamic_rnn`, like all other arguments; arrays may be
             `jax.ShapeDtypeStruct`s.
 
     Returns:
-        An `Explanation` with `.chosen` and `.reasons`, which prints as a table.
+        An `Explanation` with `.chosen` and `.reasons`; printed, it is a table.
 
     Raises:
         TypeError, ValueError: as `dynamic_rnn`.
@@ -166,7 +169,7 @@ def explain(
 
 
 class RunOptions(TypedDict, total=False):
-    """The options of a run in a fixed order of steps, all as of `dynamic_rnn`."""
+    """The options of `dynamic_rnn` that every kind of run has: all but `reverse`."""
 
     mask: ArrayLike | None
     resets: ArrayLike | None
@@ -179,8 +182,13 @@ class RunOptions(TypedDict, total=False):
 
 
 def takes(options: type[Any]) -> Callable[[F], F]:
-    """Decorates a function of `**options: Unpack[options]`: they are its signature, and checked."""
+    """Decorates a function with `**options: Unpack[options]`.
+
+    Its signature lists the options, with the defaults of `dynamic_rnn`, and their names are
+    checked.
+    """
     like = inspect.signature(dynamic_rnn).parameters
+    # Annotations of a `TypedDict` are `ForwardRef`s; a signature shows them as plain text.
     annotations = {n: getattr(a, "__forward_arg__", a) for n, a in options.__annotations__.items()}
     parameters = [
         inspect.Parameter(name, kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation,
@@ -195,7 +203,7 @@ def _request(
     initial_state: State, mask: ArrayLike | None, resets: ArrayLike | None, *, reverse: bool,
     time_major: bool, dtype: DTypeLike | None, key: Key, unroll: int, remat: int | str | None,
 ) -> Request:  # fmt: skip
-    """Checks what can be checked without tracing the cell."""
+    """Makes a request after the checks that do not trace the cell."""
     cell = as_cell(cell)
     _check_data.arrays("params", params)
     _check_data.arrays("initial_state", initial_state)
@@ -203,8 +211,9 @@ def _request(
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     try:
-        inputs, batch, time = _check_data.inputs(cell, inputs, time_axis)
+        inputs, batch, time = _check_data.check_inputs(cell, inputs, time_axis)
     except (TypeError, ValueError):
+        # In TF1's order of arguments the lengths stand here, and the inputs in place of params.
         _check_cell.params_not_inputs(cell, params)
         raise
     if sequence_length is not None:
@@ -234,16 +243,18 @@ def _request(
 
 
 def promoted(tree: PyTree) -> Any:
-    """The dtype that all floating leaves promote to."""
+    """The dtype to which all floating leaves promote."""
     dtypes = [x.dtype for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
-    canonical = jax.dtypes.canonicalize_dtype  # float64 is float32 without x64
+    canonical = jax.dtypes.canonicalize_dtype  # float64 becomes float32 without x64
     floating = [canonical(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
-    with jax.numpy_dtype_promotion("standard"):  # found explicitly: strict mode works
+    # All leaves are cast to the result, so a user's strict promotion mode is not violated.
+    with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
 def _run(request: Request, engine: Engine) -> tuple[Any, State]:
-    # A compiled run keeps its cell, and what is in it, as long as the process runs.
+    """Runs a request, compiled if JAX's cache may keep the cell."""
+    # The cache of `jax.jit` keeps the cell, and every array inside it, as long as the process runs.
     may_cache = why_not_cached(request.cell) is None
     return (_compiled if may_cache else _execute)(request, engine)
 
@@ -256,26 +267,31 @@ _compiled = jax.jit(_execute, static_argnums=1)
 
 
 def _complete(request: Request) -> Run:
-    """Casts, checks against the cell, prepares the params, finds the start state, makes masks."""
+    """Makes the run of a request: casts, checks the cell, prepares params, and makes masks."""
     cell, dtype, batch = request.cell, request.dtype, request.batch
     shapes = jax.tree.map(lambda x: x.shape, request.inputs)
-    _check_cell.params(cell, request.params, shapes)
+    _check_cell.check_params(cell, request.params, shapes)
     inputs, raw_params = cast(request.inputs, dtype), cast(request.params, dtype)
     default = jax.tree.map(jnp.asarray, ask(cell, "start", raw_params, (batch,), dtype))
     _check_cell.batch_leaves(cell, default, batch, "state")
     state = start = default
     if request.initial_state is not None:
-        state = _check_cell.initial_state(cell, request.initial_state, default)
-        start = jax.tree.map(lambda s, given: s.astype(given.dtype), default, state)
+        state = _check_cell.match_initial_state(cell, request.initial_state, default)
+        start = _cast_like(default, state)
     prepare_key = fold_in(request.key, PREPARE)
     params = ask(cell, "prepare", raw_params, key=prepare_key, batch_shape=(batch,))
 
+    def zeros_of_a_step(x):
+        # Both leading axes are dropped, so the layout, batch- or time-major, does not matter.
+        return jnp.zeros((batch, *x.shape[2:]), x.dtype)
+
     def step(state):
-        first = jax.tree.map(lambda x: jnp.zeros((batch, *x.shape[2:]), x.dtype), inputs)
-        projected = ask(cell, "project", params, first)
+        zeros = jax.tree.map(zeros_of_a_step, inputs)
+        projected = ask(cell, "project", params, zeros)
         return take_step(cell, params, projected, state, key=request.key)
 
-    output = _check_cell.step(cell, step, state, default, batch)
+    # Traced before an engine runs the cell: an error in a step is clearer outside of a loop.
+    output = _check_cell.check_step(cell, step, state, default, batch)
     has_scalars = any(x.ndim == 0 for x in jax.tree.leaves((state, output)))
     masks = Masks.of(_with_arrays(request), has_scalars)
     return Run.of(
@@ -290,7 +306,7 @@ def _complete(request: Request) -> Run:
 
 
 def _with_arrays(request: Request) -> Request:
-    """The request with lengths, mask and resets as arrays, the lengths within [0, T]."""
+    """The request with lengths, mask and resets as JAX arrays; lengths are clamped to [0, T]."""
     return dataclasses.replace(
         request,
         lengths=None if request.lengths is None else as_lengths(request.lengths, request.time),
@@ -299,11 +315,20 @@ def _with_arrays(request: Request) -> Request:
     )
 
 
-def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
-    """The tree as JAX arrays, the floating ones in `dtype`."""
+def _cast_like(start: State, state: State) -> State:
+    """`start` in the dtypes of `state`: a reset puts it in the place of the carried state."""
 
-    def leaf(x):
+    def cast_leaf(s, carried):
+        return s.astype(carried.dtype)
+
+    return jax.tree.map(cast_leaf, start, state)
+
+
+def cast(tree: PyTree, dtype: DTypeLike | None) -> PyTree:
+    """The tree as JAX arrays, the floating ones cast to `dtype`."""
+
+    def cast_leaf(x):
         x = jnp.asarray(x)
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(cast_leaf, tree)

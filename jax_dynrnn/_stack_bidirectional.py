@@ -1,4 +1,4 @@
-"""Bidirectional runs one on another.
+"""Stacked bidirectional runs: each layer reads the concatenated outputs of the layer below.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
 """
@@ -39,13 +39,13 @@ def init_stack_bidirectional(
     """Makes the params of `stack_bidirectional_dynamic_rnn`: `{"cell_0": {"fw", "bw"}, ...}`.
 
     Args:
-        key: for the initialisers.
-        cells_fw, cells_bw: one cell a layer, lists of the same length.
-        input_shape: `inputs.shape`; only the features are read.
-        dtype: of the params.
+        key: the key from which the initialisers draw.
+        cells_fw, cells_bw: one cell per layer, lists of the same length.
+        input_shape: `inputs.shape`; only the feature sizes are read.
+        dtype: the dtype of the params.
 
     Returns:
-        Params, those of each layer and direction drawn on their own.
+        The params, initialised independently for each layer and direction.
 
     Raises:
         TypeError, ValueError: the cells are not two lists of the same length.
@@ -59,13 +59,19 @@ def init_stack_bidirectional(
     """
     _check_data.a_key(key)
     params = {}
-    for i, (fw, bw) in enumerate(layers(cells_fw, cells_bw)):
+    for i, (fw, bw) in enumerate(layer_pairs(cells_fw, cells_bw)):
         layer_key = jax.random.fold_in(key, i)
         params[f"cell_{i}"] = init_bidirectional(layer_key, fw, bw, input_shape, dtype)
+        # The next layer reads the concatenated outputs of this one: its feature sizes add up.
         shapes = [output_shape(as_cell(cell), input_shape) for cell in (fw, bw)]
         check_features(shapes, rank=1)
-        input_shape = jax.tree.map(lambda a, b: (*a[:-1], a[-1] + b[-1]), *shapes, is_leaf=is_shape)
+        input_shape = jax.tree.map(_concatenated_shape, *shapes, is_leaf=is_shape)
     return params
+
+
+def _concatenated_shape(fw: tuple[Any, ...], bw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape of two outputs concatenated on the last axis."""
+    return (*fw[:-1], fw[-1] + bw[-1])
 
 
 @takes(RunOptions)
@@ -79,25 +85,25 @@ def stack_bidirectional_dynamic_rnn(
     initial_states_bw: Sequence[State] | None = None,
     **options: Unpack[RunOptions],
 ) -> tuple[Any, tuple[State, ...], tuple[State, ...]]:
-    """Bidirectional layers, each on the concatenated outputs of the one below.
+    """Runs bidirectional layers, each on the concatenated outputs of the layer below.
 
     Args:
-        cells_fw, cells_bw: one cell a layer, lists of the same length.
-        params: as `init_stack_bidirectional` makes them.
+        cells_fw, cells_bw: one cell per layer, lists of the same length.
+        params: as returned by `init_stack_bidirectional`.
         inputs: `[B, T, D]`.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
-        initial_states_fw, initial_states_bw: one state a layer; default: where the cells
-            start.
+        initial_states_fw, initial_states_bw: one state per layer; default: the start states
+            of the cells.
         **options: `mask`, `resets`, `time_major`, `dtype`, `key`, `unroll`, `remat`,
             `implementation`, as for `dynamic_rnn`; layer i uses `fold_in(key, i)`.
 
     Returns:
         `(outputs, states_fw, states_bw)`: the outputs `[B, T, H_fw + H_bw]` of the last
-        layer, and a tuple of states, one a layer, for each direction.
+        layer, and for each direction a tuple of states, one per layer.
 
     Raises:
-        TypeError, ValueError: the cells or states are not lists of the same length; all
-            else as `dynamic_rnn`.
+        TypeError, ValueError: the cells or states are not lists of the same length; other
+            errors as `dynamic_rnn`.
 
     Reference: `tf.contrib.rnn.stack_bidirectional_dynamic_rnn`.
 
@@ -111,23 +117,24 @@ def stack_bidirectional_dynamic_rnn(
         >>> outputs.shape, len(states_fw)
         ((2, 5, 10), 2)
     """
-    pairs = layers(cells_fw, cells_bw)
+    pairs = layer_pairs(cells_fw, cells_bw)
     names = tuple(f"cell_{i}" for i in range(len(pairs)))
-    with _check_cell.located(ORDER):
-        _check_cell.directions(params, names)
+    with _check_cell.relabel_errors(ORDER):
+        _check_cell.check_param_groups(params, names)
     key = options.get("key")
     _check_data.one_key(key)
     initial_fw = _states(initial_states_fw, len(pairs), "initial_states_fw")
     initial_bw = _states(initial_states_bw, len(pairs), "initial_states_bw")
     states = []
     for i, (fw, bw) in enumerate(pairs):
-        places = {
+        # Errors of the inner run speak of its own arguments; here those have other names.
+        labels = {
             "params": f'params["{names[i]}"]',
             "initial_state_fw": f"initial_states_fw[{i}]",
             "initial_state_bw": f"initial_states_bw[{i}]",
         }
         layer_options: Any = {**options, "key": fold_in(key, i)}
-        with _check_cell.located(ORDER, **places):
+        with _check_cell.relabel_errors(ORDER, **labels):
             outputs, state = bidirectional_dynamic_rnn(
                 fw,
                 bw,
@@ -144,8 +151,10 @@ def stack_bidirectional_dynamic_rnn(
     return inputs, states_fw, states_bw
 
 
-def layers(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[tuple[Any, Any]]:
-    """The two cells of each layer, checked."""
+def layer_pairs(
+    cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]
+) -> list[tuple[Any, Any]]:
+    """The pair `(cell_fw, cell_bw)` of each layer, after checking the two lists."""
     for name, cells in (("cells_fw", cells_fw), ("cells_bw", cells_bw)):
         if not isinstance(cells, list | tuple):
             raise TypeError(f"{name}: expected a list of cells, got {type(cells).__name__}")
@@ -157,12 +166,13 @@ def layers(cells_fw: Sequence[CellLike], cells_bw: Sequence[CellLike]) -> list[t
     return list(zip(cells_fw, cells_bw, strict=True))
 
 
-def _states(states: PyTree, layers: int, name: str) -> Sequence[Any]:
+def _states(states: PyTree, num_layers: int, name: str) -> Sequence[Any]:
+    """One initial state per layer, after checking their number; `None`s if none are given."""
     if states is None:
-        return [None] * layers
-    if not isinstance(states, list | tuple) or len(states) != layers:
+        return [None] * num_layers
+    if not isinstance(states, list | tuple) or len(states) != num_layers:
         raise ValueError(
-            f"{name}: expected a list or tuple of {layers} states, one for each layer, got "
+            f"{name}: expected a list or tuple of {num_layers} states, one for each layer, got "
             f"{type(states).__name__}"
             + (f" of {len(states)}" if isinstance(states, list | tuple) else "")
         )

@@ -1,8 +1,8 @@
-"""The runs over Python lists of steps: TF1's `static_rnn` and its siblings.
+"""Runs over Python lists of steps: TF1's `static_rnn` and its siblings.
 
-They unrolled the graph; here they are `dynamic_rnn` on the stacked steps, so that a list and
-an array of steps give the same. `B` is the batch size, `T` the number of time steps, `D` a
-feature size, `H` the units.
+TF1 unrolled the graph. Here the steps are stacked and run by `dynamic_rnn`, so that a list and an
+array of the same steps give the same results. `B` is the batch size, `T` the number of time
+steps, `D` a feature size, `H` the units.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from . import _check_cell
 from ._arguments import explained
-from ._bidirectional import bidirectional_dynamic_rnn, check_features
+from ._bidirectional import bidirectional_dynamic_rnn, check_features, concatenate_leaves
 from ._cell import Params, State, as_cell
 from ._protocol import structure
 from ._rnn import dynamic_rnn
@@ -34,11 +34,11 @@ def static_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list[Any], State]:
-    """`dynamic_rnn` over a list of steps.
+    """Runs a cell over a list of steps, as `dynamic_rnn` does over an array.
 
     Args:
         cell, params, initial_state, dtype, key: as for `dynamic_rnn`.
-        inputs: list of `T` pytrees of `[B, *features]`, one a step.
+        inputs: list of `T` pytrees of `[B, *features]`, one per step.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
 
     Returns:
@@ -46,10 +46,10 @@ def static_rnn(
 
     Raises:
         TypeError: `inputs` is not a list or tuple. ValueError: it is empty, or its steps
-            differ in shape. All else as `dynamic_rnn`.
+            differ in shape. Other errors as `dynamic_rnn`.
 
-    Differs from TF1: the loop is not unrolled, so that compilation does not grow with `T`.
-    Leaves of the state of rank 0 move at least once, as in `dynamic_rnn`, also where all
+    Differs from TF1: the loop is not unrolled, so that compile time does not grow with `T`.
+    Rank-0 leaves of the state are updated at least once, as in `dynamic_rnn`, even if all
     lengths are 0.
 
     Reference: `tf.nn.static_rnn`.
@@ -62,12 +62,12 @@ def static_rnn(
         >>> len(outputs), outputs[0].shape, bool(jnp.allclose(outputs[2][1], state[1]))
         (5, (2, 4), True)
     """
-    with _check_cell.located("static_rnn(cell, params, inputs)"):
+    with _check_cell.relabel_errors("static_rnn(cell, params, inputs)"):
         outputs, state = dynamic_rnn(
             cell, params, _stacked(inputs), sequence_length, initial_state, time_major=True,
             dtype=dtype, key=key,
         )  # fmt: skip
-    return _steps(outputs, len(inputs)), state
+    return _unstacked(outputs, len(inputs)), state
 
 
 @explained
@@ -83,12 +83,12 @@ def static_bidirectional_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list[Any], State, State]:
-    """`bidirectional_dynamic_rnn` over a list of steps, the outputs concatenated.
+    """Runs two cells over a list of steps in both directions, and concatenates the outputs.
 
     Args:
         cell_fw, cell_bw, params, initial_state_fw, initial_state_bw, dtype, key: as for
             `bidirectional_dynamic_rnn`.
-        inputs: list of `T` pytrees of `[B, *features]`, one a step.
+        inputs: list of `T` pytrees of `[B, *features]`, one per step.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
 
     Returns:
@@ -108,14 +108,15 @@ def static_bidirectional_rnn(
         >>> outputs[0].shape, bool(jnp.allclose(outputs[0][:, 4:], bw))
         ((2, 8), True)
     """
-    with _check_cell.located("static_bidirectional_rnn(cell_fw, cell_bw, params, inputs)"):
+    with _check_cell.relabel_errors("static_bidirectional_rnn(cell_fw, cell_bw, params, inputs)"):
         (outputs_fw, outputs_bw), (state_fw, state_bw) = bidirectional_dynamic_rnn(
             cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
             initial_state_bw, time_major=True, dtype=dtype, key=key,
         )  # fmt: skip
     check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
-    outputs = jax.tree.map(lambda fw, bw: jnp.concatenate([fw, bw], 2), outputs_fw, outputs_bw)
-    return _steps(outputs, len(inputs)), state_fw, state_bw
+    # TF1 concatenates outputs `[B, ...]` on axis 1, not on the last axis. Time is the first here.
+    outputs = concatenate_leaves(outputs_fw, outputs_bw, axis=2)
+    return _unstacked(outputs, len(inputs)), state_fw, state_bw
 
 
 @explained
@@ -131,17 +132,17 @@ def stack_bidirectional_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list[Any], tuple[State, ...], tuple[State, ...]]:
-    """`stack_bidirectional_dynamic_rnn` over a list of steps.
+    """Runs bidirectional layers over a list of steps, as `stack_bidirectional_dynamic_rnn` does.
 
     Args:
         cells_fw, cells_bw, params, initial_states_fw, initial_states_bw, dtype, key: as for
             `stack_bidirectional_dynamic_rnn`.
-        inputs: list of `T` arrays `[B, D]`, one a step.
+        inputs: list of `T` arrays `[B, D]`, one per step.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
 
     Returns:
         `(outputs, states_fw, states_bw)`: the list of `T` outputs `[B, H_fw + H_bw]` of the
-        last layer, and a tuple of states, one a layer, for each direction.
+        last layer, and for each direction a tuple of states, one per layer.
 
     Raises:
         TypeError, ValueError: as `static_rnn` and `stack_bidirectional_dynamic_rnn`.
@@ -156,12 +157,12 @@ def stack_bidirectional_rnn(
         >>> outputs[0].shape, [state.shape for state in fw]
         ((2, 10), [(2, 4), (2, 5)])
     """
-    with _check_cell.located("stack_bidirectional_rnn(cells_fw, cells_bw, params, inputs)"):
+    with _check_cell.relabel_errors("stack_bidirectional_rnn(cells_fw, cells_bw, params, inputs)"):
         outputs, states_fw, states_bw = stack_bidirectional_dynamic_rnn(
             cells_fw, cells_bw, params, _stacked(inputs), sequence_length, initial_states_fw,
             initial_states_bw, time_major=True, dtype=dtype, key=key,
         )  # fmt: skip
-    return _steps(outputs, len(inputs)), states_fw, states_bw
+    return _unstacked(outputs, len(inputs)), states_fw, states_bw
 
 
 @explained
@@ -176,25 +177,25 @@ def static_state_saving_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[list[Any], State, dict[str, jax.Array]]:
-    """`static_rnn` from a saved state, which it saves again: long sequences in pieces.
+    """Runs a long sequence piece by piece: starts from a saved state and saves the final one.
 
     Args:
         cell, params, dtype, key: as for `dynamic_rnn`.
-        inputs: list of `T` pytrees of `[B, *features]`, one a step.
-        state_saver: the saved arrays by name; others may lie beside them.
-        state_name: the names of the state's leaves, in their order: a string for one array,
+        inputs: list of `T` pytrees of `[B, *features]`, one per step.
+        state_saver: a dict with the saved arrays by name; it may hold other entries.
+        state_name: the names of the leaves of the state, in order: a string for one array,
             `("c", "h")` for an LSTM.
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
 
     Returns:
-        `(outputs, state, state_saver)`: the last is a new dict with the final state in it.
+        `(outputs, state, state_saver)`: `state_saver` is a new dict with the final state in it.
 
     Raises:
-        ValueError: `state_name` has not one name for each array. KeyError: a name is not in
-            `state_saver`. All else as `static_rnn`.
+        ValueError: `state_name` does not have one name for each array. KeyError: a name is not
+            in `state_saver`. Other errors as `static_rnn`.
 
-    Differs from TF1: the saver is a dict that comes in and one that goes out; TF1's object
-    had `state(name)` and `save_state(name, value)`.
+    Differs from TF1: a dict is passed in and a new one is returned; TF1's object had
+    `state(name)` and `save_state(name, value)`.
 
     Reference: `tf.nn.static_state_saving_rnn`.
 
@@ -212,10 +213,11 @@ def static_state_saving_rnn(
     """
     steps, cell = _stacked(inputs), as_cell(cell)
     order = "static_state_saving_rnn(cell, params, inputs, state_saver, state_name)"
-    with _check_cell.located(order):
-        _check_cell.params(cell, params, jax.tree.map(jnp.shape, steps))
+    with _check_cell.relabel_errors(order):
+        _check_cell.check_params(cell, params, jax.tree.map(jnp.shape, steps))
     state = jax.eval_shape(lambda: cell.start(params, (1,), jnp.float32))
     names, leaves = jax.tree.leaves(state_name), jax.tree.leaves(state)
+    # As in TF1: a string names a state of one array, a tuple the leaves of any other state.
     nested = not isinstance(state_name, str)
     if len(names) != len(leaves) or nested != (not jax.tree_util.all_leaves([state])):
         raise ValueError(
@@ -232,16 +234,16 @@ def static_state_saving_rnn(
     if missing:
         raise KeyError(f"state_saver: expected {names}, missing: {missing}")
     saved = jax.tree.structure(state).unflatten([state_saver[name] for name in names])
-    with _check_cell.located(order, initial_state="state_saver"):
+    with _check_cell.relabel_errors(order, initial_state="state_saver"):
         outputs, final = dynamic_rnn(
             cell, params, steps, sequence_length, saved, time_major=True, dtype=dtype, key=key
         )
-    outputs = _steps(outputs, len(inputs))
+    outputs = _unstacked(outputs, len(inputs))
     return outputs, final, {**state_saver, **dict(zip(names, jax.tree.leaves(final), strict=True))}
 
 
 def _stacked(inputs: Inputs) -> Any:
-    """The list of steps as one time-major pytree."""
+    """Stacks a list of steps into one time-major pytree, after checking that they are alike."""
     if not isinstance(inputs, list | tuple):
         raise TypeError(
             f"inputs: expected a list of steps, got {type(inputs).__name__}; dynamic_rnn takes "
@@ -256,8 +258,14 @@ def _stacked(inputs: Inputs) -> Any:
             "inputs: expected steps of one structure and shape, got "
             f"{', '.join(dict.fromkeys(map(structure, inputs)))}"
         )
-    return jax.tree.map(lambda *x: jnp.stack(x), *inputs)
+
+    def stack(*steps):
+        return jnp.stack(steps)
+
+    return jax.tree.map(stack, *inputs)
 
 
-def _steps(outputs: Outputs, time: int) -> list[Any]:
-    return [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(time)]
+def _unstacked(outputs: Outputs, time: int) -> list[Any]:
+    """Splits time-major outputs into a list of steps."""
+    leaves, treedef = jax.tree.flatten(outputs)
+    return [treedef.unflatten([y[t] for y in leaves]) for t in range(time)]

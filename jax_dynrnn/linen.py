@@ -1,4 +1,4 @@
-"""Flax Linen layers: thin wrappers of the pure functions that hold the params.
+"""Flax Linen layers: thin wrappers around the pure functions that hold the params.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
 """
@@ -28,16 +28,17 @@ class RNN(OneCell):
 
     Attributes:
         cell: the cell.
-        param_dtype: of the params.
+        param_dtype: the dtype of the params.
 
-    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True
-    evaluates. Otherwise a cell that draws needs the `dropout` stream of keys (or `key=`).
+    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
+    evaluation. Otherwise a cell that draws needs the `dropout` stream of keys (or `key=`).
     An `AttentionWrapper` attends to `memory=` and `memory_length=`, in `step` and `start` too.
 
-    Variables: `params/cell`, what `cell.init` makes.
+    Variables: `params/cell`, the params as returned by `cell.init`.
 
     Raises:
-        ValueError: the cell draws and has nothing to draw from; all else as `dynamic_rnn`.
+        ValueError: the cell draws and has neither a stream nor a key; other errors as
+            `dynamic_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -66,17 +67,19 @@ class RNNCell(OneCell, nn.RNNCellBase):
     Attributes:
         cell: the cell.
         deterministic: whether to evaluate; otherwise a cell that draws needs the `dropout`
-            stream of keys, and `nn.RNN` its `split_rngs={"params": False, "dropout": True}`.
-            (With `False` there every step draws the same: variational dropout.)
-        param_dtype: of the params and of the carry.
+            stream of keys, and `nn.RNN` the option
+            `split_rngs={"params": False, "dropout": True}`. (With `"dropout": False` all steps
+            draw the same: variational dropout.)
+        param_dtype: the dtype of the params and of the carry.
 
-    The carry is the cell's state, and begins where the cell starts; outside of `init` and
-    `apply`, where no variables are, at the start of params made from `rng`.
+    The carry is the cell's state, and is initially the cell's start state. Outside of `init` and
+    `apply` there are no variables: the start state is then that of new params, made from `rng`.
 
-    Variables: `params/cell`, what `cell.init` makes: in `nn.RNN` `params/cell/cell`.
+    Variables: `params/cell`, the params as returned by `cell.init`; in `nn.RNN`
+    `params/cell/cell`.
 
     Raises:
-        ValueError: the cell draws and has nothing to draw from.
+        ValueError: the cell draws and has no stream to draw from.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -101,17 +104,18 @@ class RNNCell(OneCell, nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: Any, input_shape: tuple[Any, ...]) -> State:
-        """Where the cell starts, for `input_shape` `[*batch, *features]`."""
+        """The start state for inputs of shape `input_shape`, `[*batch, *features]`."""
         cell, dtype = as_cell(self.cell), self.param_dtype
         if self.scope is None:
             params = cell.init(rng, input_shape, dtype)
         else:
+            # Only the shapes of the inputs matter, for params that are not made yet.
             params = self._params(map_shapes(lambda s: jnp.zeros(s, dtype), input_shape))
         return cell.start(params, leading_axes(input_shape, cell.feature_ndim), dtype)
 
     @property
     def num_feature_axes(self) -> Any:
-        """How many axes the inputs have beside batch and time."""
+        """The number of feature axes of the inputs, which `nn.RNN` asks for."""
         return as_cell(self.cell).feature_ndim
 
 
@@ -119,15 +123,17 @@ class Bidirectional(Layer):
     """Runs two cells: `layer(inputs, ...) -> (merge_fn(fw, bw), (state_fw, state_bw))`.
 
     Attributes:
-        cell_fw, cell_bw: the cells of the two directions; `None` is one like `cell_fw`.
-        merge_fn: of both outputs; default: side by side on the last axis; `None`: the pair.
-        param_dtype: of the params.
+        cell_fw, cell_bw: the cells of the two directions; `cell_bw=None` takes `cell_fw` for
+            both, with params of its own.
+        merge_fn: a function of both outputs; default: concatenates them on the last axis;
+            `None` returns the pair.
+        param_dtype: the dtype of the params.
 
     A call takes the arguments of `bidirectional_dynamic_rnn` after `params`, and
     `deterministic`, as `RNN`. Variables: `params/cell/{fw,bw}`.
 
     Raises:
-        ValueError: a cell draws and has nothing to draw from; all else as
+        ValueError: a cell draws and has neither a stream nor a key; other errors as
             `bidirectional_dynamic_rnn`.
 
     Example:
@@ -163,17 +169,18 @@ class Bidirectional(Layer):
 
 
 class StackedBidirectional(Layer):
-    """Bidirectional layers: `layer(inputs, ...) -> (outputs, (states_fw, states_bw))`.
+    """Runs stacked bidirectional layers: `layer(inputs) -> (outputs, (states_fw, states_bw))`.
 
     Attributes:
-        cells_fw, cells_bw: one cell a layer; `None` is cells like `cells_fw`.
-        param_dtype: of the params.
+        cells_fw, cells_bw: one cell per layer; `cells_bw=None` takes `cells_fw` for both
+            directions, with params of their own.
+        param_dtype: the dtype of the params.
 
     A call takes the arguments of `stack_bidirectional_dynamic_rnn` after `params`, and
     `deterministic`, as `RNN`. Variables: `params/cell/cell_0/{fw,bw}`, ...
 
     Raises:
-        ValueError: a cell draws and has nothing to draw from; all else as
+        ValueError: a cell draws and has neither a stream nor a key; other errors as
             `stack_bidirectional_dynamic_rnn`.
 
     Example:

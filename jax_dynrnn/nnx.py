@@ -1,4 +1,4 @@
-"""Flax NNX layers: thin wrappers of the pure functions that hold the params.
+"""Flax NNX layers: thin wrappers around the pure functions that hold the params.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size, `H` the units.
 """
@@ -27,18 +27,19 @@ class RNN(OneCell):
 
     Args:
         cell: the cell.
-        in_features: the number of features of the inputs; for inputs with other feature
-            axes their shape, or a pytree of shapes.
-        rngs: the stream `params` (or the default one) makes the params, `dropout` (or the
-            default one) is what a cell that draws draws from.
-        param_dtype: of the params.
+        in_features: the number of features of the inputs; for inputs with more or fewer
+            feature axes their shape, or a pytree of shapes.
+        rngs: the streams of keys: `params` (or the default stream) initialises the params,
+            `dropout` (or the default stream) is for cells that draw.
+        param_dtype: the dtype of the params.
 
-    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True
-    evaluates; default: what `model.train()` and `model.eval()` set. An `AttentionWrapper`
+    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
+    evaluation; default: as set by `model.train()` and `model.eval()`. An `AttentionWrapper`
     attends to `memory=` and `memory_length=`, in `step` and `start` too.
 
     Raises:
-        ValueError: the cell draws and has nothing to draw from; all else as `dynamic_rnn`.
+        ValueError: the cell draws and has neither a stream nor a key; other errors as
+            `dynamic_rnn`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -67,11 +68,11 @@ class RNNCell(OneCell, nnx.RNNCellBase):
     Args:
         cell, in_features, rngs, param_dtype: as for `RNN`; the carry has `param_dtype` too.
 
-    The carry is the cell's state, and begins where the cell starts. At every step a cell that
-    draws draws new numbers; `model.eval()` evaluates.
+    The carry is the cell's state, and is initially the cell's start state. A cell that draws
+    uses a new key at every step; `model.eval()` turns that off.
 
     Raises:
-        ValueError: the cell draws and has nothing to draw from.
+        ValueError: the cell draws and has no stream to draw from.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -89,13 +90,13 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         return new, output
 
     def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None) -> State:
-        """Where the cell starts, for `input_shape` `[*batch, *features]`."""
-        del rngs
+        """The start state for inputs of shape `input_shape`, `[*batch, *features]`."""
+        del rngs  # the layer already has params, on which the start state may depend
         return self.start(leading_axes(input_shape, self.num_feature_axes))
 
     @property
     def num_feature_axes(self) -> Any:
-        """How many axes the inputs have beside batch and time."""
+        """The number of feature axes of the inputs, which `nnx.RNN` asks for."""
         return as_cell(self.cell).feature_ndim
 
 
@@ -103,15 +104,17 @@ class Bidirectional(Layer):
     """Runs two cells: `layer(inputs, ...) -> (merge_fn(fw, bw), (state_fw, state_bw))`.
 
     Args:
-        cell_fw, cell_bw: the cells of the two directions; `None` is one like `cell_fw`.
+        cell_fw, cell_bw: the cells of the two directions; `cell_bw=None` takes `cell_fw` for
+            both, with params of its own.
         in_features, rngs, param_dtype: as for `RNN`.
-        merge_fn: of both outputs; default: side by side on the last axis; `None`: the pair.
+        merge_fn: a function of both outputs; default: concatenates them on the last axis;
+            `None` returns the pair.
 
     A call takes the arguments of `bidirectional_dynamic_rnn` after `params`, and
     `deterministic`, as `RNN`.
 
     Raises:
-        ValueError: a cell draws and has nothing to draw from; all else as
+        ValueError: a cell draws and has neither a stream nor a key; other errors as
             `bidirectional_dynamic_rnn`.
 
     Example:
@@ -151,17 +154,18 @@ class Bidirectional(Layer):
 
 
 class StackedBidirectional(Layer):
-    """Bidirectional layers: `layer(inputs, ...) -> (outputs, (states_fw, states_bw))`.
+    """Runs stacked bidirectional layers: `layer(inputs) -> (outputs, (states_fw, states_bw))`.
 
     Args:
-        cells_fw, cells_bw: one cell a layer; `None` is cells like `cells_fw`.
+        cells_fw, cells_bw: one cell per layer; `cells_bw=None` takes `cells_fw` for both
+            directions, with params of their own.
         in_features, rngs, param_dtype: as for `RNN`.
 
     A call takes the arguments of `stack_bidirectional_dynamic_rnn` after `params`, and
     `deterministic`, as `RNN`.
 
     Raises:
-        ValueError: a cell draws and has nothing to draw from; all else as
+        ValueError: a cell draws and has neither a stream nor a key; other errors as
             `stack_bidirectional_dynamic_rnn`.
 
     Example:

@@ -1,4 +1,4 @@
-"""How sequences of different length become arrays: padded, or packed one behind the other.
+"""Batches of sequences of different lengths: padded, or packed end to end in rows.
 
 `B` is the batch size, `T` the number of time steps.
 """
@@ -27,21 +27,21 @@ def pad_sequences(
     buckets: Sequence[int] | None = None,
     value: Any = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Makes one padded batch of sequences of different length. NumPy, on the host.
+    """Pads sequences of different lengths to one batch. It runs in NumPy, on the host.
 
     Args:
-        arrays: one array `[T_b, ...]` a row, alike in all but the first size.
-        length: the number `T` of time steps; default: the longest row's.
-        buckets: sizes that `T` is rounded up to, so that few shapes are compiled.
-        value: what pads behind each row.
+        arrays: one array `[T_b, ...]` per row, of the same shape except for the first size.
+        length: the number `T` of time steps; default: the length of the longest row.
+        buckets: sizes to which `T` is rounded up, so that few shapes are compiled.
+        value: the value that pads the end of each row.
 
     Returns:
         The batch `[B, T, ...]` and its lengths, int32 `[B]`.
 
     Raises:
-        ValueError: no arrays, arrays that differ in their features, `length` and
-            `buckets` together, a row longer than they allow, or a `value` that the
-            dtype of the rows cannot hold.
+        ValueError: there are no arrays, or they differ in their features; `length` and
+            `buckets` are both given; a row is longer than they allow; or the dtype of the
+            rows cannot represent `value`.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -67,8 +67,9 @@ def pad_sequences(
             f"pad_sequences: expected rows of at most {max(sizes, default=0)} steps, got one "
             f"of {longest}; allow for more, or cut the rows"
         )
+    # Empty rows have no say: NumPy makes an empty list an array of float64.
     dtype = np.result_type(*{row.dtype for row in rows if row.size} or {row.dtype for row in rows})
-    if not _holds(dtype, value):
+    if not _can_represent(dtype, value):
         raise ValueError(
             f"pad_sequences: expected a value that {dtype}, the dtype of the rows, can hold, "
             f"got {value!r}"
@@ -80,7 +81,7 @@ def pad_sequences(
 
 
 def _rows(arrays: PyTree) -> list[np.ndarray]:
-    """The rows as NumPy arrays of numbers."""
+    """The rows as NumPy arrays, after checking that they hold numbers."""
     if isinstance(arrays, str | Mapping) or not hasattr(arrays, "__iter__"):
         raise TypeError(
             f"pad_sequences: expected a list of arrays, one for each row, got {arrays!r:.80}"
@@ -89,44 +90,46 @@ def _rows(arrays: PyTree) -> list[np.ndarray]:
         return [np.asarray(_check_data.of_numbers(f"arrays[{i}]", a)) for i, a in enumerate(arrays)]
     except jax.errors.TracerArrayConversionError:
         raise TypeError(
-            "pad_sequences: expected arrays whose values are known, got traced ones: it is made "
-            "of NumPy; call it outside of jax.jit, where batches are made"
+            "pad_sequences: expected arrays whose values are known, got traced ones: it runs "
+            "in NumPy, on the host; call it outside of jax.jit"
         ) from None
 
 
 def _sizes(buckets: Any) -> list[int]:
+    """The bucket sizes in ascending order, so that the first one that fits is the smallest."""
     if not isinstance(buckets, list | tuple | range | np.ndarray):
         raise TypeError(f"buckets: expected a list of sizes, got {buckets!r:.80}")
     return sorted(_check_data.count(f"buckets[{i}]", n, least=0) for i, n in enumerate(buckets))
 
 
-def _holds(dtype: DTypeLike, value: Any) -> bool:
-    """Whether an array of `dtype` can hold a number: floating ones round it."""
+def _can_represent(dtype: DTypeLike, value: Any) -> bool:
+    """Whether `dtype` can represent a number, which a floating dtype may round."""
     number = np.asarray(value)
     is_number = jnp.issubdtype(number.dtype, jnp.number) or number.dtype == bool
-    loses = np.iscomplexobj(number) and not jnp.issubdtype(dtype, jnp.complexfloating)
-    if number.ndim or not is_number or loses:
+    loses_imaginary = np.iscomplexobj(number) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    if number.ndim or not is_number or loses_imaginary:
         return False
     with np.errstate(invalid="ignore", over="ignore"):
-        held = number.astype(dtype)
+        converted = number.astype(dtype)
     if jnp.issubdtype(dtype, jnp.inexact):
-        return bool(np.isfinite(held) == np.isfinite(number))
-    return bool(held == number)
+        return bool(np.isfinite(converted) == np.isfinite(number))  # not if it overflows
+    return bool(converted == number)
 
 
 @explained
 def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None) -> jax.Array:
-    """Where a new segment begins in packed rows: the `resets` of `dynamic_rnn`.
+    """Marks the steps at which a new segment begins in packed rows: `resets` of `dynamic_rnn`.
 
     Args:
-        segment_ids: `[B, T]` integers, one for each document in a row.
-        previous: `[B]` ids of the step before, where rows go on from an earlier batch.
+        segment_ids: `[B, T]` integers; the steps of one document have the same id.
+        previous: `[B]`, the ids of the step before, if the rows continue those of an earlier
+            batch.
 
     Returns:
-        bool `[B, T]`; False at t = 0 unless `previous` differs there.
+        bool `[B, T]`; at t = 0 False, unless `previous` is another id.
 
     Raises:
-        TypeError: the ids are no integers. ValueError: the shapes are not these.
+        TypeError: the ids are not integers. ValueError: they have other shapes.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -149,7 +152,9 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
             f"segment_starts: expected previous of shape ({ids.shape[0]},), one id for each "
             f"row, got {jnp.shape(previous)}"
         )
+    # The first id stands for the one before it: no segment begins at t = 0.
     before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
+    # The slice matters for rows without steps, to which `previous` would add one.
     return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]
 
 
@@ -162,25 +167,26 @@ def pending_resets(
     time_major: bool = False,
     previous: ArrayLike | None = None,
 ) -> jax.Array:
-    """The rows whose last reset comes after their last valid step: it is still to take effect.
+    """Marks the rows whose last reset comes after their last valid step, and is still pending.
 
-    A reset on a masked step takes effect at the next valid step. If a stream is run chunk by
-    chunk, that step may be in the next chunk, which is then run with `resets[:, 0] | pending`.
-    For forward runs: with `reverse`, the chunk before would need it.
+    A reset on a step that is not valid takes effect at the next valid step. If a stream is run
+    chunk by chunk, that step may be in the next chunk, which is then run with
+    `resets[:, 0] | pending`. This is for forward runs: with `reverse`, the chunk before would
+    need it.
 
     Args:
-        resets: bool `[B, T]`, the resets of this chunk, as of `dynamic_rnn`.
-        sequence_length: `[B]` integers, the valid steps of this chunk, or `None`.
-        mask: bool `[B, T]`; with both, a step is valid where both say so.
-        time_major: `resets` and `mask` are `[T, B]`.
-        previous: bool `[B]`, the flags that came into this chunk. They are needed if they are not
-            in `resets[:, 0]`: a row without a valid step keeps its flag.
+        resets: bool `[B, T]`, the resets of this chunk, as for `dynamic_rnn`.
+        sequence_length: `[B]` integers, the lengths in this chunk, or `None`.
+        mask: bool `[B, T]`; if both are given, a step is valid if it is valid by both.
+        time_major: whether `resets` and `mask` are `[T, B]`.
+        previous: bool `[B]`, the pending resets of the chunk before. They are needed if they are
+            not included in `resets[:, 0]`: in a row without a valid step they stay pending.
 
     Returns:
         bool `[B]`.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `resets`, `sequence_length` and `mask`;
+        TypeError, ValueError: as `dynamic_rnn` for `resets`, `sequence_length` and `mask`;
             `previous` is not one bool for each row.
 
     Example: the second document begins on a masked step, at the end of the first chunk
@@ -211,16 +217,17 @@ def pending_resets(
     valid = valid_steps(sequence_length, mask, batch, time, time_axis)
     steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
 
-    def last(flags):
+    def last_step(flags):
         return jnp.max(jnp.where(flags, steps, -1), time_axis, initial=-1)
 
-    pending = last(flags) > last(valid)
+    # A reset at the last valid step itself has taken effect: it comes before that step.
+    pending = last_step(flags) > last_step(valid)
     if previous is None:
         return pending
-    came = jnp.asarray(_check_data.array("previous", previous))
-    if came.shape != (batch,) or came.dtype != bool:
+    carried = jnp.asarray(_check_data.array("previous", previous))
+    if carried.shape != (batch,) or carried.dtype != bool:
         raise ValueError(
             f"previous: expected bool of shape ({batch},), one flag for each row, got "
-            f"{came.dtype} of shape {came.shape}"
+            f"{carried.dtype} of shape {carried.shape}"
         )
-    return pending | (came & ~valid.any(time_axis))
+    return pending | (carried & ~valid.any(time_axis))

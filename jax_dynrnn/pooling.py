@@ -1,4 +1,4 @@
-"""One result for a whole row: its last valid output, their mean, their maximum.
+"""Pooling over time: the last, the mean or the maximum of the valid outputs of each row.
 
 `B` is the batch size, `T` the number of time steps.
 """
@@ -25,7 +25,10 @@ def _pool(
     mask: ArrayLike | None,
     time_major: bool,
 ) -> Any:
-    """Maps `reduce(x, valid, time_axis)` over the leaves; `valid` has the rank of `x`."""
+    """Maps `reduce(x, valid, time_axis)` over the leaves of `outputs`, after checking them.
+
+    `valid` has the rank of `x`, with axes of size 1 after the first two.
+    """
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     outputs, batch, time = _check_data.batches("outputs", outputs, time_axis)
@@ -36,10 +39,10 @@ def _pool(
         mask = _check_data.flags("mask", mask, batch, time, time_axis)
     valid = valid_steps(lengths, mask, batch, time, time_axis)
 
-    def leaf(x):
+    def reduce_leaf(x):
         return reduce(x, jnp.expand_dims(valid, tuple(range(2, x.ndim))), time_axis)
 
-    return jax.tree.map(leaf, outputs)
+    return jax.tree.map(reduce_leaf, outputs)
 
 
 @explained
@@ -50,20 +53,20 @@ def last_output(
     mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
-    """The output at each row's last valid step: what `outputs[:, -1]` is not.
+    """The output at the last valid step of each row, which `outputs[:, -1]` is not in general.
 
     Args:
         outputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
         sequence_length: `[B]` integers, or `None`: all steps are valid.
-        mask: bool `[B, T]` (`[T, B]`); with both, a step is valid where both say so.
+        mask: bool `[B, T]` (`[T, B]`); if both are given, a step is valid if it is valid by both.
         time_major: whether time is the first axis.
 
     Returns:
         Pytree of `[B, ...]`; 0 for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
-            no time.
+        TypeError, ValueError: as `dynamic_rnn` for `sequence_length` and `mask`; `outputs` have
+            no time axis.
 
     Reference: TF1's users wrote `tf.gather_nd(outputs, ...)`.
 
@@ -75,10 +78,11 @@ def last_output(
     """
 
     def last(x, valid, time_axis):
-        if x.shape[time_axis] == 0:
+        if x.shape[time_axis] == 0:  # a maximum over no steps is an error
             return jnp.zeros((*x.shape[:time_axis], *x.shape[time_axis + 1 :]), x.dtype)
         steps = jnp.arange(x.shape[time_axis], dtype=jnp.int32)
         steps = jnp.expand_dims(steps, [a for a in range(x.ndim) if a != time_axis])
+        # -1 marks a row without a valid step; it must not be used as an index.
         index = jnp.max(jnp.where(valid, steps, -1), time_axis, keepdims=True)
         taken = jnp.take_along_axis(x, jnp.maximum(index, 0), time_axis)
         return jnp.where(index >= 0, taken, jnp.zeros_like(taken)).squeeze(time_axis)
@@ -94,14 +98,14 @@ def mean_pool(
     mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
-    """The mean over each row's valid steps; arguments of `last_output`.
+    """The mean of the outputs over the valid steps of each row; arguments of `last_output`.
 
     Returns:
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
-            no time.
+        TypeError, ValueError: as `dynamic_rnn` for `sequence_length` and `mask`; `outputs` have
+            no time axis.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -113,7 +117,8 @@ def mean_pool(
     def mean(x, valid, time_axis):
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         dtype = x.dtype if floating else jnp.result_type(float)
-        wide = jnp.float32 if dtype.itemsize < 4 else dtype  # a sum in 16 bit overflows
+        wide = jnp.float32 if dtype.itemsize < 4 else dtype  # a sum in 16 bits overflows
+        # Selected, not multiplied by the mask: NaN in the padding must not reach the sum.
         total = jnp.where(valid, x, jnp.zeros_like(x)).astype(wide).sum(time_axis)
         count = jnp.maximum(valid.sum(time_axis), 1)
         return (total / count.astype(wide)).astype(dtype)
@@ -129,14 +134,14 @@ def max_pool(
     mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
-    """The maximum over each row's valid steps; arguments of `last_output`.
+    """The maximum of the outputs over the valid steps of each row; arguments of `last_output`.
 
     Returns:
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
 
     Raises:
-        TypeError, ValueError: as `dynamic_rnn` of `sequence_length` and `mask`; `outputs` have
-            no time.
+        TypeError, ValueError: as `dynamic_rnn` for `sequence_length` and `mask`; `outputs` have
+            no time axis.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -152,6 +157,7 @@ def max_pool(
             lowest = jnp.asarray(-jnp.inf, x.dtype)
         else:
             lowest = jnp.asarray(jnp.iinfo(x.dtype).min, x.dtype)
+        # `initial` makes the maximum over no steps defined; without a valid step it is not used.
         highest = jnp.max(jnp.where(valid, x, lowest), time_axis, initial=lowest)
         return jnp.where(valid.any(time_axis), highest, jnp.zeros_like(highest))
 

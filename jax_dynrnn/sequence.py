@@ -1,4 +1,4 @@
-"""Tools for padded batches of sequences: masks, reversal.
+"""Functions on padded batches of sequences: masks, reversal, transposition.
 
 `B` is the batch size, `T` the number of time steps, `D` a feature size.
 """
@@ -17,20 +17,20 @@ from jax.typing import ArrayLike
 
 from . import _check_data
 from ._arguments import explained
-from ._check_cell import located
+from ._check_cell import relabel_errors
 from ._tools import is_flag, is_symbolic
 from ._types import DTypeLike, Inputs, Lengths, Size
 
 
 def as_lengths(sequence_length: Lengths, time: Size) -> jax.Array:
-    """`sequence_length` as int32 within [0, time], whatever integers it came as.
+    """Converts lengths to int32 and clamps them to [0, time].
 
     Args:
         sequence_length: integers of any dtype and shape, an array or a list.
         time: the number of time steps.
 
     Raises:
-        TypeError: it holds no integers.
+        TypeError: the lengths are not integers.
     """
     given = _check_data.integers(sequence_length)
     if not jnp.issubdtype(given.dtype, jnp.integer):
@@ -39,7 +39,9 @@ def as_lengths(sequence_length: Lengths, time: Size) -> jax.Array:
             f"{given.dtype}; round floats yourself, and give bools as mask="
         )
     lengths = jnp.asarray(given)
-    narrow = lengths.dtype.itemsize < 4  # time may not fit: widen before, else after
+    # An int8 or int16 is widened before it is clamped, since `time` may not fit; an int64 or
+    # uint32 is cast after that, since its own values may not fit int32.
+    narrow = lengths.dtype.itemsize < 4
     lengths = lengths.astype(jnp.int32) if narrow else lengths
     lengths = jnp.maximum(lengths, jnp.zeros((), lengths.dtype))
     return jnp.minimum(lengths, jnp.asarray(time, lengths.dtype)).astype(jnp.int32)
@@ -49,22 +51,22 @@ def as_lengths(sequence_length: Lengths, time: Size) -> jax.Array:
 def sequence_mask(
     lengths: ArrayLike | Sequence[int], maxlen: Size = None, dtype: DTypeLike = bool
 ) -> jax.Array:
-    """Which steps are real: `mask[..., t] = t < lengths[...]`.
+    """Makes the mask of valid steps: `mask[..., t] = t < lengths[...]`.
 
     Args:
         lengths: integers `[...]`, an array or a list; clamped to [0, maxlen].
-        maxlen: the number `T` of time steps; default: the largest length, where it is known.
-        dtype: of the mask; numbers are 1 where it is True.
+        maxlen: the number `T` of time steps; default: the largest length, if it is known.
+        dtype: the dtype of the mask; in a numeric one True is 1.
 
     Returns:
         bool `[..., T]`, or of `dtype`.
 
     Raises:
-        TypeError: `lengths` are not integers, `maxlen` is not an int, or either is traced where
+        TypeError: `lengths` are not integers, `maxlen` is not an int, or either is traced but
             the shape of the mask depends on its value.
 
-    Differs from TF1: under `jax.jit` lengths are not known, and `maxlen` must be given; lengths
-    above it are clamped.
+    Differs from TF1: under `jax.jit` the values of lengths are unknown, and `maxlen` is required;
+    greater lengths are clamped to it.
 
     Reference: `tf.sequence_mask`.
 
@@ -75,7 +77,8 @@ def sequence_mask(
         >>> rnn.sequence_mask([1, 3], 4, jnp.float32).tolist()
         [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
     """
-    with located(sequence_length="lengths"):
+    # Errors of the helpers call the argument `sequence_length`.
+    with relabel_errors(sequence_length="lengths"):
         time = _largest(lengths) if maxlen is None else _time(maxlen)
         rows = as_lengths(lengths, time)
     _check_mask_dtype(dtype)
@@ -85,7 +88,7 @@ def sequence_mask(
 
 
 def _largest(lengths: Lengths) -> int:
-    """The largest length, at least 0."""
+    """The largest length, at least 0, which must be known: it is the size of the mask."""
     given = _check_data.integers(lengths)
     if isinstance(given, jax.core.Tracer) or not getattr(given, "is_fully_addressable", True):
         raise TypeError(
@@ -93,11 +96,12 @@ def _largest(lengths: Lengths) -> int:
             "under jax.jit, or not all on this host, and so the largest one is not known"
         )
     if not jnp.issubdtype(given.dtype, jnp.integer):
-        return 0  # as_lengths refuses it
+        return 0  # `as_lengths` raises the error
     return int(np.max(given, initial=0))
 
 
 def _check_mask_dtype(dtype: DTypeLike) -> None:
+    """Checks that `dtype` is one that JAX knows."""
     try:
         jnp.dtype(dtype)
     except TypeError:
@@ -107,7 +111,7 @@ def _check_mask_dtype(dtype: DTypeLike) -> None:
 
 
 def _time(maxlen: Size) -> Any:
-    """`maxlen` as an int, or the symbolic size that it is."""
+    """`maxlen` as an int, after checking it; a symbolic size of `jax.export` stays as it is."""
     if is_symbolic(maxlen):
         return maxlen
     if isinstance(maxlen, jax.core.Tracer):
@@ -128,7 +132,7 @@ def _time(maxlen: Size) -> Any:
 def valid_steps(
     sequence_length: Lengths | None, mask: ArrayLike | None, batch: Size, time: Size, time_axis: int
 ) -> jax.Array:
-    """bool `[B, T]` (`[T, B]` where `time_axis` is 0): where both arguments say so."""
+    """The mask of steps that are valid by both arguments: bool `[B, T]`, `[T, B]` if time-major."""
     shape = (batch, time) if time_axis == 1 else (time, batch)
     valid = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
     if sequence_length is None:
@@ -138,20 +142,20 @@ def valid_steps(
 
 
 def take_steps(x: jax.Array, index: jax.Array, time_axis: int) -> jax.Array:
-    """Takes of each row the steps `index`, `[B, n]` (`[n, B]` where `time_axis` is 0)."""
+    """Gathers the steps `index` of each row, `[B, n]`, or `[n, B]` if `time_axis` is 0."""
     index = jnp.expand_dims(index, tuple(range(2, x.ndim)))
     return jnp.take_along_axis(x, index, axis=time_axis)
 
 
 @explained
 def transpose_batch_time(x: Any) -> jax.Array:
-    """Swaps the first two axes: batch-major and time-major; rank 0 and 1 stay.
+    """Swaps the first two axes, between batch-major and time-major; rank 0 and 1 are unchanged.
 
     Args:
         x: an array.
 
     Returns:
-        The array with axes 0 and 1 swapped, or as it came.
+        The array with axes 0 and 1 swapped, or unchanged if its rank is below 2.
 
     Reference: `tf.contrib.rnn.transpose_batch_time`.
 
@@ -168,7 +172,7 @@ def transpose_batch_time(x: Any) -> jax.Array:
 def reverse_sequence(
     inputs: Inputs, lengths: ArrayLike | Sequence[int], *, time_major: bool = False
 ) -> Any:
-    """Reverses the first `lengths[b]` steps of each row; the tail stays where it is.
+    """Reverses the first `lengths[b]` steps of each row b, and leaves the padding in place.
 
     Args:
         inputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
@@ -176,11 +180,11 @@ def reverse_sequence(
         time_major: whether time is the first axis.
 
     Returns:
-        What came in, reversed. Reversing twice gives it back.
+        The reversed inputs. A second call with the same lengths undoes the first.
 
     Raises:
         TypeError, ValueError: `lengths` are not B integers in [0, T], or `inputs` have no
-            time.
+            time axis.
 
     Differs from TF1: takes pytrees, and has no `seq_axis` and `batch_axis`.
 
@@ -194,9 +198,10 @@ def reverse_sequence(
     _check_data.flag("time_major", time_major)
     time_axis = 0 if time_major else 1
     inputs, batch, time = _check_data.batches("inputs", inputs, time_axis)
-    with located(sequence_length="lengths"):
+    with relabel_errors(sequence_length="lengths"):
         lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
     length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
     steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
+    # Beyond the length every step is its own index: the tail stays in place.
     index = jnp.where(steps < length, length - 1 - steps, steps)
     return jax.tree.map(lambda x: take_steps(x, index, time_axis), inputs)

@@ -1,4 +1,4 @@
-"""Checks for tests of your own: is a cell one that runs everywhere?
+"""A check for the tests of your own cells: does a cell obey what `dynamic_rnn` relies on?
 
 >>> import jax_dynrnn as rnn
 >>> from jax_dynrnn.testing import check_cell
@@ -26,10 +26,10 @@ __all__ = ["CellCheckError", "CellReport", "check_cell"]
 
 
 class CellCheckError(AssertionError):
-    """A law does not hold for a cell. Its text says where, and what to mend.
+    """The error of `check_cell`: a law does not hold. The message says where, and how to mend it.
 
     Attributes:
-        law: the name of the law.
+        law: the name of the broken law.
 
     Example:
         >>> import jax_dynrnn as rnn
@@ -51,11 +51,11 @@ class CellCheckError(AssertionError):
 
 @dataclasses.dataclass(frozen=True)
 class CellReport:
-    """Which laws hold for a cell. It prints as a table.
+    """The result of `check_cell`: which laws hold. Printed, it is a table.
 
     Attributes:
         passed: the names of the laws that hold.
-        skipped: for each law that could not be checked, why.
+        skipped: the reason for each law that could not be checked.
 
     Example:
         >>> import jax_dynrnn as rnn
@@ -87,36 +87,36 @@ def check_cell(
 
     Args:
         cell: a cell, or any object with `init`, `zero_state` and `__call__`.
-        input_shape: as of `cell.init`: `(batch, time, *features)`, or a pytree of shapes. Only
-            the features are read; the checks run 4 rows and 5 steps.
+        input_shape: as for `cell.init`: `(batch, time, *features)`, or a pytree of shapes. Only
+            the feature sizes are read; the checks use 4 rows and 5 steps.
         key: the seed of params, inputs and draws; default: `jax.random.key(0)`.
-        dtype: of params and inputs. Finite differences are taken in float64, where the cell
-            runs in it.
-        laws: names of the laws to check; default: all.
+        dtype: the dtype of params and inputs. Finite differences are computed in float64 if the
+            cell runs in it.
+        laws: the names of the laws to check; default: all.
 
     The laws are:
 
-        structure   init, zero_state and a step return what the protocol says
-        padding     a row of a padded batch is what it is alone
+        structure   init, zero_state and a step return what the protocol requires
+        padding     a row of a padded batch has the same results as without padding
         garbage     NaN in the padding reaches no value and no gradient
-        split       a run in two parts, the state carried over, is one run
-        rows        no row depends on another one
-        vmap        jax.vmap of one row is the batch
-        jit         compiled, init and a step are what they are called from Python
+        split       a run in two parts, with the state carried over, equals one run
+        rows        no row depends on another row
+        vmap        jax.vmap over single rows equals the batch
+        jit         init and a step have the same results compiled and uncompiled
         finite      values and gradients are finite from the start state
-        gradients   gradients are finite differences
+        gradients   gradients equal finite differences
         engines     every engine that can run the cell equals scan
-        keys        with a key: draws depend on the key and the row alone
-        pickle      the cell pickles, and its copy is equal
+        keys        with a key: draws depend on the key and the row's index only
+        pickle      the cell pickles, and its copy computes the same
 
     Returns:
-        A `CellReport`: the laws that hold, and those that were skipped with the reason.
+        A `CellReport`: the laws that hold, and those that were skipped, with the reason.
 
     Raises:
         CellCheckError: a law does not hold; an `AssertionError` with the attribute `law`. If the
             cell cannot be run at all, the law is `structure`; if it has no gradient, `gradients`.
-        TypeError: it is not a cell, or `input_shape` is not a shape. ValueError: a law has
-            another name.
+        TypeError: `cell` is not a cell, or `input_shape` is not a shape. ValueError: `laws` has
+            an unknown name.
         NotImplementedError: the cell attends to a memory.
 
     Example:
@@ -138,29 +138,33 @@ def check_cell(
     seed = jax.random.key(0) if key is None else key
     problem = Problem(cell, input_shape, seed, dtype)
     skipped = {}
+    # On accelerators matmuls are of lower precision by default, which the tolerances do not allow.
     with jax.default_matmul_precision("highest"):
         for name in chosen:
-            reason, broken = _checked(name, problem)
+            reason, broken = _check_law(name, problem)
             if broken is not None:
-                again = f"check_cell(cell, {input_shape}, key={'None' if key is None else 'key'}"
-                text = _text(cell, broken, name, f"{again}, dtype={problem.dtype.name!r}")
+                call = f"check_cell(cell, {input_shape}, key={'None' if key is None else 'key'}"
+                text = _message(cell, broken, name, f"{call}, dtype={problem.dtype.name!r}")
                 raise CellCheckError(broken.law or name, text) from broken.__cause__
             if reason is not None:
                 skipped[name] = reason
     return CellReport(tuple(name for name in chosen if name not in skipped), skipped)
 
 
-def _checked(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
-    """Why a law was skipped, and how it is broken; by a cell of a wrong structure, that comes."""
+def _check_law(name: str, problem: Problem) -> tuple[str | None, Broken | None]:
+    """Checks one law -> `(why it was skipped, how it is broken)`, each `None` if it does not apply.
+
+    If a law on which this one rests is broken too, that one is returned as the cause.
+    """
     try:
         return LAWS[name].check(problem), None
     except Broken as error:
         broken = error
-    except Exception as error:  # of the code of a user
+    except Exception as error:  # the user's code may raise anything
         broken = Broken(described(error))
         broken.__cause__ = error
     for cause in CAUSES.get(name, ("structure", "jit")):
-        found = _checked(cause, problem)[1]
+        found = _check_law(cause, problem)[1]
         if found is not None:
             found.law = found.law or cause
             return None, found
@@ -174,10 +178,14 @@ CAUSES = {
     "padding": ("structure", "jit"),
     **dict.fromkeys(("garbage", "split"), ("structure", "jit", "rows")),
 }
-"""The laws without which others do not hold, and whose advice is then the right one."""
+"""For each law those on which it rests: if one of them is broken, its advice is the right one.
+
+All others rest on `structure` and `jit`.
+"""
 
 
 def _chosen(laws: Sequence[str] | None) -> list[str]:
+    """The names of the laws to check, in the order of `LAWS`."""
     given = list(LAWS) if laws is None else [laws] if isinstance(laws, str) else list(laws)
     if unknown := [name for name in given if name not in LAWS]:
         raise ValueError(f"laws: expected names among {', '.join(LAWS)}, got {unknown[0]!r}")
@@ -185,7 +193,7 @@ def _chosen(laws: Sequence[str] | None) -> list[str]:
 
 
 def _check_shape(input_shape: Shapes) -> None:
-    """Refuses an array, a number of features, and whatever else is no pytree of shapes."""
+    """Raises for an array, a number of features, or anything else that is no pytree of shapes."""
     expected = "input_shape: expected a shape as of cell.init, (batch, time, features), or a pytree"
     if hasattr(input_shape, "shape"):
         raise TypeError(f"{expected}, got an array; give its .shape, {tuple(input_shape.shape)}")
@@ -195,12 +203,13 @@ def _check_shape(input_shape: Shapes) -> None:
         raise TypeError(f"{expected}, got {input_shape!r}")
 
 
-def _text(cell: CellLike, broken: Broken, checked: str, again: str) -> str:
+def _message(cell: CellLike, broken: Broken, checked: str, call: str) -> str:
+    """The message of `CellCheckError`; `call` is how to reproduce the check."""
     name = broken.law or checked
     law = LAWS[name]
     return (
         f"the law {name!r} is broken by {cell!r}: {law.statement}.\n"
         f"  Found: {broken.text}\n"
         f"  Mend: {law.mend}\n"
-        f"  Reproduce: {again}, laws=[{checked!r}])"
+        f"  Reproduce: {call}, laws=[{checked!r}])"
     )

@@ -295,7 +295,7 @@ CALLS = {
     "pad_sequences: behind": (
         lambda: rnn.pad_sequences([np.ones(3)], padding="post"),
         TypeError,
-        "rows are padded behind",
+        "rows are padded at the end",
     ),
     "pad_sequences under jit": (
         lambda: jax.jit(lambda x: rnn.pad_sequences([x, x])[0])(jnp.ones(3)),

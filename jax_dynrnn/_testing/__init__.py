@@ -1,1 +1,1 @@
-"""What `jax_dynrnn.testing` is made of."""
+"""The implementation of `jax_dynrnn.testing`."""

@@ -1,4 +1,4 @@
-"""The law `structure`: names, shapes and dtypes of what a cell returns."""
+"""The law `structure`: what the methods of a cell return has the right names, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from .problem import B, Problem, T
 
 LAW = "structure"
 BATCH_SHAPES = ((), 2, (2,), (2, 3))
+"""Batch shapes that `zero_state` must accept."""
 
 
 def structure(problem: Problem) -> None:
     """Checks `init`, `zero_state` and a step, mostly by shapes alone."""
-    _init(problem)
-    _zero_state(problem)
-    _step(problem)
+    _check_init(problem)
+    _check_zero_state(problem)
+    _check_step(problem)
 
 
-def _called(what: str, f: Callable[..., Any]) -> Any:
-    """The result of a function of the cell; what it raises is a broken law."""
+def _called(what: str, f: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `f`, which calls code of the cell; an exception in it breaks the law."""
     try:
-        return f()
+        return f(*arguments)
     except Exception as error:
         raise Broken(f"{what} raises {described(error)}", LAW) from error
 
 
-def _same(what: str, actual: PyTree, expected: PyTree, where: str) -> None:
-    """Checks structure, shapes and dtypes."""
+def _check_same_type(what: str, actual: PyTree, expected: PyTree, where: str) -> None:
+    """Checks that structure, shapes and dtypes are those of `expected`."""
     if jax.tree.structure(actual) != jax.tree.structure(expected):
         raise Broken(
             f"{what} has the structure {jax.tree.structure(actual)}, expected that {where}, "
@@ -51,50 +52,60 @@ def _same(what: str, actual: PyTree, expected: PyTree, where: str) -> None:
             )
 
 
-def _init(problem: Problem) -> None:
-    """It can be traced, as Flax and jit do, and reads nothing but the features."""
+def _check_init(problem: Problem) -> None:
+    """Checks that `init` can be traced, as Flax does, and reads only the feature sizes."""
     made = _called("init", lambda: problem.params)
     for leading in ((B, T), (B, T + 1), (B + 1, T), ()):
         what = f"init(key, {(*leading, '...')}) under jit"
-        traced = _called(what, lambda sizes=leading: jax.eval_shape(lambda: problem.init(*sizes)))
-        _same(f"the result of {what}", traced, made, f"of init(key, {(B, T, '...')})")
+
+        def init(sizes=leading):
+            return problem.init(*sizes)
+
+        traced = _called(what, jax.eval_shape, init)
+        _check_same_type(f"the result of {what}", traced, made, f"of init(key, {(B, T, '...')})")
 
 
-def _zero_state(problem: Problem) -> None:
-    """The same leaves for every batch shape, with it in front, or of rank 0."""
+def _check_zero_state(problem: Problem) -> None:
+    """Checks that the batch shape precedes the shape of every leaf, or the leaf has rank 0."""
     cell, dtype = problem.cell, problem.dtype
 
     def zero_state(batch_shape):
-        what = f"zero_state({batch_shape})"
-        made = lambda: jax.tree.map(jnp.asarray, cell.zero_state(batch_shape, dtype))  # noqa: E731
-        return _called(what, lambda: jax.eval_shape(made))
+        def traced():
+            return jax.tree.map(jnp.asarray, cell.zero_state(batch_shape, dtype))
 
-    row, rank_0 = zero_state(()), zero_state(2)
+        return _called(f"zero_state({batch_shape})", jax.eval_shape, traced)
+
+    row, two_rows = zero_state(()), zero_state(2)
     for batch_shape in BATCH_SHAPES[1:]:
         batch = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
 
-        def leaf(x, of_two, batch=batch):
+        def with_batch(x, of_two, batch=batch):
+            # A leaf of rank 0 in a batch of two is shared by the rows.
             shape = x.shape if of_two.ndim == 0 else (*batch, *x.shape)
             return jax.ShapeDtypeStruct(shape, x.dtype)
 
         what = f"zero_state({batch_shape})"
         found = zero_state(batch_shape)
+        # Compared first: `tree.map` below needs equal structures.
         if jax.tree.structure(found) != jax.tree.structure(row):
-            _same(what, found, row, "of zero_state(())")
-        expected = jax.tree.map(leaf, row, rank_0)
-        _same(what, found, expected, f"zero_state(()) with {batch} in front, or of rank 0")
+            _check_same_type(what, found, row, "of zero_state(())")
+        expected = jax.tree.map(with_batch, row, two_rows)
+        where = f"zero_state(()) with {batch} in front, or of rank 0"
+        _check_same_type(what, found, expected, where)
 
 
-def _step(problem: Problem) -> None:
-    """It returns the structure, shapes and dtypes of the state it was given, the batch first."""
-    one = jax.tree.map(lambda x: x[:, 0], problem.inputs)
+def _check_step(problem: Problem) -> None:
+    """Checks that a step returns the state with its structure, shapes and dtypes."""
+    inputs = problem.inputs_at(0)
     start = _called("start", lambda: problem.start)
-    _called("a leaf of the state:", lambda: _check_cell.batch_leaves(problem.cell, start, B, ""))
+    _called("a leaf of the state:", _check_cell.batch_leaves, problem.cell, start, B, "")
 
-    def step(key):
-        return lambda state: problem.take_step(problem.params, one, state, key)
+    def check_step(key):
+        def step(state):
+            return problem.take_step(problem.params, inputs, state, key)
+
+        return _check_cell.check_step(problem.cell, step, start, start, B)
 
     for key in (None, problem.key):
         what = "a step" if key is None else "a step with key="
-        checked = lambda key=key: _check_cell.step(problem.cell, step(key), start, start, B)  # noqa: E731
-        _called(what, checked)
+        _called(what, check_step, key)
