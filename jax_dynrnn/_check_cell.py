@@ -11,7 +11,7 @@ import numbers
 import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +29,22 @@ from ._protocol import (
 )
 from ._repr import as_code
 from ._tools import as_dicts, unboxed
-from ._types import DTypeLike, Inputs, PyTree, PyTreeDef, Shapes, Size, State
-
-if TYPE_CHECKING:
-    from ._cell import Cell, Params, State
+from ._types import (
+    CellWithAttributes,
+    DTypeLike,
+    Inputs,
+    Params,
+    PyTree,
+    PyTreeDef,
+    Shapes,
+    Size,
+    State,
+)
 
 ORDER = "; the order of arguments is dynamic_rnn(cell, params, inputs, sequence_length)"
 
 
-def check_params(cell: Cell, given: Params, input_shape: Shapes) -> None:
+def check_params(cell: CellWithAttributes, given: Params, input_shape: Shapes) -> None:
     """Checks the names and shapes of params against those that `cell.init` returns."""
     # An object that is no `Cell` may run on other params than its `init` returns.
     if hasattr(cell, "foreign"):
@@ -76,7 +83,7 @@ def check_params(cell: Cell, given: Params, input_shape: Shapes) -> None:
             raise ValueError(_shape_message(cell, name, *shapes, input_shape))
 
 
-def _raise_names(cell: Cell, expected: dict[str, Any], got: dict[str, Any]) -> None:
+def _raise_names(cell: CellWithAttributes, expected: dict[str, Any], got: dict[str, Any]) -> None:
     """Raises the error about wrong names, which says in which of the nested dicts they are."""
     missing = [name for name in expected if name not in got]
     unexpected = [name for name in got if name not in expected]
@@ -122,7 +129,11 @@ def by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def _shape_message(
-    cell: Cell, name: str, expected: tuple[Any, ...], got: tuple[Any, ...], input_shape: Shapes
+    cell: CellWithAttributes,
+    name: str,
+    expected: tuple[Any, ...],
+    got: tuple[Any, ...],
+    input_shape: Shapes,
 ) -> str:
     message = (
         f"{_where(name)}: expected shape {expected} for {cell!r} on inputs of shape "
@@ -137,7 +148,7 @@ def _shape_message(
     return message
 
 
-def params_not_inputs(cell: Cell, given: Params) -> None:
+def params_not_inputs(cell: CellWithAttributes, given: Params) -> None:
     """Raises if the inputs stand in place of the params, as in a call with TF1's arguments.
 
     It is called when another argument was found to be wrong: this error is the better one then.
@@ -147,7 +158,11 @@ def params_not_inputs(cell: Cell, given: Params) -> None:
 
 
 def state_of_step(
-    cell: Cell, params: Params, inputs: Inputs, state: State, batch_shape: tuple[Any, ...]
+    cell: CellWithAttributes,
+    params: Params,
+    inputs: Inputs,
+    state: State,
+    batch_shape: tuple[Any, ...],
 ) -> State:
     """The state in a direct call of a cell, checked as the initial state of a run is."""
     leaves = jax.tree.leaves(inputs)
@@ -172,7 +187,9 @@ def state_of_step(
         raise ValueError(f"{error}{hint}") from None
 
 
-def start_shapes(cell: Cell, params: Params, batch_shape: tuple[Any, ...], dtype: DTypeLike) -> Any:
+def start_shapes(
+    cell: CellWithAttributes, params: Params, batch_shape: tuple[Any, ...], dtype: DTypeLike
+) -> Any:
     """The shapes of the cell's start state. Equal cells are traced once."""
     # A cache needs hashable arguments: shapes and dtypes stand for the arrays.
     leaves, treedef = jax.tree.flatten(params)
@@ -182,7 +199,7 @@ def start_shapes(cell: Cell, params: Params, batch_shape: tuple[Any, ...], dtype
 
 @memoize_by_cell
 def _start_shapes(
-    cell: Cell,
+    cell: CellWithAttributes,
     treedef: PyTreeDef,
     types: tuple[Any, ...],
     batch_shape: tuple[Any, ...],
@@ -192,7 +209,9 @@ def _start_shapes(
     return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
-def blame_params(cell: Cell, given: Params, inputs: Inputs, state: State, error: Exception) -> None:
+def blame_params(
+    cell: CellWithAttributes, given: Params, inputs: Inputs, state: State, error: Exception
+) -> None:
     """Raises an error about the params if `error`, which a direct call raised, is due to them."""
     params_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
     if hasattr(given, "shape") and params_elsewhere:
@@ -267,13 +286,13 @@ def _describe(x: Any) -> str:
 
 
 def match_initial_state(
-    cell: Cell, given: State, start: State, where: str = "initial_state"
+    cell: CellWithAttributes, given: State, start: State, where: str = "initial_state"
 ) -> State:
     """`given` with the structure of `start`; its shapes are checked, its dtypes stay."""
     return match_structure(cell, start, given, where)
 
 
-def fixed_state(owner: object, cell: Cell) -> None:
+def fixed_state(owner: object, cell: CellWithAttributes) -> None:
     """Checks that the size of the state of `cell`, inside `owner`, does not depend on a memory."""
     if cell.attends:
         name = type(owner).__name__
@@ -284,7 +303,7 @@ def fixed_state(owner: object, cell: Cell) -> None:
         )
 
 
-def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
+def batch_leaves(cell: CellWithAttributes, tree: PyTree, batch: Size, where: str) -> None:
     """Checks that every leaf is rank 0 or has the batch as its first axis."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if x.ndim and x.shape[0] != batch:
@@ -295,7 +314,7 @@ def batch_leaves(cell: Cell, tree: PyTree, batch: Size, where: str) -> None:
 
 
 def check_step(
-    cell: Cell, take_step: Callable[..., Any], state: State, start: State, batch: Size
+    cell: CellWithAttributes, take_step: Callable[..., Any], state: State, start: State, batch: Size
 ) -> Any:
     """Traces one step and checks that it returns the state with the same shapes and dtypes.
 
@@ -319,7 +338,7 @@ def check_step(
     return output
 
 
-def _raise_if_wrong_dtype(cell: Cell, state: State, start: State, error: Any) -> None:
+def _raise_if_wrong_dtype(cell: CellWithAttributes, state: State, start: State, error: Any) -> None:
     """Raises if the given state has other dtypes than the start state of the cell."""
     for (path, x), s in zip(
         jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(start), strict=True

@@ -70,6 +70,13 @@ class CellLike(Protocol):
         """Takes one step -> `(output, new_state)`."""
 
 
+class CellWithAttributes(CellLike, Protocol):
+    """A `Cell`, as the modules know it that `Cell` itself is checked by."""
+
+    feature_ndim: Any
+    attends: Any
+
+
 Cells: TypeAlias = Any
 """The cells that weights are converted for: one cell, a pair, or a pair of lists of cells."""
 
