@@ -178,7 +178,7 @@ def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
     exact = {dtype: reference("float64", dtype) for dtype in ("float32", "bfloat16")}
     bounds = dict(BOUND)
     for dtype in ("bfloat16", "float16"):
-        # In 16 bit the error depends on the cell: `scan` on the CPU says how large it must be.
+        # In 16 bit the error depends on the cell, so the error of `scan` on the CPU sets the bound.
         scan_error = error(reference(dtype, "bfloat16"), exact["bfloat16"])
         bounds[dtype] = MARGIN * scan_error + float(jnp.finfo(dtype).eps)
     for point in points(cell, options):
