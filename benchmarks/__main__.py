@@ -1,4 +1,4 @@
-"""The command: see the docstring of the package."""
+"""The command `python -m benchmarks`: see the docstring of the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .report import markdown, tables
 
 FAMILIES = (*peers.JAX, *peers.PROCESSES)
 SHORT_LENGTHS = {"lstm": "lognormal", "gru": "uniform", "gru_after": "none", "vanilla": "full"}
-"""One for each kind of a short run: each is there once."""
+"""The lengths for each kind in a short run: each of them is used once."""
 
 
 def main() -> None:
@@ -40,19 +40,19 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--short", action="store_true", help="one tiny size: is it all alive?")
-    add("--report", type=Path, help="make tables and picture of this JSON file, and run nothing")
+    add("--short", action="store_true", help="one tiny size: tests that everything works")
+    add("--report", type=Path, help="make tables and picture from this JSON file; run nothing")
     add("--cells", nargs="+", choices=SIZES, metavar="KIND", help=", ".join(SIZES))
     add("--sizes", nargs="+", type=Size.read, metavar="BxTxIxH", help="instead of the grid's")
     add("--peers", nargs="*", choices=FAMILIES, metavar="PEER", help=", ".join(FAMILIES))
-    add("--rounds", type=int, help="7, or 3 of a short run")
-    add("--resume", action="store_true", help="go on with a run of this machine that was cut off")
-    add("--out", type=Path, help="the JSON file; the picture is put beside it")
+    add("--rounds", type=int, help="default: 7, or 3 in a short run")
+    add("--resume", action="store_true", help="continue an interrupted run of this machine")
+    add("--out", type=Path, help="the JSON file; the picture is saved beside it")
     return parser.parse_args()
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Measures, and writes what there is after each problem."""
+    """Measures all problems, and writes the results after each one."""
     machine.prepare(options.short)
     count = options.rounds or (3 if options.short else 7)
     measured = {"machine": machine.describe(), "versions": machine.versions(), "rounds": count}
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
             bar.set_description(f"{kind} {of}")
             for problem, implementations in field.checked(kind, of, lengths):
                 measured["rows"] += timed(problem, implementations, count)
-                write(measured, out)
+                write(measured, out)  # so that `--resume` can continue an interrupted run
                 bar.update()
         check(field, measured, "end", options.short)
     write(measured, out)
@@ -76,37 +76,37 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def check(field: Field, measured: dict[str, Any], when: str, short: bool) -> None:
-    """Compares the suite with each framework alone; a short run, whose figures mean nothing, does
-    not."""
+    """Compares the suite with each framework alone; skipped in a short run, whose figures mean
+    nothing."""
     if not short:
         checked = fairness.check(field, measured["rounds"], when)
         measured["alone"] += tqdm(checked, desc=f"each framework alone, {when}", unit="row")
 
 
 def before(out: Path, now: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a run that was cut off, on the same machine with the same versions."""
-    kept = json.loads(out.read_text())
-    pairs = [(kept[name], now[name]) for name in ("versions", "rounds")]
-    pairs.append((kept["machine"]["processor"], now["machine"]["processor"]))
+    """The rows of an interrupted run, which must be of the same machine and versions."""
+    previous = json.loads(out.read_text())
+    pairs = [(previous[name], now[name]) for name in ("versions", "rounds")]
+    pairs.append((previous["machine"]["processor"], now["machine"]["processor"]))
     for then, here in pairs:
         if then != here:
             raise SystemExit(f"--resume: {out} is of another run, of {then}; this one has {here}")
-    return kept["rows"]
+    return previous["rows"]
 
 
 Plan = list[tuple[str, Size, tuple[str, ...]]]
-"""Every kind and size, with their lengths."""
+"""Kinds and sizes, each with its lengths."""
 
 
 def left(plan: Plan, rows: list[dict[str, Any]]) -> Plan:
-    """What has no rows yet."""
+    """The part of the plan that has no rows yet."""
     done = compare.by_problem(rows)
     rest = [(k, s, tuple(n for n in each if Problem(k, s, n) not in done)) for k, s, each in plan]
     return [(kind, of, lengths) for kind, of, lengths in rest if lengths]
 
 
 def planned(options: argparse.Namespace) -> Plan:
-    """What is asked for."""
+    """The plan for the command's options."""
     if options.short:
         lengths = {k: SHORT_LENGTHS.get(k, "lognormal") for k in options.cells or SHORT_LENGTHS}
         return [(k, s, (n,)) for k, n in lengths.items() for s in options.sizes or [TINY]]

@@ -1,9 +1,10 @@
-"""A framework in a process by itself, with no other at its side: see `benchmarks.fairness`.
+"""Measures one framework in its own process, without the others: see `benchmarks.fairness`.
 
     python -m benchmarks.alone pytorch
 
-reads a pickled `(problem, weights, count)` from its standard input, and writes what `count` rounds
-took. It shares no code with `benchmarks.worker`, which might be what slows a framework down.
+reads a pickled `(problem, weights, count)` from standard input, and writes the times of `count`
+rounds. It shares no code with `benchmarks.worker`, because that code might be what slows a
+framework down.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from .timing import WHAT, rounds, seconds
 
 def main() -> None:
     results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a framework prints is no result
+    os.dup2(2, 1)  # frameworks print to stdout, which must carry only the pickled results
     problem, weights, count = pickle.load(sys.stdin.buffer)
     built = _built(sys.argv[1], problem, weights)
-    turns = {name: functools.partial(seconds, x) for name, x in built.items()}
-    pickle.dump({what: rounds(turns, what, count) for what in WHAT}, results)
+    timers = {name: functools.partial(seconds, x) for name, x in built.items()}
+    pickle.dump({what: rounds(timers, what, count) for what in WHAT}, results)
 
 
 def _built(family: str, problem: Problem, weights: Any) -> dict[str, Any]:
-    """All implementations of a framework, fed."""
+    """All implementations of a framework, with their inputs set."""
     kind, size, lengths = problem
     data, peer = (draw_inputs(problem), draw_lengths(problem)), peers.load(family)
     if family in peers.JAX:
-        from .compiled import Compiled  # with JAX, which is not there else
+        from .compiled import Compiled  # imported here: the process of another framework has no JAX
 
         return {
             name: Compiled(*run, *data) for name, run in peer.build(kind, size, weights).items()

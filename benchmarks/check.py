@@ -1,4 +1,4 @@
-"""That all compute the same thing: no figure is taken of one that does not."""
+"""Checks that all implementations compute the same results; one that does not is not timed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .grid import Problem
 from .timing import Results
 
 BOUND = 1e-4
-"""Of an error, relative to the largest number that was expected."""
+"""The largest error, relative to the largest expected element."""
 
 
 def check(
     implementations: dict[str, Any], problem: Problem, run: Any, inputs: Any, lengths: Any
 ) -> None:
-    """Holds every implementation to ours.
+    """Compares the results of every implementation with ours.
 
-    Only valid outputs are compared: in the padding Flax has what the cell makes of it, and Keras
-    repeats the last output. Of an implementation that has the last h of an LSTM and no c (PyTorch,
-    padded), the gradient is compared with that of our scalar without c.
+    Only valid outputs are compared: in the padding Flax returns the cell's output on the padding,
+    and Keras repeats the last output. PyTorch, padded, returns the last h of an LSTM and no c. Its
+    gradient is compared with that of our loss without c.
 
     Args:
-        implementations: those of a problem, `"ours"` among them, fed.
+        implementations: those of a problem, including `"ours"`, with their inputs set.
         problem: for the messages.
-        run: of ours, as a `Compiled` takes it.
-        inputs, lengths: what they were fed with.
+        run: our run, as a `Compiled` takes it.
+        inputs, lengths: the inputs of all implementations.
 
     Raises:
-        ValueError: one of them computes something else; the message says which, what, how much.
+        ValueError: the results of one differ; the message says which, where, and by how much.
     """
     for said in disagreeing(implementations, problem, run, inputs, lengths).values():
         raise ValueError(said)
@@ -44,20 +44,20 @@ def disagreeing(
     lengths: Any,
     bound: float = BOUND,
 ) -> dict[str, str]:
-    """What `check` would say, of each implementation that computes something else."""
+    """The message of `check` for each implementation whose results differ."""
     expected, found = {None: implementations["ours"].results()}, {}
     for name, implementation in implementations.items():
         try:
             got = implementation.results()
-        except RuntimeError as error:  # of an accelerator
+        except RuntimeError as error:  # raised by the runtime of an accelerator
             found[name] = f"{problem}: {name}: {error}"
             continue
-        lacks = len(got.states) < len(expected[None].states)
-        if lacks and "h" not in expected:
-            alone = Compiled(_without_c(run), implementations["ours"].weights, inputs, lengths)
-            expected["h"] = alone.results()
+        lacks_c = len(got.states) < len(expected[None].states)
+        if lacks_c and "h" not in expected:  # compiled only if some implementation needs it
+            h_only = Compiled(_without_c(run), implementations["ours"].weights, inputs, lengths)
+            expected["h"] = h_only.results()
         try:
-            compare(got, expected["h" if lacks else None], lengths, f"{problem}: {name}", bound)
+            compare(got, expected["h" if lacks_c else None], lengths, f"{problem}: {name}", bound)
         except ValueError as error:
             found[name] = str(error)
     return found
@@ -82,20 +82,22 @@ def compare(
             raise ValueError(f"{where}: expected {what} of shape {b.shape}, got {a.shape}")
         a, b = (np.asarray(x, np.float64) for x in (a, b))
         error, most = np.abs(a - b).max(), bound * np.abs(b).max()
-        if not error <= most:
+        if not error <= most:  # also true for NaN
             raise ValueError(f"{where}: expected {what} as ours within {most:.1e}, got {error:.1e}")
 
 
 def _valid(outputs: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    """The outputs with 0 in the padding."""
+    """The outputs, with zeros in the padding."""
     if lengths is None:
         return outputs
     return np.where((np.arange(outputs.shape[-2]) < lengths[..., None])[..., None], outputs, 0)
 
 
 def _without_c(run: Any) -> Any:
-    def h_alone(*arguments):
+    """The run of an LSTM with h as its only final state."""
+
+    def run_without_c(*arguments):
         outputs, (_, h) = run(*arguments)
         return outputs, [h]
 
-    return h_alone
+    return run_without_c

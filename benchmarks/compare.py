@@ -1,6 +1,6 @@
-"""Ratios and their means, of the rows that were measured.
+"""Ratios of the measured rows, and their means.
 
-A *speed-up* is their time over ours. A family counts by its fastest variant.
+A *speed-up* is the time of a rival divided by ours. A family is represented by its fastest variant.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ GROUPS = {
     "ragged": RAGGED,
     "log-normal": ("lognormal",),
 }
-"""Sets of lengths that means are taken over."""
+"""Sets of lengths over which means are taken."""
 
 
 class Rival(NamedTuple):
-    """Whom ours is compared with."""
+    """The frameworks that one of our implementations is compared with."""
 
     families: tuple[str, ...]
     ours: str = "ours"
-    """The implementation that is compared with them."""
+    """The implementation of ours in this comparison."""
 
 
 SPREAD = f"ours{peers.DEVICES}"
+"""Ours with the batch sharded over one JAX device per core."""
 RIVALS = {
     "best JAX peer": Rival(tuple(peers.JAX)),
     "TensorFlow": Rival(("tensorflow",)),
@@ -44,11 +45,11 @@ RIVALS = {
     "PyTorch, ours with a device per core": Rival(("pytorch",), SPREAD),
 }
 MARGIN = 0.95
-"""What is below it is lost; the rest is noise."""
+"""A speed-up below this counts as lost; one between this and 1 is within noise."""
 
 
 def by_problem(rows: Iterable[Row]) -> dict[Problem, Entry]:
-    """The rows as the tables have them."""
+    """The rows grouped by problem, as in the tables."""
     entries: dict[Problem, Entry] = {}
     for row in rows:
         problem = Problem(row["kind"], Size(*row["size"]), row["lengths"])
@@ -57,7 +58,7 @@ def by_problem(rows: Iterable[Row]) -> dict[Problem, Entry]:
 
 
 def in_grid(entries: dict[Problem, Entry]) -> dict[Problem, Entry]:
-    """Those of the four cells, which means are taken over."""
+    """The entries of the four cells over which means are taken."""
     return {p: entry for p, entry in entries.items() if SIZES[p.kind] is GRID}
 
 
@@ -68,7 +69,7 @@ def least(entry: Entry, families: Iterable[str], value: Callable[[Row], float]) 
 
 
 def speed_up(entry: Entry, what: str, rival: Rival) -> float | None:
-    """Their fastest over ours; `None` where there is none of them, or of ours."""
+    """The rival's fastest time divided by ours; `None` if either is missing."""
     theirs = least(entry, rival.families, lambda row: row[what]["median"])
     if theirs is None or rival.ours not in entry:
         return None
@@ -76,13 +77,13 @@ def speed_up(entry: Entry, what: str, rival: Rival) -> float | None:
 
 
 def over_scan(entry: Entry, what: str) -> float | None:
-    """Our scan's time over ours."""
+    """The time of our `scan` divided by that of the chosen engine."""
     scan = entry.get("ours: scan")
     return scan and scan[what]["median"] / entry["ours"][what]["median"]
 
 
 def over_flax(entry: Entry, what: str, quantity: str) -> float | None:
-    """Ours over Flax's, of memory or of time to compile."""
+    """Our memory or compile time divided by Flax's."""
     flax = least(entry, ("flax",), lambda row: row[what][quantity])
     return flax and entry["ours"][what][quantity] / flax
 
@@ -90,12 +91,12 @@ def over_flax(entry: Entry, what: str, quantity: str) -> float | None:
 def collect(
     entries: dict[Problem, Entry], ratio: Callable[[Entry], float | None], group: str = "all"
 ) -> dict[Problem, float]:
-    """The ratio of each problem of a group that has one."""
+    """The ratio of each problem in a group, without those that have none."""
     found = {p: ratio(e) for p, e in entries.items() if p.lengths in GROUPS[group]}
     return {p: r for p, r in found.items() if r is not None}
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """Of any number of values; `None` of none."""
+    """The geometric mean of the values; `None` if there are none."""
     logs = np.log(list(values))
     return float(np.exp(logs.mean())) if logs.size else None

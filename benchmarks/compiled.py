@@ -1,4 +1,4 @@
-"""A run in JAX, compiled: forward, and with value and gradient of the scalar."""
+"""A compiled run in JAX: the forward pass, and a training step (loss and gradients)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from .problems import loss
 from .timing import WHAT, Results, seconds
 
 
+def _put_on_device(*arguments: Any) -> Any:
+    return jax.device_put(arguments)
+
+
 class Compiled:
-    """Both programs of a run, and what they cost before they ran.
+    """Both programs of a run, compiled, with their compile time and memory.
 
     Args:
         run: `(weights, inputs, lengths) -> (outputs, states)`.
-        weights: what it takes.
-        inputs, lengths: of the shapes that are compiled for; the lengths are traced.
-        what: which programs.
-        place: puts `(weights, inputs, lengths)` where they are to be.
+        weights: the weights that `run` takes.
+        inputs, lengths: arrays with the shapes to compile for; the lengths are traced.
+        what: the programs to compile.
+        place: a function that puts `(weights, inputs, lengths)` on devices.
 
     Attributes:
-        cost: `{"compile": seconds, "memory": bytes}` of `"forward"` and `"training"`: of tracing
-            and compiling with no caches, and of the temporary buffers.
+        cost: `{"compile": seconds, "memory": bytes}` for `"forward"` and `"training"`: the time to
+            trace and compile without caches, and the size of the temporary buffers.
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class Compiled:
         inputs: Any,
         lengths: Any,
         what: Sequence[str] = WHAT,
-        place: Callable = lambda *arguments: jax.device_put(arguments),
+        place: Callable = _put_on_device,
     ):
         self.weights, self.place = weights, place
         self.feed(inputs, lengths)
@@ -46,42 +50,43 @@ class Compiled:
             self.programs[name], self.cost[name] = _compile(program, self.arguments)
 
     def feed(self, inputs: Any, lengths: Any) -> None:
-        """What the next calls take."""
+        """Sets the inputs of the next calls."""
         self.arguments = self.place(self.weights, inputs, lengths)
         self.weights = self.arguments[0]
 
     def forward(self) -> Any:
-        """`(outputs, states)`, when they are there."""
+        """`(outputs, states)`; waits until they are computed."""
         return jax.block_until_ready(self.programs["forward"](*self.arguments))
 
     def training(self) -> Any:
-        """`(value, gradients by weights and inputs)`, when they are there."""
+        """`(loss, gradients of weights and inputs)`; waits until they are computed."""
         return jax.block_until_ready(self.programs["training"](*self.arguments))
 
     def seconds(self, what: str) -> float:
-        """Of one call in a turn."""
+        """The time of one call: see `timing.seconds`."""
         return seconds(self, what)
 
     def results(self) -> Results:
-        """What it computes, of both programs."""
+        """The results of both programs."""
         outputs, states = self.forward()
         _, (_, gradient) = self.training()
         return Results(*jax.tree.map(np.asarray, (outputs, list(states), gradient)))
 
 
 def training_step(run: Callable) -> Callable:
-    """The scalar of a run and its gradients by weights and inputs."""
+    """A function that computes the loss of a run and its gradients of weights and inputs."""
 
     def step(weights, inputs, lengths):
-        return jax.value_and_grad(lambda w, x: loss(*run(w, x, lengths), lengths), (0, 1))(
-            weights, inputs
-        )
+        def loss_of_run(weights, inputs):
+            return loss(*run(weights, inputs, lengths), lengths)
+
+        return jax.value_and_grad(loss_of_run, (0, 1))(weights, inputs)
 
     return step
 
 
 def _compile(program: Callable, arguments: tuple) -> tuple[Any, dict[str, float]]:
-    jax.clear_caches()
+    jax.clear_caches()  # compile times must not profit from what was traced before
     start = time.perf_counter()
     compiled = jax.jit(program).lower(*arguments).compile()
     elapsed = time.perf_counter() - start
@@ -90,6 +95,12 @@ def _compile(program: Callable, arguments: tuple) -> tuple[Any, dict[str, float]
 
 
 def warm_up() -> None:
-    """Compiles something: what the first compilation of a process costs is nobody's."""
-    step = lambda x, _: (jnp.tanh(x), x)  # noqa: E731
-    _compile(jax.grad(lambda x: jax.lax.scan(step, x, None, 3)[0]), (1.0,))
+    """Compiles a small program, so that no implementation pays for the first compilation."""
+
+    def step(x, _):
+        return jnp.tanh(x), x
+
+    def run(x):
+        return jax.lax.scan(step, x, None, 3)[0]
+
+    _compile(jax.grad(run), (1.0,))

@@ -1,4 +1,4 @@
-"""That a framework is as fast in the suite as in a process by itself."""
+"""Checks that a framework is as fast in the suite as in its own process."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PROBLEMS = (
     Problem("lstm", Size(64, 256, 64, 64), "full"),
 )
 BOUND = 0.15
-"""What a time may differ by, as a part of the time alone."""
+"""The largest difference of the two times, relative to the time alone."""
 TRIES = 3
-"""How often what is off is measured, in the suite and alone: it may have been the machine."""
+"""How often a pair beyond the bound is measured: the machine may have been disturbed."""
 
 Row = dict[str, Any]
 
@@ -31,37 +31,37 @@ Row = dict[str, Any]
 def check(
     field: Field, count: int, when: str, problems: tuple[Problem, ...] = PROBLEMS
 ) -> Iterator[Row]:
-    """Compares every implementation of another framework, problem by problem.
+    """Compares the two times of every implementation of another framework, problem by problem.
 
     Args:
         field: ours and the peers.
-        count: how many rounds.
-        when: a word for the rows.
-        problems: on which.
+        count: the number of rounds.
+        when: a word that is stored in the rows.
+        problems: the problems to measure.
 
     Yields:
         A row for each problem, implementation and pass, with `"suite"` and `"alone"`: the lower
-        quartile of both in milliseconds, since what interferes only adds to a time.
+        quartiles in milliseconds, because interference can only add to a time.
     """
     families = [f for f in field.families if f in peers.FRAMEWORKS]
     for kind, size, lengths in problems:
         for problem, implementations in field.checked(kind, size, (lengths,)):
             rows: dict[tuple[str, str], Row] = {}
-            left = families
+            left = families  # after the first try, only the families with a pair beyond the bound
             for _ in range(TRIES):
-                rows |= _nearer(_pairs(problem, implementations, left, count), rows)
+                rows |= _closer(_pairs(problem, implementations, left, count), rows)
                 left = sorted({peers.family(row["implementation"]) for row in off(rows.values())})
             shared = {"when": when, "kind": kind, "size": list(size), "lengths": lengths}
             yield from (shared | row for row in rows.values())
 
 
 def off(rows: Any) -> list[Row]:
-    """The rows whose times differ by more than the `BOUND`."""
+    """The rows whose times differ by more than `BOUND`."""
     return [row for row in rows if _difference(row) > BOUND]
 
 
-def said(row: Row) -> str:
-    """A sentence about a row."""
+def sentence(row: Row) -> str:
+    """A sentence that describes a row."""
     problem = Problem(row["kind"], Size(*row["size"]), row["lengths"])
     return (
         f"{row['implementation']}, {problem}, {row['what']}: {row['suite']:.4g} ms in the suite at "
@@ -73,8 +73,8 @@ def _difference(row: Row) -> float:
     return abs(row["suite"] / row["alone"] - 1)
 
 
-def _nearer(new: dict, old: dict) -> dict:
-    """Of the new rows those that are not further off than the old ones."""
+def _closer(new: dict, old: dict) -> dict:
+    """The new rows whose difference is not larger than that of the old row."""
     return {
         k: row for k, row in new.items() if k not in old or _difference(row) <= _difference(old[k])
     }
@@ -83,7 +83,7 @@ def _nearer(new: dict, old: dict) -> dict:
 def _pairs(
     problem: Problem, implementations: dict[str, Any], families: list[str], count: int
 ) -> dict[tuple[str, str], Row]:
-    """Rows of these families, by implementation and pass."""
+    """The rows of some families, by implementation and pass."""
     if not families:
         return {}
     suite = {row["implementation"]: row for row in timed(problem, implementations, count)}
@@ -93,17 +93,18 @@ def _pairs(
         for what in WHAT:
             for name, times in alone[what].items():
                 row = {"implementation": name, "what": what}
-                row |= {"suite": _low(suite[name][what]), "alone": _low(times)}
+                row |= {"suite": _lower_quartile(suite[name][what])}
+                row |= {"alone": _lower_quartile(times)}
                 rows[name, what] = row
     return rows
 
 
-def _low(times: dict[str, Any]) -> float:
+def _lower_quartile(times: dict[str, Any]) -> float:
     return times["quartiles"][0]
 
 
 def measure(family: str, problem: Problem, count: int) -> dict[str, dict[str, Any]]:
-    """What a problem takes in a process that has this framework alone, by pass and name."""
+    """The times of a problem in a process with this framework only, by pass and implementation."""
     kind, size, _ = problem
     weights = params_of(kind, size)
     if family in EXPORT:

@@ -1,4 +1,4 @@
-"""Where results are, and how they are written."""
+"""The folders of results, and the format in which they are written."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SHORT = Path(__file__).parents[1] / ".cache" / "benchmarks"
-"""Of short runs, whose figures mean nothing."""
+"""The folder for short runs, whose figures mean nothing."""
 
 
 def write(measured: dict[str, Any], path: Path) -> None:
-    """As JSON; a list of rows has a row a line."""
+    """Writes results as JSON, with one line for each row."""
 
     def text(value):
         if not (isinstance(value, list) and value and isinstance(value[0], dict)):

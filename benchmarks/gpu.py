@@ -1,11 +1,11 @@
-"""Microseconds a time step on an accelerator: ours by engine, Flax, cuDNN by JAX and PyTorch.
+"""Microseconds per step on an accelerator: our engines, Flax, and cuDNN in JAX and PyTorch.
 
     python -m benchmarks.gpu                    # some minutes
-    python -m benchmarks.gpu --short            # tiny: is it alive, on whatever there is?
-    python -m benchmarks.gpu --report FILE      # table and pictures of what was measured before
+    python -m benchmarks.gpu --short            # tests that everything works, on any platform
+    python -m benchmarks.gpu --report FILE      # table and pictures of earlier results
 
-XLA's flags are those of the environment, and are kept with the figures. The floor is arithmetic:
-what a step takes where the recurrent matrix never leaves the chip and latency alone is left.
+XLA's flags are taken from the environment and stored with the figures. The floor is an estimate:
+the time of a step if the recurrent matrix never leaves the chip and only latency remains.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some memory too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -51,40 +51,44 @@ KINDS = ("lstm", "gru_after", "gru")
 DTYPES = ("float32", "bfloat16", "float16")
 LENGTHS = ("full", "lognormal")
 UNROLLED = {f"ours: {engine}, unroll {UNROLL}": engine for engine in ("scan", "blocked")}
-"""What `implementation=None` may choose, as it would run it."""
+"""The engines that `implementation=None` may choose, with the `unroll` that it uses."""
 GATES = {"lstm": 4, "gru": 3, "gru_after": 3}
 CHIP = ((200e3, 0.35), (8 * 200e3, 0.5), (float("inf"), 1.5))
-"""Bytes of one, of eight and of all multiprocessors, and microseconds to pass a state around."""
+"""Bytes that fit on one, on eight and on all SMs, and microseconds to exchange a state there."""
 BOUND = {"float32": 0.03, "bfloat16": 0.25, "float16": 0.03}
-"""Of an error, relative to the largest number: TF32's and 16 bits' over all steps, and less than
-that of any other weights. Whether ours is right is what `benchmarks.gpu_check` says."""
+"""The largest error, relative to the largest element. It allows for the rounding of TF32 and of 16
+bits over all steps, but is less than the error with any other weights. `benchmarks.gpu_check`
+checks whether our results are correct."""
 
 
 def floor(kind: str, size: Size, dtype: str) -> float:
-    """Microseconds of a forward step where latency alone is left."""
+    """Microseconds of a forward step if only latency remains."""
     matrix = GATES[kind] * size.units**2 * jnp.dtype(dtype).itemsize
-    return next(least for held, least in CHIP if matrix <= held)
+    return next(latency for capacity, latency in CHIP if matrix <= capacity)
 
 
 def implementations(kind: str, size: Size, dtype: str) -> dict[str, tuple[Any, Any]]:
-    """What runs in this process, with weights of one dtype."""
-    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
+    """The implementations that run in this process, with weights of one dtype."""
+
+    def cast(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
     params, cell = params_of(kind, size), cells_of(kind, size.units)
-    runs = ours.build(kind, size, cast(params))  # engines that take that dtype
+    runs = ours.build(kind, size, cast(params))  # cast first: only engines for that dtype
     for name, engine in UNROLLED.items():
         if f"ours: {engine}" in runs:
             runs[name] = ours.forward(cell, engine, unroll=UNROLL), params
     for peer in (flax, nnx, cudnn):
         runs |= peer.build(kind, size, params)
-    if dtype != "float32":  # which JAX's wrapper of cuDNN has not
-        runs = {name: r for name, r in runs.items() if name not in cudnn.FLOAT32}
-    return {name: (run, cast(weights)) for name, (run, weights) in runs.items()}
+    if dtype != "float32":  # JAX's wrapper of cuDNN supports no other dtype
+        runs = {name: each for name, each in runs.items() if name not in cudnn.FLOAT32}
+    return {name: (forward, cast(weights)) for name, (forward, weights) in runs.items()}
 
 
 def measured_rows(
     kind: str, size: Size, dtype: str, count: int, pytorch: Process | None
 ) -> list[dict[str, Any]]:
-    """The rows of a cell and size, for all lengths, which one compilation serves."""
+    """The rows of a cell and size, for all kinds of lengths, with one compilation."""
     problems = [Problem(kind, size, lengths) for lengths in LENGTHS]
     data = [(jnp.asarray(draw_inputs(p), dtype), draw_lengths(p)) for p in problems]
     runs, rows = implementations(kind, size, dtype), []
@@ -96,31 +100,32 @@ def measured_rows(
         built |= pytorch.build(kind, size, params_of(kind, size), True, place)
     for problem, (inputs, lengths) in zip(problems, data, strict=True):
         for name, each in built.items():
+            # PyTorch takes NumPy arrays and casts them itself: NumPy has no bfloat16.
             each.feed(draw_inputs(problem) if name not in runs else inputs, lengths)
-        off = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
-        for said in off.values():
-            tqdm.write(f"no figure: {said[:1000]}")
-        agreeing = {name: each for name, each in built.items() if name not in off}
-        about = {"dtype": dtype, "floor": floor(kind, size, dtype)}
-        rows += [row | about for row in timed(problem, agreeing, count)]
+        failures = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
+        for message in failures.values():
+            tqdm.write(f"no figure: {message[:1000]}")
+        agreeing = {name: each for name, each in built.items() if name not in failures}
+        columns = {"dtype": dtype, "floor": floor(kind, size, dtype)}
+        rows += [row | columns for row in timed(problem, agreeing, count)]
     return rows
 
 
-def _compiled(name: str, *run: Any) -> Any:
-    """`None`, and a word of why, where a compiler fails: the others go on."""
+def _compiled(name: str, *arguments: Any) -> Any:
+    """A `Compiled`; `None`, after a printed message, if compilation fails, so that others go on."""
     try:
-        return Compiled(*run)
+        return Compiled(*arguments)
     except Exception as error:
         tqdm.write(f"no figure: {name}: {type(error).__name__}: {str(error)[:1000]}")
         return None
 
 
 def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Measures, and writes what there is after each cell and size."""
+    """Measures all cells and sizes, and writes the results after each one."""
     sizes, count = ((TINY,), 2) if options.short else (options.sizes, options.rounds)
-    kept = {"device": jax.devices()[0].device_kind, "flags": os.environ.get("XLA_FLAGS", "")}
-    kept["precision"] = str(jax.config.jax_default_matmul_precision)
-    measured = {"machine": machine.describe() | kept, "versions": machine.versions()}
+    device = {"device": jax.devices()[0].device_kind, "flags": os.environ.get("XLA_FLAGS", "")}
+    device["precision"] = str(jax.config.jax_default_matmul_precision)
+    measured = {"machine": machine.describe() | device, "versions": machine.versions()}
     measured |= {"rounds": count, "rows": []}
     points = list(itertools.product(sizes, options.cells, options.dtypes))
     with ExitStack() as stack:
@@ -137,13 +142,13 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     add = parser.add_argument
-    add("--short", action="store_true", help="one tiny size, on whatever there is")
-    add("--report", type=Path, help="of this JSON file; nothing is run")
+    add("--short", action="store_true", help="one tiny size, on any platform")
+    add("--report", type=Path, help="make table and pictures from this JSON file; run nothing")
     add("--cells", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     add("--sizes", nargs="+", type=Size.read, default=SIZES)
     add("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     add("--rounds", type=int, default=7)
-    add("--out", type=Path, help="the JSON file; pictures are put beside it")
+    add("--out", type=Path, help="the JSON file; pictures are saved beside it")
     return parser.parse_args(arguments)
 
 
@@ -152,7 +157,7 @@ def main() -> None:
     if options.report:
         out, measured = options.report, json.loads(options.report.read_text())
     elif not options.short and jax.default_backend() == "cpu":
-        raise SystemExit("no accelerator: JAX runs on the CPU; --short shows that all are alive")
+        raise SystemExit("no accelerator: JAX runs on the CPU; --short tests that everything works")
     else:
         out = options.out or (SHORT if options.short else RESULTS) / "gpu.json"
         measured = run(options, out)

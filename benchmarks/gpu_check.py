@@ -1,14 +1,15 @@
-"""Is every engine right on this accelerator?
+"""Checks the results of every engine on this accelerator.
 
-    python -m benchmarks.gpu_check          # a few minutes; ends with an error on any miss
-    python -m benchmarks.gpu_check --cpu    # the engines of the CPU, in the same way
+    python -m benchmarks.gpu_check          # a few minutes; exits with an error on any miss
+    python -m benchmarks.gpu_check --cpu    # the same check of the engines on the CPU
 
-Random runs, forward and gradients, against `scan` in float64 on the CPU of the same process, and
-TensorFlow's stored results, in float32. In 16 bit the bound is 1.5 times what `scan` is off there
-in the same dtype, and one rounding; in float32, multiplied as `"highest"` says, 1e-5. `pallas` runs
-float32 at lower precision only: it is held to four roundings of TF32.
-Several processes share the accelerator: most of the time goes into tracing and compiling, and XLA
-does not search for the fastest of equal matmuls.
+Random runs, forward and gradients, are compared with `scan` in float64 on the CPU of the same
+process, and with TensorFlow's stored results, in float32. In 16 bit the bound is 1.5 times the
+error of `scan` on the CPU in the same dtype, plus one rounding. In float32, with the matmul
+precision `"highest"`, it is 1e-5. `pallas` supports float32 only at lower precision: its bound is
+four roundings of TF32.
+Several processes share the accelerator, because most of the time is spent on tracing and compiling.
+XLA's autotuning of matmuls is off, to compile faster.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all processes want memory
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # all processes share the memory
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
 
 import jax  # noqa: E402
@@ -34,10 +35,12 @@ from .report import aligned, heading  # noqa: E402
 
 
 def checked(cells: list[str], processes: int, measured: dict[str, Any], out: Path) -> None:
-    """Adds all rows, and writes what there is after each unit of work.
+    """Runs all checks, and writes the results after each unit of work.
 
-    What most engines run is begun with, so that no process is left with it alone.
+    The units that most engines can run are the longest. They start first, so that no process is
+    still busy with one when the others have finished.
     """
+    # "spawn": a forked process could not use the accelerator that this one has initialised.
     context, begin = multiprocessing.get_context("spawn"), configure
     units = list(itertools.product(cells, OPTIONS))
     units.sort(key=lambda unit: len(points(*unit)), reverse=True)
@@ -46,20 +49,20 @@ def checked(cells: list[str], processes: int, measured: dict[str, Any], out: Pat
     with ProcessPoolExecutor(processes, context, begin) as pool:
         futures = [pool.submit(*each) for each in work]
         for future in tqdm(as_completed(futures), "runs of cells", len(futures)):
-            future.result()
+            future.result()  # raises the error of a process
             done = [f.result() for f in futures if f.done()]
             measured["rows"] = [row for rows in done for row in rows]
             write(measured, out)
 
 
 def configure() -> None:
-    """What every process computes with."""
+    """Sets JAX's options in every process."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each cell, dtype and engine: the run that is nearest to its bound."""
+    """A line for each cell, dtype and engine: the run whose error is closest to its bound."""
     lines, groups = [["cell", "dtype", "engine", "run", "error", "bound", ""]], {}
     for row in rows:
         groups.setdefault((row["cell"], row["dtype"], row["engine"]), []).append(row)
@@ -73,7 +76,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--cpu", action="store_true", help="check the engines of the CPU")
+    parser.add_argument("--cpu", action="store_true", help="check the engines on the CPU")
     parser.add_argument("--cells", nargs="*", choices=CELLS, default=[*CELLS], metavar="CELL")
     options = parser.parse_args()
     on_cpu = options.cpu
@@ -82,7 +85,7 @@ def main() -> None:
     device = jax.devices()[0]
     measured = {"machine": machine.describe() | {"device": device.device_kind}, "rounds": 1}
     measured["versions"] = machine.versions()
-    processes = (os.cpu_count() or 1) - (0 if on_cpu else 2)  # of which this one, and the driver's
+    processes = (os.cpu_count() or 1) - (0 if on_cpu else 2)  # minus this one and the driver's
     out = (SHORT if on_cpu else RESULTS) / "gpu_check.json"
     checked(options.cells, max(1, processes), measured, out)
     missed = sum(row["error"] > row["bound"] for row in measured["rows"])

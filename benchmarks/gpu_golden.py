@@ -1,4 +1,4 @@
-"""TensorFlow's stored outputs, states and gradients, by every engine that can run them."""
+"""Compares every engine with TensorFlow's stored outputs, states and gradients."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from .gpu_runs import BOUND, TESTS, Point, compared, engines, precision
 
 REFUSAL = "cannot run this call"
-"""What an engine that was asked for by its name says of what it does not run."""
+"""Part of the error message of an engine that was selected by name and cannot run a call."""
 
 
 def names() -> list[str]:
-    """Configurations that draw nothing."""
+    """The names of the configurations without random numbers."""
     import tensorflow_oracle as oracle
 
     return [name for name, config in oracle.CONFIGS.items() if not oracle.options(config)]
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """The errors of a configuration's runs."""
+    """The errors of the runs of one configuration."""
     import tensorflow_oracle as oracle
     from golden.make_golden import RUNS, expected, problem
 
@@ -31,7 +31,7 @@ def rows(name: str) -> list[dict[str, Any]]:
         given = problem(config, run)
         exact = expected(stored, run)
         for engine in engines(dtype):
-
+            # Default arguments bind the current values of the loop variables.
             def flat(given=given, engine=engine):
                 return oracle.flat(oracle.ours(config, given, "float32", implementation=engine))
 

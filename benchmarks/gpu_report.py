@@ -1,4 +1,4 @@
-"""Tables and pictures of what was measured on an accelerator."""
+"""Tables and pictures of the results of `benchmarks.gpu`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .report import aligned, heading
 from .timing import WHAT
 
 RIVALS = {"Flax/it": ("flax", "nnx"), "PyTorch/it": ("pytorch",)}
-"""The families whose fastest is compared with."""
+"""The families whose fastest implementation is compared with ours."""
 PROBLEM = ("kind", "size", "lengths", "dtype")
 COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange", "float16": "tab:green"}
 FILLED = {"full": "full", "lognormal": "none"}
 
 
 def per_step(row: dict[str, Any], what: str) -> float:
-    """Microseconds."""
+    """The median time of a step in microseconds."""
     return 1e3 * row[what]["median"] / row["size"][1]
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Microseconds a step, how many times the floor, and the fastest rivals' over them."""
+    """Microseconds per step, their ratio to the floor, and the speed-up over the fastest rivals."""
     lines, problems = [["cell", "size", "lengths", "dtype", "implementation"]], {}
     lines[0] += ["forward, us", "floors", *RIVALS, "training, us", *RIVALS]
     for row in measured["rows"]:
@@ -41,9 +41,10 @@ def table(measured: dict[str, Any]) -> str:
                 line += [f"{step / row['floor']:.1f}"] if what == "forward" else []
                 line += [_ratio(rows, families, what, step) for families in RIVALS.values()]
             lines.append(line)
-    kept = measured["machine"]
-    said = f"{kept['device']}, XLA_FLAGS={kept['flags']!r}, precision {kept['precision']}"
-    return f"{heading(measured)}\n{said}\n\n{aligned(lines, left=5)}"
+    machine = measured["machine"]
+    setting = f"{machine['device']}, XLA_FLAGS={machine['flags']!r}"
+    setting += f", precision {machine['precision']}"
+    return f"{heading(measured)}\n{setting}\n\n{aligned(lines, left=5)}"
 
 
 def _ratio(rows: list, families: tuple[str, ...], what: str, step: float) -> str:
@@ -52,7 +53,7 @@ def _ratio(rows: list, families: tuple[str, ...], what: str, step: float) -> str
 
 
 def draw(measured: dict[str, Any], what: str) -> Figure:
-    """A panel for each kind of cell and size: a line for each implementation, the floor dashed."""
+    """A panel for each kind and size, with a line for each implementation and a dashed floor."""
     rows = measured["rows"]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     sizes = list(dict.fromkeys(tuple(row["size"]) for row in rows))
@@ -60,8 +61,8 @@ def draw(measured: dict[str, Any], what: str) -> Figure:
     figure, axes = plt.subplots(len(kinds), len(sizes), sharex=True, layout="constrained", **shape)
     for i, kind in enumerate(kinds):
         for j, size in enumerate(sizes):
-            here = [r for r in rows if r["kind"] == kind and tuple(r["size"]) == size]
-            _panel(axes[i, j], here, what)
+            own = [r for r in rows if r["kind"] == kind and tuple(r["size"]) == size]
+            _panel(axes[i, j], own, what)
             axes[i, j].set_title(f"{kind} {Size(*size)}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel(f"µs a step, {what}")
@@ -73,8 +74,8 @@ def draw(measured: dict[str, Any], what: str) -> Figure:
     ]
     marks.append(Line2D([], [], color="gray", ls="--", label="floor, forward"))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), fontsize=8)
-    kept = measured["machine"]
-    figure.supxlabel(f"{kept['device']}, {kept['date']}, medians", fontsize=8)
+    machine = measured["machine"]
+    figure.supxlabel(f"{machine['device']}, {machine['date']}, medians", fontsize=8)
     return figure
 
 

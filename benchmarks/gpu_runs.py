@@ -1,7 +1,8 @@
-"""One cell, one dtype, one engine: how far is a run from what is exact?
+"""Errors of runs, by cell, dtype and engine, compared with exact results.
 
 Random runs are compared with `scan` in float64 on the CPU of the same process, runs on TensorFlow's
-problems with its stored results. Whoever imports this has configured JAX (`gpu_check.configure`).
+problems with its stored results. JAX must be configured by `gpu_check.configure` before any of
+these functions is called.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 TF32 = "tensorfloat32"
 BOUND = {"float32": 1e-5, TF32: 4 * 2.0**-11}
 UNROLL = 4
-"""Steps of one iteration of a loop: what runs on accelerators has several."""
+"""Steps per iteration of a loop: runs on accelerators have several."""
 
 CELLS = {
     "lstm": rnn.LSTMCell(128),
@@ -65,7 +66,7 @@ OPTIONS = {
 
 
 class Point(NamedTuple):
-    """What is compared: a cell, the options of its run, a dtype, an engine."""
+    """One comparison: a cell, the options of its run, a dtype, an engine."""
 
     cell: str
     options: str
@@ -73,28 +74,32 @@ class Point(NamedTuple):
     engine: str
 
 
-def arguments(cell: Any, dtype: str, within: str) -> Any:
-    """Random params, inputs and a state: numbers that `within` holds, in `dtype`.
+def arguments(cell: Any, dtype: str, rounded_to: str) -> Any:
+    """Random params, inputs and a state, in `dtype`, with values that `rounded_to` can represent.
 
-    Rounded once, to what all compared can hold: what is compared is the run, not the rounding.
+    The values are rounded to a dtype that all compared runs can represent, so that the errors are
+    those of the runs, not of rounding the arguments.
     """
+
+    def draw(x, scale):
+        return jnp.asarray(scale * random.normal(size=x.shape), "float32")
+
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: (cell.init(jax.random.key(0), (B, T, D)), cell.zero_state(B)))
-    draw = lambda x, scale: jnp.asarray(scale * random.normal(size=x.shape), "float32")  # noqa: E731
     params = jax.tree.map(lambda x: draw(x, 0.5 * x.shape[0] ** -0.5), shapes[0])
     state = jax.tree.map(lambda x: draw(x, 0.5), shapes[1])
     inputs = random.normal(size=(B, T, D)).astype(np.float32)
-    return jax.tree.map(lambda x: jnp.asarray(x, within).astype(dtype), (params, inputs, state))
+    return jax.tree.map(lambda x: jnp.asarray(x, rounded_to).astype(dtype), (params, inputs, state))
 
 
-def held(dtype: str) -> str:
-    """What can hold the numbers of a run in `dtype`, and of all that is compared with it."""
+def rounding_dtype(dtype: str) -> str:
+    """The dtype to which the arguments of a run in `dtype` are rounded: see `arguments`."""
     return "float32" if dtype in BOUND else "bfloat16"
 
 
 def arguments_of(cell: Any, dtype: str) -> Any:
-    """Those of a run in `dtype`."""
-    return arguments(cell, "float32" if dtype == TF32 else dtype, held(dtype))
+    """The arguments of a run in `dtype`."""
+    return arguments(cell, "float32" if dtype == TF32 else dtype, rounding_dtype(dtype))
 
 
 def results(
@@ -107,8 +112,10 @@ def results(
 ) -> list[np.ndarray]:
     """Outputs, final state, and the gradients of a scalar that depends on all of them.
 
-    `as_written` rounds wherever the program does: compilers keep more bits in what they fuse.
-    `both`: of both directions, with half of each param on the way back.
+    Args:
+        as_written: whether to round wherever the program does. By default compilers may keep more
+            bits within a fusion.
+        both: whether to run both directions; the backward one has half of each param.
     """
 
     def run(params, inputs, state):
@@ -128,18 +135,18 @@ def results(
 
 
 def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
-    """The largest over all leaves, relative to the largest number of its leaf and 1."""
+    """The largest error over all leaves, relative to 1 plus the largest element of the leaf."""
     pairs = zip(found, exact, strict=True)
     worst = [np.abs(a - b).max(initial=0) / (1 + np.abs(b).max(initial=0)) for a, b in pairs]
-    return float(np.nan_to_num(max(worst), nan=np.inf))
+    return float(np.nan_to_num(max(worst), nan=np.inf))  # else NaN would pass every bound
 
 
 def points(cell: str, options: str) -> list[Point]:
-    """All that some engine can run."""
+    """Every dtype and engine that can run this cell with these options."""
     found = []
     for dtype in (*DTYPES, TF32):
-        if cell == "all arithmetic" and held(dtype) != "float32":
-            continue  # it jumps: in 16 bit bounds would be wide
+        if cell == "all arithmetic" and rounding_dtype(dtype) != "float32":
+            continue  # it is discontinuous: bounds in 16 bit would be too wide
         shapes = jax.eval_shape(lambda d=dtype: arguments_of(CELLS[cell], d)[:2])
         with precision(dtype):
             reasons = rnn.explain(CELLS[cell], *shapes, **OPTIONS[options]).reasons
@@ -148,45 +155,46 @@ def points(cell: str, options: str) -> list[Point]:
 
 
 def engines(dtype: str) -> list[str]:
-    """Those that are compared: all, or what runs float32 at lower precision only."""
+    """All engines, or for TF32 those that support float32 only at lower precision."""
     return ["pallas"] if dtype == TF32 else [*ENGINES]
 
 
 def precision(dtype: str) -> Any:
-    """Of matmuls of float32."""
+    """A context that sets the precision of float32 matmuls."""
     return jax.default_matmul_precision(TF32 if dtype == TF32 else "highest")
 
 
 def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
-    """The error of each point of a cell and options beside its bound."""
+    """The error and the bound of each point of a cell and options."""
     cpu, rows = jax.devices("cpu")[0], []
     both = options == BOTH
     run = functools.partial(results, CELLS[cell], options=OPTIONS[options], both=both)
 
-    def reference(dtype, within):
+    def reference(dtype, rounded_to):
         with jax.default_device(cpu):
-            on_cpu = jax.device_put(arguments(CELLS[cell], dtype, within), cpu)
+            on_cpu = jax.device_put(arguments(CELLS[cell], dtype, rounded_to), cpu)
             return run("scan", given=on_cpu, as_written=True)
 
-    exact = {within: reference("float64", within) for within in ("float32", "bfloat16")}
+    exact = {dtype: reference("float64", dtype) for dtype in ("float32", "bfloat16")}
     bounds = dict(BOUND)
     for dtype in ("bfloat16", "float16"):
-        off = error(reference(dtype, "bfloat16"), exact["bfloat16"])
-        bounds[dtype] = MARGIN * off + float(jnp.finfo(dtype).eps)
+        # In 16 bit the error depends on the cell, so the error of `scan` on the CPU sets the bound.
+        scan_error = error(reference(dtype, "bfloat16"), exact["bfloat16"])
+        bounds[dtype] = MARGIN * scan_error + float(jnp.finfo(dtype).eps)
     for point in points(cell, options):
         here = functools.partial(run, point.engine, given=arguments_of(CELLS[cell], point.dtype))
         with precision(point.dtype):
-            found = compared(here, exact[held(point.dtype)])
+            found = compared(here, exact[rounding_dtype(point.dtype)])
         rows.append(point._asdict() | found | {"bound": bounds[point.dtype]})
     return rows
 
 
 def compared(run: Callable[[], Any], exact: Any) -> dict[str, Any]:
-    """The error of what `run` gives; what fails is as wrong as can be, and the rest goes on."""
+    """The error of the results of `run`, infinite if it fails, so that other runs go on."""
     try:
         found = run()
         if isinstance(exact, dict):
             exact = {path: exact[path] for path in found}
         return {"error": error(jax.tree.leaves(found), jax.tree.leaves(exact))}
-    except Exception as failure:  # of a compiler or a driver
+    except Exception as failure:  # a compiler or a driver may raise anything
         return {"error": float("inf"), "failure": f"{type(failure).__name__}: {failure}"}

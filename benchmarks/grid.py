@@ -1,4 +1,4 @@
-"""What is measured: kinds of cells, sizes, and lengths. No framework is imported here."""
+"""The problems: kinds of cells, sizes, and lengths. This module imports no framework."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Size(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Size:
-        """Of `BxTxIxH`, as it is printed."""
+        """Parses `BxTxIxH`, the printed form."""
         return cls(*map(int, text.split("x")))
 
 
 class Problem(NamedTuple):
-    """One cell of the grid."""
+    """A kind of cell, a size, and a kind of lengths."""
 
     kind: str
     """A key of `SIZES`."""
@@ -46,25 +46,25 @@ GRID = (
     Size(64, 256, 64, 64),
 )
 TINY = Size(4, 12, 3, 8)
-"""For a short run."""
+"""The size of a short run."""
 LENGTHS = ("none", "full", "uniform", "lognormal")
-"""None are given; all are `T`; uniform in [T / 4, T]; log-normal, of mean 0.35 `T`.
+"""No lengths given; all equal to `T`; uniform in [T / 4, T]; log-normal with mean 0.35 `T`.
 
-The longest row is `T` in all of them.
+The longest row has `T` steps in all of them.
 """
 RAGGED = ("uniform", "lognormal")
 MEAN = 0.35
 
 MAPPED = {"vmap_params": "params", "vmap_inputs": "inputs", "vmap_lengths": "lengths"}
-"""An LSTM under `jax.vmap`, and over what: ours against ours."""
+"""An LSTM under `jax.vmap`, by the mapped argument. There are no peers: ours against `scan`."""
 OTHERS = (
     "projection", "layer_norm", "weight_norm", "coupled", "grouped", "ugrnn", "nas", "cfn",
     "minimal", "sru", "ind_rnn", "indy_gru", "indy_lstm", "stack",
 )  # fmt: skip
-"""Cells that few of the peers have: ours against ours."""
+"""Cells that few of the peers have: ours against `scan`."""
 ALONE = (*MAPPED, *OTHERS)
 COPIES = 8
-"""Problems that are mapped over."""
+"""The size of the mapped axis."""
 
 SIZES = {kind: GRID for kind in ("lstm", "gru", "gru_after", "vanilla")}
 """The sizes of each kind; `gru_after` is the GRU whose reset gate acts after the matmul."""
@@ -74,7 +74,7 @@ SIZES |= {kind: (Size(64, 256, 64, 64),) for kind in OTHERS}
 
 
 def lengths_of(kind: str, size: Size) -> tuple[str, ...]:
-    """The lengths that make sense: one row alone is not ragged."""
+    """The kinds of lengths that make sense: a single row is not ragged."""
     if kind in ALONE:
         return ("full", "lognormal")
     return LENGTHS[:2] if size.batch == 1 else LENGTHS
@@ -89,7 +89,7 @@ def draw_inputs(problem: Problem) -> np.ndarray:
 
 
 def draw_lengths(problem: Problem) -> np.ndarray | None:
-    """int32 `[B]`, or `[COPIES, B]`; `None` where none are given."""
+    """int32 `[B]`, or `[COPIES, B]`; `None` if the problem has no lengths."""
     if problem.lengths == "none":
         return None
     copies = COPIES if problem.kind == "vmap_lengths" else 1
@@ -105,14 +105,15 @@ def _full(batch: int, time: int, seed: int) -> np.ndarray:
 
 def _uniform(batch: int, time: int, seed: int) -> np.ndarray:
     lengths = np.random.default_rng(seed).integers(-(-time // 4), time + 1, batch)
-    lengths[0] = time
+    lengths[0] = time  # the longest row has `T` steps, as in all kinds of lengths
     return lengths.astype(np.int32)
 
 
 def lognormal(batch: int, time: int, seed: int, mean: float = MEAN) -> np.ndarray:
-    """Lengths whose longest is `time`, and whose mean is about `mean` of that.
+    """Log-normal lengths, the longest of which is `time`, with a mean of about `mean * time`.
 
-    They are `time * (x / max(x)) ** p` of normal `log(x)`; p, by bisection, sets the mean.
+    They are `time * (x / max(x)) ** p` with normal `log(x)`. p is found by bisection, so that the
+    mean is as requested.
     """
     log = np.random.default_rng(seed).normal(size=batch)
     log -= log.max()

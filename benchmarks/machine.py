@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to, and the two cores that all share."""
+"""The machine and the versions behind the figures, and the two cores that all frameworks use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MODULES = ("jax", "jaxlib", "flax", "haiku", "keras", "equinox", "tensorflow", "
 
 
 def prepare(short: bool) -> None:
-    """For this process and those that it starts: two cores, and the CPU alone.
+    """Restricts this process, and those that it starts, to two cores and to the CPU.
 
-    Frameworks read this at their first computation: their pools have a thread for each core that
-    they may use. A short run compiles much and runs little: without LLVM's optimisation.
+    Call it before the first computation: frameworks then create one thread for each core that they
+    may use. A short run spends most of its time on compiling, so it turns off LLVM's optimisation.
     """
     jax.config.update("jax_platforms", "cpu")
     if hasattr(os, "sched_setaffinity"):
@@ -30,7 +30,7 @@ def prepare(short: bool) -> None:
 
 
 def describe() -> dict[str, str | int]:
-    """Its processor, the cores used, its system, and the date."""
+    """The processor, the number of cores used, the operating system, and the date."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -40,7 +40,8 @@ def describe() -> dict[str, str | int]:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
+    # Without `sched_getaffinity`, as on macOS, `prepare` cannot restrict the cores.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else CORES
 
 
@@ -52,7 +53,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of every framework that is installed, by the name under which it is imported."""
+    """The versions of the installed frameworks, by the name that is imported."""
     owners = importlib.metadata.packages_distributions()
     found = {m: importlib.metadata.version(owners[m][0]) for m in MODULES if m in owners}
     return {"jax_dynrnn": jax_dynrnn.__version__} | found

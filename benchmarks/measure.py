@@ -1,4 +1,4 @@
-"""Builds, checks and times all implementations of each problem."""
+"""Builds, checks and times all implementations of a problem."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ Row = dict[str, Any]
 
 
 class Field:
-    """Ours and the peers, to be used in a `with` statement.
+    """All implementations, ours and the peers', as a context manager.
 
     Args:
         families: the peers; those that are not installed are left out.
-        at_once: how many programs are compiled at once; where it is timed, one.
+        compile_threads: the number of programs that are compiled in parallel. Use one if compile
+            times are to be measured.
     """
 
-    def __init__(self, families: list[str], at_once: int = 1):
-        self.at_once = at_once
+    def __init__(self, families: list[str], compile_threads: int = 1):
+        self.compile_threads = compile_threads
         self.missing = [f for f in families if not peers.installed(f)]
         self.families = [f for f in families if f not in self.missing]
         self.stack = ExitStack()
@@ -37,7 +38,7 @@ class Field:
         here = [f for f in self.families if f in peers.JAX]
         self.here = [peers.load(f) for f in ("ours", *here)]
         for process in self.processes:
-            process.call("ready")  # its imports would disturb what is measured next
+            process.call("ready")  # waits for its imports, which would disturb later measurements
         warm_up()
 
     def __enter__(self) -> Field:
@@ -49,20 +50,21 @@ class Field:
     def checked(
         self, kind: str, size: Size, each: tuple[str, ...]
     ) -> Iterator[tuple[Problem, dict[str, Any]]]:
-        """Each problem of a kind and size with all its implementations, which agree.
+        """Yields each problem of a kind and size with all its implementations, after the check.
 
         Args:
-            kind, size: of the problems.
-            each: their lengths; those with and those without any are compiled apart.
+            kind, size: the cell and size of the problems.
+            each: the kinds of lengths of the problems.
         """
         params = params_of(kind, size)
         runs = {n: r for module in self.here for n, r in module.build(kind, size, params).items()}
+        # Programs with lengths and without take different arguments: they are compiled separately.
         for given in (False, True):
             problems = [Problem(kind, size, n) for n in each if (n != "none") == given]
             if not problems:
                 continue
             first = draw_inputs(problems[0]), draw_lengths(problems[0])
-            with ThreadPoolExecutor(self.at_once) as pool:
+            with ThreadPoolExecutor(self.compile_threads) as pool:
                 compiled = pool.map(lambda run, data=first: Compiled(*run, *data), runs.values())
                 built: dict[str, Any] = dict(zip(runs, compiled, strict=True))
             for process in self.processes:
@@ -76,11 +78,12 @@ class Field:
 
 
 def timed(problem: Problem, implementations: dict[str, Any], count: int) -> list[Row]:
-    """The rows of a problem, one for each implementation, of `count` rounds."""
-    turns = {name: x.seconds for name, x in implementations.items()}
-    measured = {what: rounds(turns, what, count) for what in WHAT}
+    """Times `count` rounds of a problem, and returns a row for each implementation."""
+    timers = {name: x.seconds for name, x in implementations.items()}
+    measured = {what: rounds(timers, what, count) for what in WHAT}
     rows = []
     for name, implementation in implementations.items():
+        # Only JAX reports compile time and memory.
         cost = getattr(implementation, "cost", {what: {} for what in WHAT})
         rows.append(
             {"kind": problem.kind, "size": list(problem.size), "lengths": problem.lengths}
@@ -91,7 +94,7 @@ def timed(problem: Problem, implementations: dict[str, Any], count: int) -> list
 
 
 def training_rows(runs: dict[str, Any], size: Size, lengths: Any, count: int) -> list[Row]:
-    """A row for each run of an LSTM: the training step's time and memory, and no check."""
+    """A row for each run of an LSTM: time and memory of the training step, without a check."""
     inputs = draw_inputs(Problem("lstm", size, "none"))
     compiled = {n: Compiled(*run, inputs, lengths, ("training",)) for n, run in runs.items()}
     times = rounds({name: x.seconds for name, x in compiled.items()}, "training", count)

@@ -1,4 +1,4 @@
-"""What the backward pass of a long sequence keeps: every engine with every `remat`, and Flax."""
+"""Memory of training on a long sequence: every engine with every `remat`, and Flax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNS = len(ENGINES) * len(REMAT) + 1
 
 
 def rows(size: Size, count: int) -> Iterator[dict[str, Any]]:
-    """Of an LSTM's training step without lengths: its time and memory, one run at a time."""
+    """Time and memory of an LSTM's training step without lengths, one row per run."""
     params, cell = params_of("lstm", size), cells_of("lstm", size.units)
     runs = {
         (f"ours: {engine}", remat): (ours.forward(cell, engine, remat=remat), params)
@@ -31,7 +31,7 @@ def rows(size: Size, count: int) -> Iterator[dict[str, Any]]:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """The rows as the terminal has them."""
+    """The table for the terminal."""
     lines = [["implementation", "remat", "memory, MB", "training step, ms"]]
     for row in measured["memory"]:
         step = row["training"]

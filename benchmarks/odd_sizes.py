@@ -1,6 +1,7 @@
-"""Sizes that no tile or block divides, and their neighbours: none should cost notably more.
+"""Cost of sizes that no tile or block divides, compared with neighbouring sizes.
 
-An LSTM's training step by `blocked`, against the time steps and the batch size.
+Measures an LSTM's training step by `blocked` against the number of steps and the batch size. No
+size should cost notably more than its neighbours.
 """
 
 from __future__ import annotations
@@ -20,39 +21,40 @@ from .problems import cells_of, params_of
 from .report import aligned
 
 BASE = {"time": Size(16, 0, 32, 64), "batch": Size(0, 50, 32, 64)}
-"""A size for each axis, to be replaced along it."""
+"""For each axis, the size whose field of that name is varied."""
 ANCHORS = {
     "time": (40, 64, 131, 257, 512, 1021, 2048, 4096, 10_000),
     "batch": (16, 33, 64, 134, 251, 512, 1009, 1028, 2048),
 }
 OFFSETS = (-13, -7, -3, -2, -1, 0, 1, 2, 3, 7, 16, 37)
-"""The memory is that of each anchor with each of these."""
+"""Memory is measured at each anchor plus each of these offsets."""
 CLIFFS = {
     "time": (127, 262, 331, 514, 521, 1031, 2053, 4098, 4099, 10_007),
     "batch": (37, 134, 142, 149, 178, 262, 509, 1009, 1028, 2053),
 }
-"""Primes and small multiples of large ones; the time is that of each and of two sizes after it."""
+"""Primes and small multiples of large primes. Time is measured at each of these sizes and at two
+sizes after it."""
 BESIDE = (1, 16)
 NEAR = 50
-"""How far apart two sizes are compared."""
+"""The largest difference of two sizes that are compared."""
 KINDS: tuple[tuple[str, Any], ...] = tuple(itertools.product(("full", "lognormal"), (None, "sqrt")))
-"""Lengths and `remat`."""
+"""Kinds of lengths and `remat`."""
 
 TINY = {"time": Size(4, 0, 3, 8), "batch": Size(0, 6, 3, 8)}
 TINY_ANCHORS = {"time": (16,), "batch": (16,)}
 
 Row = dict[str, Any]
 Curve = tuple[str, str, Any]
-"""An axis, lengths and `remat`."""
+"""An axis, a kind of lengths, and `remat`."""
 
 
 def count(short: bool) -> int:
-    """How many rows there are."""
+    """The number of rows."""
     return sum(1 for plan in _plans(short) for _ in plan)
 
 
 def rows(short: bool, rounds: int) -> Iterator[Row]:
-    """The memory of every size and kind, and the time of some."""
+    """Measures the memory of every size and kind, and the time of some."""
     base, (memories, times) = TINY if short else BASE, _plans(short)
     for axis, value, lengths, remat in memories:
         size = base[axis]._replace(**{axis: value})
@@ -67,7 +69,7 @@ def rows(short: bool, rounds: int) -> Iterator[Row]:
 
 
 def _plans(short: bool) -> list[list[tuple]]:
-    """`(axis, value, lengths, remat)` of all memories, and of all times."""
+    """Lists of `(axis, value, lengths, remat)`: those whose memory, and whose time is measured."""
     if short:
         plans = [_sizes(TINY_ANCHORS, (0, 1))] * 2
     else:
@@ -76,7 +78,7 @@ def _plans(short: bool) -> list[list[tuple]]:
 
 
 def _sizes(anchors: dict[str, tuple], offsets: tuple[int, ...]) -> list[tuple[str, int]]:
-    """Every axis with every value, each once."""
+    """Every `(axis, value)` once, in order."""
     return [
         (axis, value)
         for axis, values in anchors.items()
@@ -85,7 +87,10 @@ def _sizes(anchors: dict[str, tuple], offsets: tuple[int, ...]) -> list[tuple[st
 
 
 def _memory(size: Size, full: bool, remat: Any) -> int:
-    """Without LLVM's optimisation, which takes most of the time and has no part in it."""
+    """Bytes of temporary memory of a training step, from compilation alone.
+
+    LLVM's optimisation is off: it takes most of the compile time and does not change the memory.
+    """
     run, params = _run(size, remat)
     inputs = jax.ShapeDtypeStruct(size[:3], np.float32)
     lengths = None if full else jax.ShapeDtypeStruct(size[:1], np.int32)
@@ -100,10 +105,10 @@ def _run(size: Size, remat: Any) -> tuple[Any, Any]:
     return ours.forward(cell, "blocked", remat=remat), params_of("lstm", size)
 
 
-def curves(rows: list[Row], quantity: str) -> dict[Curve, dict[int, float]]:
-    """Megabytes (`"memory"`) or milliseconds (`"training"`) by size, of every curve."""
+def curves(measured: list[Row], quantity: str) -> dict[Curve, dict[int, float]]:
+    """For every curve, megabytes (`"memory"`) or milliseconds (`"training"`) by size."""
     found: dict[Curve, dict[int, float]] = {}
-    for row in rows:
+    for row in measured:
         if quantity in row:
             cost = row["memory"] / 1e6 if quantity == "memory" else row["training"]["median"]
             found.setdefault((row["axis"], row["lengths"], row["remat"]), {})[row["value"]] = cost
@@ -111,16 +116,19 @@ def curves(rows: list[Row], quantity: str) -> dict[Curve, dict[int, float]]:
 
 
 def worst(curve: dict[int, float]) -> tuple[float, int, int]:
-    """`(ratio, n, n')`: the size `n` that costs most beside a larger one near it, `n'`."""
+    """`(ratio, n, m)`: the size `n` that costs most relative to a larger size `m` near it.
+
+    A smaller size should cost less, so any ratio above 1 is an anomaly.
+    """
     pairs = [(n, m) for n, m in itertools.permutations(curve, 2) if 0 < m - n <= NEAR]
     return max((curve[n] / curve[m], n, m) for n, m in pairs)
 
 
-def table(rows: list[Row]) -> str:
-    """The worst pair of each curve."""
+def table(measured: list[Row]) -> str:
+    """The worst pair of sizes of each curve."""
     lines = [["axis", "lengths", "remat", "", "at most", "at", "beside"]]
     for quantity, named in (("memory", "memory"), ("training", "time")):
-        for (axis, lengths, remat), curve in curves(rows, quantity).items():
+        for (axis, lengths, remat), curve in curves(measured, quantity).items():
             ratio, n, m = worst(curve)
             lines.append([axis, lengths, str(remat), named, f"{ratio:.2f}", str(n), str(m)])
     return f"what a size costs beside a larger one within {NEAR}\n{aligned(lines, left=4)}"

@@ -1,4 +1,4 @@
-"""The picture of what was measured: speed-ups over the best JAX peer."""
+"""Draws the picture of the results: speed-ups over the best JAX peer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # draws without a display; must precede the import of pyplot
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -35,9 +35,10 @@ NAMES = {
 
 
 def draw(measured: dict[str, Any], path: Path) -> None:
-    """A bar for each problem, a panel for each cell and pass; TensorFlow and PyTorch as marks.
+    """Draws a panel for each cell and pass, with a bar for each problem.
 
-    Where only runs under `vmap` were measured, which have no peers, there is no picture.
+    TensorFlow and PyTorch are marks. If only kinds without peers were measured, such as runs under
+    `vmap`, no picture is drawn.
     """
     entries = compare.by_problem(measured["rows"])
     kinds = [kind for kind in NAMES if any(p.kind == kind for p in entries)]
@@ -67,13 +68,14 @@ def _panel(ax: Any, what: str, entries: dict[Problem, Entry]) -> None:
     sizes = list(dict.fromkeys(p.size for p in entries))
     for lengths in LENGTHS:
         found = [(p, e) for p, e in entries.items() if p.lengths == lengths]
-        places = [sizes.index(p.size) + 0.2 * (LENGTHS.index(lengths) - 1.5) for p, _ in found]
+        positions = [sizes.index(p.size) + 0.2 * (LENGTHS.index(lengths) - 1.5) for p, _ in found]
         best = [compare.speed_up(e, what, RIVALS["best JAX peer"]) or 1.0 for _, e in found]
-        heights = [ratio - 1 for ratio in best]
-        ax.bar(places, heights, 0.18, 1, color=COLORS[lengths], label=LABELS[lengths])
+        heights = [ratio - 1 for ratio in best]  # bars start at 1, the speed of the peer
+        ax.bar(positions, heights, 0.18, 1, color=COLORS[lengths], label=LABELS[lengths])
         for name, marker in OTHERS.items():
             theirs = [compare.speed_up(e, what, RIVALS[name]) for _, e in found]
-            pairs = zip(places, best, theirs, strict=True)
+            pairs = zip(positions, best, theirs, strict=True)
+            # The height of a mark is their speed on this scale, not our speed-up over them.
             points = [(x, b / t) for x, b, t in pairs if t]
             if points:
                 ax.scatter(
@@ -84,6 +86,6 @@ def _panel(ax: Any, what: str, entries: dict[Problem, Entry]) -> None:
     ax.yaxis.set_major_formatter("{x:g}")
     labels = [f"B {s.batch}, T {s.time}\nI {s.inputs}, H {s.units}" for s in sizes]
     ax.set_xticks(range(len(sizes)), labels, fontsize=8)
-    ax.set_xlim(-0.6, max(len(sizes), 6) - 0.4)  # bars of one width in all panels
+    ax.set_xlim(-0.6, max(len(sizes), 6) - 0.4)  # so that bars have the same width in all panels
     ax.grid(axis="y", alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,8 @@
-"""The cells and params of a problem, and the scalar that is differentiated."""
+"""The cells and params of a problem, and the loss that is differentiated."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -17,10 +18,10 @@ CELLS = dict.fromkeys(("lstm", *MAPPED), rnn.LSTMCell) | {
     "gru_after": rnn.CudnnCompatibleGRUCell,
     "vanilla": rnn.BasicRNNCell,
     "projection": lambda n: rnn.LSTMCell(n, use_peepholes=True, cell_clip=3.0, num_proj=n // 2),
-    "layer_norm": lambda n: rnn.LayerNormLSTMCell(n, layer_norm=True),
+    "layer_norm": functools.partial(rnn.LayerNormLSTMCell, layer_norm=True),
     "weight_norm": rnn.WeightNormLSTMCell,
     "coupled": rnn.CoupledInputForgetGateLSTMCell,
-    "grouped": lambda n: rnn.GLSTMCell(n, number_of_groups=2),
+    "grouped": functools.partial(rnn.GLSTMCell, number_of_groups=2),
     "ugrnn": rnn.UGRNNCell,
     "nas": rnn.NASCell,
     "cfn": rnn.CFNCell,
@@ -34,16 +35,16 @@ CELLS = dict.fromkeys(("lstm", *MAPPED), rnn.LSTMCell) | {
 
 
 def cells_of(kind: str, units: int) -> Any:
-    """What the run takes: a cell, or a pair of cells."""
+    """The cells that the run takes: one cell, or a pair of cells."""
     if kind == "bidirectional":
         return (rnn.LSTMCell(units), rnn.LSTMCell(units))
     return CELLS[kind](units)
 
 
 def params_of(kind: str, size: Size) -> Any:
-    """Random params of the run, float32; with a first axis of `COPIES` where it is mapped over.
+    """Random params of the run, float32; with a first axis of `COPIES` if params are mapped.
 
-    The second bias of a GRU's candidate is 0: NNX's GRU has none.
+    The second bias of a GRU's candidate is 0, because NNX's GRU does not have it.
     """
     random, bound = np.random.default_rng(0), size.units**-0.5
     copies = (COPIES,) if kind == "vmap_params" else ()
@@ -53,7 +54,8 @@ def params_of(kind: str, size: Size) -> Any:
             return np.zeros(x.shape, np.float32)
         return random.uniform(-bound, bound, (*copies, *x.shape)).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: _init(kind, size)))
+    shapes = jax.eval_shape(functools.partial(_init, kind, size))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _init(kind: str, size: Size) -> Any:
@@ -66,7 +68,7 @@ def _init(kind: str, size: Size) -> Any:
 def loss(outputs: jax.Array, states: Any, lengths: jax.Array | None) -> jax.Array:
     """Half the sum of squares of all valid outputs `[..., T, H]` and of the final states.
 
-    The same for all, ours included, whose outputs are 0 elsewhere anyway.
+    All implementations do this same work, although our outputs are 0 in the padding anyway.
     """
     if lengths is not None:
         valid = jnp.arange(outputs.shape[-2]) < lengths[..., None]

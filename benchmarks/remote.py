@@ -1,4 +1,4 @@
-"""Implementations in a process of their own: the near side of `benchmarks.worker`."""
+"""Implementations in another process: the client of `benchmarks.worker`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ from .grid import Size
 from .problems import cells_of
 from .timing import Results
 
+
+def _unchanged(cells: Any, params: Any) -> Any:
+    del cells
+    return params
+
+
 EXPORT = {
     "tensorflow": interop.tf1.export_params,
     "pytorch": interop.torch.export_params,
-    "devices": lambda cells, params: params,
+    "devices": _unchanged,
 }
-"""The weights that a framework takes, of our cells and params."""
+"""For each family, the function that converts our cells and params to its weights."""
 ENVIRONMENT: dict[str, str] = {}
-"""Variables that a process has and ours has not: none, users set none."""
+"""Additional environment variables of the processes: none, because users set none."""
 
 
 class Process:
-    """The process of a framework, to be used in a `with` statement.
+    """The process of a framework, as a context manager.
 
-    It is stopped while it is not asked for anything: its threads may spin without taking time from
-    what is measured elsewhere, and are as fast as they are alone when it is their turn.
+    It is stopped while it has no command. So its threads may spin without taking time from other
+    implementations, and are as fast as in a process alone when they are measured.
     """
 
     def __init__(self, family: str):
         self.family = family
         command = [sys.executable, "-m", "benchmarks.worker", family]
-        self.log = tempfile.TemporaryFile()  # TensorFlow says much
+        self.log = tempfile.TemporaryFile()  # TensorFlow prints a lot, which would fill a pipe
         self.popen = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             env=os.environ | ENVIRONMENT,
@@ -46,15 +52,15 @@ class Process:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.popen.send_signal(signal.SIGCONT)
-        self.popen.communicate()  # closes its input, at which it ends
+        self.popen.send_signal(signal.SIGCONT)  # a stopped process would never end
+        self.popen.communicate()  # closes its standard input, which ends the worker
         self.log.close()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Has it done there, and waits for the result.
+        """Calls a method of the worker and waits for the result.
 
         Raises:
-            RuntimeError: it failed there; the message has the traceback.
+            RuntimeError: the call failed in the worker; the message contains the traceback.
         """
         self.popen.send_signal(signal.SIGCONT)
         try:
@@ -73,9 +79,12 @@ class Process:
     def build(
         self, kind: str, size: Size, params: Any, given: bool, *place: Any
     ) -> dict[str, Remote]:
-        """All implementations of a kind of cell, with weights of these params.
+        """All implementations of a kind of cell, with the given params.
 
-        `given`: whether they are to have lengths. `place`: PyTorch's device and dtype.
+        Args:
+            kind, size, params: the cell, its size and our params.
+            given: whether there are lengths.
+            place: PyTorch's device and dtype.
         """
         built = {}
         for name in self.call("names", kind, size, given):
@@ -86,7 +95,7 @@ class Process:
 
 
 class Remote:
-    """One implementation there, as `benchmarks.compiled.Compiled` is one here."""
+    """An implementation in another process, with the interface of `compiled.Compiled`."""
 
     def __init__(self, process: Process, name: str):
         self.process, self.name = process, name

@@ -1,7 +1,8 @@
-"""Tables of what was measured, for the terminal and for the README."""
+"""Tables of the results, for the terminal and for the README."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from . import compare, fairness
@@ -25,18 +26,18 @@ def tables(measured: dict[str, Any]) -> str:
 
 
 def _alone(rows: list[dict[str, Any]]) -> list[str]:
-    """How the suite's times of other frameworks compare with those of each alone."""
+    """Compares the suite's times of other frameworks with those in their own processes."""
     if not rows:
         return []
     ratios = [row["suite"] / row["alone"] for row in rows]
     mean, off = geometric_mean(ratios), fairness.off(rows)
     lines = [f"other frameworks: {mean:.2f} of their time alone, the mean of {len(rows)} pairs"]
-    lines += [f"over {fairness.BOUND:.0%}: {fairness.said(row)}" for row in off]
+    lines += [f"over {fairness.BOUND:.0%}: {fairness.sentence(row)}" for row in off]
     return ["\n".join(lines)]
 
 
 def heading(measured: dict[str, Any]) -> str:
-    """The machine, the date and the versions in a line."""
+    """One line with the machine, the date and the versions."""
     machine = measured["machine"]
     names = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
     return (
@@ -66,7 +67,7 @@ def _time(row: Any, what: str) -> str:
 
 
 def _verdict(entry: Entry, what: str, kind: str) -> list[str]:
-    """The quartiles of ours apart, by the median, and the ratio; `<` marks what is lost."""
+    """Our interquartile range relative to the median, and the speed-up; `<` marks a lost row."""
     ours = entry["ours"][what]
     low, high = ours["quartiles"]
     if kind in ALONE:
@@ -87,13 +88,16 @@ def _means(entries: Entries) -> list[str]:
 
 
 def _ratios(what: str) -> dict[str, Any]:
-    """Of an entry, by who is compared with."""
-    rivals = {n: lambda e, r=r: compare.speed_up(e, what, r) for n, r in RIVALS.items()}
-    return rivals | {"our scan": lambda e: compare.over_scan(e, what)}
+    """The functions that compute the speed-up of an entry, by the name of the rival."""
+    ratios: dict[str, Any] = {
+        name: functools.partial(compare.speed_up, what=what, rival=rival)
+        for name, rival in RIVALS.items()
+    }
+    return ratios | {"our scan": functools.partial(compare.over_scan, what=what)}
 
 
 def _sentences(entries: Entries) -> list[str]:
-    """The least speed-ups, the rows lost, memory, and time to compile."""
+    """Sentences on the least speed-ups, the lost rows, memory, and compile time."""
     lines = []
     for what in WHAT:
         for name, ratio in _ratios(what).items():
@@ -106,7 +110,8 @@ def _sentences(entries: Entries) -> list[str]:
                     f"below {MARGIN} in {lost} of {len(found)} rows"
                 )
     for quantity, unit in (("memory", "temporary memory"), ("compile", "time to compile")):
-        found = collect(entries, lambda e, q=quantity: compare.over_flax(e, "training", q))
+        ratio = functools.partial(compare.over_flax, what="training", quantity=quantity)
+        found = collect(entries, ratio)
         if found:
             mean, worst = geometric_mean(found.values()), max(found, key=found.__getitem__)
             lines.append(
@@ -117,7 +122,7 @@ def _sentences(entries: Entries) -> list[str]:
 
 
 def markdown(measured: dict[str, Any]) -> str:
-    """The summary for the README; nothing where none of the grid was measured."""
+    """The summary for the README; empty if no problem of the grid was measured."""
     entries = compare.in_grid(compare.by_problem(measured["rows"]))
     if not entries:
         return ""
@@ -141,7 +146,7 @@ def _times(ratio: float | None) -> str:
 
 
 def aligned(lines: list[list[str]], left: int = 2) -> str:
-    """Columns of one width each, the first `left` of them ragged right."""
+    """Aligns columns, the first `left` of them to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

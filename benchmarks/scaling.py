@@ -1,12 +1,12 @@
 """Time and memory of an LSTM's training step against T, B, H and raggedness.
 
     python -m benchmarks.scaling                # three quarters of an hour
-    python -m benchmarks.scaling --short        # is it alive? The figures mean nothing
-    python -m benchmarks.scaling --report FILE  # table and picture of what was measured before
+    python -m benchmarks.scaling --short        # tests that everything works; figures mean nothing
+    python -m benchmarks.scaling --report FILE  # table and pictures of earlier results
 
-One of them changes at a time, about a base point. The limit is the time that the machine needs to
-multiply matrices as large as the work on valid steps alone. At the end sizes that no tile or
-block divides are compared with their neighbours.
+One parameter is varied at a time, about a base point. The limit is the time that the machine needs
+for the matmuls of the valid steps only. At the end, sizes that no tile or block divides are
+compared with their neighbours.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AXES = {
     "units": (32, 64, 128, 256, 512),
     "mean length": (0.1, 0.2, 0.35, 0.5, 0.75, 1.0),
 }
-"""Mean lengths are parts of T; on the other axes it is `MEAN`."""
+"""Mean lengths are fractions of T; on the other axes the mean is `MEAN`."""
 LONG = Size(8, 10_000, 32, 64)
 
 TINY = Size(4, 16, 3, 8)
@@ -47,8 +47,12 @@ TINY_LONG = Size(2, 300, 3, 8)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="tiny sizes: is it all alive?")
-    parser.add_argument("--report", type=Path, help="of this JSON file; nothing is run")
+    parser.add_argument(
+        "--short", action="store_true", help="tiny sizes: tests that everything works"
+    )
+    parser.add_argument(
+        "--report", type=Path, help="make table and pictures from this JSON file; run nothing"
+    )
     options = parser.parse_args()
     out = options.report or (SHORT if options.short else RESULTS) / "scaling.json"
     measured = json.loads(out.read_text()) if options.report else run(options.short, out)
@@ -61,7 +65,7 @@ def main() -> None:
 
 
 def run(short: bool, out: Path) -> dict[str, Any]:
-    """Measures, and writes what there is after each point."""
+    """Measures all points, and writes the results after each one."""
     machine.prepare(short)
     base, axes, long = (TINY, TINY_AXES, TINY_LONG) if short else (BASE, AXES, LONG)
     count = 3 if short else 7
@@ -81,7 +85,7 @@ def run(short: bool, out: Path) -> dict[str, Any]:
 
 
 def matmul_rate(size: int) -> float:
-    """What the machine multiplies in float32: 1e9 operations a second, the best of 10 tries."""
+    """GFLOP/s of a float32 matmul on this machine, the best of 10 tries."""
     x, multiply = jnp.ones((size, size)), jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(x, x))
     best = float("inf")
@@ -103,7 +107,10 @@ def points(base: Size, axes: dict[str, tuple]) -> Iterator[tuple[str, float, Siz
 
 
 def limit(size: Size, steps: int, gflops: float) -> float:
-    """Milliseconds of a training step: three times the matmuls of `steps` valid steps."""
+    """Milliseconds of a training step at the rate of large matmuls.
+
+    The backward pass has two matmuls for each one of the forward pass: hence the factor 3.
+    """
     _, _, inputs, units = size
     return 3 * 2 * steps * (inputs + units) * 4 * units / gflops / 1e6
 
@@ -111,7 +118,7 @@ def limit(size: Size, steps: int, gflops: float) -> float:
 def rows(
     axis: str, value: float, size: Size, mean: float, count: int, gflops: float
 ) -> list[dict[str, Any]]:
-    """The rows of a point: ours, our scan and Flax."""
+    """The rows of a point: ours, our `scan`, and Flax."""
     lengths = lognormal(size.batch, size.time, 0, mean)
     least = float(f"{limit(size, int(lengths.sum()), gflops):.4g}")
     shared = {"axis": axis, "value": value, "size": list(size), "mean": mean, "limit": least}

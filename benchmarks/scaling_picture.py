@@ -1,4 +1,4 @@
-"""The pictures of `benchmarks.scaling`."""
+"""Draws the pictures of `benchmarks.scaling`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # draws without a display; must precede the import of pyplot
 
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -24,7 +24,7 @@ STYLES = {"ours": ("C3", "o-"), "ours: scan": ("C0", "s--"), "flax: Optimized": 
 
 
 def draw(measured: dict[str, Any], path: Path) -> None:
-    """A panel for each of T, B, H and raggedness, time above memory."""
+    """Draws a panel for each of T, B, H and raggedness, with time above memory."""
     figure, axes = plt.subplots(2, 4, figsize=(15, 7), sharex="col", sharey="row")
     for column, axis in zip(axes.T, LABELS, strict=True):
         rows = [row for row in measured["rows"] if row["axis"] == axis]
@@ -52,6 +52,7 @@ def _panel(column: Any, axis: str, rows: list[dict[str, Any]]) -> None:
         megabytes = [row["training"]["memory"] / 1e6 for row in own]
         column[0].plot(values, times, style, color=color, label=name, ms=4)
         column[1].plot(values, megabytes, style, color=color, ms=4)
+    # The three implementations at a point have the same limit.
     limits = dict(sorted((row["value"], row["limit"]) for row in rows))
     column[0].plot(limits.keys(), limits.values(), ":", color="black", label="limit")
     for ax in column:
@@ -64,7 +65,7 @@ def _panel(column: Any, axis: str, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_odd_sizes(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each of T and B, memory above time: a point for each size, a line for a kind."""
+    """Draws a panel for each of T and B, with memory above time and a line for each kind."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 7), sharex="col")
     kinds = {kind: f"C{i}" for i, kind in enumerate(odd_sizes.KINDS)}
     for line, quantity in zip(axes, ("memory", "training"), strict=True):

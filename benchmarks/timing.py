@@ -1,4 +1,4 @@
-"""How an implementation is timed, in whatever process it runs. No framework is imported here."""
+"""Timing of implementations, in any process. This module imports no framework."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 
 WHAT = ("forward", "training")
 SHORTEST = 3e-2
-"""Seconds: where one call takes less, a turn is several, and one before them that is not counted:
-steps follow each other, and that one finds the caches full of another framework's."""
+"""Seconds. If one call takes less, calls are repeated for this time, and the first is not counted:
+it finds the caches full of another framework's data, while in practice calls follow each other."""
 
 
 class Results(NamedTuple):
-    """What an implementation computes, as NumPy's arrays."""
+    """The results of an implementation, as NumPy arrays."""
 
     outputs: Any
-    """`[B, T, H]`, anything past the lengths."""
+    """`[B, T, H]`, with arbitrary values in the padding."""
     states: list
-    """c before h, forward before backward."""
+    """The final states, with c before h and forward before backward."""
     gradient: Any
-    """Of the scalar by the inputs, `[B, T, I]`."""
+    """The gradient of the loss with respect to the inputs, `[B, T, I]`."""
 
 
 def seconds(implementation: Any, what: str) -> float:
-    """Of one call, the mean of a turn: as many in a row as take `SHORTEST`, at least one."""
+    """The mean time of consecutive calls, at least one, which together take at least `SHORTEST`."""
     call = getattr(implementation, what)
     start = time.perf_counter()
     call()
@@ -42,28 +42,31 @@ def seconds(implementation: Any, what: str) -> float:
 
 
 def rounds(
-    turns: dict[str, Callable[[str], float]], what: str, count: int
+    timers: dict[str, Callable[[str], float]], what: str, count: int
 ) -> dict[str, dict[str, Any]]:
-    """Lets every implementation have a turn in each round, in another order each time.
+    """Times every implementation once per round, in a new random order each time.
+
+    Rounds spread a disturbance of the machine over all implementations, and the random order does
+    not favour any of them by its predecessor.
 
     Args:
-        turns: the `seconds` of each implementation.
+        timers: the `seconds` of each implementation.
         what: `"forward"` or `"training"`.
-        count: how many rounds; one before them is not counted.
+        count: the number of rounds, after one that is not counted.
 
     Returns:
-        The `summary` of each.
+        The `summary` of each implementation.
     """
-    measured: dict[str, list[float]] = {name: [] for name in turns}
-    order, shuffle = list(turns), random.Random(0).shuffle
+    measured: dict[str, list[float]] = {name: [] for name in timers}
+    order, shuffle = list(timers), random.Random(0).shuffle
     for _ in range(count + 1):
         shuffle(order)
         for name in order:
-            measured[name].append(turns[name](what))
+            measured[name].append(timers[name](what))
     return {name: summary(values[1:]) for name, values in measured.items()}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """The median and the quartiles, in milliseconds of four digits."""
+    """The median and the quartiles in milliseconds, rounded to four digits."""
     low, median, high = (float(f"{1e3 * q:.4g}") for q in np.quantile(values, (0.25, 0.5, 0.75)))
     return {"median": median, "quartiles": [low, high]}

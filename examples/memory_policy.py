@@ -1,9 +1,10 @@
-"""A policy that remembers: reinforcement learning where what counts was seen at the start.
+"""A policy with memory: reinforcement learning in which the first observation decides at the end.
 
-A corridor begins with a sign, left or right, and ends in a turn, where the sign has to be followed
-and is no longer seen. Episodes follow one another in each row; `resets` at their first steps give
-each a new state, when acting and when the steps are learned from. The policy without memory is the
-same cell, reset at every step. Five seeds are one program under `vmap`. Pure functions, optax.
+A corridor begins with a sign, left or right, and ends in a turn. There the policy has to turn as
+the sign said, which is no longer visible. Episodes follow one another in each row. `resets` at
+their first steps reset the state, both when acting and when learning from the recorded steps. The
+policy without memory is the same cell, reset at every step. Five seeds run as one program under
+`vmap`. Pure functions, optax.
 
     python examples/memory_policy.py            # learns, with memory and without
     python examples/memory_policy.py --smoke    # a short run: does it learn?
@@ -30,12 +31,12 @@ CELL, OPTIMIZER = rnn.GRUCell(32), optax.chain(optax.clip_by_global_norm(1.0), o
 
 
 class World(NamedTuple):
-    """Where each row is; leaves `[rows]`."""
+    """The state of the environment in each row; leaves are `[rows]`."""
 
     sign: Any  # 0 left, 1 right
     place: Any
     age: Any
-    first: Any  # whether an episode begins
+    first: Any  # whether this is the first step of an episode
 
 
 def begin(key):
@@ -44,22 +45,25 @@ def begin(key):
 
 
 def observed(world):
-    """`[rows, FEATURES]`: the sign at the start, whether this is the turn, and 1."""
+    """Observations `[rows, FEATURES]`: the sign at the start, whether this is the turn, and 1."""
     at_start, at_turn = world.place == 0, world.place == LENGTH
     sign = [at_start & (world.sign == side) for side in (0, 1)]
     return jnp.stack([*sign, at_turn, jnp.ones(ROWS, bool)], -1).astype(jnp.float32)
 
 
 def moved(world, actions, key):
-    """The world after a step, and its rewards: 1 for the right turn, else 0."""
+    """The world after a step, and the rewards: 1 for the correct turn, else 0."""
     turned = (world.place == LENGTH) & (actions > 0)
     rewards = (turned & (actions - 1 == world.sign)).astype(jnp.float32)
     over = turned | (world.age + 1 == LIMIT)
     place = jnp.minimum(world.place + (actions == 0), LENGTH)
     on = World(world.sign, place, world.age + 1, over)
-    new = begin(key)
-    pick = lambda a, b: jnp.where(over, a, b)  # noqa: E731
-    return jax.tree.map(pick, new, on)._replace(first=over), rewards
+
+    def select(new, old):
+        return jnp.where(over, new, old)
+
+    # Rows whose episode is over begin a new one in the same step, so that no step is idle.
+    return jax.tree.map(select, begin(key), on)._replace(first=over), rewards
 
 
 def init(key):
@@ -79,7 +83,7 @@ def policy(params, observations, first, state, memory):
 
 
 class Steps(NamedTuple):
-    """What was seen, done and earned; leaves `[rows, STEPS, ...]`."""
+    """Recorded steps; leaves are `[rows, STEPS, ...]`."""
 
     observations: Any
     first: Any
@@ -89,7 +93,7 @@ class Steps(NamedTuple):
 
 
 def acted(params, world, state, key, memory):
-    """STEPS steps of every row."""
+    """Acts for STEPS steps in every row, and records them."""
 
     def step(carry, key):
         world, state = carry
@@ -104,8 +108,8 @@ def acted(params, world, state, key, memory):
 
 
 def advantages(values, last, steps):
-    """Generalised advantage estimates, arXiv:1506.02438, backwards in time."""
-    going_on = 1.0 - steps.over
+    """Generalised advantage estimates, arXiv:1506.02438, computed backwards in time."""
+    going_on = 1.0 - steps.over  # 0 at the end of an episode: nothing flows back across it
     ahead = jnp.concatenate([values[:, 1:], last[:, None]], 1)
     errors = steps.rewards + DISCOUNT * going_on * ahead - values
 
@@ -118,7 +122,7 @@ def advantages(values, last, steps):
 
 
 def loss(params, steps, start, last, memory):
-    """Actor, critic and entropy, of a run over the recorded steps from where they began."""
+    """Actor, critic and entropy loss, from a run over the recorded steps and their start state."""
     logits, values, _ = policy(params, steps.observations, steps.first, start, memory)
     gained = advantages(jax.lax.stop_gradient(values), last, steps)
     errors = values - jax.lax.stop_gradient(values + gained)
@@ -131,13 +135,13 @@ def loss(params, steps, start, last, memory):
 @functools.partial(jax.jit, static_argnames="memory")
 @functools.partial(jax.vmap, in_axes=(0, None))
 def learned(carry, memory):
-    """CHUNK updates of every seed; the share of episodes that ended well, of each."""
+    """CHUNK updates of every seed, and the share of successful episodes in each."""
 
     def update(carry, _):
         params, momenta, world, start, key = carry
         key, key_act = jax.random.split(key)
         world, state, steps = acted(params, world, start, key_act, memory)
-        # what the steps to come are worth
+        # The value of the state after the last step stands for the steps to come.
         now = observed(world)[:, None], world.first[:, None]
         _, last, _ = policy(params, *now, state, memory)
         gradients = jax.grad(loss)(params, steps, start, last[:, 0], memory)
@@ -149,7 +153,7 @@ def learned(carry, memory):
 
 
 def curve(memory, chunks):
-    """The share of episodes that ended well, `[SEEDS, updates]`."""
+    """The share of successful episodes, `[SEEDS, updates]`."""
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(jnp.arange(SEEDS))
     params = jax.vmap(init)(keys[:, 0])
     state = CELL.zero_state((SEEDS, ROWS), jnp.float32)

@@ -1,8 +1,9 @@
-"""Names in old newspapers: a tag for every word, from its spelling and from what is around it.
+"""Names in old newspapers: tags every word, from its spelling and its context.
 
-Two runs, of which each gives what the other does not. Over the letters of each different word: its
-final `state` is how it is spelled, a vector for a word of any length. Over the words of a page: its
-`outputs` are tagged, one by one. NNX layers, optax, orbax.
+The model has two runs, one for each kind of result. The first runs over the letters of each
+distinct word: its final `state` represents the spelling, as one vector for a word of any length.
+The second runs over the words of a page: each of its `outputs` is classified as a tag. NNX layers,
+optax, orbax.
 
     python examples/newspapers.py            # trains on four pages of five, tests on the fifth
     python examples/newspapers.py --smoke    # a short run: does the loss fall?
@@ -27,16 +28,16 @@ import jax_dynrnn as rnn
 from jax_dynrnn import nnx as rnnx
 
 STEPS, BATCH, LETTERS, WORDS, EPOCHS, RATE = 128, 16, 16, 256, 24, 4e-3
-TAGS = ["O", *(f"{place}-{kind}" for kind in ("LOC", "PER", "ORG") for place in "BI")]
-LOOKUP = 0.397  # entity F1 of the tag that each word has most often
-UNKNOWN, RARE = 0, 0.3  # the id of a word not seen, and how often a rare one is taken for that
+TAGS = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER", "ORG") for prefix in "BI")]
+LOOKUP = 0.397  # entity F1 if each word gets its most frequent tag
+UNKNOWN, RARE = 0, 0.3  # the id of an unseen word; how often a rare word is replaced by it
 
 
 class Batch(NamedTuple):
     words: np.ndarray  # [B, T] ids of the words in lower case
-    places: np.ndarray  # [B, T] which of the different words each is
-    spelled: np.ndarray  # [U, LETTERS] ids of the letters of the different words
-    letters: np.ndarray  # [U] how many letters
+    distinct: np.ndarray  # [B, T] indices of the words in `spelled`
+    spelled: np.ndarray  # [U, LETTERS] ids of the letters of the distinct words
+    letters: np.ndarray  # [U] numbers of letters
     tags: np.ndarray  # [B, T]
     lengths: np.ndarray  # [B]
 
@@ -52,14 +53,14 @@ class Tagger(nnx.Module):
 
     def __call__(self, batch):
         _, states = self.spelling(self.letters(batch.spelled), batch.letters)
-        spelled = jnp.concatenate(states, -1)[batch.places]
-        seen = jnp.concatenate([self.words(batch.words), spelled], -1)
-        outputs, _ = self.context(seen, batch.lengths)
+        spelled = jnp.concatenate(states, -1)[batch.distinct]
+        features = jnp.concatenate([self.words(batch.words), spelled], -1)
+        outputs, _ = self.context(features, batch.lengths)
         return self.dense(outputs)
 
 
 class Reader:
-    """Makes batches of pages, by the words of those to train on."""
+    """Converts pages to batches, with the vocabulary of the training pages."""
 
     def __init__(self, pages):
         counts = collections.Counter(word.lower() for page in pages for word, _ in page)
@@ -70,7 +71,11 @@ class Reader:
         }
 
     def batch(self, pages, length, random=None):
-        """With `random`, for training: a rare word may pass for one that was never seen."""
+        """A batch of pages, padded to `length`.
+
+        With `random`, for training, rare words are replaced by `UNKNOWN` at random, so that the
+        model learns to tag words that it has not seen.
+        """
         words = [
             np.array([self.ids.get(word.lower(), UNKNOWN) for word, _ in page]) for page in pages
         ]
@@ -78,14 +83,14 @@ class Reader:
         (words, lengths), (tags, _) = (rnn.pad_sequences(x, length=length) for x in (words, tags))
         if random is not None:
             words = np.where(self.rare[words] & (random.random(words.shape) < RARE), UNKNOWN, words)
-        different = {
+        index_of = {
             word: i for i, word in enumerate(sorted({w for page in pages for w, _ in page}))
         }
-        places = [np.array([different[word] for word, _ in page]) for page in pages]
-        spelled = [np.array([self.letters.get(x, 0) for x in word[:LETTERS]]) for word in different]
-        spelled += [np.zeros(1, int)] * (-len(spelled) % WORDS)  # few sizes are compiled
+        distinct = [np.array([index_of[word] for word, _ in page]) for page in pages]
+        spelled = [np.array([self.letters.get(x, 0) for x in word[:LETTERS]]) for word in index_of]
+        spelled += [np.zeros(1, int)] * (-len(spelled) % WORDS)  # fewer sizes to compile
         return Batch(
-            words, rnn.pad_sequences(places, length=length)[0],
+            words, rnn.pad_sequences(distinct, length=length)[0],
             *rnn.pad_sequences(spelled, length=LETTERS), tags, lengths,
         )  # fmt: skip
 
@@ -103,7 +108,10 @@ def update(model, optimizer, batch):
 
 
 def fit(model, reader, pages, epochs, seed=0):
-    """The mean loss of each epoch; rows begin at another word of each page every time."""
+    """Trains the model, and returns the mean loss of each epoch.
+
+    Pages are cut into rows at random positions, which change in every epoch.
+    """
     random, losses = np.random.default_rng(seed), []
     rows = sum(-(-len(page) // STEPS) + 1 for page in pages) // BATCH
     schedule = optax.cosine_onecycle_schedule(epochs * rows, RATE)
@@ -123,7 +131,7 @@ def fit(model, reader, pages, epochs, seed=0):
 
 
 def entities(tags):
-    """`{(first, last, kind)}` of a page."""
+    """The entities of a page, as a set of `(first, last, kind)`."""
     found, first = set(), None
     for i, tag in enumerate([*tags, "O"]):
         if first is not None and tag != f"I-{tags[first][2:]}":
@@ -135,20 +143,23 @@ def entities(tags):
 
 
 def score(model, reader, pages):
-    """Entities by kind, exact in extent and kind: how many are right, were said, and are there."""
-    right, said, there = (collections.Counter() for _ in range(3))
+    """The numbers of correct, predicted and actual entities, by kind.
+
+    A predicted entity is correct if its extent and its kind are.
+    """
+    correct, predicted, actual = (collections.Counter() for _ in range(3))
     tagged = nnx.jit(lambda model, batch: model(batch).argmax(-1))
     for page in tqdm(pages, "testing", unit="page"):
         batch = reader.batch([page], length=-(-len(page) // 512) * 512)
         chosen = [TAGS[i] for i in np.asarray(tagged(model, batch))[0, : len(page)]]
         given, found = entities([tag for _, tag in page]), entities(chosen)
-        for counts, some in (right, given & found), (said, found), (there, given):
+        for counts, some in (correct, given & found), (predicted, found), (actual, given):
             counts.update(kind for *_, kind in some)
-    return right, said, there
+    return correct, predicted, actual
 
 
 def reloaded(model, make):
-    """The model as a checkpoint keeps it: saved by orbax, and read into one made anew."""
+    """The model after a round trip: saved by orbax, and restored into a new model."""
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:
         saver.save(Path(folder) / "tagger", nnx.state(model, nnx.Param))
         saver.wait_until_finished()
@@ -163,31 +174,35 @@ def main(smoke):
     test, train = pages[::5], [p for i, p in enumerate(pages) if i % 5 and p]
     train = [page[: 4 * STEPS] for page in train] if smoke else train
     reader = Reader(train)
-    make = lambda: Tagger(len(reader.ids) + 1, len(reader.letters) + 1, nnx.Rngs(0))  # noqa: E731
+
+    def make():
+        return Tagger(len(reader.ids) + 1, len(reader.letters) + 1, nnx.Rngs(0))
+
     model = make()
     losses = fit(model, reader, train, epochs=2 if smoke else EPOCHS)
     if smoke:
         return losses, {}
-    right, said, there = counts = score(reloaded(model, make), reader, [p for p in test if p])
+    counts = score(reloaded(model, make), reader, [p for p in test if p])
+    correct, predicted, actual = counts
     draw(*counts)
     return losses, {
         "task": "names in newspapers: a tag for every word",
         "measure": "entity F1, every fifth page",
-        "value": round(2 * right.total() / (said.total() + there.total()), 4),
-        "precision": round(right.total() / max(said.total(), 1), 4),
-        "recall": round(right.total() / there.total(), 4),
+        "value": round(2 * correct.total() / (predicted.total() + actual.total()), 4),
+        "precision": round(correct.total() / max(predicted.total(), 1), 4),
+        "recall": round(correct.total() / actual.total(), 4),
         "reference": f"{LOOKUP}, each word's most frequent tag",
     }
 
 
-def draw(right, said, there):
-    """Precision and recall of each kind."""
+def draw(correct, predicted, actual):
+    """Draws precision and recall of each kind."""
     figure, ax = plt.subplots(figsize=(5, 2.5))
-    kinds = sorted(there)
-    for name, of, shift in ("precision", said, -0.2), ("recall", there, 0.2):
-        shares = [right[kind] / max(of[kind], 1) for kind in kinds]
+    kinds = sorted(actual)
+    for name, of, shift in ("precision", predicted, -0.2), ("recall", actual, 0.2):
+        shares = [correct[kind] / max(of[kind], 1) for kind in kinds]
         ax.bar(np.arange(len(kinds)) + shift, shares, 0.38, label=name)
-    ax.set_xticks(range(len(kinds)), [f"{kind}, {there[kind]}" for kind in kinds])
+    ax.set_xticks(range(len(kinds)), [f"{kind}, {actual[kind]}" for kind in kinds])
     ax.set(ylim=(0, 1), ylabel="of the entities")
     ax.legend(frameon=False)
     harness.draw("newspapers", figure)

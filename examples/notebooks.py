@@ -1,7 +1,7 @@
 """Runs the notebooks from top to bottom, in their own folders.
 
-python examples/notebooks.py            # does each still run?
-python examples/notebooks.py --write    # keeps what they print and draw
+python examples/notebooks.py            # tests that each runs
+python examples/notebooks.py --write    # saves their output
 """
 
 import sys
@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(REPOSITORY.glob("*/*.ipynb"))
 
 
 def run(path):
-    """The notebook with what its cells print and draw now; raises the error of a cell."""
+    """Runs a notebook and returns it with its new output; raises the error of a failing cell."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": path.parent}}, record_timing=False

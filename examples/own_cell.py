@@ -1,7 +1,7 @@
-"""Your own cell in a page: the sLSTM, whose gates are exponentials, on every engine there is.
+"""Your own cell in a page: the sLSTM, which has exponential gates, on every engine.
 
-A `MatmulCell` gives the arithmetic within each unit, `pointwise`, and what its one matmul is; every
-engine can run it then. Here it reads handwritten digits pixel by pixel. Linen layers, optax.
+A `MatmulCell` declares its one matmul and the arithmetic within each unit, `pointwise`. So every
+engine can run it. Here it reads handwritten digits pixel by pixel. Linen layers, optax.
 
     python examples/own_cell.py            # trains, and compares with an LSTM of the same size
     python examples/own_cell.py --smoke    # a short run: does the loss fall?
@@ -27,9 +27,9 @@ UNITS, BATCH, EPOCHS, RATE = 64, 64, 60, 1e-2
 
 class SLSTMState(NamedTuple):
     c: Any  # memory
-    n: Any  # what it is divided by
-    m: Any  # the logarithm that both are scaled by: exponentials stay in range
-    h: Any
+    n: Any  # normaliser, by which c is divided
+    m: Any  # logarithm of the scale of c and n, so that exponentials stay in range
+    h: Any  # output
 
 
 @jax.tree_util.register_static
@@ -48,6 +48,7 @@ class SLSTMCell(rnn.MatmulCell):
 
     def init(self, key, input_shape, dtype=jnp.float32):
         shape = (input_shape[-1] + self.num_units, 4 * self.num_units)
+        # A forget bias of 3: the memory persists at the start of training.
         z, i, f, o = (jnp.full(self.num_units, value, dtype) for value in (0, 0, 3, 0))
         return {
             "kernel": jax.nn.initializers.glorot_uniform()(key, shape, dtype),
@@ -69,9 +70,9 @@ class SLSTMCell(rnn.MatmulCell):
 
     def pointwise(self, params, projected, recurred, state):
         z, i, f, o = jnp.split(projected + recurred, 4, -1)
-        kept = jax.nn.log_sigmoid(f) + state.m
-        m = jnp.maximum(kept, i)
-        old, new = jnp.exp(kept - m), jnp.exp(i - m)
+        log_forget = jax.nn.log_sigmoid(f) + state.m
+        m = jnp.maximum(log_forget, i)  # so that neither exponential below exceeds 1
+        old, new = jnp.exp(log_forget - m), jnp.exp(i - m)
         c, n = old * state.c + new * jnp.tanh(z), old * state.n + new
         h = jax.nn.sigmoid(o) * c / n
         return h, SLSTMState(c, n, m, h)
@@ -87,7 +88,7 @@ class Classifier(linen.Module):
 
 
 def fit(cell, pixels, labels, epochs, seed=0):
-    """A function of pixels that gives logits, and the mean loss of each epoch."""
+    """Trains a classifier -> `(a function from pixels to logits, the mean loss of each epoch)`."""
     model = Classifier(cell)
     params = model.init(jax.random.key(seed), pixels[:1])
 
@@ -106,13 +107,17 @@ def fit(cell, pixels, labels, epochs, seed=0):
 
 
 def check_engines(cell, pixels):
-    """That every engine which can run the cell gives the same."""
+    """Checks that all engines that can run the cell return the same results."""
     params = cell.init(jax.random.key(0), pixels.shape)
     reasons = rnn.explain(cell, params, pixels).reasons
     able = [name for name, reason in reasons.items() if reason is None]
     runs = [rnn.dynamic_rnn(cell, params, pixels, implementation=name) for name in able]
+
+    def assert_close(a, b):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-5)
+
     for name, run in zip(able, runs, strict=True):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), run, runs[0])
+        jax.tree.map(assert_close, run, runs[0])
         print(f"{type(cell).__name__} runs on {name}")
 
 

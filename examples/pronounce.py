@@ -1,10 +1,9 @@
-"""How words are pronounced: an encoder, a decoder that attends to it, and a beam search.
+"""How words are pronounced: an encoder, a decoder with attention, and a beam search.
 
-The encoder's `outputs` are what the decoder attends to, its `state` is where the decoder begins:
-both results of a run, each for what it is. Words of the CMU dictionary, phones without stress. Pure
-functions, optax.
+The decoder attends to the encoder's `outputs` and starts from its `state`, so both results of the
+run are used. Words of the CMU dictionary, phones without stress. Pure functions, optax.
 
-    python examples/pronounce.py            # trains, and pronounces words that it never saw
+    python examples/pronounce.py            # trains, and tests on held-out words
     python examples/pronounce.py --smoke    # a short run: does the loss fall?
 """
 
@@ -22,8 +21,8 @@ from tqdm import tqdm
 import jax_dynrnn as rnn
 
 FEATURES, UNITS, BATCH, EPOCHS, RATE, BEAM = 64, 128, 256, 8, 4e-3, 4
-BUCKETS = (8, 12, 32)  # of letters and phones: short words do not wait for long ones
-BEFORE, END = 0, 1  # of the phones; what a decoder sees first, and says last
+BUCKETS = (8, 12, 32)  # numbers of steps: batches of short words are not padded to long ones
+BEFORE, END = 0, 1  # ids of the decoder's first input and last output
 
 ENCODER = rnn.GRUCell(UNITS)
 ATTENTION = rnn.BahdanauAttention(UNITS, memory_size=2 * UNITS)
@@ -48,7 +47,10 @@ class Pairs(NamedTuple):
 
 def init(key, letters, phones):
     keys = jax.random.split(key, 5)
-    embedding = lambda key, size: jax.random.normal(key, (size, FEATURES)) * FEATURES**-0.5  # noqa: E731
+
+    def embedding(key, size):
+        return jax.random.normal(key, (size, FEATURES)) * FEATURES**-0.5
+
     return {
         "letters": embedding(keys[0], letters),
         "phones": embedding(keys[1], phones),
@@ -59,7 +61,7 @@ def init(key, letters, phones):
 
 
 def encoded(params, letters, lengths):
-    """The decoder's params with what it attends to, and the state that it begins with."""
+    """The decoder's params, including the memory that it attends to, and its start state."""
     outputs, states = rnn.bidirectional_dynamic_rnn(
         ENCODER, ENCODER, params["encoder"], params["letters"][letters], lengths
     )
@@ -69,7 +71,7 @@ def encoded(params, letters, lengths):
 
 
 def loss(params, pairs):
-    """The mean cross-entropy of each phone, the ones before it given."""
+    """The mean cross-entropy of each phone, given the previous ones."""
     attended, start = encoded(params, pairs.letters, pairs.letter_lengths)
     before = jnp.pad(pairs.phones[:, :-1], ((0, 0), (1, 0)), constant_values=BEFORE)
     (outputs, _), _ = rnn.dynamic_rnn(
@@ -83,12 +85,16 @@ def loss(params, pairs):
 
 @jax.jit
 def pronounced(params, letters, lengths):
-    """Ids and lengths of the greedy choice, and of the best of a beam."""
+    """Ids and lengths of the greedy decoding, and of the best sequence of a beam search."""
     attended, start = encoded(params, letters, lengths)
-    given = (
-        DECODER, attended, lambda ids: params["phones"][ids],
-        lambda output: output[0] @ params["dense"], BEFORE, END, start,
-    )  # fmt: skip
+
+    def embed(ids):
+        return params["phones"][ids]
+
+    def logits(output):
+        return output[0] @ params["dense"]  # with `alignment_history`, output[1] are alignments
+
+    given = DECODER, attended, embed, logits, BEFORE, END, start
     greedy, lengths_of_greedy, _ = rnn.greedy_decode(*given, maximum_iterations=BUCKETS[-1])
     ids, lengths, _ = rnn.beam_search(
         *given, beam_width=BEAM, length_penalty=0.6, maximum_iterations=BUCKETS[-1]
@@ -97,7 +103,7 @@ def pronounced(params, letters, lengths):
 
 
 def fit(pairs, rows, params, epochs, seed=0):
-    """The params, and the losses. The words of a batch are alike in length."""
+    """The params, and the losses. The words of a batch have similar lengths."""
     random = np.random.default_rng(seed)
     updates = epochs * (len(rows) // BATCH)
     schedule = optax.cosine_decay_schedule(RATE, updates)
@@ -108,6 +114,7 @@ def fit(pairs, rows, params, epochs, seed=0):
     with tqdm(total=updates, desc="training", unit="update") as bar:
         for _ in range(epochs):
             order = rows[random.permutation(len(rows))]
+            # A stable sort by bucket keeps the random order within each bucket.
             order = order[np.argsort(bucket[order], kind="stable")]
             batches = order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
             for chosen in random.permutation(batches):
@@ -118,7 +125,11 @@ def fit(pairs, rows, params, epochs, seed=0):
 
 
 def read():
-    """Every word, its pronunciations, pairs of all of them, the word of each pair, the phones."""
+    """Reads the dictionary -> `(words, pairs, word_of, alphabet, phones)`.
+
+    `words` maps words to pronunciations, `pairs` has a row for each pronunciation, and `word_of` is
+    the index of the word of each row.
+    """
     words = {
         word: sorted({tuple(phone.rstrip("012") for phone in phones) for phones in each})
         for word, each in pronunciations().items()
@@ -166,7 +177,7 @@ def main(smoke):
 
 
 def draw(params, pair, word, phones):
-    """Where the decoder looks while it says each phone of a word."""
+    """Draws the attention weights of the decoder for each phone of a word."""
     attended, start = encoded(params, pair.letters, pair.letter_lengths)
     before = jnp.pad(pair.phones[:, :-1], ((0, 0), (1, 0)), constant_values=BEFORE)
     (_, alignments), _ = rnn.dynamic_rnn(

@@ -1,10 +1,10 @@
-"""Shakespeare, letter by letter: a language model that carries its state from chunk to chunk.
+"""Shakespeare, letter by letter: a language model whose state is passed from chunk to chunk.
 
-38 plays are 64 streams of text. A chunk is 64 characters of each; the state after it is where the
-next chunk begins, but gradients stop there (truncated back-propagation). Writing is one step of the
-cell at a time. Pure functions, optax.
+The text of 38 plays is cut into 64 streams. A chunk is 64 characters of each stream. The next chunk
+starts from the final state of the last one, but gradients stop there (truncated back-propagation).
+Text is generated one step of the cell at a time. Pure functions, optax.
 
-    python examples/shakespeare.py            # trains, measures, writes
+    python examples/shakespeare.py            # trains, tests, and generates text
     python examples/shakespeare.py --smoke    # a short run: does the loss fall?
 """
 
@@ -81,7 +81,7 @@ def fit(train, characters, epochs):
 
 
 def measured(params, test):
-    """Bits per character of the chunks, the state carried through all of them."""
+    """Bits per character over all chunks; the state is passed from each to the next."""
     step, state, found = jax.jit(bits), CELL.zero_state(STREAMS, jnp.float32), []
     for text in test:
         value, state = step(params, text, state)
@@ -91,7 +91,7 @@ def measured(params, test):
 
 @functools.partial(jax.jit, static_argnames="count")
 def written(params, first, key, count, temperature=0.7):
-    """Characters that the model draws, each fed back as it comes: a step of the cell at a time."""
+    """Samples characters, one step of the cell at a time; each is the input of the next step."""
 
     def step(carry, key):
         character, state = carry

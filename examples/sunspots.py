@@ -1,11 +1,12 @@
-"""Sunspots, a year ahead: a small network, many times, against the linear model.
+"""Sunspots, a year ahead: ten seeds of a small network, compared with a linear model.
 
-A series of 221 years is all there is to learn from, so it is seen in another strength at every
-update. The settings are those with the least error in the years 1881 to 1920 after a fit to the
-years before; then ten networks are fitted to all until 1920. Ten seeds are one run, by `vmap` over
-a pure function, and the settings are traced: it is compiled once for each length of the series.
+The training data is one series of 221 years, so it is multiplied by a random factor in every
+update. The settings chosen are those with the least error in the years 1881 to 1920 after a fit to
+the earlier years. Then ten networks are fitted to all years until 1920. Ten seeds are one run, by
+`vmap` over a pure function, and the settings are traced, so the run is compiled only once for each
+length of the series.
 
-    python examples/sunspots.py            # chooses, fits, and tests on the years 1921 to 1979
+    python examples/sunspots.py            # chooses settings, fits, tests on 1921 to 1979
     python examples/sunspots.py --smoke    # a short run: does the loss fall?
 """
 
@@ -26,15 +27,15 @@ import jax_dynrnn as rnn
 
 UNITS, LAGS, UPDATES = 8, 12, 600
 SEEDS = jnp.arange(10)
-VARIANCE = 1535.0  # of 1700 to 1979, by which the errors of this series are divided
+VARIANCE = 1535.0  # of 1700 to 1979: errors on this series are reported relative to it
 SPANS = {"1921-55": (1921, 1955), "1956-79": (1956, 1979)}
 CELL = rnn.GRUCell(UNITS)
 
 
 class Settings(NamedTuple):
-    noise: float  # standard deviation of what is added to the inputs
-    strength: float  # standard deviation of the logarithm of the factor of the series
-    decay: float  # of the weights, AdamW
+    noise: float  # standard deviation of the noise added to the inputs
+    strength: float  # standard deviation of the logarithm of the random factor
+    decay: float  # weight decay of AdamW
 
 
 GRID = [Settings(*each) for each in itertools.product((0.02, 0.05), (0.0, 0.2, 0.4), (0.1, 0.5))]
@@ -47,14 +48,15 @@ def init(key):
 
 
 def forecast(params, numbers, noise=0.0):
-    """The number of the year after each, `[years]`: roots of numbers vary alike, high or low."""
+    """Forecasts the number of the following year, for each year, `[years]`."""
+    # The variance of the square root hardly depends on how high the number is.
     roots = jnp.sqrt(numbers / 100)
     outputs, _ = rnn.dynamic_rnn(CELL, params["rnn"], (roots - 0.6 + noise)[None, :, None])
     return 100 * jnp.square(roots + outputs[0] @ params["kernel"] + params["bias"])
 
 
 def errors(params, numbers, noise=0.0):
-    """Squared, of each year but the first."""
+    """The squared errors of each year but the first, relative to `VARIANCE`."""
     return jnp.square(forecast(params, numbers[:-1], noise) - numbers[1:]) / VARIANCE
 
 
@@ -85,21 +87,25 @@ def fit(settings, seed, numbers, updates):
 
 
 def linear(numbers, fitted):
-    """The errors of the linear model of the last 12 years, by least squares on the first ones."""
+    """The errors of a linear model of the last 12 years, by least squares on the first years."""
     past = np.lib.stride_tricks.sliding_window_view(numbers[:-1], LAGS)
     inputs = np.concatenate([past, np.ones((len(past), 1))], 1)
     weights = np.linalg.lstsq(inputs[: fitted - LAGS], numbers[LAGS:fitted], rcond=None)[0]
     return np.concatenate([np.zeros(LAGS - 1), (inputs @ weights - numbers[LAGS:]) ** 2 / VARIANCE])
 
 
-def mean(errors, years, first, last):
-    """Of a span of years, over the seeds where there are some."""
-    return float(np.mean(np.asarray(errors)[..., (years[1:] >= first) & (years[1:] <= last)]))
+def mean(values, years, first, last):
+    """The mean error over a span of years, and over the seeds if there are several."""
+    return float(np.mean(np.asarray(values)[..., (years[1:] >= first) & (years[1:] <= last)]))
 
 
 def main(smoke):
     years, numbers = sunspots()
-    until = lambda year: int(np.searchsorted(years, year, "right"))  # noqa: E731
+
+    def until(year):
+        """The number of years up to and including `year`."""
+        return int(np.searchsorted(years, year, "right"))
+
     if smoke:
         return fit(GRID[-1], SEEDS[:1], numbers[: until(1920)], 60)[1][0].tolist(), {}
     judged, chosen = jax.jit(jax.vmap(errors, (0, None))), []

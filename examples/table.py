@@ -1,7 +1,7 @@
-"""The README's table of examples, made of what they kept in `examples/results/`.
+"""Makes the README's table of examples from the results in `examples/results/`.
 
-python examples/table.py            # prints it
-python examples/table.py --write    # puts it into the README
+python examples/table.py            # prints the table
+python examples/table.py --write    # writes it to the README
 """
 
 import json
@@ -15,18 +15,19 @@ PLACE = re.compile(r"(<!-- examples -->\n).*?(<!-- /examples -->)", re.DOTALL)
 
 
 def table() -> str:
-    """A row for each result, by the name of its example."""
+    """The table, with a row for each result, sorted by the file name of the example."""
     lines = ["| example | what is measured | here | to reach | seconds |", "|---|---|---|---|---|"]
     for file in sorted(RESULTS.glob("*.json")):
-        kept = json.loads(file.read_text())
-        name = f"[{kept['task']}](examples/{file.stem}.py)"
-        cells = name, kept["measure"], kept["value"], kept["reference"], round(kept["seconds"])
+        result = json.loads(file.read_text())
+        name = f"[{result['task']}](examples/{file.stem}.py)"
+        cells = name, result["measure"], result["value"], result["reference"]
+        cells += (round(result["seconds"]),)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
 def written() -> str:
-    """The README with the table of the results that there are."""
+    """The text of the README, with the table of the current results."""
     return PLACE.sub(lambda found: found[1] + table() + found[2], README.read_text())
 
 

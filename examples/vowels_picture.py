@@ -1,4 +1,4 @@
-"""The picture of `japanese_vowels.py`: what `outputs` and `state` are, and how it learned."""
+"""Draws the picture of `japanese_vowels.py`: outputs and state, and learning curves."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,14 +10,14 @@ STYLE = dict(aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="neare
 
 
 def draw(path, cell, params, test, curves):
-    """Outputs and state of three test utterances, and the learning curves of every run.
+    """Draws outputs and state of three test utterances, and the learning curves of every run.
 
     Args:
-        path: of the picture.
-        cell, params: of the LSTM.
-        test: the rows to choose the utterances from.
+        path: the file of the picture.
+        cell, params: the LSTM and its params.
+        test: the rows from which the utterances are chosen.
         curves: for each model the loss `[seeds, epochs]`, and the accuracy `[seeds, k]` at
-            k epochs, evenly spaced, the last one included.
+            k evenly spaced epochs, including the last one.
     """
     figure = plt.figure(figsize=(13, 8.6))
     call = "outputs, state = dynamic_rnn(cell, params, inputs, sequence_length=lengths)"
@@ -29,9 +29,9 @@ def draw(path, cell, params, test, curves):
 
 
 def _draw_rows(figure, cell, params, test):
-    """`outputs` of a short, a middle and a long row as heat maps, and `state.h` beside each."""
+    """Draws `outputs` of a short, a medium and a long row as heat maps, `state.h` beside each."""
     rows = np.argsort(test.lengths, kind="stable")
-    rows = rows[test.labels[rows] == test.labels[rows[-1]]]  # of one speaker
+    rows = rows[test.labels[rows] == test.labels[rows[-1]]]  # all of one speaker
     rows = rows[[0, len(rows) // 2, -1]]
     lengths = test.lengths[rows]
     outputs, state = rnn.dynamic_rnn(cell, params, test.inputs[rows], sequence_length=lengths)

@@ -1,13 +1,15 @@
-"""Who is measured, one file each.
+"""The implementations that are measured, one module per family.
 
-`ours` and a JAX peer have `build(kind, size, params) -> {name: (run, weights)}`, which is empty
-where there is no such cell; `run(weights, inputs, lengths) -> (outputs, states)` is what its users
-write, with `lengths` an array or `None`, `outputs` `[B, T, H]` with anything in the padding, and
-`states` a list, c before h and forward before backward. The others have `names(kind, size, given)`,
-`given` being whether there are lengths, and `build(name, kind, size, weights)`, which gives an
-object like a `benchmarks.compiled.Compiled`.
+The modules of `ours` and of JAX peers have `build(kind, size, params) -> {name: (run, weights)}`,
+which is empty if the family has no such cell. `run(weights, inputs, lengths) -> (outputs, states)`
+is what its users would write. `lengths` is an array or `None`, `outputs` are `[B, T, H]` with
+arbitrary values in the padding, and `states` is a list, with c before h and forward before
+backward. The other modules have `names(kind, size, given)`, where `given` is whether there are
+lengths, and `build(name, kind, size, weights)`, which returns an object with the interface of
+`benchmarks.compiled.Compiled`.
 
-A name is `family` or `family: variant`; where a family is spoken of, its fastest variant is meant.
+The name of an implementation is `family` or `family: variant`. Comparisons between families use the
+fastest variant of each.
 """
 
 from __future__ import annotations
@@ -16,25 +18,25 @@ import importlib
 import importlib.util
 
 JAX = {"flax": "flax", "nnx": "flax", "haiku": "haiku", "keras": "keras", "equinox": "equinox"}
-"""The families that run in this process, and what they import."""
+"""The families that run in this process, and the package that each needs."""
 PROCESSES = {"tensorflow": "tensorflow", "pytorch": "torch", "devices": "flax"}
-"""Those that run in one of their own."""
+"""The families that run in their own process."""
 FRAMEWORKS = (*JAX, "tensorflow", "pytorch")
-"""Those that are other frameworks, on the devices that ours has."""
+"""The families that are other frameworks, on the same devices as ours."""
 DEVICES = ", a device per core"
-"""At the end of the families of `devices`: ours and Flax's there."""
+"""The suffix of the families in `devices`: ours and Flax there."""
 
 
 def family(name: str) -> str:
-    """Of the name of an implementation."""
+    """The family of an implementation, from its name."""
     return name.split(":")[0]
 
 
-def installed(family: str) -> bool:
-    """Whether it can be imported, without doing so."""
-    return importlib.util.find_spec((JAX | PROCESSES)[family]) is not None
+def installed(name: str) -> bool:
+    """Whether the package that a family needs is installed; does not import it."""
+    return importlib.util.find_spec((JAX | PROCESSES)[name]) is not None
 
 
-def load(family: str):
-    """The module here of a family."""
-    return importlib.import_module(f".{family}", __name__)
+def load(name: str):
+    """Imports the module of a family."""
+    return importlib.import_module(f".{name}", __name__)

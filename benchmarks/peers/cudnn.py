@@ -1,4 +1,4 @@
-"""`jax.experimental.rnn`: what JAX has of cuDNN, an LSTM in float32, on NVIDIA GPUs."""
+"""`jax.experimental.rnn`: JAX's wrapper of cuDNN's LSTM, in float32, on NVIDIA GPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax_dynrnn import interop
 from ..problems import cells_of
 
 FLOAT32 = ("jax.experimental.rnn", "ours: cudnn")
-"""Who takes no other dtype."""
+"""The implementations that support only float32."""
 
 
 def build(kind, size, params):
@@ -23,6 +23,7 @@ def run_of(size):
         from jax.experimental import rnn
 
         zeros = jnp.zeros((1, size.batch, size.units), inputs.dtype)
+        # cuDNN always takes lengths.
         lengths = jnp.full(size.batch, size.time, jnp.int32) if lengths is None else lengths
         sizes = size.inputs, size.units, 1, 0.0, False
         outputs, h, c = rnn.lstm(inputs, zeros, zeros, weights, lengths, *sizes)

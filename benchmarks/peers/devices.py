@@ -1,6 +1,7 @@
-"""Ours and Flax's with one JAX device for each core, and the rows of the batch spread over them.
+"""Ours and Flax with one JAX device per core, and the rows of the batch sharded over the devices.
 
-JAX must be told before its first computation, which is why this has a process of its own.
+The number of devices must be set before JAX's first computation. Therefore these implementations
+run in their own process.
 """
 
 import jax
@@ -24,19 +25,19 @@ def names(kind, size, given):
 
 
 def build(name, kind, size, weights):
-    return Spread(*_runs(kind, size, weights)[name])
+    return Sharded(*_runs(kind, size, weights)[name])
 
 
 def _runs(kind, size, params):
-    if size.batch % CORES or kind in ALONE:
+    if size.batch % CORES or kind in ALONE:  # a sharded axis must divide evenly
         return {}
     rivals = flax.build(kind, size, params)
     runs = {f"flax{DEVICES}{name.removeprefix('flax')}": run for name, run in rivals.items()}
     return {f"ours{DEVICES}": ours.build(kind, size, params)["ours"]} | runs
 
 
-class Spread:
-    """Takes and gives what `benchmarks.compiled.Compiled` does; compiled when it is first fed."""
+class Sharded:
+    """Has the interface of `benchmarks.compiled.Compiled`; is compiled at the first `feed`."""
 
     def __init__(self, run, weights):
         self.run, self.weights, self.compiled = run, weights, None
@@ -57,7 +58,10 @@ class Spread:
 
 
 def _place(weights, *rows):
-    """The weights on every device, and on each its rows."""
+    """Replicates the weights, and shards the other arrays along their first axis."""
     mesh = Mesh(np.array(jax.devices()), ("rows",))
-    put = lambda x, *axes: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+
+    def put(x, *axes):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
     return put(weights), *(put(x, "rows") for x in rows)

@@ -1,4 +1,7 @@
-"""Equinox's cells, `vmap`ped over rows in a `lax.scan`, with a select: what its users write."""
+"""Equinox's cells in a `lax.scan`, `vmap`ped over rows, with a select for lengths.
+
+Equinox has no loop over time; this is what its users write.
+"""
 
 import equinox
 import jax
@@ -18,15 +21,18 @@ def build(kind, size, params):
     names, module = tuple(weights), CELLS[kind](size.inputs, size.units, key=jax.random.key(0))
 
     def run(weights, inputs, lengths):
-        at = lambda m: tuple(getattr(m, name) for name in names)  # noqa: E731
-        cell = jax.vmap(equinox.tree_at(at, module, tuple(weights[name] for name in names)))
+        def arrays_of(module):
+            return tuple(getattr(module, name) for name in names)
+
+        arrays = tuple(weights[name] for name in names)
+        cell = jax.vmap(equinox.tree_at(arrays_of, module, arrays))
 
         def step(state, x):
             x, valid = x
             new = cell(x, state)
-            if valid is not None:
+            if valid is not None:  # an ended row keeps its state
                 new = jax.tree.map(lambda n, s: jnp.where(valid[:, None], n, s), new, state)
-            return new, new[0] if kind == "lstm" else new
+            return new, new[0] if kind == "lstm" else new  # the state of an LSTM is (h, c)
 
         zero = jnp.zeros((size.batch, size.units))
         valid = None if lengths is None else (jnp.arange(size.time) < lengths[:, None]).T

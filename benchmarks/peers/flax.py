@@ -37,7 +37,7 @@ def _run(kind, cell, size):
 
 
 def states(carry):
-    """A list of the carry of a cell, `(c, h)` of an LSTM, or of both directions."""
+    """The carry of a cell, `(c, h)` for an LSTM, or of both directions, as a flat list."""
     if not isinstance(carry, tuple):
         return [carry]
     return [state for part in carry for state in states(part)]

@@ -1,4 +1,7 @@
-"""Haiku's `dynamic_unroll`, which has no lengths: a core that heeds a mask, as its users write."""
+"""Haiku's `dynamic_unroll`, with a core that takes a mask.
+
+`dynamic_unroll` has no lengths; this is what its users write.
+"""
 
 import haiku
 import jax
@@ -8,11 +11,11 @@ from jax_dynrnn import interop
 
 from ..problems import cells_of
 
-CORES = {"lstm": haiku.LSTM, "gru": haiku.GRU}  # its VanillaRNN has relu for tanh
+CORES = {"lstm": haiku.LSTM, "gru": haiku.GRU}  # its VanillaRNN uses relu, not tanh
 
 
 class Masked(haiku.RNNCore):
-    """Takes `(x, valid)`; the state stands still where a step is not valid."""
+    """A core with inputs `(x, valid)`; on invalid steps the state does not change."""
 
     def __init__(self, core):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Keras's layers on JAX, called with a mask."""
+"""Keras's layers on its JAX backend, called with a mask."""
 
 import os
 
-os.environ["KERAS_BACKEND"] = "jax"
+os.environ["KERAS_BACKEND"] = "jax"  # Keras reads it when it is imported
 
 import jax.numpy as jnp  # noqa: E402
 import keras  # noqa: E402
@@ -29,12 +29,13 @@ def build(kind, size, params):
         layer = keras.layers.Bidirectional(layer)
     layer.build(size[:3])
     weights = interop.keras.export_params(cells_of(kind, size.units), params)
+    # `stateless_call` also takes the states of the layer's random generators.
     seeds = [v.value for v in layer.non_trainable_variables]
 
     def run(weights, inputs, lengths):
         mask = None if lengths is None else jnp.arange(size.time) < lengths[:, None]
         (outputs, *states), _ = layer.stateless_call(weights, seeds, inputs, mask=mask)
-        if len(states) > 1:  # h before c
+        if len(states) > 1:  # Keras returns h before c
             states = [s for h, c in zip(states[::2], states[1::2], strict=True) for s in (c, h)]
         return outputs, states
 

@@ -38,7 +38,8 @@ def _run(kind, cell, size):
     definition, params, rest = nnx.split(module, nnx.Param, ...)
 
     def run(weights, inputs, lengths):
-        given, others = jax.tree.map(lambda x: x, (params, rest))  # its own, in this trace
+        # A copy, because the next line assigns to it: tracers must not leak into `params`.
+        given, others = jax.tree.map(lambda x: x, (params, rest))
         nnx.replace_by_pure_dict(given, weights)
         carry, outputs = nnx.merge(definition, given, others)(inputs, seq_lengths=lengths)
         return outputs, states(carry)

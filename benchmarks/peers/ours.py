@@ -1,4 +1,4 @@
-"""Ours: what `implementation=None` chooses, and every engine by its name."""
+"""Ours: the engine that `implementation=None` chooses, and every engine by its name."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ AXES = {"params": (0, None, None), "inputs": (None, 0, None), "lengths": (None, 
 
 
 def build(kind, size, params):
-    """Every engine that can run inputs of the dtype of `params`."""
+    """Every engine that can run the cell on inputs with the dtype of `params`."""
     cells, built = cells_of(kind, size.units), {}
     engines = {"ours": None} | {f"ours: {name}": name for name in ENGINES}
     for name, engine in engines.items():
@@ -47,6 +47,7 @@ def both_directions(cells, engine):
 
 
 def _supports(cells, params, size, engine):
+    # `explain` needs shapes only, so nothing is computed here.
     inputs = jax.ShapeDtypeStruct(size[:3], jnp.result_type(*jax.tree.leaves(params)))
     lengths = jax.ShapeDtypeStruct(size[:1], "int32")
     directions = [(cells, params, False)]

@@ -1,8 +1,8 @@
 """PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`, padded and packed, with a thread per core and with 1.
 
-Padded, it computes every step. With lengths it has the last h only, out of the outputs: the scalar
-of an LSTM is without c there, which is a little less work. In both directions it would begin in the
-padding: there is no such row.
+Padded, it computes every step. With lengths, only the last valid h is known, which is gathered from
+the outputs. So the loss of an LSTM does not include c there, which is slightly less work. There is
+no bidirectional padded run with lengths, because the backward direction would start in the padding.
 """
 
 import os
@@ -45,7 +45,7 @@ def build(name, kind, size, weights, place=("cpu", "float32")):
 
 
 class Module:
-    """Takes and gives what `benchmarks.compiled.Compiled` does."""
+    """Has the interface of `benchmarks.compiled.Compiled`."""
 
     def __init__(self, module, run, device, threads):
         self.module, self.run, self.device, self.threads = module, run, device, threads
@@ -54,7 +54,7 @@ class Module:
         dtype = next(self.module.parameters()).dtype
         self.inputs = torch.from_numpy(inputs).to(self.device, dtype).requires_grad_()
         self.lengths = None
-        if lengths is not None:  # packing wants them on the host
+        if lengths is not None:  # packing needs lengths on the host
             host = torch.from_numpy(lengths).long()
             self.lengths = host if self.run is _packed else host.to(self.device)
             self.valid = (torch.arange(inputs.shape[1]) < host[:, None]).to(self.device)
@@ -69,16 +69,18 @@ class Module:
         outputs, states = self.run(self.module, self.inputs, self.lengths)
         if self.lengths is not None:
             outputs = torch.where(self.valid[..., None], outputs, 0)
+        # The same loss as `benchmarks.problems.loss`.
         value = sum((x.float() ** 2).sum() for x in (outputs, *states)) / 2
-        wanted = [*self.module.parameters(), self.inputs]
-        return self._waited((value, torch.autograd.grad(value, wanted)))
+        arguments = [*self.module.parameters(), self.inputs]
+        return self._waited((value, torch.autograd.grad(value, arguments)))
 
     def _set_threads(self):
+        # The number of threads is global in PyTorch: another module may have changed it.
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
     def _waited(self, results):
-        if self.device != "cpu":
+        if self.device != "cpu":  # CUDA calls return before the results are computed
             torch.cuda.synchronize()
         return results
 
@@ -93,6 +95,7 @@ def _padded(module, inputs, lengths):
     outputs, state = module(inputs)
     if lengths is None:
         return outputs, _states(state)
+    # The final state is that after the padding; the last valid output is h.
     last = (lengths - 1)[:, None, None].expand(-1, 1, outputs.shape[2])
     return outputs, [outputs.gather(1, last)[:, 0]]
 
@@ -107,7 +110,7 @@ def _packed(module, inputs, lengths):
 
 
 def _states(state):
-    """c before h, forward before backward."""
+    """A list of the final states, with c before h and forward before backward."""
     if not isinstance(state, tuple):
         return list(state)
     return [s for h, c in zip(*state, strict=True) for s in (c, h)]

@@ -1,4 +1,4 @@
-"""TensorFlow's own `dynamic_rnn` in a `tf.function`, and the same compiled by XLA."""
+"""TensorFlow's own `dynamic_rnn` in a `tf.function`, with and without XLA."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from tensorflow.python.ops import rnn_cell_impl
 from ..timing import Results
 
 tf.get_logger().setLevel("ERROR")
-warnings.filterwarnings("ignore", module="tensorflow")  # that all of this is deprecated
+warnings.filterwarnings("ignore", module="tensorflow")  # `dynamic_rnn` is deprecated
 JIT_COMPILE = {"tensorflow": None, "tensorflow: XLA": True}
 CELLS = {"gru": rnn_cell_impl.GRUCell, "vanilla": rnn_cell_impl.BasicRNNCell}
 CELLS |= dict.fromkeys(("lstm", "bidirectional"), rnn_cell_impl.LSTMCell)
@@ -26,7 +26,7 @@ def build(name, kind, size, weights):
 
 
 def _cell(make, size, weights, scope):
-    """A cell with its variables of the weights in `scope`."""
+    """A cell whose variables have the values of the weights in `scope`."""
     cell = make(size.units)
     cell.build(tf.TensorShape([None, size.inputs]))
     arrays = {name.split("_cell/")[1]: x for name, x in weights.items() if scope in name}
@@ -36,7 +36,7 @@ def _cell(make, size, weights, scope):
 
 
 class Run:
-    """Takes and gives what `benchmarks.compiled.Compiled` does."""
+    """Has the interface of `benchmarks.compiled.Compiled`."""
 
     def __init__(self, cells, jit_compile):
         self.cells = cells
@@ -60,12 +60,11 @@ class Run:
 
     def _run(self, inputs, lengths):
         rnn = tf.compat.v1.nn
-        if len(self.cells) == 1:
-            run, merge = rnn.dynamic_rnn, lambda outputs: outputs
-        else:
-            run, merge = rnn.bidirectional_dynamic_rnn, lambda outputs: tf.concat(outputs, -1)
+        run = rnn.dynamic_rnn if len(self.cells) == 1 else rnn.bidirectional_dynamic_rnn
         outputs, state = run(*self.cells, inputs, lengths, dtype=tf.float32)
-        return merge(outputs), tf.nest.flatten(state)
+        if len(self.cells) == 2:
+            outputs = tf.concat(outputs, -1)
+        return outputs, tf.nest.flatten(state)
 
     def _training(self, inputs, lengths):
         weights = [v for cell in self.cells for v in cell.trainable_variables]
