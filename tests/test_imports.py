@@ -13,8 +13,8 @@ ORDER = [
     *("_types", "_arguments", "_check_options", "_tools", "_repr", "_memoize", "_protocol"),
     *("_check_cell", "_cell", "_composition", "_init", "_check_data", "sequence", "packing"),
     *("pooling", "attention", "cells", "wrappers", "engines", "_rnn", "_bidirectional"),
-    *("_stack_bidirectional", "_static", "_raw", "_beam", "decode", "_layer", "_linen_layer"),
-    *("_nnx_layer", "linen", "nnx", "_testing", "testing", "__init__", "interop"),
+    *("_stack_bidirectional", "_static", "_raw", "_beam", "decode", "_flax_core"),
+    *("linen", "nnx", "_testing", "testing", "__init__", "interop"),
 ]
 """The modules and folders of the package; each imports only those before it."""
 
@@ -89,4 +89,4 @@ def test_only_the_layers_and_interop_import_flax():
             named = isinstance(node, ast.Import) and any("flax" in a.name for a in node.names)
             come_from = isinstance(node, ast.ImportFrom) and "flax" in (node.module or "")
             absolute = named or (come_from and not node.level)
-            assert not absolute or name in ("linen", "nnx", "_linen_layer", "_nnx_layer"), name
+            assert not absolute or name in ("linen", "nnx"), name
