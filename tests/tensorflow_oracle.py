@@ -187,5 +187,8 @@ def ours(config, problem, dtype, **options):
 def flat(tree):
     """`{path: float64 array}` of a result, to store and to compare."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+
+    def name(path):
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
     return {name(path): np.asarray(x).astype(np.float64) for path, x in leaves}

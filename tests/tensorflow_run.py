@@ -73,7 +73,10 @@ CELLS = types.SimpleNamespace(
 def run(config, problem, dtype="float64"):
     """TensorFlow's outputs, state and gradients, in the structure of `ours`."""
     real = rnn_cell_wrapper_impl.nn_ops
-    fixed = lambda v, rate, seed: v * kept(v.shape.as_list()).astype(dtype) / (1.0 - rate)  # noqa: E731
+
+    def fixed(v, rate, seed):
+        return v * kept(v.shape.as_list()).astype(dtype) / (1.0 - rate)
+
     rnn_cell_wrapper_impl.nn_ops = types.SimpleNamespace(dropout_v2=fixed)
     try:
         with tf.Graph().as_default(), v1.Session() as session:
@@ -128,7 +131,10 @@ def _run(session, config, problem, dtype):
 
 def _nested_bidirectional(cell_fw, cell_bw, inputs, lengths, *states, dtype):
     """TensorFlow's own fails to reverse nested outputs back: the same from its parts."""
-    reverse = lambda x: tf.reverse_sequence(x, lengths, seq_axis=1)  # noqa: E731
+
+    def reverse(x):
+        return tf.reverse_sequence(x, lengths, seq_axis=1)
+
     fw = v1.nn.dynamic_rnn(cell_fw, inputs, lengths, states[0], dtype=dtype, scope="fw")
     bw = v1.nn.dynamic_rnn(cell_bw, reverse(inputs), lengths, states[1], dtype=dtype, scope="bw")
     return (fw[0], tf.nest.map_structure(reverse, bw[0])), (fw[1], bw[1])

@@ -352,7 +352,10 @@ def test_a_cell_that_needs_one_array_as_the_output_of_the_one_inside(cell):
 )
 def test_a_traced_count(function, count, given):
     """Sizes of results are static."""
-    call = lambda n: function(**given | {count: n})  # noqa: E731
+
+    def call(n):
+        return function(**given | {count: n})
+
     expected = rf"^{count}: expected an int >= \d, got"
     with says(ValueError, rf"{expected} a traced int64\[\].*static_argnames"):
         jax.jit(call)(2)
@@ -592,7 +595,10 @@ def test_where_params_of_layers_are_wrong():
     cells = [GRU, GRU]
     params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, X.shape)
     order = r"; the order of arguments is {}\(cells_fw, cells_bw, params, inputs"
-    of = lambda name: order.format(name)  # noqa: E731
+
+    def of(name):
+        return order.format(name)
+
     wrong = params | {"cell_1": params["cell_0"]}
     where = r'^params\["cell_1"\]\["fw"\]\["candidate"\]\["kernel"\]: expected shape \(12, 4\)'
     with says(ValueError, where, "the inputs have 8 features, these params were made for 2"):
@@ -738,7 +744,10 @@ def test_empty_axes(cell, options):
         outputs, state = run(inputs=X[:0], lengths=lengths, cell=cell, **options)
         assert outputs.shape == (0, T, H) and jax.tree.leaves(state)[0].shape == (0, H)
     params = cell.init(jax.random.key(0), (B, T, 0))
-    bias = lambda path, x: x + 1 if "bias" in jax.tree_util.keystr(path) else x  # noqa: E731
+
+    def bias(path, x):
+        return x + 1 if "bias" in jax.tree_util.keystr(path) else x
+
     params = jax.tree_util.tree_map_with_path(bias, params)
     outputs, _ = run(inputs=X[..., :0], cell=cell, params=params, **options)
     assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)  # it recurs without input

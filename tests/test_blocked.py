@@ -155,7 +155,10 @@ def forward(engine, batch, lengths, **options):
     """The results of one engine alone."""
     cell, inputs = rnn.LSTMCell(4), np.random.default_rng(1).normal(size=(batch, 9, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
-    run = lambda *x: rnn.dynamic_rnn(cell, *x, implementation=engine, **options)  # noqa: E731
+
+    def run(*x):
+        return rnn.dynamic_rnn(cell, *x, implementation=engine, **options)
+
     return jax.jit(run)(params, inputs, lengths and jnp.asarray(lengths))
 
 
@@ -228,8 +231,13 @@ def test_no_gradient_keeps_nothing():
     """A forward pass needs its inputs with time first, and its results so and as asked for."""
     cell, x = rnn.LSTMCell(32), np.ones((32, 1024, 32), np.float32)
     params = cell.init(jax.random.key(0), x.shape)
-    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()  # noqa: E731
-    memory = lambda f: jax.jit(f).lower(params, x).compile().memory_analysis()  # noqa: E731
+
+    def run(p, x):
+        return rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()
+
+    def memory(f):
+        return jax.jit(f).lower(params, x).compile().memory_analysis()
+
     outputs = inputs = 32 * 1024 * 32 * 4
     assert memory(run).temp_size_in_bytes < inputs + 2 * outputs + 2**17
     # A gradient keeps two states of each step; their gates, 4 more, are computed again.
@@ -239,7 +247,10 @@ def test_no_gradient_keeps_nothing():
 def kept(cell, *shape):
     """How many numbers leave a compiled forward pass for a backward pass that is run later."""
     params, x = cell.init(jax.random.key(0), shape), np.ones(shape, np.float32)
-    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]  # noqa: E731
+
+    def run(p, x):
+        return rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]
+
     _, pull = jax.eval_shape(lambda p, x: jax.vjp(run, p, x), params, x)
     return sum(r.size for r in jax.tree.leaves(pull))
 
@@ -266,7 +277,9 @@ class Root(rnn.MatmulCell):
     units: int = 4
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, n: jax.random.normal(jax.random.fold_in(key, i), (n, self.units), dtype)  # noqa: E731
+        def normal(i, n):
+            return jax.random.normal(jax.random.fold_in(key, i), (n, self.units), dtype)
+
         return {"w": normal(0, input_shape[-1]), "r": normal(1, self.units)}
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
@@ -301,7 +314,9 @@ class Odd(rnn.MatmulCell):
     scale: Any = dataclasses.field(default=2.0, kw_only=True)
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        def normal(i, *shape):
+            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
         size, units = input_shape["x"][-1], self.units
         return {"w": normal(0, size, units), "r": normal(1, units, units), "v": normal(2, units)}
 
@@ -409,7 +424,10 @@ def test_what_a_cell_closes_over():
         return rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=engine)[0].sum()
 
     for jitted in (lambda f: f, jax.jit):
-        gradient = lambda engine, x, j=jitted: j(jax.grad(lambda x: run(engine, x)))(x)  # noqa: E731
+
+        def gradient(engine, x, j=jitted):
+            return j(jax.grad(lambda x: run(engine, x)))(x)
+
         by_engine(gradient, 0.7)
         by_engine(lambda engine, x, j=jitted: j(jax.vmap(lambda x: run(engine, x)))(x), np.ones(2))
     by_engine(lambda engine, x: jax.jvp(lambda x: run(engine, x), (x,), (1.0,)), 0.7)
@@ -444,7 +462,10 @@ class WithoutInit(Root):
 
 def test_params_that_a_cell_does_not_make():
     params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
-    run = lambda e: rnn.dynamic_rnn(WithoutInit(4), params, INPUTS, ENDS, implementation=e)  # noqa: E731
+
+    def run(e):
+        return rnn.dynamic_rnn(WithoutInit(4), params, INPUTS, ENDS, implementation=e)
+
     assert rnn.explain(WithoutInit(4), params, INPUTS).chosen == "blocked"
     by_engine(run)
 
@@ -518,7 +539,10 @@ class Masked(Root):
 
 def test_what_is_prepared_with_a_key():
     params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
-    reason = lambda **o: rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]  # noqa: E731
+
+    def reason(**o):
+        return rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]
+
     assert reason() is None
     assert reason(key=jax.random.key(0)) == "what Masked prepares has rows, as the batch has"
 

@@ -270,7 +270,10 @@ def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
         return  # shared by the batch: there is no such thing as one row of it
     mapped = jax.vmap(case.cell, (None, 0, 0))(params, x, state)
     close(mapped, batch, 1e-12)
-    row = lambda tree: jax.tree.map(lambda leaf: leaf[1], tree)  # noqa: E731
+
+    def row(tree):
+        return jax.tree.map(lambda leaf: leaf[1], tree)
+
     close(case.cell(params, row(x), row(state)), row(batch), 1e-12)
     unbatched = case.start(jnp.float64, ())
     assert jax.tree.map(jnp.shape, unbatched) == jax.tree.map(jnp.shape, row(state))
@@ -331,7 +334,9 @@ def test_gradients_reach_a_learned_state():
     params = cell.init(KEY, inputs.shape, jnp.float64)
 
     def gradient(lengths):
-        loss = lambda p: rnn.dynamic_rnn(cell, p, inputs, lengths)[1].h.sum()  # noqa: E731
+        def loss(p):
+            return rnn.dynamic_rnn(cell, p, inputs, lengths)[1].h.sum()
+
         return jax.grad(loss)(params)["initial_state"]
 
     untouched = gradient([0, 0, 0])  # the final state is the learned one, in three rows

@@ -108,9 +108,10 @@ def test_equals_the_stack_of_the_package():
     cells = rnn.GRUCell(6), rnn.DropoutWrapper(rnn.LSTMCell(4), 0.5)
     params = rnn.MultiRNNCell(cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     named = {"lower": params["cell_0"], "upper": params["cell_1"]}
-    run = lambda cell, params: rnn.dynamic_rnn(  # noqa: E731
-        cell, params, INPUTS, LENGTHS, key=jax.random.key(2)
-    )
+
+    def run(cell, params):
+        return rnn.dynamic_rnn(cell, params, INPUTS, LENGTHS, key=jax.random.key(2))
+
     close(run(Stack(*cells), named), run(rnn.MultiRNNCell(cells), params), 0)
     made = Stack(*cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     close(made, named, 0)

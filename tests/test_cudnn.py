@@ -41,7 +41,10 @@ def stand_in(monkeypatch):
 
     def backward(*arguments):
         *sizes, (x, h, c, weights, lengths, _, _), cotangents = arguments
-        run = lambda *args: reference(*args, lengths, *sizes)  # noqa: E731
+
+        def run(*args):
+            return reference(*args, lengths, *sizes)
+
         return *jax.vjp(run, x, h, c, weights)[1](cotangents), None
 
     monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
@@ -107,7 +110,10 @@ def test_refuses_with_the_reason(stand_in, cell, options, reason):
 
 def test_refuses_what_it_cannot_transform(stand_in):
     """And is not chosen without its name."""
-    run = lambda x: rnn.dynamic_rnn(CELL, PARAMS, x, LENGTHS, implementation="cudnn")[0]  # noqa: E731
+
+    def run(x):
+        return rnn.dynamic_rnn(CELL, PARAMS, x, LENGTHS, implementation="cudnn")[0]
+
     with pytest.raises(NotImplementedError, match="'cudnn' cannot run under vmap"):
         jax.vmap(run)(np.stack([X, X]))
     with pytest.raises(TypeError, match="forward-mode"):

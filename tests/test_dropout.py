@@ -108,7 +108,10 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
 
     monkeypatch.setattr(jax.random, "bernoulli", drawn)
     every = {"variational_recurrent": variational, "dropout_state_filter_visitor": lambda s: True}
-    dropped = lambda cell: rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5, **every)  # noqa: E731
+
+    def dropped(cell):
+        return rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5, **every)
+
     attention = rnn.AttentionWrapper(dropped(rnn.LSTMCell(4)), rnn.LuongAttention(4, memory_size=3))
     inside = [
         rnn.ZoneoutWrapper(dropped(rnn.LSTMCell(4)), state_keep_prob=0.5),
@@ -177,7 +180,9 @@ def test_the_filters_answers():
     """Bools of NumPy are bools, lists are as tuples; all else is refused, by name."""
 
     def states(answer, cell=None):
-        of_parts = lambda s: answer if isinstance(s, tuple) else True  # noqa: E731
+        def of_parts(s):
+            return answer if isinstance(s, tuple) else True
+
         visitor = answer if callable(answer) else of_parts
         return jax.tree.leaves(lstm(1.0, 1.0, 0.5, dropout_state_filter_visitor=visitor)[1])
 

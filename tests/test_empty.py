@@ -95,7 +95,10 @@ def test_no_rows(name):
         return sum((x.sum() for x in floating), jnp.zeros(())), results
 
     gradients, empty = jax.jit(jax.grad(loss, has_aux=True))(ONE)
-    without = lambda shape: tuple(0 if n == B else n for n in shape)  # noqa: E731
+
+    def without(shape):
+        return tuple(0 if n == B else n for n in shape)
+
     expected = jax.tree.map(lambda x: (without(x.shape), x.dtype), full)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), empty) == expected
     assert not any(x.any() for x in jax.tree.leaves(gradients))

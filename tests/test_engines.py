@@ -90,7 +90,10 @@ def test_explained(loop):
 
 def test_explained_without_arrays():
     """From shapes alone, nested inputs, masks and keys included."""
-    abstract = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+
+    def abstract(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
     explanation = rnn.explain(
         CELL,
         abstract(PARAMS),

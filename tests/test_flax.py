@@ -52,12 +52,17 @@ def linen(kind, **options):
     """`(run(params, *arguments, **options), params)` of a Linen layer."""
     layer = getattr(rnnl, kind)(*ARGUMENTS[kind], **options)
     variables = layer.init(jax.random.key(0), X)
-    run = lambda params, *a, **o: layer.apply({"params": {"cell": params}}, *a, **o)  # noqa: E731
+
+    def run(params, *a, **o):
+        return layer.apply({"params": {"cell": params}}, *a, **o)
+
     return run, variables["params"]["cell"]
 
 
 def values(layer):
-    is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    def is_param(x):
+        return isinstance(x, nnx.Variable)
+
     return jax.tree.map(lambda p: p.get_value(), layer.params, is_leaf=is_param)
 
 
@@ -263,7 +268,10 @@ def test_a_step_leaves_a_wider_state_alone():
 def test_linen_dropout(kind):
     layer = getattr(rnnl, kind)(*STOCHASTIC[kind])
     variables = layer.init(jax.random.key(0), X)  # the params need no stream
-    run = lambda **o: layer.apply(variables, X, **o)[0]  # noqa: E731
+
+    def run(**o):
+        return layer.apply(variables, X, **o)[0]
+
     with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
         run()
     evaluated = run(deterministic=True)
@@ -278,7 +286,9 @@ def test_linen_dropout(kind):
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_nnx_dropout(kind):
-    make = lambda **r: getattr(rnnx, kind)(*STOCHASTIC[kind], in_features=3, rngs=nnx.Rngs(**r))  # noqa: E731
+    def make(**r):
+        return getattr(rnnx, kind)(*STOCHASTIC[kind], in_features=3, rngs=nnx.Rngs(**r))
+
     without = make(params=0)
     with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
         without(X)

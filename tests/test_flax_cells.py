@@ -48,7 +48,10 @@ def nnx_layer(law, params):
     """An NNX layer that holds `params`, which are as those that it makes."""
     rngs = nnx.Rngs(params=0, **streams(law))
     layer = rnnx.RNN(law.case.cell, in_features=law.case.features, rngs=rngs)
-    is_param = lambda x: isinstance(x, nnx.Param)  # noqa: E731
+
+    def is_param(x):
+        return isinstance(x, nnx.Param)
+
     made = jax.tree.map(lambda p: p.shape, layer.params, is_leaf=is_param)
     assert made == jax.tree.map(jnp.shape, own(params))
     layer.params = nnx.data(jax.tree.map(nnx.Param, own(params)))
@@ -86,7 +89,9 @@ def test_linen_makes_the_params_of_the_cell(law):
 
 
 def cast(tree, dtype):
-    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    def floating(x):
+        return jnp.issubdtype(x.dtype, jnp.floating)
+
     return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree)
 
 
@@ -128,7 +133,9 @@ def test_gradients_through_linen(law):
     params = own(cast(laws.arguments(law)[0], jnp.bfloat16))
 
     def differentiate(loss):
-        of_params = lambda p: loss(lambda *a, **o: linen(law)(p, *a, **o))  # noqa: E731
+        def of_params(p):
+            return loss(lambda *a, **o: linen(law)(p, *a, **o))
+
         return jax.jit(jax.grad(of_params, has_aux=True))(params)
 
     check(law, "bfloat16", differentiate)

@@ -191,7 +191,10 @@ def time_major(law, run, params):
         )  # fmt: skip
 
     outputs, final = called(params, swapped)
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+
+    def kinds(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
     assert kinds(jax.eval_shape(called, params, swapped)) == kinds((outputs, final))
     return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs), final
 
@@ -249,13 +252,18 @@ def test_vmap_is_a_loop(law):
 def test_gradients_are_finite_differences(law):
     """Differences in fewer bits show nothing."""
     arguments = laws.arguments(law)
-    run = lambda arguments: compiled(law)(*arguments, LENGTHS)  # noqa: E731
+
+    def run(arguments):
+        return compiled(law)(*arguments, LENGTHS)
+
     gradients = run(arguments)[1]
     direction = perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
     step = 1e-6
 
     def loss(sign):
-        move = lambda x, d: x + sign * step * d if x.dtype.kind == "f" else x  # noqa: E731
+        def move(x, d):
+            return x + sign * step * d if x.dtype.kind == "f" else x
+
         moved = jax.tree.map(move, *jax.tree.map(np.asarray, (arguments, direction)))
         return float(weighted_sum(run(moved)[0], np))
 
@@ -300,7 +308,10 @@ def test_no_rows_or_no_steps(law, rows, steps):
     """
     params, inputs, state = laws.arguments(law)
     outputs, final = compiled(law)(params, inputs, state, np.zeros(B, np.int32))[0]
-    cut = lambda x: x[:rows] if x.ndim else x  # noqa: E731
+
+    def cut(x):
+        return x[:rows] if x.ndim else x
+
     params = law.case.params(law.dtype, rows)
     none = jax.tree.map(lambda x: x[:rows, :steps], inputs), jax.tree.map(cut, state)
     flags = np.ones((rows, steps), bool)

@@ -130,7 +130,10 @@ def test_keys_go_by_place(reverse):
     """Step t gets fold_in(key, t) in either direction, prepare fold_in(key, 2**31 - 1)."""
     key = jax.random.key(5)
     outputs, _ = rnn.dynamic_rnn(KeyBits(), {}, X, [5, 5], key=key, reverse=reverse)
-    data = lambda n: jax.random.key_data(jax.random.fold_in(key, n)).tolist()  # noqa: E731
+
+    def data(n):
+        return jax.random.key_data(jax.random.fold_in(key, n)).tolist()
+
     for t in range(5):
         assert outputs[0, t].tolist() == data(2**31 - 1) + data(t)
 
@@ -138,7 +141,10 @@ def test_keys_go_by_place(reverse):
 def test_keys_of_layers_and_directions():
     key, cell = jax.random.key(5), KeyBits()
     fold = jax.random.fold_in
-    alone = lambda key, **o: rnn.dynamic_rnn(cell, {}, X, key=key, **o)[0].tolist()  # noqa: E731
+
+    def alone(key, **o):
+        return rnn.dynamic_rnn(cell, {}, X, key=key, **o)[0].tolist()
+
     fw, bw = rnn.bidirectional_dynamic_rnn(cell, cell, {"fw": {}, "bw": {}}, X, key=key)[0]
     assert fw.tolist() == alone(fold(key, 0))
     assert bw.tolist() == alone(fold(key, 1), reverse=True)

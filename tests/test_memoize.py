@@ -168,7 +168,10 @@ def test_an_engine_keeps_no_array():
 
     def gradients(engine, array):
         cell = rnn.BasicRNNCell(1, activation=functools.partial(times, array))
-        run = lambda p: rnn.dynamic_rnn(cell, p, X, [1], implementation=engine)[0].sum()  # noqa: E731
+
+        def run(p):
+            return rnn.dynamic_rnn(cell, p, X, [1], implementation=engine)[0].sum()
+
         return jax.grad(run)(PARAMS)
 
     close(gradients("blocked", array), gradients("scan", array), 1e-6)
@@ -186,7 +189,10 @@ def test_the_cells_of_the_library_are_cached(case):
 def test_functions_of_jax_hold_no_arrays(module):
     functions = [f for name, f in vars(module).items() if callable(f) and name[0] != "_"]
     assert functions and not any(map(holds_arrays, functions))
-    local = lambda x: jax.nn.gelu(x)  # noqa: E731
+
+    def local(x):
+        return jax.nn.gelu(x)
+
     assert holds_arrays(jax.jit(closure(np.ones(1))))
     assert not holds_arrays(
         [jax.jit(local), functools.partial(jax.nn.leaky_relu, negative_slope=0.1)]

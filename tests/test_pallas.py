@@ -39,7 +39,9 @@ class Own(rnn.MatmulCell):
     units: int = H
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        def normal(i, *shape):
+            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
         size, units = input_shape[-1], self.units
         return {
             "w": normal(0, size, 3 * units),
@@ -141,7 +143,10 @@ def results(cell, engine, given, time_major=False, **options):
 def is_scan(cell, dtype="bfloat16", batch=B, **options):
     held = "float32" if dtype == "float32" else "bfloat16"
     given, wide = (arguments(cell, kept, batch, held) for kept in (dtype, "float64"))
-    exact = lambda: results(cell, "scan", wide, **options)  # noqa: E731
+
+    def exact():
+        return results(cell, "scan", wide, **options)
+
     eps = TERMS if dtype == "float32" else float(jnp.finfo(dtype).eps)
     found = results(cell, "pallas", given, **options)
     close(found, results(cell, "scan", given, **options), 4 * eps, exact)
@@ -304,24 +309,34 @@ def test_mapped_over_all(interpreted, lengths):
 
     def run(engine, dtype):
         given = jax.tree.map(lambda x: jnp.stack([x, x / 2]), arguments(cell, dtype))
-        one = lambda g, n, f: results(cell, engine, g, sequence_length=n, **f)  # noqa: E731
+
+        def one(g, n, f):
+            return results(cell, engine, g, sequence_length=n, **f)
+
         in_both_orders = jax.vmap(one, (None, None, 0))  # of flags
         return jax.vmap(in_both_orders, (0, None if ends is None else 0, None))(given, ends, flags)
 
-    exact = lambda: run("scan", "float64")  # noqa: E731
+    def exact():
+        return run("scan", "float64")
+
     close(run("pallas", "bfloat16"), run("scan", "bfloat16"), 4 * 2**-7, exact)
 
 
 def test_one_launch_for_all(hopper):
     """Of params and of rows that are mapped over, for a GPU: with no loop more than one run has."""
     cell, inputs = rnn.LSTMCell(128), jnp.zeros((3, 20, 50, 8), jnp.bfloat16)
-    init = lambda key: cell.init(key, inputs.shape[1:], inputs.dtype)  # noqa: E731
+
+    def init(key):
+        return cell.init(key, inputs.shape[1:], inputs.dtype)
+
     keys = jax.random.split(jax.random.key(0), 3)
     one, every = jax.eval_shape(lambda: (init(keys[0]), jax.vmap(init)(keys)))
 
     def loops(params, inputs, *axes):
         def loss(params, inputs):
-            run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="pallas")  # noqa: E731
+            def run(p, x):
+                return rnn.dynamic_rnn(cell, p, x, implementation="pallas")
+
             return weighted_sum((jax.vmap(run, axes) if axes else run)(params, inputs))
 
         traced = jax.jit(jax.grad(loss)).trace(params, inputs)
@@ -465,7 +480,10 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
         other = explained(units=units)
         assert other.chosen == "blocked" and "(64, 128, 256) units only" in other.slower["pallas"]
     assert explained(activation=jax.nn.relu).chosen == "pallas"
-    whole = lambda x: jnp.where((3 * x).astype(jnp.int32).astype(bool), x, 0)  # noqa: E731
+
+    def whole(x):
+        return jnp.where((3 * x).astype(jnp.int32).astype(bool), x, 0)
+
     for activation in (jax.nn.softplus, jnp.sin, whole):
         other = explained(activation=activation)
         assert other.chosen == "blocked" and "functions that no GPU has" in other.slower["pallas"]

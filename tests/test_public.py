@@ -202,7 +202,10 @@ def test_cells_in_examples_take_batches_of_any_rank(name):
             exec(example.source, namespace)
     written = [x for x in namespace.values() if hasattr(x, "zero_state")]
     assert written
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+
+    def kinds(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
     for written_cell in written:
         cell = written_cell(*[4] * len(inspect.signature(written_cell).parameters))
         assert kinds(cell.zero_state(2)) == kinds(cell.zero_state((2,)))

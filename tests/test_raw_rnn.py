@@ -32,7 +32,10 @@ def reading(cell, inputs, lengths, dtype=jnp.float64):
 def raw(cell, params, inputs, lengths=LENGTHS, **options):
     loop_fn = reading(cell, inputs, jnp.asarray(lengths))
     emitted, state, _ = rnn.raw_rnn(cell, params, loop_fn, maximum_iterations=T, **options)
-    batch_major = lambda y: jnp.moveaxis(y, 0, 1) if y.ndim > 1 else y  # noqa: E731
+
+    def batch_major(y):
+        return jnp.moveaxis(y, 0, 1) if y.ndim > 1 else y
+
     return jax.tree.map(batch_major, emitted.stack()), state
 
 
@@ -57,7 +60,10 @@ def test_draws_are_those_of_dynamic_rnn(name):
 def test_cells_of_any_structure():
     """Nested inputs, outputs and states; and rank-0 leaves, which move at every step taken."""
     random = np.random.default_rng(1)
-    draw = lambda n: random.normal(size=(B, T, n))  # noqa: E731
+
+    def draw(n):
+        return random.normal(size=(B, T, n))
+
     cell, inputs = toys.Nested(), {"a": draw(3), "b": [draw(2), draw(1)]}
     params = cell.init(jax.random.key(0), jax.tree.map(np.shape, inputs), jnp.float64)
     close(raw(cell, params, inputs), rnn.dynamic_rnn(cell, params, inputs, LENGTHS), 1e-12)
@@ -80,7 +86,10 @@ def test_transformations():
         return rnn.dynamic_rnn(GRU, params, inputs, lengths)
 
     close(jax.jit(run)(PARAMS, INPUTS, LENGTHS), run(PARAMS, INPUTS, LENGTHS), 1e-12)
-    two = lambda x: np.stack([x, 0.5 * np.flip(x, 0)])  # noqa: E731
+
+    def two(x):
+        return np.stack([x, 0.5 * np.flip(x, 0)])
+
     many = jax.tree.map(two, (PARAMS, INPUTS)) + (np.stack([LENGTHS, LENGTHS[::-1]]),)
     gradient = jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1))))(*many)
     expected = functools.partial(loss, run=reference)

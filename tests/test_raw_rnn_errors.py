@@ -173,7 +173,10 @@ def test_numpy_tables():
     with says(TypeError, "^loop_fn: ", *fragments):
         rnn.raw_rnn(GRU, PARAMS, loop_fn, maximum_iterations=2)
     given = {"start": 0, "end": 0, "initial_state": STATE, "maximum_iterations": 2}
-    logits = lambda output: output  # noqa: E731
+
+    def logits(output):
+        return output
+
     with says(TypeError, "^embed: ", *fragments):
         rnn.greedy_decode(GRU, PARAMS, lambda ids: TABLE[ids], logits, **given)
     with says(TypeError, "^embed: ", *fragments):

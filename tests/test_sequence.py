@@ -88,7 +88,10 @@ def test_pooling(pool, masked, time_major):
     spoilt = np.where(valid[..., None], X, np.nan)
     swap = (lambda x: x.swapaxes(0, 1)) if time_major else (lambda x: x)
     mask = swap(MASK) if masked else None
-    run = lambda x: pool(x, LENGTHS, mask=mask, time_major=time_major)  # noqa: E731
+
+    def run(x):
+        return pool(x, LENGTHS, mask=mask, time_major=time_major)
+
     actual = run({"y": jnp.asarray(swap(spoilt))})["y"]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
     gradient = jax.grad(lambda x: run(x).sum())(jnp.asarray(swap(spoilt)))

@@ -86,7 +86,9 @@ def test_second_order(case, engine):
         value, product = jax.vjp(gradient, *given)
         return value, product(direction)
 
-    move = lambda s: jax.tree.map(lambda x, d: x + s * d, given, direction)  # noqa: E731
+    def move(s):
+        return jax.tree.map(lambda x, d: x + s * d, given, direction)
+
     product = both(given)[1]
     step = 1e-5
     difference = jax.tree.map(
@@ -105,8 +107,12 @@ def test_vmap_over_one_argument_at_a_time(case, engine):
     def run(params, inputs, lengths):
         return rnn.dynamic_rnn(case.cell, params, inputs, lengths, state, implementation=engine)
 
-    two = lambda a, b: jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)  # noqa: E731
-    pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    def two(a, b):
+        return jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)
+
+    def pick(tree, i):
+        return jax.tree.map(lambda x: x[i], tree)
+
     options = [
         two(params, cases.perturbed(params, 5)),
         two(inputs, case.inputs(jnp.float64, seed=9)),
@@ -138,7 +144,10 @@ def test_without_jit(case, engine):
     """Every line of a run works on concrete arrays (each cell's step: see test_cells.py)."""
     params, inputs, state = arguments(case)
     options = {"key": case.key(), "implementation": engine}
-    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, **options)  # noqa: E731
+
+    def run(*a):
+        return rnn.dynamic_rnn(case.cell, *a, **options)
+
     expected = run(params, inputs, LENGTHS, state)
     with jax.disable_jit():
         close(run(params, inputs, LENGTHS, state), expected, 1e-12)
@@ -157,7 +166,9 @@ def test_shard_map(engine):
             return weighted_sum(rnn.dynamic_rnn(case.cell, params, inputs, lengths, **options)[0])
 
         def sharded(params, inputs, lengths, resets, total=total):
-            local = lambda *a: jax.lax.psum(total(*a), "rows")  # noqa: E731
+            def local(*a):
+                return jax.lax.psum(total(*a), "rows")
+
             specs = (P(), P("rows"), P("rows"), P("rows"))
             return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(
                 params, inputs, lengths, resets
@@ -263,7 +274,9 @@ def test_a_mesh_on_which_nothing_lies(axis):
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
 
     def gradient(engine, place=lambda x: x):
-        run = lambda p, x: rnn.dynamic_rnn(cell, p, place(x), [70, 3] * 4, implementation=engine)  # noqa: E731
+        def run(p, x):
+            return rnn.dynamic_rnn(cell, p, place(x), [70, 3] * 4, implementation=engine)
+
         return jax.jit(jax.value_and_grad(lambda p, x: run(p, x)[0].sum(), (0, 1)))(params, inputs)
 
     expected = gradient("scan")
@@ -275,7 +288,10 @@ def test_a_mesh_on_which_nothing_lies(axis):
         eager = rnn.dynamic_rnn(cell, params, inputs, [70, 3] * 4, implementation=engine)
         close(eager[0].sum(), expected[0], 1e-12)
         if axis == AxisType.Auto:
-            constrained = lambda x: jax.lax.with_sharding_constraint(x, P("rows"))  # noqa: E731
+
+            def constrained(x):
+                return jax.lax.with_sharding_constraint(x, P("rows"))
+
             close(gradient("blocked", constrained), expected, 1e-12)
 
 
@@ -326,7 +342,10 @@ def compilations():
 def test_nothing_is_compiled_twice(engine):
     """A second eager call, an equal cell, and new lengths compile nothing."""
     options = {"key": jax.random.key(1), "implementation": engine}
-    make = lambda: rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])  # noqa: E731
+
+    def make():
+        return rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])
+
     inputs = np.ones((2, 4, 3))
     params = make().init(jax.random.key(0), inputs.shape)
     with compilations() as first:
@@ -384,7 +403,10 @@ def test_a_foreign_cell_may_change(wrap):
     cell = wrap(foreign)
     inputs = np.ones((2, 3, 1))
     params = cell.init(jax.random.key(0), inputs.shape)
-    total = lambda: jax.tree.leaves(rnn.dynamic_rnn(cell, params, inputs)[1])[0]  # noqa: E731
+
+    def total():
+        return jax.tree.leaves(rnn.dynamic_rnn(cell, params, inputs)[1])[0]
+
     assert float(total()[0, 0]) == 3
     foreign.factor = 2.0
     assert float(total()[0, 0]) == 6
@@ -465,7 +487,10 @@ def test_batch_accumulates_in_32_bit():
             "kernel": jnp.asarray(random.uniform(size=(4098, 2)) / 4096, dtype),
             "bias": jnp.zeros(2, dtype),
         }
-        wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
+
+        def wide(tree):
+            return jax.tree.map(lambda x: x.astype(jnp.float64), tree)
+
         exact = rnn.dynamic_rnn(cell, wide(params), wide(inputs))[1]
         got = rnn.dynamic_rnn(cell, params, inputs)[1].astype(jnp.float64)
         assert float(jnp.abs(got / exact - 1).max()) <= float(jnp.finfo(dtype).eps)

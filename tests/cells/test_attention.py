@@ -76,7 +76,10 @@ def test_what_lies_behind_a_memory_changes_nothing(mechanism):
     assert not outputs[2].any() and not state.attention[2].any()  # the context is 0
     assert not dmemory[1, 2:].any() and not dmemory[2].any() and dmemory[1, :2].all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(dparams))
-    row = lambda x, b: x[b : b + 1]  # noqa: E731
+
+    def row(x, b):
+        return x[b : b + 1]
+
     shorter = cell.attend(params, row(MEMORY, 1)[:, :2])
     (expected, weights), _ = rnn.dynamic_rnn(cell, shorter, row(INPUTS, 1))
     close((row(outputs, 1), row(alignments, 1)[..., :2]), (expected, weights), 1e-12)

@@ -106,7 +106,10 @@ def test_the_order_is_right_where_scores_are_not(penalty):
 
 def test_certain_sequences_and_penalties():
     """A sequence of probability 1 has the score 0 whatever the penalty is."""
-    certain = lambda output: jnp.broadcast_to(jnp.where(jnp.arange(V) == 1, 0.0, -jnp.inf), (B, V))  # noqa: E731
+
+    def certain(output):
+        return jnp.broadcast_to(jnp.where(jnp.arange(V) == 1, 0.0, -jnp.inf), (B, V))
+
     for penalty in (-4000.0, 0.0, 4000.0):
         ids, lengths, scores = rnn.beam_search(
             CELL, PARAMS, embed, certain, 0, END, STATE, beam_width=2, length_penalty=penalty,
@@ -118,7 +121,10 @@ def test_certain_sequences_and_penalties():
 
 def test_scores_have_gradients():
     """Those of the log-probability of the best sequence."""
-    best = lambda x: search(3, 0.7, state=STATE + x)[2][0, 0]  # noqa: E731
+
+    def best(x):
+        return search(3, 0.7, state=STATE + x)[2][0, 0]
+
     value, gradient = jax.jit(jax.value_and_grad(best))(0.0)
     moved = [float(jax.jit(best)(x)) for x in (-1e-6, 1e-6)]
     assert moved[0] != value and abs(gradient - (moved[1] - moved[0]) / 2e-6) < 1e-7
@@ -137,7 +143,10 @@ def test_a_narrow_beam_keeps_its_best():
                     longer.append(((*sequence, END), total))
                     continue
                 longer += [((*sequence, i), probability((*sequence, i), row)) for i in range(V)]
-            score = lambda x: x[1] / ((5 + sum(i != END for i in x[0])) / 6) ** penalty  # noqa: E731
+
+            def score(x):
+                return x[1] / ((5 + sum(i != END for i in x[0])) / 6) ** penalty
+
             beams = sorted(longer, key=score, reverse=True)[:width]
         assert [tuple(x) for x in np.asarray(ids[row]).tolist()] == [x for x, _ in beams]
         close(scores[row], np.array([score(x) for x in beams]), 1e-12)

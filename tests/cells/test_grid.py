@@ -107,9 +107,10 @@ def test_params(shared, coupled):
 
 def test_states_are_named_tuples():
     """Of one type for equal grids, which pickles, copies, and is exported."""
-    make = lambda **options: rnn.GridLSTMCell(  # noqa: E731
-        2, feature_size=2, num_frequency_blocks=[3], **options
-    )
+
+    def make(**options):
+        return rnn.GridLSTMCell(2, feature_size=2, num_frequency_blocks=[3], **options)
+
     cell = make()
     state = cell.zero_state(2)
     assert type(state) is type(make(use_peepholes=True).zero_state(2))

@@ -42,7 +42,10 @@ def test_zeros_are_taken_as_they_are():
     """And finite, though a place of zeros is like nothing; gradients too."""
     params = CELL.init(KEY, INPUTS.shape, jnp.float64)
     zeros = CELL.zero_state(2, jnp.float64)._replace(w_list=(jnp.full((2, 6), 1 / 6),) * 3)
-    loss = lambda p, s: (rnn.dynamic_rnn(CELL, p, INPUTS, None, s)[0] ** 2).sum()  # noqa: E731
+
+    def loss(p, s):
+        return (rnn.dynamic_rnn(CELL, p, INPUTS, None, s)[0] ** 2).sum()
+
     value, gradient = jax.value_and_grad(loss)(params, zeros)
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert not gradient["memory"].any() and not gradient["initial_read_vector_0"].any()
@@ -91,7 +94,10 @@ def test_many_places_and_sharp_heads():
     cell = rnn.NTMCell(rnn.LSTMCell(8), 128, 4, 2, 1)
     params = cell.init(KEY, (3,))
     params["parameters_bias"] = params["parameters_bias"].at[9::10].set(20.0)
-    outputs = lambda p: rnn.dynamic_rnn(cell, p, INPUTS.astype(np.float32))[0]  # noqa: E731
+
+    def outputs(p):
+        return rnn.dynamic_rnn(cell, p, INPUTS.astype(np.float32))[0]
+
     gradient = jax.grad(lambda p: outputs(p).sum())(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((outputs(params), gradient)))
 

@@ -137,12 +137,15 @@ def test_times_of_other_dtypes():
 
     x, time = jnp.ones((2, 4, 3)), jnp.asarray([[1001, 1002, 1005, 1006]] * 2)[..., None]
     exact, _ = rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.float32)
-    error = lambda time: float(  # noqa: E731
-        jnp.abs(
-            rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.bfloat16)[0].astype(jnp.float32)
-            - exact
-        ).max()
-    )
+
+    def error(time):
+        return float(
+            jnp.abs(
+                rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.bfloat16)[0].astype(jnp.float32)
+                - exact
+            ).max()
+        )
+
     assert error(time) < 0.01 < 0.05 < error(time.astype(jnp.float32))
 
 

@@ -25,7 +25,9 @@ def test_rows_differ():
     output, state = cell(params, x, jnp.full((3, 48), 0.1))
     assert output.shape == (3, 24) and state.shape == (3, 48)
 
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
     below, row = 0.0, np.arange(1.0, 4.0)[:, None]
     for k in range(3):
         z = 0.5 * (2 * row + 8 * 0.1 + 8 * below)

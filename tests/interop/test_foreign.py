@@ -71,7 +71,9 @@ def of_nnx(module):
 
 def haiku(hk, make_core, features=(D,), **options):
     def run(params, x, state):
-        unroll = lambda x, state: hk.dynamic_unroll(make_core(), x, state, time_major=False)  # noqa: E731
+        def unroll(x, state):
+            return hk.dynamic_unroll(make_core(), x, state, time_major=False)
+
         return hk.transform(unroll).apply(params, None, x, state)
 
     start = hk.transform(lambda: make_core().initial_state(B)).apply({}, None)
@@ -119,7 +121,10 @@ def row_by_row(their, params, inputs, initial):
     """Padded outputs `[B, T, ...]` and final states by the framework's loop over pieces."""
     outputs, states = [], []
     for b, length in enumerate(LENGTHS):
-        row = lambda tree, b=b: jax.tree.map(lambda s: jnp.asarray(s[b : b + 1], float), tree)  # noqa: E731
+
+        def row(tree, b=b):
+            return jax.tree.map(lambda s: jnp.asarray(s[b : b + 1], float), tree)
+
         state, pieces = row(initial), []
         walls = [0, *(t for t in range(1, length) if RESETS[b, t]), length]
         for begin, end in itertools.pairwise(walls if length else []):

@@ -136,7 +136,10 @@ def test_dropout_of_nnx():
     """All streams draw, each by itself; without a key they do not, and none moves."""
     module = DropsNNX()
     cell = foreign.NNXCell(module, input_shape=(64,))
-    run = lambda key: rnn.dynamic_rnn(cell, {}, X, key=key)[0]  # noqa: E731
+
+    def run(key):
+        return rnn.dynamic_rnn(cell, {}, X, key=key)[0]
+
     masks = kept(run(KEY))
     assert set(np.unique(masks)) == {0, 1}
     assert (masks[..., :64] != masks[..., 64:]).any()
@@ -163,7 +166,10 @@ def test_trained_weights_go_back():
         return weighted_sum(rnn.dynamic_rnn(cell, cell.params, x, LENGTHS))
 
     gradients = nnx.to_pure_dict(nnx.jit(nnx.grad(total))(module))
-    function = lambda params: weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))  # noqa: E731
+
+    def function(params):
+        return weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))
+
     close(gradients, jax.jit(jax.grad(function))(params), 1e-6)
 
 
@@ -177,7 +183,10 @@ def test_a_module_of_equinox_is_its_params(load_oracle):
         return weighted_sum(rnn.dynamic_rnn(foreign.EquinoxCell(module), module, x, LENGTHS))
 
     cell = foreign.EquinoxCell(module)
-    function = lambda params: weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))  # noqa: E731
+
+    def function(params):
+        return weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))
+
     gradients = eqx.filter_jit(eqx.filter_grad(total))(module)
     close(gradients, jax.jit(jax.grad(function))(cell.params), 1e-12)
 
@@ -201,7 +210,10 @@ def test_equal_cells_compile_once():
     """A Linen module and the function that makes a core are compared by value."""
     one, other = (foreign.LinenCell(nn.GRUCell(H)) for _ in range(2))
     assert one == other and hash(one) == hash(other) and one != foreign.LinenCell(nn.GRUCell(3))
-    make = lambda: None  # noqa: E731
+
+    def make():
+        return None
+
     assert foreign.HaikuCell(make) == foreign.HaikuCell(make) != foreign.HaikuCell(lambda: None)
     made = []
 

@@ -83,9 +83,10 @@ DROP = rnn.DropoutWrapper(PLAIN, 1.0, 0.5)
 
 def test_dropout_in_linen():
     """It follows `split_rngs`: masks of each step, or one for all; or it is evaluated."""
-    layer = lambda cell=DROP, drop=True, **o: nn.RNN(  # noqa: E731
-        rnnl.RNNCell(cell, **o), split_rngs={"params": False, "dropout": drop}
-    )
+
+    def layer(cell=DROP, drop=True, **o):
+        return nn.RNN(rnnl.RNNCell(cell, **o), split_rngs={"params": False, "dropout": drop})
+
     variables = layer().init(jax.random.key(0), X)  # the params need no stream
     streams = {"dropout": jax.random.key(1)}
     plain = layer(PLAIN).apply(variables, X)
@@ -105,7 +106,10 @@ def test_dropout_in_linen():
 
 def test_dropout_in_nnx():
     """Each step draws; `eval` evaluates."""
-    make = lambda cell, **o: rnnx.RNNCell(cell, in_features=64, rngs=nnx.Rngs(**o))  # noqa: E731
+
+    def make(cell, **o):
+        return rnnx.RNNCell(cell, in_features=64, rngs=nnx.Rngs(**o))
+
     cell = make(DROP, params=0, dropout=1)
     plain = nnx.RNN(make(PLAIN, params=0))(X)
     layer = nnx.RNN(cell)

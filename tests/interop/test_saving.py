@@ -60,7 +60,10 @@ def test_params(through, tmp_path):
 def test_an_nnx_layer(through, tmp_path):
     """Into one that was made with other random numbers."""
     first, second = (rnnx.RNN(CELL, in_features=3, rngs=nnx.Rngs(n)) for n in (0, 1))
-    values = lambda layer: nnx.to_pure_dict(nnx.state(layer, nnx.Param))  # noqa: E731
+
+    def values(layer):
+        return nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+
     kernels = [values(layer)["params"]["cell_1"]["gates"]["kernel"] for layer in (first, second)]
     assert (kernels[0] != kernels[1]).any()
     nnx.update(second, through(tmp_path, values(first)))

@@ -99,7 +99,10 @@ def equinox_scan(cell, weights, x, reverse=False):
     import equinox
 
     names = tuple(weights)
-    at = lambda m: tuple(getattr(m, name) for name in names)  # noqa: E731
+
+    def at(m):
+        return tuple(getattr(m, name) for name in names)
+
     cell = equinox.tree_at(at, cell, tuple(weights.values()))
     lstm = isinstance(cell, equinox.nn.LSTMCell)
 

@@ -27,11 +27,18 @@ def random_params(cells, dtype=jnp.float64, seed=2):
     """Params of the run of `cells`."""
     key, shape = jax.random.key(0), (B, T, D)
     if not isinstance(cells, tuple):
-        init = lambda: cells.init(key, shape, dtype)  # noqa: E731
+
+        def init():
+            return cells.init(key, shape, dtype)
     elif isinstance(cells[0], list):
-        init = lambda: rnn.init_stack_bidirectional(key, *cells, shape, dtype)  # noqa: E731
+
+        def init():
+            return rnn.init_stack_bidirectional(key, *cells, shape, dtype)
     else:
-        init = lambda: rnn.init_bidirectional(key, *cells, shape, dtype)  # noqa: E731
+
+        def init():
+            return rnn.init_bidirectional(key, *cells, shape, dtype)
+
     return randomized(jax.eval_shape(init), seed)
 
 

@@ -80,7 +80,10 @@ def test_lstm_with_a_projection():
     params = cell.init(KEY, inputs.shape, inputs.dtype)
     start = jax.tree.map(lambda x: x + 0.1, cell.zero_state(3, inputs.dtype))
     output, state = cell(params, inputs, start)
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
     for row in range(3):  # all kernels are 0.5: units of a row are alike
         gate = 0.5 * (2 * (row + 1) + 6 * 0.1)
         c = sigmoid(gate + 1) * 0.1 + sigmoid(gate) * np.tanh(gate)

@@ -22,7 +22,10 @@ def problem(cell, seed, directions=()):
     random = np.random.default_rng(seed)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), (B, D)))
     params = {name: params for name in directions} if directions else params
-    draw = lambda x: 0.6 * random.normal(size=x.shape)  # noqa: E731
+
+    def draw(x):
+        return 0.6 * random.normal(size=x.shape)
+
     lengths = random.permutation([0, T, *random.integers(T + 1, size=B - 2)])
     return types.SimpleNamespace(
         inputs=random.normal(size=(T, B, D)),

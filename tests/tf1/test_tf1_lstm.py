@@ -51,7 +51,10 @@ def test_params_have_the_dtype_asked_for(dtype):
 def test_tuple_states(cell):
     """TF's testDynamicRNNWithTupleStates and WithNestedTupleStates: lengths 4 and 6."""
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
-    run = lambda kind: kind(cell, params, INPUTS, [4, 6])  # noqa: E731
+
+    def run(kind):
+        return kind(cell, params, INPUTS, [4, 6])
+
     expected = run(unrolled)
     for kind in (static, dynamic):
         actual = run(kind)

@@ -48,7 +48,9 @@ def dynamic(params, inputs, lengths):
 
 
 def gradients(run, inputs, lengths):
-    function = lambda params, inputs: weighted_sum(run(params, inputs, lengths))  # noqa: E731
+    def function(params, inputs):
+        return weighted_sum(run(params, inputs, lengths))
+
     return jax.jit(jax.grad(function, (0, 1)))(PARAMS, inputs)
 
 

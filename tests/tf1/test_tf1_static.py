@@ -72,10 +72,13 @@ def test_all_containers_agree(cell, shapes):
     Lengths 4 and 6 of 8. Both directions are concatenated on axis 1, whatever the rank.
     """
     random, lengths = np.random.default_rng(0), [4, 6]
-    is_shape = lambda s: isinstance(s[0], int)  # noqa: E731
-    draw = lambda: jax.tree.map(  # noqa: E731
-        lambda s: random.normal(size=(B, *s)), shapes, is_leaf=is_shape
-    )
+
+    def is_shape(s):
+        return isinstance(s[0], int)
+
+    def draw():
+        return jax.tree.map(lambda s: random.normal(size=(B, *s)), shapes, is_leaf=is_shape)
+
     steps = [draw() for _ in range(T)]
     one_way, (both, fw, bw) = containers(cell, steps, lengths)
 
