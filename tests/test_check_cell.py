@@ -80,7 +80,7 @@ EVERYDAY = {
 PASSING = [
     pytest.param(case, id=case.name, marks=[] if case.name in EVERYDAY else [pytest.mark.full])
     for case in CASES
-    if not case.places
+    if not case.memory_sizes
 ]
 
 

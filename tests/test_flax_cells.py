@@ -23,7 +23,7 @@ def own(params):
 
 
 def memory(law):
-    given = law.case.memory(law.dtype) if law.case.places else ()
+    given = law.case.memory(law.dtype) if law.case.memory_sizes else ()
     return dict(zip(("memory", "memory_length"), given, strict=False))
 
 
@@ -127,7 +127,7 @@ def rest_of_time(y):
 
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.dtype in ("float64", "bfloat16"))
-@pytest.mark.everyday(lambda law: law.case.core or len(law.case.places) > 1)
+@pytest.mark.everyday(lambda law: law.case.core or len(law.case.memory_sizes) > 1)
 def test_gradients_through_linen(law):
     """Under jit, in bfloat16."""
     params = own(cast(laws.arguments(law)[0], jnp.bfloat16))

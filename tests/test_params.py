@@ -61,7 +61,7 @@ def test_any_mapping_gives_the_same_program(law):
     params = case.cell.init(jax.random.key(1), jax.tree.map(jnp.shape, inputs), law.dtype)
 
     def everything(params):
-        if case.places:
+        if case.memory_sizes:
             params = case.cell.attend(params, *case.memory(law.dtype))
         start = case.cell.start(params, (B,), law.dtype) if hasattr(case.cell, "start") else None
         step = case.cell(params, features, state, key=key)
