@@ -1,4 +1,4 @@
-"""Runs TensorFlow. Imported only where TensorFlow is installed."""
+"""Runs the problems of `tensorflow_oracle` in TensorFlow; imported only if it is installed."""
 
 import types
 
@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.keras.layers.legacy_rnn import rnn_cell_wrapper_impl
 from tensorflow.python.ops import rnn_cell_impl
-from tensorflow_oracle import kept, weights
+from tensorflow_oracle import dropout_mask, weights
 
 import jax_dynrnn as rnn
 
@@ -17,7 +17,7 @@ LAYERS |= {"bidirectional_rnn", "cudnn_compatible_gru_cell"}
 
 
 class CudnnCompatibleGRUCell(rnn_cell_impl.LayerRNNCell):
-    """TF1's contrib cell in TensorFlow's operations, from its description."""
+    """TF1's cell of contrib, which TensorFlow 2 lacks, written from its description."""
 
     def __init__(self, num_units):
         super().__init__(name="cudnn_compatible_gru_cell")
@@ -46,7 +46,7 @@ class CudnnCompatibleGRUCell(rnn_cell_impl.LayerRNNCell):
 
 
 class EmitState(rnn_cell_impl.RNNCell):
-    """Outputs the state beside the output."""
+    """Returns the pair of output and state as its output."""
 
     def __init__(self, cell):
         super().__init__()
@@ -71,11 +71,12 @@ CELLS = types.SimpleNamespace(
 
 
 def run(config, problem, dtype="float64"):
-    """TensorFlow's outputs, state and gradients, in the structure of `ours`."""
+    """TensorFlow's outputs, state and gradients, in the structure of `tensorflow_oracle.ours`."""
     real = rnn_cell_wrapper_impl.nn_ops
 
+    # Dropout is replaced by a fixed mask, which our side uses too.
     def fixed(v, rate, seed):
-        return v * kept(v.shape.as_list()).astype(dtype) / (1.0 - rate)
+        return v * dropout_mask(v.shape.as_list()).astype(dtype) / (1.0 - rate)
 
     rnn_cell_wrapper_impl.nn_ops = types.SimpleNamespace(dropout_v2=fixed)
     try:
@@ -130,7 +131,7 @@ def _run(session, config, problem, dtype):
 
 
 def _nested_bidirectional(cell_fw, cell_bw, inputs, lengths, *states, dtype):
-    """TensorFlow's own fails to reverse nested outputs back: the same from its parts."""
+    """A bidirectional run with nested outputs, which TensorFlow's own fails to reverse."""
 
     def reverse(x):
         return tf.reverse_sequence(x, lengths, seq_axis=1)
@@ -141,7 +142,7 @@ def _nested_bidirectional(cell_fw, cell_bw, inputs, lengths, *states, dtype):
 
 
 def _states(config, problem, dtype):
-    """Initial states as TensorFlow's, and what is learned of them (by its path)."""
+    """The initial states for TensorFlow, and the learned leaves among them, by path."""
     if problem["state"]:
         return [_theirs(s, dtype) for s in problem["state"]], {}
     if not isinstance(config.ours, rnn.LearnedInitialState):
@@ -161,7 +162,7 @@ def _states(config, problem, dtype):
 
 
 def _path(name):
-    """`rnn/multi_rnn_cell/cell_0/lstm_cell/kernel:0` -> `cell_0/kernel`."""
+    """Our path of a variable: `rnn/multi_rnn_cell/cell_0/lstm_cell/kernel:0` is `cell_0/kernel`."""
     return "/".join(p for p in name.removesuffix(":0").split("/") if p not in LAYERS)
 
 

@@ -1,4 +1,4 @@
-"""The sequence tools, against NumPy loops."""
+"""The functions for sequences agree with NumPy loops."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_sequence_mask_of_other_ranks():
 
 
 def test_sequence_mask_as_tf1_calls_it():
-    """Without the number of steps, and with a dtype by its place."""
+    """As in TF1, `maxlen` may be left out, and `dtype` is the third positional argument."""
     assert rnn.sequence_mask([1, 3]).tolist() == [[True, False, False], [True] * 3]
     assert rnn.sequence_mask(np.array([[0], [-2]])).shape == (2, 1, 0)
     assert rnn.sequence_mask([]).shape == (0, 0)
@@ -57,13 +57,14 @@ def test_sequence_mask_as_tf1_calls_it():
         (lambda n: rnn.sequence_mask(n, np.ones(2)), "maxlen as an int >= 0, got array"),
     ],
 )
-def test_sequence_mask_needs_to_know_its_shape(run, match):
+def test_sequence_mask_needs_a_static_maxlen(run, match):
     with pytest.raises(TypeError, match=match):
         jax.jit(run)(jnp.array([1, 2]))
 
 
 @pytest.mark.parametrize("time_major", [False, True])
 def test_reverse_sequence(time_major):
+    """Each row is reversed up to its length; reversing twice restores it."""
     expected = np.stack(
         [np.concatenate([x[:n][::-1], x[n:]]) for x, n in zip(X, LENGTHS, strict=True)]
     )
@@ -72,15 +73,15 @@ def test_reverse_sequence(time_major):
     actual = rnn.reverse_sequence(tree, LENGTHS, time_major=time_major)
     np.testing.assert_array_equal(swap(np.asarray(actual["a"])), expected)
     np.testing.assert_array_equal(swap(np.asarray(actual["b"][0])), expected[..., 0])
-    again = rnn.reverse_sequence(actual, LENGTHS, time_major=time_major)
-    np.testing.assert_array_equal(again["a"], tree["a"])
+    twice = rnn.reverse_sequence(actual, LENGTHS, time_major=time_major)
+    np.testing.assert_array_equal(twice["a"], tree["a"])
 
 
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("pool", POOLS)
 def test_pooling(pool, masked, time_major):
-    """Of each row's valid steps; 0 for a row without one; NaN behind them is not seen."""
+    """Pools over valid steps only: rows without one give 0, and NaN in padding has no effect."""
     valid = np.arange(4) < LENGTHS[:, None]
     valid = valid & MASK if masked else valid
     rows = [x[v] for x, v in zip(X, valid, strict=True)]
@@ -125,7 +126,7 @@ def test_last_output_is_the_state():
         ((None, np.ones((4, 4))), TypeError, "bool, got float64"),
     ],
 )
-def test_pooling_refuses(pool, arguments, error, match):
+def test_invalid_lengths_and_masks_of_pooling(pool, arguments, error, match):
     lengths, *mask = arguments
     with pytest.raises(error, match=match):
         pool(X, lengths, mask=mask[0] if mask else None)
@@ -145,7 +146,7 @@ def test_pooling_other_dtypes():
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int4", "float16", "bfloat16"])
 @pytest.mark.parametrize(("rows", "steps"), [(2, 3), (0, 3), (2, 0), (0, 0)])
 def test_pooling_keeps_the_dtype(dtype, rows, steps):
-    """But for the mean of what is not floating; 0 where there are no steps."""
+    """Pooling keeps the dtype, except for means of integers and bools; no steps give 0."""
     outputs = jnp.ones((rows, steps, 2), dtype)
     for pool in POOLS:
         pooled = pool(outputs, np.full(rows, steps))
@@ -164,7 +165,7 @@ def test_pad_sequences():
     assert rnn.pad_sequences(arrays, buckets=[8, 4])[0].shape == (3, 4, 2)
     assert np.isnan(rnn.pad_sequences(arrays, value=np.nan)[0][2]).all()
     assert rnn.pad_sequences([[7, 8], [9]])[0].tolist() == [[7, 8], [9, 0]]
-    ids, _ = rnn.pad_sequences([[7, 8], []])  # of nothing NumPy makes floats
+    ids, _ = rnn.pad_sequences([[7, 8], []])  # NumPy makes an empty list float64
     assert ids.tolist() == [[7, 8], [0, 0]] and ids.dtype == np.int64
     assert rnn.pad_sequences(arrays, value=np.log(1e-6))[0][2, 0, 0] == np.float32(np.log(1e-6))
     assert rnn.pad_sequences([np.ones(1, np.complex64)], length=2, value=1j)[0][0, 1] == 1j
@@ -188,7 +189,7 @@ def test_pad_sequences():
         ([np.ones(())], {}, r"shapes \[\(\)\]"),
     ],
 )
-def test_pad_sequences_refuses(arrays, options, match):
+def test_invalid_arguments_of_pad_sequences(arrays, options, match):
     with pytest.raises(ValueError, match=match):
         rnn.pad_sequences(arrays, **options)
 
@@ -212,7 +213,7 @@ def test_segment_starts():
 
 
 def test_packed_documents_are_separate_runs():
-    """Documents packed in one row, in both directions, are as if each ran alone."""
+    """Documents packed in one row with resets equal separate runs, in both directions."""
     cell = rnn.GRUCell(4)
     documents = [X[i, :n] for i, n in enumerate((4, 2, 3))]
     row = np.concatenate(documents)[None]
@@ -234,6 +235,6 @@ def test_packed_documents_are_separate_runs():
     ids=lambda f: f.__name__,
 )
 def test_lists_are_pytrees(run):
-    """Of numbers, which have no time."""
+    """A list of numbers is a pytree of scalars, which have no time axis, and is refused."""
     with pytest.raises(ValueError, match=r"arrays \[batch, time, ...\], got one of shape \(\)"):
         run([[1.0, 2.0, 3.0]], [2])
