@@ -1,4 +1,4 @@
-"""Batches without rows, in every public function: cells alone are in test_laws.py."""
+"""Batches without rows, in every public function (for every cell: see test_laws.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_no_rows(name):
-    """The shapes and dtypes of a batch with rows, but for the rows; gradients of 0."""
+    """Results have the shapes and dtypes of a batch with rows, with 0 rows; gradients are 0."""
     run, inputs = RUNS[name], jnp.zeros((B, T, D))
     full = jax.eval_shape(lambda p, x: run(p, x, np.full(B, T)), ONE, inputs)
 

@@ -124,9 +124,8 @@ def test_nothing_runs_after_all_rows_have_finished():
     assert sorted(x for x in called if x != "cell") == [1, 2, 3, 4]
     assert called.count("cell") == 4 and last == 4 and emitted.size() == 4
     assert state[:, 0].tolist() == LENGTHS.tolist()
-    assert total == (1 + 2 + 3 + 4) + 4 * 1 + (
-        1 + 2 + 3 + 3
-    )  # `loop_fn` receives the cell's outputs of finished rows too
+    # `loop_fn` receives the cell's outputs of finished rows too.
+    assert total == (1 + 2 + 3 + 4) + 4 * 1 + (1 + 2 + 3 + 3)
 
 
 def test_loop_fn_may_change_inputs_state_and_end():
