@@ -49,7 +49,7 @@ def probability(ids, row, start=0):
 
 @functools.cache
 def next_ids(ids, row, start):
-    """The log-probabilities of the id after `ids`, and the state; cached, as sequences share them."""
+    """The log-probabilities of the id after `ids`, and the state, which sequences share."""
     state = next_ids(ids[:-1], row, start)[1] if ids else STATE[row : row + 1]
     output, state = CELL(PARAMS, embed(jnp.array([(start, *ids)[-1]])), state)
     scores = np.asarray(logits(output))[0]

@@ -1,4 +1,4 @@
-"""What cannot be carried over is refused, with the reason; what does not fit is listed."""
+"""Cells that a framework cannot represent, and weights that do not fit, are refused."""
 
 import inspect
 import subprocess
@@ -50,8 +50,8 @@ CELLS = {
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_cells(name):
-    """In both directions, before any weights are looked at."""
+def test_unsupported_cells(name):
+    """Import and export refuse a cell with the reason, before any weights are examined."""
     module, cells, message = CELLS[name]
     module = getattr(interop, module)
     size = {"input_size": D} if module is interop.cudnn else {}
@@ -62,12 +62,14 @@ def test_cells(name):
 
 
 @pytest.mark.parametrize("cells", [[LSTM, LSTM], (LSTM,), (LSTM, [LSTM])], ids=str)
-def test_not_a_run(cells):
+def test_invalid_cells(cells):
     with pytest.raises(TypeError, match="cells: expected"):
         interop.torch.import_params(cells, {})
 
 
-def test_a_subclass_may_compute_something_else():
+def test_subclasses_are_refused():
+    """A subclass may compute something else than the cell that a framework has."""
+
     class Other(rnn.LSTMCell):
         pass
 
@@ -79,7 +81,7 @@ def relu(x):
     return jax.nn.relu(x)
 
 
-def test_a_function_of_the_same_name():
+def test_an_activation_of_the_same_name_is_not_the_same():
     with pytest.raises(ValueError, match="is relu, and there it is another function, also relu"):
         interop.keras.import_params(RELU, [], activation=relu)
 
@@ -87,7 +89,7 @@ def test_a_function_of_the_same_name():
 @pytest.mark.parametrize("module, option", [("torch", "bias"), ("keras", "use_bias"),
                                             ("equinox", "use_bias")])  # fmt: skip
 def test_layers_without_biases(module, option):
-    """Hold a cell whose biases are 0, of which none adds to the forget gate."""
+    """Layers without biases can represent cells with biases and forget bias of 0 only."""
     module, cell = getattr(interop, module), rnn.LSTMCell(H, forget_bias=0.0)
     zero = random_params(cell) | {"bias": np.zeros(4 * H)}
     weights = module.export_params(cell, zero, **{option: False})
@@ -99,13 +101,13 @@ def test_layers_without_biases(module, option):
 
 
 @pytest.mark.parametrize("weights", [None, [np.ones(3)]], ids=["None", "list"])
-def test_no_state_dict(weights):
+def test_weights_that_are_not_a_state_dict(weights):
     with pytest.raises(TypeError, match="the state_dict.. of a module, got (NoneType|list)"):
         interop.torch.import_params(LSTM, weights)
 
 
 def test_two_biases_of_a_candidate():
-    """NNX's GRU has one; 0 fits, all else does not."""
+    """NNX's GRU has one bias of the candidate: the second one must be 0."""
     params = random_params(GRU)
     with pytest.raises(ValueError, match="candidate/hidden_projection/bias to be 0, since NNX"):
         interop.flax.export_params(GRU, params, layout="nnx")
@@ -151,27 +153,28 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays(name):
+def test_invalid_arrays(name):
     changed, error, message = ARRAYS[name]
     with pytest.raises(error, match=message):
         interop.torch.import_params(LSTM, torch_weights(**changed))
 
 
-def test_an_upper_layer_sees_what_is_below():
+def test_input_size_of_an_upper_layer():
+    """The input size of a layer must be the output size of the one below, unless unknown."""
     cells = rnn.MultiRNNCell([GRU, GRU])
     weights = interop.torch.export_params(cells, random_params(cells))
     weights["weight_ih_l1"] = np.ones((3 * H, H + 1))
     with pytest.raises(ValueError, match=r"weight_ih_l1 of shape \(12, 4\).*got \(12, 5\)"):
         interop.torch.import_params(cells, weights)
     summed = rnn.ResidualWrapper(GRU, residual_fn=lambda x, y: np.concatenate([y, y], -1))
-    changed = rnn.MultiRNNCell([summed, GRU])  # what a function of the user's does is not known
+    changed = rnn.MultiRNNCell([summed, GRU])  # the output size of a custom residual_fn is unknown
     assert interop.torch.import_params(changed, weights)["cell_1"]["gates"]["kernel"].shape == (
         9,
         8,
     )
 
 
-def test_both_directions_see_the_same():
+def test_both_directions_have_the_same_input_size():
     weights = interop.torch.export_params((GRU, GRU), random_params((GRU, GRU)))
     weights["weight_ih_l0_reverse"] = np.ones((3 * H, D + 1))
     with pytest.raises(ValueError, match=r"weight_ih_l0_reverse of shape \(12, 3\).*got \(12, 4\)"):
@@ -188,7 +191,7 @@ def test_params_that_do_not_fit():
         interop.keras.export_params(LSTM, params | {"bias": params["bias"][1:]})
 
 
-ELSEWHERE = {
+OF_ONE_FRAMEWORK = {
     "reset_after=True": (
         lambda: interop.keras.import_params(
             rnn.GRUCell(H), [np.ones((D, 3 * H)), np.ones((H, 3 * H)), np.ones((2, 3 * H))]
@@ -235,9 +238,9 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_elsewhere(name):
-    call, message = ELSEWHERE[name]
+@pytest.mark.parametrize("name", OF_ONE_FRAMEWORK)
+def test_invalid_arguments_of_one_framework(name):
+    call, message = OF_ONE_FRAMEWORK[name]
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -249,7 +252,7 @@ def test_elsewhere(name):
         (rnn.MultiRNNCell([GRU] * 3), [{}] * 2, "a list of 3 where the cells have cell_0.* of 2"),
     ],
 )
-def test_equinox_looks_as_the_cells_do(cells, weights, message):
+def test_equinox_weights_must_have_the_structure_of_the_cells(cells, weights, message):
     with pytest.raises(TypeError, match=message):
         interop.equinox.import_params(cells, weights)
 
@@ -262,8 +265,8 @@ def test_is_documented_with_an_example(module, function):
     assert all(part in text for part in ("Args:", "Returns:", "Raises:", ">>> "))
 
 
-def test_no_framework_is_needed():
-    """Not to import this, and not to import weights."""
+def test_no_framework_is_imported():
+    """`interop` and `import_params` import no other framework."""
     program = """
 import sys
 import numpy as np

@@ -57,7 +57,7 @@ def test_keep_no_output():
 
 
 def test_keep_no_state():
-    """TF's testDropoutWrapperKeepNoStateExceptLSTMCellMemory: h is 0, and the next output differs."""
+    """TF's testDropoutWrapperKeepNoStateExceptLSTMCellMemory: h is 0, and c is not."""
     outputs, state = run(1.0, 1.0, DROP_ALL)
     near(outputs[0], OUTPUTS[0])
     assert np.linalg.norm(outputs[1] - OUTPUTS[1]) > 1e-4

@@ -44,7 +44,7 @@ def test_rows_end_at_their_lengths(dtype):
 
 
 def containers(cell, steps, lengths):
-    """The same run by array, list and state saver: `(outputs, state)` by name; and bidirectional."""
+    """`{name: (outputs, state)}` by array, list and state saver; and a bidirectional run."""
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *steps)
     outputs, state = rnn.dynamic_rnn(cell, {}, stacked, lengths, time_major=True)
     outputs = [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(len(steps))]

@@ -63,7 +63,7 @@ class UnequalOutputs(Counter):
 
 @config
 class Recorder(Counter):
-    """Records its inputs: the state is a counter and a buffer `[B, size, 1]` (TF: a TensorArray)."""
+    """Records its inputs in its state: a counter, and a buffer `[B, size, 1]`."""
 
     size: int = 4
 
