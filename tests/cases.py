@@ -17,6 +17,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn.interop import foreign
 
 B, T, D, H = 4, 5, 3, 4
+# A full row, two shorter ones, and an empty one.
 LENGTHS = np.array([5, 3, 1, 0], np.int32)
 
 
@@ -39,7 +40,7 @@ class Case:
     """Whether shifting or flipping the inputs shifts or flips the outputs: not if the cell draws
     from the key of each step, which depends on the step's index."""
     derivative: bool = True
-    """Whether its gradient is the derivative: not for TF1's straight-through rounding."""
+    """Whether its gradient is the derivative: not if it differentiates a rounding as TF1 does."""
     memory_sizes: tuple = ()
     """For a cell that attends: the number of memory slots of each of its mechanisms."""
     positive: bool = False
@@ -49,6 +50,7 @@ class Case:
     cells_inside_are_ours: bool = True
     """Whether all cells inside of a wrapper or stack belong to the library too."""
 
+    # By name only: the cell of a case may be unhashable.
     def __hash__(self):
         return hash(self.name)
 
@@ -59,6 +61,7 @@ class Case:
         return known and self.configuration and self.cells_inside_are_ours
 
     def inputs(self, dtype, time=T, seed=0):
+        # The seed depends on the name only: new cases do not change the inputs of others.
         random = np.random.default_rng(zlib.crc32(self.name.encode()) + seed)
 
         def leaf(shape):

@@ -13,6 +13,7 @@ from cases import CASES, LENGTHS, B, Case, T
 import jax_dynrnn as rnn
 
 ALL = np.ones((B, T), bool)
+# Gaps at the start, inside and at the end of rows; resets at valid and invalid steps, and at t = 0.
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
 FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
@@ -90,6 +91,7 @@ def close(actual, expected, tolerance, exact=None):
         assert a.shape == b.shape, (jax.tree_util.keystr(path), a.shape, b.shape)
         if a.size == 0:
             continue
+        # Differences are computed in float64, as those of 16-bit numbers would be rounded.
         a, b = a.astype(np.float64), b.astype(np.float64)
         error, bound = np.abs(a - b).max(), tolerance * (1 + np.abs(b).max())
         if error > bound and exact is not None:
@@ -118,8 +120,8 @@ def compiled(law, reverse=False, gradients=True):
     """A compiled run of a law's cell: a function that returns `((outputs, state), gradients)`.
 
     The gradients are those of a weighted sum of all results, by params, inputs and state. A mask
-    and resets are always passed, as constants if the test has none, so that one compilation serves
-    many tests. Without x64, XLA compiles as it does for users: see conftest.py.
+    and resets are passed even for tests without them, so that one compilation serves many tests.
+    Without x64, XLA compiles as it does for users: see conftest.py.
     """
     options = None if law.x64 else USER_COMPILER_OPTIONS
 

@@ -36,6 +36,7 @@ def scalar_ticks(valid, lengths, reverse):
     some_row = [t for t in range(T) if valid[:, t].any()]
     if not reverse:
         return range(0, max(some_row, default=0) + 1)
+    # TF1 runs at least one step, and its reversed run starts at the end of the longest row.
     end = max([1, *map(int, lengths)])
     return range(min(some_row, default=end - 1), end)
 
@@ -76,6 +77,7 @@ def run(cell, params, inputs, state, lengths, *, mask=None, resets=None, reverse
     B = jax.tree.leaves(inputs)[0].shape[0]
     dtypes = [x.dtype for x in jax.tree.leaves((params, inputs))]
     start = cell.start(params, (B,), next(d for d in dtypes if jnp.issubdtype(d, jnp.floating)))
+    # `prepare` has a key of its own, with an index that no step has.
     prepared = cell.prepare(params, key=fold_in(key, 2**31 - 1), batch_shape=(B,))
 
     def take_step(x, state, t):

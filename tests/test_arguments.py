@@ -107,11 +107,13 @@ def test_foreign_argument_names(name):
     ],
 )
 def test_advice_of_dynamic_rnn(foreign, advice):
+    """The error for a foreign argument says what to use instead."""
     with says(TypeError, advice):
         rnn.dynamic_rnn(GRU, {}, X, **{foreign: None})
 
 
 def test_advice_of_flax_layers():
+    """Layers give advice of their own about directions and randomness."""
     with says(TypeError, "^RNN: no argument is named training; training=False is determin"):
         CALLS["RNN"](training=False)
     with says(TypeError, "^Bidirectional: .* initial_state; its name here is initial_state_fw="):
@@ -134,6 +136,7 @@ CONSTRUCTORS = {
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_foreign_argument_names_of_constructors(name):
+    """Constructors of cells, mechanisms and layers refuse foreign argument names."""
     construct, owner = CONSTRUCTORS[name], name.removesuffix(" of NNX")
     known = inspect.signature(construct.func.__init__).parameters
     for foreign in {*FOREIGN, "anything"} - {*known, "memory"}:
@@ -155,6 +158,7 @@ def test_foreign_argument_names_of_constructors(name):
     ],
 )
 def test_advice_of_the_constructor_of_a_cell(option, advice):
+    """The error for an option of TF1, PyTorch or Keras says what to use instead."""
     with says(TypeError, rf"^LSTMCell: no argument is named {option}; .*{advice}"):
         rnn.LSTMCell(4, **{option: True})
 
@@ -204,6 +208,7 @@ def test_user_defined_cells_may_take_any_argument():
     ],
 )
 def test_too_few_and_too_many_arguments(call, fragments):
+    """Missing, repeated and surplus positional arguments are named in the error."""
     with says(TypeError, *fragments):
         call()
 

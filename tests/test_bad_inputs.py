@@ -509,6 +509,7 @@ CONSTRUCTIONS = {
 
 @pytest.mark.parametrize("row", CONSTRUCTIONS)
 def test_invalid_constructor_arguments(row):
+    """Each invalid argument of a constructor or of `init` raises its error."""
     construct, error, fragments = CONSTRUCTIONS[row]
     with says(error, *fragments):
         construct()
@@ -551,6 +552,8 @@ def test_a_step_that_changes_its_state(change, fragments):
 
 
 def test_a_state_leaf_without_the_batch_axis():
+    """A state leaf must have rank 0 or start with the batch axis."""
+
     @toys.config
     class Shared(toys.Sum):
         def zero_state(self, batch_shape=(), dtype=jnp.float32):
@@ -561,6 +564,7 @@ def test_a_state_leaf_without_the_batch_axis():
 
 
 def test_bidirectional_params_must_have_fw_and_bw():
+    """Params of both directions are a dict of `fw` and `bw`."""
     with says(TypeError, r"dict of fw, bw.*array of shape \(3, 5, 2\)"):
         rnn.bidirectional_dynamic_rnn(GRU, GRU, X, [1, 2, 3])
     with says(KeyError, r"missing: bw; unexpected: back"):
@@ -706,6 +710,7 @@ def test_outputs_without_features():
     ],
 )
 def test_invalid_lists_of_cells_and_states(arguments, error, match):
+    """Stacks need lists of equally many cells and states."""
     with says(error, match):
         rnn.stack_bidirectional_dynamic_rnn(*arguments)
 

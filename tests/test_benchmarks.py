@@ -67,6 +67,7 @@ def agreed():
 @pytest.mark.xdist_group("peers")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_peer_computes_the_same_results(agreed, load_oracle, family):
+    """Each framework that is installed was compared with ours, and agreed."""
     if not peers.installed(family):
         load_oracle((peers.JAX | peers.PROCESSES)[family])
     assert family in agreed
@@ -132,6 +133,7 @@ def results(lengths, **changed):
 
 
 def test_padding_is_not_compared():
+    """Outputs behind `lengths` are ignored, and compared if there are no lengths."""
     lengths = np.array([3, 1])
     compare_results(results(lengths, padding=np.nan), results(lengths), lengths, "here")
     with pytest.raises(ValueError, match="here: expected outputs as ours within .*, got nan"):
@@ -140,6 +142,7 @@ def test_padding_is_not_compared():
 
 @pytest.mark.parametrize("field", timing.Results._fields)
 def test_a_result_that_differs_is_an_error(field):
+    """Outputs, states or gradients that differ by 0.1 % are an error."""
     lengths = np.array([3, 1])
     expected = results(lengths)
     value = getattr(expected, field)

@@ -125,6 +125,7 @@ def test_more_than_2_to_the_31_steps_in_all(options):
         )
         return outputs.sum()
 
+    # Without x64 indices are int32. The run is only traced: its arrays would not fit into memory.
     with jax.enable_x64(False):
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), (1,)))
         for arguments in ((*inputs[:2], None), inputs):
@@ -272,6 +273,7 @@ def test_residuals(cell, states, sums, monkeypatch):
     for flops, elements in ((CPU.recompute_flops, states), (0, states + sums)):
         tuning = dataclasses.replace(CPU, recompute_flops=flops)
         monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
+        # 100 further steps of 2 rows and 8 units.
         more = residual_elements(cell, 2, 200, 8) - residual_elements(cell, 2, 100, 8)
         assert more == 100 * 2 * 8 * (elements + 1 + 1), "plus inputs and outputs"
 

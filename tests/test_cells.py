@@ -80,6 +80,7 @@ def names(params):
     ],
 )
 def test_params_have_tf1s_names(cell, expected):
+    """Names and shapes of params are those of TF1's variables."""
     assert names(cell.init(KEY, (None, None, 3))) == expected
 
 
@@ -194,6 +195,7 @@ def test_initializers_are_not_called_for_empty_kernels():
 
 
 def test_initializers_of_peepholes():
+    """Peepholes are filled as one column, since some initializers refuse vectors."""
     cell = rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=jax.nn.initializers.normal())
     assert cell.init(KEY, (3,))["w_f_diag"].shape == (4,)
     glorot = jax.nn.initializers.glorot_uniform()  # refuses vectors, and so receives a column
@@ -284,6 +286,7 @@ def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_states_with_two_batch_axes(case):
+    """`zero_state((2, 3))` has both axes in place of the batch axis of every leaf."""
     shapes = jax.tree.map(jnp.shape, case.start(jnp.float32, 6))
     wide = jax.tree.map(jnp.shape, case.start(jnp.float32, (2, 3)))
     expected = jax.tree.map(
@@ -295,6 +298,8 @@ def test_states_with_two_batch_axes(case):
 
 
 def test_a_cell_must_define_a_step():
+    """A subclass of `Cell` without `__call__` or `step` is refused."""
+
     class Nothing(rnn.Cell):
         pass
 

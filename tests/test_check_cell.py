@@ -56,6 +56,7 @@ def test_the_more_basic_law_is_reported(cell, checked, broken):
 
 
 def test_a_python_integer_in_the_state_passes():
+    """A state may start with a Python integer as a counter."""
     with jax.enable_x64(False):  # JAX makes the count int32, NumPy int64
         assert broken_law(CountsInPython(), ["structure", "padding", "jit"]) is None
 
@@ -68,10 +69,12 @@ def test_equal_infinities_raise_no_warning():
 
 @pytest.mark.parametrize("broken", ["padding", "rows", "vmap"])
 def test_batch_norm_breaks_the_laws_of_rows(broken):
+    """A cell that mixes rows breaks each law about rows."""
     assert broken_law(BatchNorm(), [broken]) == broken
 
 
 def test_batch_norm_breaks_no_other_law():
+    """A cell that mixes rows obeys the laws that are not about rows."""
     others = [name for name in LAWS if name not in ("padding", "split", "rows", "vmap")]
     assert broken_law(BatchNorm(), others) is None
 
@@ -135,6 +138,7 @@ def test_the_error_is_reproduced_by_its_key():
 
 
 def test_a_wrong_gradient_is_reported_with_its_leaf():
+    """The error names the params or inputs whose gradient is wrong."""
     cell = next(cell for cell, _ in ONE_LAW if type(cell).__name__ == "WrongDerivative")
     with pytest.raises(CellCheckError, match="gradient with respect to params.'w'.|to inputs: "):
         check_cell(cell, SHAPE, laws=["gradients"])
@@ -158,11 +162,13 @@ def test_pickle_is_skipped_without_an_importable_name(cell, name):
 
 
 def test_engines_is_skipped_if_only_scan_runs_the_cell():
+    """The report says why the law `engines` was skipped."""
     report = check_cell(Duck(H), SHAPE, laws=["engines"])
     assert "only scan can run it" in report.skipped["engines"]
 
 
 def test_the_report_of_passed_laws():
+    """Laws are reported in their own order, one per line."""
     report = check_cell(rnn.GRUCell(H), SHAPE, laws=("rows", "structure"))
     assert report == CellReport(("structure", "rows"), {})
     assert str(report) == "structure  passed\nrows       passed"
@@ -188,5 +194,6 @@ BAD = [
 
 @pytest.mark.parametrize("arguments, options, error, message", BAD)
 def test_invalid_arguments_of_check_cell(arguments, options, error, message):
+    """Invalid cells, shapes, laws, dtypes and keys are refused."""
     with pytest.raises(error, match=message):
         check_cell(*arguments, **options)

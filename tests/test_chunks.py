@@ -118,5 +118,6 @@ FLAGS = np.zeros((B, T), bool)
     ],
 )
 def test_invalid_arguments_of_pending_resets(arguments, options, error, match):
+    """Invalid shapes, dtypes and lengths are refused."""
     with pytest.raises(error, match=match):
         rnn.pending_resets(*arguments, **options)

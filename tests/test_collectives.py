@@ -128,6 +128,8 @@ def test_cells_without_a_collective_over_the_rows_are_supported(check_vma):
 
 
 def test_a_collective_is_refused_if_blocked_is_requested():
+    """`implementation='blocked'` raises `NotImplementedError` with the reason."""
+
     def f(params, inputs, lengths):
         return rnn.dynamic_rnn(
             CELLS["psum"], params, inputs, lengths, implementation="blocked"

@@ -101,6 +101,7 @@ def test_blocked_is_chosen_and_equals_scan(name, options):
 
 @pytest.mark.parametrize("name", ["stack", "wrapper", "with dropout"])
 def test_check_cell_passes(name):
+    """User-defined compositions pass all laws of `check_cell`."""
     check_cell(CELLS[name], (2, 5, 3))
 
 
@@ -130,6 +131,7 @@ def test_a_wrapper_inside_the_loop_runs_by_scan():
 
 
 def test_attend_reaches_inside_a_user_defined_stack():
+    """`attend` finds an attention wrapper through `composition`."""
     attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
     cell, memory = Stack(attention, Gated(rnn.GRUCell(4))), jnp.ones((30, 7, 3))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
@@ -147,11 +149,13 @@ def test_attend_reaches_inside_a_user_defined_stack():
     ],
 )
 def test_compositions_refuse_what_is_not_a_cell(make, error, message):
+    """`Stacked` and `Around` check that they are given cells."""
     with pytest.raises(error, match=message):
         make()
 
 
 def test_a_state_with_a_missing_layer_is_refused():
+    """The initial state must have the structure of the stack."""
     cell = CELLS["stack"]
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     with pytest.raises(ValueError, match="initial_state: expected tuple of 2"):

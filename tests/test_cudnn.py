@@ -103,6 +103,7 @@ def test_equals_scan(stand_in, cell, time_major, reverse, lengths):
     ],
 )
 def test_unsupported_calls_are_refused_with_a_reason(stand_in, cell, options, reason):
+    """`explain` and a run give the same reason for what cuDNN's LSTM cannot compute."""
     params = cell.init(jax.random.key(0), X.shape)
     assert reason in rnn.explain(cell, params, X, **options).reasons["cudnn"]
     with pytest.raises(NotImplementedError, match=reason):

@@ -68,6 +68,7 @@ def test_masks_in_time_and_batch(keep):
 
 
 def test_inputs_outputs_and_state_have_their_own_masks():
+    """Masks of inputs, outputs and state are independent."""
     outputs, states = echo(0.5, 1.0, 0.5, variational_recurrent=True)
     twice, _ = echo(0.5, 0.5, variational_recurrent=True)
     assert ((outputs > 0) != (states > 0)).any()
@@ -75,12 +76,14 @@ def test_inputs_outputs_and_state_have_their_own_masks():
 
 
 def test_the_key_decides():
+    """Equal keys draw equal masks, other keys others, and without a key nothing is dropped."""
     assert (echo(0.5)[0] == echo(0.5)[0]).all()
     assert (echo(0.5)[0] != echo(0.5, key=jax.random.key(4))[0]).any()
     assert (echo(0.5, 0.5, 0.5, key=None)[0] == 1).all()
 
 
 def test_masks_do_not_depend_on_lengths_or_padding():
+    """A step has the same mask with other lengths, or in a longer batch."""
     whole = echo(0.5, 0.5)[0]
     short = echo(0.5, 0.5, lengths=[4, 2, 0])[0]
     padded = echo(0.5, 0.5, inputs=np.concatenate([ONES, ONES], 1), lengths=[4, 4, 4])[0]
@@ -89,11 +92,13 @@ def test_masks_do_not_depend_on_lengths_or_padding():
 
 
 def test_nested_wrappers_draw_independently():
+    """A wrapper inside of another one draws another mask."""
     outputs, _ = echo(0.5, cell=rnn.DropoutWrapper(Echo(), 0.5))
     assert_keeps_a_quarter(outputs)
 
 
 def test_layers_draw_independently():
+    """Equal layers of a stack draw different masks."""
     cell = rnn.MultiRNNCell([rnn.DropoutWrapper(Echo(), 0.5)] * 2)
     outputs, _ = rnn.dynamic_rnn(cell, {"cell_0": {}, "cell_1": {}}, ONES, key=KEY)
     assert_keeps_a_quarter(outputs)
@@ -144,6 +149,7 @@ def lstm(*keep, **options):
 
 
 def test_output_dropout_leaves_the_state():
+    """Output dropout scales or drops outputs, and does not change the state."""
     plain, states = lstm()
     dropped, same = lstm(1.0, 0.5)
     np.testing.assert_array_equal(states.h, same.h)

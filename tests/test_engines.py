@@ -58,6 +58,7 @@ def loop(monkeypatch):
 
 
 def test_requested_by_name(loop):
+    """`implementation=` runs the named engine, with the results of `scan`."""
     reference = rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="scan")
     assert not loop
     close(rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="loop"), reference, 1e-12)
@@ -65,12 +66,14 @@ def test_requested_by_name(loop):
 
 
 def test_chosen_where_it_is_supported(loop):
+    """Without a name, the preferred engine runs the calls that it supports."""
     both = {"fw": PARAMS, "bw": PARAMS}
     rnn.bidirectional_dynamic_rnn(CELL, CELL, both, X, LENGTHS)
     assert len(loop) == 1  # the forward direction; `scan` runs the reversed one
 
 
 def test_refused_with_its_reason(loop):
+    """A requested engine that cannot run a call raises an error with its reason."""
     with pytest.raises(NotImplementedError, match="'loop' cannot run.*forward only"):
         rnn.dynamic_rnn(CELL, PARAMS, X, reverse=True, implementation="loop")
     assert not loop

@@ -43,6 +43,7 @@ def steps(inputs):
 
 
 def test_static_and_bidirectional_runs(expected):
+    """`static_rnn` and bidirectional runs agree with `dynamic_rnn`."""
     outputs, state = rnn.static_rnn(CELL, PARAMS, steps(INPUTS), sequence_length=[5, 3, 1, 0])
     close((jnp.stack(outputs, 1), state), expected, 0)
     both = {"fw": PARAMS, "bw": PARAMS}
@@ -51,6 +52,7 @@ def test_static_and_bidirectional_runs(expected):
 
 
 def test_raw_rnn_and_one_step_of_one_row(expected):
+    """`raw_rnn`, and a direct call with one row, agree with `dynamic_rnn`."""
     inputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), INPUTS)
 
     def loop_fn(time, output, state, loop_state):
@@ -114,6 +116,7 @@ def one_without_an_axis(inputs):
     ],
 )
 def test_errors_name_the_leaf(wrong, said):
+    """The error for a leaf of another rank names its path and the expected rank."""
     with pytest.raises(ValueError, match=said):
         rnn.dynamic_rnn(CELL, PARAMS, wrong)
 

@@ -360,6 +360,7 @@ CALLS = {
 
 @pytest.mark.parametrize("row", CALLS)
 def test_the_error_says_what_to_do(row):
+    """Each mistake raises an error with advice, without private names."""
     call, error, fragment = CALLS[row]
     with says(error, fragment):
         call()

@@ -313,6 +313,7 @@ def test_nnx_dropout(kind):
 
 
 def test_a_cell_that_does_not_draw_needs_no_stream():
+    """Cells without active dropout run in layers without a random stream."""
     for cell in (GRU, rnn.DropoutWrapper(GRU), rnn.MultiRNNCell([GRU, GRU])):
         layer = rnnl.RNN(cell)
         layer.apply(layer.init(jax.random.key(0), X), X)

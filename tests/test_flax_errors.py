@@ -177,6 +177,7 @@ def test_a_traced_option(call):
 
 
 def test_invalid_dtypes_of_start_and_step():
+    """`start` and `step` check their `dtype=`."""
     for call in (
         layer(LSTM).start,
         lambda n, dtype: layer(LSTM).step(X[:, 0], layer(LSTM).start(B), dtype=dtype),
@@ -193,6 +194,7 @@ def test_missing_params_of_a_layer():
 
 
 def test_invalid_merge_fn_and_deterministic():
+    """`merge_fn` must be callable, and `deterministic` a bool."""
     for make in (
         rnnl.Bidirectional,
         functools.partial(rnnx.Bidirectional, in_features=D, rngs=RNGS),

@@ -44,6 +44,7 @@ def by_rows(law, steps):
     return _by_rows(dataclasses.replace(law, engine="scan"), steps)
 
 
+# Tests of one law run together (see conftest.py): a small cache suffices.
 @functools.lru_cache(maxsize=64)
 def _by_rows(law, steps):
     return _differentiated_by_rows(law, laws.arguments(law), steps)
@@ -96,7 +97,7 @@ def test_padded_is_truncated(law):
 def test_default_mask_resets_and_lengths(law, lengths):
     """`None` as mask, resets or lengths equals a full mask, no resets and full lengths.
 
-    Engines have other programs for `None`.
+    Engines may have other programs for `None`.
     """
     arguments = laws.arguments(law)
     expected = compiled(law)(*arguments, np.full(B, T) if lengths is None else lengths)
@@ -179,6 +180,7 @@ def test_split_and_carry_is_one_run(law):
     params, inputs, state = laws.arguments(law)
     cut = 2
     first = np.minimum(LENGTHS, cut)
+    # The first steps, which are rolled to the end, are behind the remaining lengths.
     rest = jax.tree.map(lambda x: jnp.roll(x, -cut, axis=1), inputs)
     head, carried = compiled(law)(params, inputs, state, first)[0]
     tail, final = compiled(law)(params, rest, carried, LENGTHS - first)[0]
@@ -280,6 +282,7 @@ def test_gradients_are_finite_differences(law):
 
     gradients = run(arguments)[1]
     direction = perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
+    # Truncation errors (step**2) and rounding errors (eps / step) are both far below the bound.
     step = 1e-6
 
     def loss(sign):

@@ -77,6 +77,7 @@ def test_a_reset_in_a_gap_waits():
 
 
 def test_a_reset_behind_the_row_changes_nothing_forward():
+    """In a forward run, resets at or after the length of a row have no effect."""
     resets = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]], bool)
     assert total(lengths=[3, 4], resets=resets) == total(lengths=[3, 4])
 
@@ -95,11 +96,13 @@ def test_a_reset_goes_to_the_start_state_not_to_zero():
     [([1, 2], 2), ([0, 0], 1), ([3, 1], 3), (None, 3), ([0, 1], 1)],
 )
 def test_rank_0_leaves_are_updated_up_to_the_longest_row(lengths, expected):
+    """At least one step updates them, as in TF1's loop, in both directions."""
     assert steps(lengths) == expected
     assert steps(lengths, reverse=True) == expected
 
 
 def test_rank_0_leaves_under_a_mask():
+    """They are updated up to the last step that is valid in any row, in order of the run."""
     mask = np.array([[0, 0, 0], [0, 1, 0]], bool)
     assert steps(mask=mask) == 2  # t = 0, 1
     assert steps(mask=mask, reverse=True) == 2  # t = 2, 1
@@ -116,6 +119,7 @@ def test_rank_0_outputs():
 
 
 def test_rank_0_leaves_are_not_reset():
+    """A leaf that the batch shares has no rows to reset."""
     resets = np.ones((2, 3), bool)
     outputs = rnn.dynamic_rnn(toys.PlusOne(), {}, np.zeros((2, 3, 1)), resets=resets)[1]
     assert int(outputs["steps"]) == 3 and outputs["row"].tolist() == [1, 1]
@@ -173,6 +177,7 @@ def test_keys_of_layers_and_directions():
 @pytest.mark.parametrize("remat", [1, 2, 3, 7, "sqrt", "offload"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_remat_and_unroll_do_not_change_results(remat, reverse):
+    """Results and gradients are the same with any `remat` and `unroll`."""
     cell = rnn.LSTMCell(4)
     inputs = np.random.default_rng(0).normal(size=(3, 7, 2))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)

@@ -183,6 +183,7 @@ def test_the_engine_blocked_holds_no_array():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cells_of_the_library_are_cached(case):
+    """Every configuration of the library can be a key of the caches."""
     assert why_not_cached(case.cell) is None or not case.configuration
 
 
@@ -219,6 +220,7 @@ class StaticDuck:
 
 
 def test_a_static_cell_without_the_base_class_is_traced_once():
+    """A cell that is registered as static is compared by value, even without the base class."""
     rnn.dynamic_rnn(StaticDuck(1), PARAMS, X)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StaticDuck, "__call__", None)  # a second trace would call it, and fail
@@ -238,6 +240,7 @@ def test_a_static_cell_without_the_base_class_is_traced_once():
     ],
 )
 def test_explain_notes_why_a_cell_is_not_cached(cell, said):
+    """`explain` adds a note if the programs of a cell cannot be cached."""
     params = cell.init(jax.random.key(0), X.shape)
     for implementation in (None, "scan"):
         explanation = rnn.explain(cell, params, X, implementation=implementation)

@@ -164,6 +164,7 @@ def test_a_broken_cell(row, way):
 
 @pytest.mark.parametrize("row", ["only the state", "a number as output", "a call without key"])
 def test_a_broken_cell_inside_of_a_wrapper_called_directly(row):
+    """A direct call of a wrapper checks the step of the inner cell."""
     methods, fragments = STEPS[row]
     with says(TypeError, *fragments):
         rnn.EmitState(mine(**methods))({}, X[:, 0], jnp.zeros((B, D), jnp.float32))
@@ -183,6 +184,7 @@ def test_a_broken_foreign_cell():
 
 
 def test_a_step_may_return_a_list_as_its_pair():
+    """`[output, state]` is accepted like a tuple."""
     outputs, state = rnn.dynamic_rnn(mine(**step(lambda x, s: [x, s + x])), {}, X)
     np.testing.assert_array_equal(outputs, X)
     np.testing.assert_array_equal(state, X.sum(1))

@@ -180,6 +180,7 @@ def test_stacks_and_wrappers(interpreted):
 
 @pytest.mark.parametrize("name", ["lstm", only_full("gru reset after"), only_full("own")])
 def test_in_float32(interpreted, name):
+    """In float32, with matmuls in pairs of bfloat16, results equal those of `scan`."""
     with jax.default_matmul_precision("high"):
         assert_equals_scan(CELLS[name], "float32", sequence_length=LENGTHS)
 
@@ -359,8 +360,8 @@ def test_vmap_is_one_launch(hopper):
     assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
 
 
-# The interpreter runs warpgroups as threads of the host, which wait for each other at barriers:
-# there must be as many threads (NPROC) as warpgroups.
+# The interpreter runs warpgroups as threads of the host, which wait for each other: there must be
+# enough of them (NPROC).
 MANY = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -465,6 +466,7 @@ def test_fewer_blocks_where_there_are_many_tiles():
     ],
 )
 def test_unsupported_calls_are_refused_with_a_reason(hopper, cell, options, reason):
+    """The error says which property of the cell or call is not supported."""
     inputs = jnp.zeros((B, T, D), options.pop("dtype", jnp.bfloat16))
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     with pytest.raises(NotImplementedError, match=f"'pallas' cannot run this call: .*{reason}"):

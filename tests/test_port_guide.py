@@ -73,16 +73,19 @@ def words(text):
 
 @pytest.mark.parametrize("module", TF1)
 def test_every_name_of_tf1_has_a_row(module):
+    """Every name that TF1 exports is in the first column of a table."""
     there = words(" ".join(row[0] for row in ROWS))
     assert [name for name in TF1[module].split() if name not in there] == []
 
 
 def test_every_public_name_of_the_package_is_in_a_row():
+    """Every public name of the package is somewhere in the tables."""
     exported = {name for name, value in vars(rnn).items() if name[0] != "_" and callable(value)}
     assert exported - words(" ".join(cell for row in ROWS for cell in row)) == set()
 
 
 def test_every_cell_and_function_of_tf1_exists_in_the_package():
+    """The package has all of them, except those in `ONLY_THERE`."""
     modules = ("nn", "nn.rnn_cell", "contrib.rnn", "contrib.rnn, not exported")
     expected = set(" ".join(TF1[module] for module in modules).split()) - set(ONLY_THERE)
     assert [name for name in sorted(expected) if not callable(getattr(rnn, name, None))] == []
@@ -173,6 +176,7 @@ def test_the_scopes_in_the_table_of_weights():
 
 
 def test_the_table_of_weights_has_every_cell():
+    """Every cell is in the table of weights, except those in `WITHOUT`."""
     cells = {
         thing for thing in vars(rnn).values()
         if inspect.isclass(thing) and issubclass(thing, rnn.Cell)

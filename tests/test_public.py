@@ -41,6 +41,7 @@ NEVER_FAILS = {rnn.Cell, rnn.MatmulCell, rnn.StagedCell, rnn.transpose_batch_tim
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
 def test_docstring_has_returns_and_raises(thing):
+    """Docstrings of public functions have these sections."""
     documented = inspect.getdoc(thing)
     if not inspect.isclass(thing):
         assert "Returns:" in documented
@@ -74,6 +75,7 @@ def cells():
 
 
 def test_every_cell_is_in_the_list_of_cases():
+    """Every public cell occurs in `cases.CASES`, so that the laws run over it."""
     assert cells() <= set(CONFIGURATIONS)
 
 
@@ -147,6 +149,7 @@ def test_every_fault_can_be_planted():
 
 @pytest.mark.parametrize("module", ["flax", "tensorflow", "torch", "optax", "chex"])
 def test_the_core_imports_no_framework(module):
+    """Importing the package imports neither Flax nor any other framework."""
     program = f"import jax_dynrnn, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -182,6 +185,7 @@ def test_exports_are_the_documented_names():
 
 @pytest.mark.parametrize("module", [*MODULES, interop], ids=lambda module: module.__name__)
 def test_import_star_imports_all_exports(module):
+    """`from module import *` imports exactly `__all__`."""
     namespace = {}
     exec(f"from {module.__name__} import *", namespace)
     assert namespace.keys() - {"__builtins__"} == {*module.__all__}

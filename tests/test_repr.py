@@ -18,11 +18,13 @@ WRITTEN = [case for case in CASES if case.configuration]
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.name)
 def test_evaluating_the_repr_gives_an_equal_cell(case):
+    """`eval(repr(cell)) == cell`, for all configurations."""
     assert eval(repr(case.cell), dict(NAMES)) == case.cell
     assert eval(code(case.cell), {**NAMES, "rnn": rnn}) == case.cell
 
 
 def test_defaults_are_not_printed():
+    """Only options that differ from their default are printed."""
     wrapped = rnn.DropoutWrapper(rnn.ResidualWrapper(rnn.LSTMCell(4, forget_bias=0.5)), 0.9)
     expected = "DropoutWrapper(ResidualWrapper(LSTMCell(4, forget_bias=0.5)), input_keep_prob=0.9)"
     assert repr(wrapped) == expected
@@ -46,6 +48,7 @@ def test_defaults_are_not_printed():
     ],
 )
 def test_functions_are_printed_with_their_import_path(function, printed):
+    """Activations are printed as code that imports them."""
     assert repr(rnn.GRUCell(4, activation=function)) == f"GRUCell(4, activation={printed})"
 
 

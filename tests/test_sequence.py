@@ -21,11 +21,13 @@ POOLS = {
     "lengths", [[1, 3, 0], np.array([1, 3, 0], np.uint8), jnp.array([1, 9, -2])]
 )
 def test_sequence_mask(lengths):
+    """Lengths may be a list, any integer dtype, or out of range."""
     expected = [[True, False, False], [True] * 3, [False] * 3]
     assert rnn.sequence_mask(lengths, 3).tolist() == expected
 
 
 def test_sequence_mask_of_other_ranks():
+    """Lengths may be a scalar or a matrix, and may not be floating."""
     assert rnn.sequence_mask(2, 3).tolist() == [True, True, False]
     assert rnn.sequence_mask([[2], [0]], 2).tolist() == [[[True, True]], [[False, False]]]
     assert rnn.sequence_mask(np.array([300], np.int16), 400).sum() == 300
@@ -58,6 +60,7 @@ def test_sequence_mask_as_tf1_calls_it():
     ],
 )
 def test_sequence_mask_needs_a_static_maxlen(run, match):
+    """Under jit, `maxlen` must be given, and must not be traced."""
     with pytest.raises(TypeError, match=match):
         jax.jit(run)(jnp.array([1, 2]))
 
@@ -102,6 +105,7 @@ def test_pooling(pool, masked, time_major):
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_pooling_without_lengths_and_without_steps(pool):
+    """Without lengths all steps are valid; without steps the result is 0."""
     np.testing.assert_allclose(pool(X), [POOLS[pool](x) for x in X], rtol=1e-12)
     assert pool(X[:, :0]).tolist() == [[0.0] * 3] * 4
     integers = np.arange(8).reshape(2, 4)
@@ -109,6 +113,7 @@ def test_pooling_without_lengths_and_without_steps(pool):
 
 
 def test_last_output_is_the_state():
+    """`last_output` equals the final state of a GRU, unlike `outputs[:, -1]`."""
     cell = rnn.GRUCell(4)
     params = cell.init(jax.random.key(0), X.shape)
     outputs, state = rnn.dynamic_rnn(cell, params, X, LENGTHS)
@@ -127,6 +132,7 @@ def test_last_output_is_the_state():
     ],
 )
 def test_invalid_lengths_and_masks_of_pooling(pool, arguments, error, match):
+    """Lengths and masks of other shapes, ranges or dtypes are refused."""
     lengths, *mask = arguments
     with pytest.raises(error, match=match):
         pool(X, lengths, mask=mask[0] if mask else None)
@@ -156,6 +162,7 @@ def test_pooling_keeps_the_dtype(dtype, rows, steps):
 
 
 def test_pad_sequences():
+    """Padding to the longest row, to a length, to a bucket, and with other values and dtypes."""
     arrays = [np.ones((n, 2), np.float32) * n for n in (3, 1, 0)]
     batch, lengths = rnn.pad_sequences(arrays)
     assert batch.shape == (3, 3, 2) and batch.dtype == np.float32
@@ -190,11 +197,13 @@ def test_pad_sequences():
     ],
 )
 def test_invalid_arguments_of_pad_sequences(arrays, options, match):
+    """Arrays that do not fit, and padding values that the dtype cannot hold, are refused."""
     with pytest.raises(ValueError, match=match):
         rnn.pad_sequences(arrays, **options)
 
 
 def test_segment_starts():
+    """A start is where the id changes, also from `previous`; others than integers are refused."""
     ids = np.array([[1, 1, 2, 2], [3, 4, 4, 3]])
     starts = [[0, 0, 1, 0], [0, 1, 0, 1]]
     assert rnn.segment_starts(ids).astype(int).tolist() == starts

@@ -41,6 +41,7 @@ def test_options_are_passed_on():
 
 
 def test_a_bidirectional_stack_over_a_list():
+    """`stack_bidirectional_rnn` equals `stack_bidirectional_dynamic_rnn`."""
     cells = [GRU, rnn.BasicRNNCell(3)]
     params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, (B, D), jnp.float64)
     outputs, *states = rnn.stack_bidirectional_rnn(
@@ -53,6 +54,7 @@ def test_a_bidirectional_stack_over_a_list():
 
 
 def test_static_state_saving_rnn_passes_options_on():
+    """Lengths, dtype and key are passed on, and the final state is saved."""
     saver = {"h": STATE.astype(np.float32)}
     cell = rnn.DropoutWrapper(GRU, 0.5)
     options = {"sequence_length": [4, 0, 2], "dtype": jnp.float32, "key": jax.random.key(1)}
@@ -166,6 +168,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("row", ERRORS)
 def test_error(row):
+    """Invalid lists of steps, names and saved states are refused."""
     run, error, fragments = ERRORS[row]
     with pytest.raises(error) as caught:
         run()

@@ -44,6 +44,7 @@ def compare(name, seed, dtype):
 
 @pytest.mark.parametrize(("name", "seed"), LIVE)
 def test_random_problem(name, seed, load_oracle, request):
+    """Every configuration agrees with TensorFlow in float64, with more seeds in --full."""
     load_oracle("tensorflow")
     if oracle.options(oracle.CONFIGS[name]):
         request.getfixturevalue("fixed_masks")
@@ -59,6 +60,7 @@ SHORT = ["basic_rnn", "gru", "cudnn_gru", "lstm_everything"]
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", SHORT)
 def test_other_dtypes(name, dtype, load_oracle, request):
+    """Some configurations agree with TensorFlow in float32 and in both 16-bit types."""
     load_oracle("tensorflow")
     for seed in range(3 if request.config.getoption("--full") else 1):
         compare(name, 50 + seed, dtype)

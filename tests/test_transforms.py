@@ -179,6 +179,7 @@ def test_shard_map(engine):
         one = jnp.asarray(LENGTHS)
         gradient = jax.jit(jax.grad(sharded, (0, 1)))(params, inputs, one, resets)
 
+        # `weighted_sum` weighs elements by their index in the local batch, which is one row here.
         def by_rows(params, inputs, total=total, others=(one, resets)):
             rows = [jnp.expand_dims(x, 1) for x in (inputs, *others)]
             return jax.vmap(total, (None, 0, 0, 0))(params, *rows).sum()

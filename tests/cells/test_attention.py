@@ -137,6 +137,7 @@ def test_several_mechanisms():
 
 
 def test_names_and_shapes_of_params():
+    """Mechanisms and layers are numbered as in TF1, and have its shapes and initial values."""
     mechanisms = [rnn.BahdanauAttention(4, normalize=True, memory_size=3), LUONG, BAHDANAU]
     cell = wrapped(mechanisms, attention_layer_size=[5, 6, 7])
     params = cell.init(KEY, (None, None, D))
@@ -267,6 +268,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("row", MISTAKES)
 def test_invalid_arguments(row):
+    """Invalid mechanisms, sizes and memories are refused with a reason."""
     make, error, message = MISTAKES[row]
     with pytest.raises(error, match=message):
         make()

@@ -47,6 +47,7 @@ def test_3d():
 
 
 def test_names_shapes_and_initial_values_of_params():
+    """Params have TF1's names; kernels are Glorot uniform; `use_bias=False` has no biases."""
     options = {"input_shape": (5, 6, 3), "output_channels": 4, "kernel_shape": (3, 2)}
     cell = rnn.ConvLSTMCell(2, **options)
     params = cell.init(KEY, (None, None, 5, 6, 3))
@@ -123,6 +124,7 @@ def test_sizes_are_checked(changed, message):
 
 
 def test_inputs_of_another_shape_are_refused():
+    """A run refuses inputs that do not have the `input_shape` of the cell."""
     cell = rnn.Conv1DLSTMCell(input_shape=(5, 3), output_channels=4, kernel_shape=(3,))
     params = cell.init(KEY, (5, 3))
     for shape in ((2, 4, 6, 3), (2, 4, 5, 2)):

@@ -242,6 +242,7 @@ def test_traced_arguments(decode):
 
 
 def test_tile_batch():
+    """Rows are repeated one after the other, and rank-0 leaves stay."""
     state = rnn.LSTMStateTuple(jnp.arange(4.0).reshape(2, 2), jnp.int32(5))
     tiled = rnn.tile_batch(state, 2)
     assert tiled.c.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and tiled.h == 5

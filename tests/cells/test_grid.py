@@ -84,6 +84,7 @@ def test_offsets_are_padded_with_zeros(offset):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("coupled", [False, True])
 def test_names_and_shapes_of_params(shared, coupled):
+    """Names and shapes are TF1's, with shared weights, coupled gates, and in both directions."""
     options = {"share_time_frequency_weights": shared, "couple_input_forget_gates": coupled}
     cell = rnn.GridLSTMCell(
         4, feature_size=2, num_frequency_blocks=[3], use_peepholes=True, **options
@@ -163,6 +164,7 @@ def test_configurations_are_checked(options, message):
 
 
 def test_inputs_must_fit_the_number_of_windows():
+    """`init` and a call refuse inputs with another number of windows than configured."""
     whole = rnn.GridLSTMCell(2, feature_size=2, num_frequency_blocks=[3])
     with pytest.raises(ValueError, match=r"to be 4, the windows of .* in 5 features.*got 3"):
         whole.init(KEY, (5,))

@@ -69,6 +69,7 @@ def test_candidates_are_dropped():
 
 
 def test_without_a_key_nothing_is_dropped():
+    """Dropout of candidates is off without a key, and changes results with one."""
     inputs = np.random.default_rng(0).normal(size=(2, 4, 3))
     params = BASIC(4).init(KEY, inputs.shape, jnp.float64)
     dropped = BASIC(4, dropout_keep_prob=0.5)
@@ -89,6 +90,7 @@ def test_without_norm_the_full_cell_is_an_lstm():
 
 
 def test_names_and_initial_values_of_params():
+    """Params have TF1's names; gains and shifts start at `norm_gain` and `norm_shift`."""
     norms = {f"{name}/{part}": (4,) for name in GATES for part in ("gamma", "beta")}
     basic = BASIC(4, norm_gain=2.0, norm_shift=0.5).init(KEY, (3,))
     assert names(basic) == {"kernel": (7, 16)} | norms
@@ -128,6 +130,7 @@ def test_float16_has_another_epsilon():
     ("value", "error"), [(0.0, ValueError), (1.5, ValueError), ("a", TypeError)]
 )
 def test_probabilities_are_checked(value, error):
+    """`dropout_keep_prob` must be a number in (0, 1]."""
     with pytest.raises(
         error, match=r"LayerNormBasicLSTMCell: expected dropout_keep_prob .*\(0, 1\]"
     ):

@@ -33,6 +33,7 @@ def test_weight_norm(norm, use_peepholes, c, h):
 
 
 def test_weight_norm_params():
+    """Norms have one scale per gate column; `norm=False` has none."""
     cell = rnn.WeightNormLSTMCell(4, num_proj=2, use_peepholes=True)
     expected = {
         "kernel": (5, 16), "bias": (16,), "norm_0": (16,), "norm_1": (16,),
@@ -69,6 +70,7 @@ def test_coupled():
 
 
 def test_coupled_params():
+    """Params have TF1's names, with peepholes, projection and layer norm, and without."""
     options = {"use_peepholes": True, "num_proj": 2, "layer_norm": True}
     params = rnn.CoupledInputForgetGateLSTMCell(4, **options).init(KEY, (3,))
     norms = ("transform", "forget", "output", "state")

@@ -103,6 +103,7 @@ def test_many_slots_and_sharp_heads():
 
 
 def test_names_and_shapes_of_params():
+    """Params of heads, outputs, memory and start states have TF1's names and shapes."""
     sizes = names(rnn.NTMCell(rnn.GRUCell(8), 6, 4, 2, 1, output_dim=7).init(KEY, (3,)))
     assert {name: shape for name, shape in sizes.items() if "cell/" not in name} == {
         "parameters_kernel": (8, 3 * 10 + 8), "parameters_bias": (38,),
@@ -115,7 +116,7 @@ def test_names_and_shapes_of_params():
 
 
 def test_initial_kernels():
-    """As in TF1, normal numbers / sqrt(rows), truncated at 2, which have a deviation of 0.88."""
+    """As in TF1, normal numbers truncated at 2 (of standard deviation 0.88), over sqrt(rows)."""
     params = rnn.NTMCell(rnn.LSTMCell(100), 6, 20, 2, 1, output_dim=50).init(KEY, (3,))
     for kernel in (params["parameters_kernel"], params["output_kernel"]):
         scaled = np.asarray(kernel) * len(kernel) ** 0.5

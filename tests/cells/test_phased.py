@@ -38,6 +38,7 @@ def test_tf1s_numbers():
 
 @pytest.mark.parametrize("use_peepholes", [False, True])
 def test_names_and_shapes_of_params(use_peepholes):
+    """With peepholes, the kernels of the gates have additional rows for `c`."""
     cell = rnn.PhasedLSTMCell(4, use_peepholes=use_peepholes)
     rows = 3 + 4 + 4 * use_peepholes
     assert names(cell.init(KEY, SHAPES)) == {
@@ -160,11 +161,13 @@ def test_times_of_other_dtypes():
     ],
 )
 def test_options_are_checked(options, message):
+    """Ratios, leaks and periods out of range are refused."""
     with pytest.raises(ValueError, match=message):
         rnn.PhasedLSTMCell(4, **options)
 
 
 def test_inputs_are_times_and_features():
+    """Inputs that are not a pair of times `[..., 1]` and features are refused."""
     cell = rnn.PhasedLSTMCell(4)
     params = cell.init(KEY, SHAPES)
     for inputs in (np.ones(SHAPES[1]), (np.ones(SHAPES[1]), np.ones(SHAPES[1]))):

@@ -41,6 +41,7 @@ def test_rows_differ():
 
 
 def test_names_and_shapes_of_params():
+    """Names and shapes are TF1's, with and without peepholes; biases start at 0."""
     cell = rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=3, use_peepholes=True)
     expected = {"W_0": (11, 16), "B": (16,)}
     peepholes = dict.fromkeys(("W_F_diag", "W_I_diag", "W_O_diag"), (4,))
@@ -86,6 +87,7 @@ def test_windows_of_one_step_equal_steps_of_an_lstm():
 
 
 def test_sizes_are_checked():
+    """Invalid window sizes, skips and clips, and inputs of another size, are refused."""
     with pytest.raises(ValueError, match="feature_size.*at most input_size=7, got 8"):
         rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=8)
     with pytest.raises(ValueError, match="frequency_skip should be a positive int, got 0"):

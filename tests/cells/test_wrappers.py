@@ -58,6 +58,7 @@ def test_embedding_in_a_run():
 
 
 def test_initial_embeddings_have_variance_1():
+    """They are uniform in [-sqrt(3), sqrt(3)], as in TF1."""
     table = rnn.EmbeddingWrapper(rnn.GRUCell(2), 100, 100).init(KEY, ())["embedding"]
     assert abs(float(table.std()) - 1) < 0.02 and float(jnp.abs(table).max()) <= 3**0.5
 
@@ -165,6 +166,7 @@ def test_zoneout_with_a_probability_of_1_and_0():
 
 
 def test_highway_needs_outputs_of_the_size_of_the_inputs():
+    """A cell with outputs of another size is refused, with advice."""
     cell = rnn.HighwayWrapper(rnn.GRUCell(4))
     params = cell.init(KEY, (3,))
     with pytest.raises(ValueError, match=r"inputs' shape \(2, 3\), got \(2, 4\); give the cell"):

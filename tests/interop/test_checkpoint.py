@@ -71,6 +71,7 @@ def test_writes_arrays_of_other_layouts(tf, tmp_path):
 
 
 def test_a_tf1_saver_restores_what_is_written(v1, tmp_path):
+    """TF1's `Saver.restore` reads a checkpoint that we wrote."""
     kernel = random_array("float32", (3, 4))
     checkpoint.write_checkpoint(tmp_path / "model", {"rnn/kernel": kernel, "other": np.ones(2)})
     with v1.Graph().as_default(), v1.Session() as session:
@@ -104,6 +105,7 @@ def partitioned(v1):
 
 
 def test_partitioned_variables_are_joined(tf, v1, tmp_path):
+    """Variables that TensorFlow stored in slices are read as whole arrays."""
     prefix = saved_session(v1, partitioned(v1), tmp_path / "model")
     found = checkpoint.read_checkpoint(prefix)
     assert_same(dict(found), load(tf, prefix))
@@ -130,6 +132,7 @@ def test_keys_of_slices_agree_with_tensorflow(tf, tmp_path):
 
 
 def test_missing_slices_are_an_error(tf, tmp_path):
+    """A variable without all of its slices is an error; others can be read."""
     part = np.ones((2, 5), np.float32)
     prefix = save(tf, tmp_path / "model", {"w": ("4 5 0,2:-", part), "a": np.ones(2)})
     found = checkpoint.read_checkpoint(prefix)
@@ -186,6 +189,7 @@ def test_a_state_file_of_an_older_tensorflow(tmp_path):
 
 
 def test_format_v1_is_refused_with_advice(v1, tmp_path):
+    """Checkpoints of the older format V1 are refused, and the error says how to read them."""
     build = functools.partial(v1.get_variable, "w", (2,), use_resource=False)
     for name, sharded in (("one", False), ("sharded", True)):
         version = v1.train.SaverDef.V1
@@ -225,6 +229,7 @@ def test_missing_files_and_variables(tmp_path):
     ({"w": {"kernel": 1}}, TypeError, r"variable 'w': .* got objects, {'kernel': 1} among them"),
 ])  # fmt: skip
 def test_names_and_arrays_that_cannot_be_written(tmp_path, given, error, text):
+    """Invalid names and dtypes are refused before any file is written."""
     with pytest.raises(error, match=text):
         checkpoint.write_checkpoint(tmp_path / "model", given)
     assert not list(tmp_path.iterdir())
@@ -242,6 +247,7 @@ def test_a_dtype_that_numpy_lacks_is_an_error_of_that_variable(tf, tmp_path):
 
 
 def test_tensorflow_is_not_imported():
+    """Importing `interop` does not import TensorFlow."""
     program = "import sys, jax_dynrnn.interop; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -128,6 +128,7 @@ def test_damage_with_valid_checksums_raises_no_other_error(copied):
 
 
 def test_a_damaged_block_raises_no_other_error():
+    """Entries of a damaged block are read, or raise `CheckpointError`."""
     content = block((name.encode(), b"value") for name in ARRAYS)
     assert dict(block_entries(content)) == {name.encode(): b"value" for name in ARRAYS}
     random = np.random.default_rng(2)

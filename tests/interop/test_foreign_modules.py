@@ -250,6 +250,7 @@ class Counts(DropsLinen):
 
 
 def test_invalid_modules_are_refused(load_oracle):
+    """Other objects, and modules with variables that are not params, are refused."""
     refused = [
         (lambda: foreign.LinenCell(nn.Dense(3)), TypeError, "instance of RNNCellBase.*got Dense"),
         (lambda: foreign.LinenCell(nn.GRUCell), TypeError, "instance of RNNCellBase.*got <class"),
@@ -295,6 +296,7 @@ def test_invalid_modules_are_refused(load_oracle):
 
 
 def test_no_framework_is_imported_before_it_is_used():
+    """Importing `interop` imports none of the frameworks."""
     names = ["flax", "haiku", "equinox", "torch", "keras", "tensorflow"]
     program = f"import sys, jax_dynrnn.interop; print(set({names}) & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -149,11 +149,13 @@ def test_integers(load_oracle, value):
     (b"\x0a\x01a", "field 1: expected wire type 0, got 2"),
 ])  # fmt: skip
 def test_invalid_messages(data, text):
+    """Truncated and malformed protocol buffer messages raise `CheckpointError`."""
     with pytest.raises(CheckpointError, match=text):
         Message(data).integer(1)
 
 
 def test_invalid_floats_strings_and_entries():
+    """Values of impossible sizes, and entries with impossible prefixes, are refused."""
     with pytest.raises(CheckpointError, match="field 5: expected float32, got 5 bytes"):
         Message(field(5, b"12345")).floats(5, np.dtype("float32"), Budget(0))
     with pytest.raises(CheckpointError, match="expected 2 strings in 15 bytes"):

@@ -164,6 +164,7 @@ def test_mutated_bundles(folder, valid, data):
 
 @given(data=st.data())
 def test_mutated_graphs(folder, valid, data):
+    """A mutated graph is read or refused, within the caps."""
     content = data.draw(mutated(valid["graph"]))
     safely(len(content), read_graph, folder, content)
 
@@ -171,6 +172,7 @@ def test_mutated_graphs(folder, valid, data):
 @pytest.mark.parametrize("compression", ["stored", "deflated"])
 @given(data=st.data())
 def test_mutated_archives(folder, valid, compression, data):
+    """A mutated .npz file is read or refused, within the caps."""
     content = data.draw(mutated(valid[compression]))
     safely(len(content), read_archive, folder, content)
 

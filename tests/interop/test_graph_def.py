@@ -79,6 +79,7 @@ def test_repeated_values(v1, tmp_path):
 
 
 def test_float8_values(v1, tmp_path):
+    """Constants of the float8 dtypes are read, with the last value repeated."""
     graph = v1.GraphDef()
     for name in ("float8_e5m2", "float8_e4m3fn"):
         tensor = constant(v1, graph.node.add(name=name), v1.as_dtype(name).as_datatype_enum)
@@ -120,6 +121,7 @@ def test_the_weights_of_a_frozen_model(v1, load_oracle, tmp_path):
 
 
 def test_files_that_are_not_frozen_graphs(tmp_path):
+    """Empty files, SavedModels and other formats are refused with advice."""
     path = tmp_path / "graph.pb"
     for content, text in [
         (b"", "with constants, got none: is it frozen"),
@@ -133,6 +135,7 @@ def test_files_that_are_not_frozen_graphs(tmp_path):
 
 
 def test_invalid_constants(v1, tmp_path):
+    """Constants whose values do not fit their shape or dtype are refused."""
     graph, tensor = v1.GraphDef(), type(v1.make_tensor_proto(0.0))
     node = graph.node.add(name="w", op="Const")
     three, many = ({"dim": [{"size": size}]} for size in (3, 1 << 40))

@@ -104,6 +104,7 @@ def test_names_in_errors_are_escaped(tmp_path, capsys):
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_names_in_errors_of_import_params_are_escaped(missing):
+    """Errors about hostile names, shapes and missing variables are printable."""
     variables = in_scopes(variables_of(WORDS, scope="fits"))
     name = f"{HOSTILE[0]}/fits/gru_cell/gates/bias"
     variables[name] = np.ones(3, np.float32)
@@ -118,6 +119,7 @@ def test_names_in_errors_of_import_params_are_escaped(missing):
 
 
 def test_folder_names_with_newlines_are_escaped(tmp_path):
+    """Errors about hostile folder and file names are printable."""
     folder = tmp_path / "a\nb\x1b"
     folder.mkdir()
     checkpoint.write_checkpoint(folder / "c\nd", {"w": np.ones(2)})
@@ -294,6 +296,7 @@ def stored_lstm(request, tmp_path):
 
 
 def test_cells_are_recognised_without_reading(stored_lstm, reads):
+    """Cells are recognised by names and shapes alone: no tensor is read."""
     cell, path, _, _ = stored_lstm
     assert recognised(Table(checkpoint.read_checkpoint(path))) == [("rnn", cell)]
     assert not reads
@@ -311,6 +314,7 @@ def test_params_are_read_once(stored_lstm, reads):
 
 
 def test_the_command_reads_each_variable_once(stored_lstm, reads, capsys):
+    """Each variable is read once, and with `--scope` only those of the scope."""
     _, path, _, stored = stored_lstm
     output = printed(capsys, path)
     assert "'rnn': rnn.LSTMCell(3, use_peepholes=True, num_proj=2)" in output

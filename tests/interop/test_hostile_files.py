@@ -102,6 +102,7 @@ GRAPHS = {
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_hostile_graphs_are_refused(tmp_path, name):
+    """Graphs that would need much memory are refused, within the caps."""
     content, text = GRAPHS[name]
     refused(checkpoint.read_graph_def, graph(tmp_path, content), text)
 
@@ -144,6 +145,7 @@ def test_floats_are_read_in_place(tmp_path):
 
 
 def test_a_sparse_graph_is_refused(tmp_path):
+    """A sparse file of 1 TiB is refused without reading it."""
     path = tmp_path / "graph.pb"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
@@ -251,6 +253,7 @@ INDEXES = {
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_hostile_indexes_are_refused(tmp_path, name):
+    """Indexes that would need much memory or time are refused, within the caps."""
     content, text = INDEXES[name]
     refused(read_all, bundle(tmp_path, content()), text)
 
@@ -285,6 +288,7 @@ def extents_field(*extents):
 
 
 def test_a_slice_that_is_listed_twice_is_refused(tmp_path):
+    """A variable that lists the same slice 2000 times is refused."""
     data = bytes(MANY)
     rows = len(data) // FLOAT_BYTES
     extent = (0, rows)
@@ -300,6 +304,7 @@ def test_a_slice_that_is_listed_twice_is_refused(tmp_path):
 
 
 def test_a_slice_that_claims_to_be_large_is_refused(tmp_path):
+    """A slice whose shape exceeds its bytes is refused before it is allocated."""
     many = 1 << 40
     index = write_table({
         HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(many) + extents_field((0, many)),
@@ -309,6 +314,7 @@ def test_a_slice_that_claims_to_be_large_is_refused(tmp_path):
 
 
 def test_slices_of_another_dtype_are_refused(tmp_path):
+    """A slice must have the dtype of its variable."""
     index = write_table({
         HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(1) + extents_field((0, 1)),
         slice_key("w", [(0, 1)]): field(1, 7) + shape_field(1) + field(5, 6),
@@ -364,6 +370,7 @@ def test_a_sparse_index(tmp_path):
 
 
 def test_a_sparse_state_file_is_refused(tmp_path):
+    """A sparse state file of 1 TiB is refused without reading it."""
     (tmp_path / "checkpoint").write_bytes(b"")
     sparse(tmp_path / "checkpoint", 1 << 40)
     with (
@@ -420,6 +427,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_hostile_archives_are_refused(tmp_path, monkeypatch, name):
+    """Archives with large headers, other compressions, objects or many members are refused."""
     members, compression, text = ARCHIVES[name]
     monkeypatch.setattr(npz, "MOST_READ_BYTES", 3 * MANY)
     path = archive(tmp_path / "a.npz", members(), compression)
@@ -468,6 +476,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_pipes_are_refused(tmp_path, reader):
+    """Readers refuse a pipe instead of waiting for data."""
     read, name = READERS[reader]
     os.mkfifo(tmp_path / name)
     with capped(0, **SMALL, seconds=2):
@@ -477,6 +486,7 @@ def test_pipes_are_refused(tmp_path, reader):
 
 @pytest.mark.parametrize("reader", ["checkpoint", "graph", "archive"])
 def test_devices_are_refused(reader):
+    """Readers refuse a device, whose data never end."""
     with capped(0, **SMALL, seconds=2):
         with pytest.raises(checkpoint.CheckpointError, match="or a device"):
             READERS[reader][0](os.path.join("/dev", "zero"))

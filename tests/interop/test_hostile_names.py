@@ -77,6 +77,7 @@ def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatch):
+    """Only some cells are printed; the command says so, and finds others by `--scope`."""
     for module in (command, recognise):
         monkeypatch.setattr(module, "MOST_FOUND", 3)
     for count in (3, 4):
@@ -89,11 +90,13 @@ def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatc
 
 @pytest.mark.parametrize("scope", ["a/" * 64, "a" * 1000 + "/"], ids=["deep", "long"])
 def test_the_command_says_which_names_it_skips(tmp_path, capsys, scope):
+    """Very long or deep names are skipped, with a note."""
     checkpoint.write_checkpoint(tmp_path / "model", grus(1) | {f"{scope}w": np.ones(2)})
     assert "# names above 1000 characters or 64 scopes" in printed(capsys, tmp_path / "model")
 
 
 def test_an_error_lists_only_some_scopes(tmp_path, capsys):
+    """An error about a missing scope lists few of many long scopes."""
     variables = {f"{'x' * 2000}{i}": np.ones(1) for i in range(500)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     message = fails(capsys, tmp_path / "model", "--scope", "y")
@@ -102,6 +105,7 @@ def test_an_error_lists_only_some_scopes(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["\0" * (4 * MEBIBYTE), "a" * (4 * MEBIBYTE)], ids=["nul", "a"])
 def test_a_very_long_name(tmp_path, capsys, name):
+    """A name of 4 MiB is printed in short, in little memory."""
     (tmp_path / "model.pb").write_bytes(constant(name.encode(), FLOAT))
     size = os.path.getsize(tmp_path / "model.pb")
     with capped(size, fixed_bytes=4 * MEBIBYTE):
@@ -133,6 +137,7 @@ def test_names_with_a_rare_character(tmp_path):
 
 @pytest.mark.parametrize("named", ["a" * 60_000, "[" * 60_000, "a/" * 30_000, r"a\000/b"])
 def test_a_state_file_with_an_invalid_path(tmp_path, named):
+    """Long and malformed paths in a state file are refused quickly."""
     (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
     with capped(0, fixed_bytes=16 * MEBIBYTE, seconds=2):
         with pytest.raises(checkpoint.CheckpointError, match="expected a path, got '"):

@@ -73,6 +73,7 @@ def test_moving_averages_of_tensorflow(v1, tmp_path):
 
 
 def test_moving_averages_of_a_graph():
+    """Names of a graph end with `:0`, which is removed."""
     given = {"rnn/w:0": 1.0, "rnn/w/ExponentialMovingAverage:0": 2.0, "rnn/w/Adam:0": 3.0}
     assert checkpoint.moving_averages(given) == {"rnn/w": 2.0}
 

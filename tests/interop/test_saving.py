@@ -73,11 +73,13 @@ def test_an_nnx_layer(through, tmp_path):
 
 @FORMATS
 def test_the_variables_of_a_linen_layer(through, tmp_path):
+    """Variables of a bidirectional Linen layer are restored bit by bit."""
     variables = rnnl.Bidirectional(CELL).init(jax.random.key(0), jnp.ones(SHAPE))
     assert_same(through(tmp_path, variables), variables)
 
 
 def test_loaded_params_of_another_cell_are_refused(tmp_path):
+    """A run with loaded params of another cell, or with flat names, raises a clear error."""
     params = npz(tmp_path, CELL.init(jax.random.key(0), SHAPE))
     located = r"params\[\"cell_0\"\]: expected .* missing: bias, kernel; unexpected: cell/bias"
     with pytest.raises(KeyError, match=located):

@@ -36,6 +36,7 @@ def test_names_are_unique(case):
 
 
 def test_bidirectional_runs_and_stacks_of_them():
+    """Params of both directions are exported under TF1's scopes, and imported from them."""
     lists = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
     pair = lists[0][0], rnn.MultiRNNCell(lists[1])
     for cells, init, scope in (
@@ -76,6 +77,7 @@ def test_residual_connections_determine_the_number_of_features(name):
 
 
 def test_params_keep_their_dtype():
+    """Variables in bfloat16 are imported as bfloat16."""
     variables = variables_of(rnn.BasicRNNCell(H))
     variables = {name: x.astype(jnp.bfloat16) for name, x in variables.items()}
     params = tf1.import_params(rnn.BasicRNNCell(H), variables)
@@ -272,6 +274,7 @@ def test_the_nearest_memory_layer():
 
 
 def test_a_memory_in_the_params_is_not_exported():
+    """`export_params` ignores a memory that `attend` added to the params."""
     params = drawn(decoder().init)
     attended = decoder().attend(params, jnp.ones((2, 7, 6)), [7, 4])
     assert_equal(tf1.export_params(decoder(), attended), tf1.export_params(decoder(), params))

@@ -138,6 +138,7 @@ def test_a_variable_that_cannot_be_read(tmp_path, capsys):
 
 
 def test_a_stack_with_one_recognised_layer():
+    """If sizes of one layer are unknown, the other layers are recognised one by one."""
     cell = rnn.MultiRNNCell([rnn.GRUCell(2), rnn.AttentionCellWrapper(rnn.GRUCell(2), 3)])
     variables = tf1.export_params(cell, drawn(cell.init))
     assert recognised(Table(variables)) == [
@@ -151,6 +152,7 @@ def test_a_stack_with_one_recognised_layer():
     ([rnn.LSTMCell(2, forget_bias=0.0)] * 2,) * 2,
 ], ids=["one_way", "both_ways"])  # fmt: skip
 def test_variables_of_a_cudnn_lstm(cells):
+    """Variables saved by CudnnLSTM are recognised as LSTMs with `forget_bias=0.0`."""
     init = cells.init if isinstance(cells, rnn.MultiRNNCell) else (
         lambda key, x: rnn.init_stack_bidirectional(key, *cells, x)
     )  # fmt: skip
@@ -172,6 +174,7 @@ def test_the_second_cell_of_a_scope():
 
 
 def test_nothing_to_list(tmp_path):
+    """A file without variables, and a scope without any, are errors."""
     np.savez(tmp_path / "none.npz")
     with pytest.raises(SystemExit, match="there are no variables in it"):
         command.main([str(tmp_path / "none.npz")])
@@ -181,6 +184,7 @@ def test_nothing_to_list(tmp_path):
 
 
 def test_no_cells(tmp_path, capsys):
+    """A file without cells is listed, and the code says that none was recognised."""
     np.savez(tmp_path / "dense.npz", **{"dense/kernel": np.ones((2, 3))})
     listed, code = printed(capsys, tmp_path / "dense.npz")
     assert listed.startswith("dense/kernel  [2, 3]  float64  weight")
@@ -189,6 +193,7 @@ def test_no_cells(tmp_path, capsys):
 
 
 def test_a_single_array_is_refused(tmp_path):
+    """A file with one array instead of an archive is refused."""
     with open(tmp_path / "kernel.npz", "wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(SystemExit, match="arrays by name, as np.savez writes them, got one array"):
@@ -201,6 +206,7 @@ def test_a_single_array_is_refused(tmp_path):
     ("model.pb", b"no graph", "model.pb: "),
 ])  # fmt: skip
 def test_unreadable_files(name, content, message, tmp_path):
+    """Missing and damaged files of each format exit with an error that names them."""
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     elif content:

@@ -30,6 +30,7 @@ def test_scope_may_be_an_enclosing_one():
 
 
 def test_a_scope_takes_precedence_over_those_inside():
+    """If a scope and a scope inside of it both fit, the outer one is imported."""
     cell = rnn.GRUCell(H)
     inner, outer = variables_of(cell, scope="a/b"), variables_of(cell, scope="a")
     params = tf1.import_params(cell, {n: 0 * x for n, x in inner.items()} | outer, "a")
@@ -161,6 +162,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_variables_that_do_not_fit_are_refused(name):
+    """Missing, left over, ambiguous and misshapen variables raise errors that name them."""
     cells, variables, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         tf1.import_params(cells, variables)
@@ -168,6 +170,7 @@ def test_variables_that_do_not_fit_are_refused(name):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c not in KNOWN], ids=lambda case: case.name)
 def test_cells_without_names_in_tf1_are_refused(case):
+    """Cells that are not the library's have no names in TF1."""
     with pytest.raises(TypeError, match="expected cells of jax_dynrnn, whose variables have known"):
         tf1.import_params(case.cell, {})
 
@@ -179,5 +182,6 @@ def test_cells_without_names_in_tf1_are_refused(case):
      r"expected bias of shape \(4,\) for .* on inputs of 3 features, got \(5,\)"),
 ])  # fmt: skip
 def test_params_of_other_cells_are_not_exported(params, error, message):
+    """`export_params` checks the names and shapes of the params."""
     with pytest.raises(error, match=message):
         tf1.export_params(rnn.BasicRNNCell(H), params)

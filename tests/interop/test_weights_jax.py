@@ -89,6 +89,7 @@ def test_haiku_in_a_model(load_oracle):
 
 
 def test_the_weights_of_haikus_lstm_are_ours_bit_by_bit():
+    """Neither order of gates nor forget bias differs, so that no element changes."""
     weights = {"lstm/linear": {"w": np.ones((D + H, 4 * H)) / 3, "b": np.ones(4 * H) / 7}}
     params = interop.haiku.import_params(LSTM, weights)
     expected = {"kernel": weights["lstm/linear"]["w"], "bias": weights["lstm/linear"]["b"]}
@@ -141,6 +142,7 @@ def test_equinox(load_oracle):
 
 
 def test_equinox_bidirectional_stack(load_oracle):
+    """Two directions and two layers of GRUs agree, in results and gradients."""
     equinox = load_oracle("equinox")
     made = [
         [equinox_cell(equinox, "GRUCell", n, seed) for n, seed in ((D, seed), (2 * H, seed + 1))]

@@ -63,6 +63,7 @@ def test_unsupported_cells(name):
 
 @pytest.mark.parametrize("cells", [[LSTM, LSTM], (LSTM,), (LSTM, [LSTM])], ids=str)
 def test_invalid_cells(cells):
+    """Lists of cells, tuples of one, and mixed pairs are refused."""
     with pytest.raises(TypeError, match="cells: expected"):
         interop.torch.import_params(cells, {})
 
@@ -82,6 +83,7 @@ def relu(x):
 
 
 def test_an_activation_of_the_same_name_is_not_the_same():
+    """Activations are compared by identity, and the error says that the names are equal."""
     with pytest.raises(ValueError, match="is relu, and there it is another function, also relu"):
         interop.keras.import_params(RELU, [], activation=relu)
 
@@ -102,6 +104,7 @@ def test_layers_without_biases(module, option):
 
 @pytest.mark.parametrize("weights", [None, [np.ones(3)]], ids=["None", "list"])
 def test_weights_that_are_not_a_state_dict(weights):
+    """PyTorch's weights must be a mapping."""
     with pytest.raises(TypeError, match="the state_dict.. of a module, got (NoneType|list)"):
         interop.torch.import_params(LSTM, weights)
 
@@ -114,6 +117,7 @@ def test_two_biases_of_a_candidate():
 
 
 def test_single_cell_of_a_stack():
+    """`single_cell=True` refuses stacks, and cells that PyTorch's single cells lack."""
     with pytest.raises(ValueError, match="one cell.*got 2 layers"):
         interop.torch.export_params(rnn.MultiRNNCell([LSTM] * 2), {}, single_cell=True)
     projected = rnn.LSTMCell(H, num_proj=2)
@@ -122,6 +126,7 @@ def test_single_cell_of_a_stack():
 
 
 def test_weights_of_a_single_cell_for_a_stack():
+    """Weights without layer numbers do not fit a stack."""
     weights = interop.torch.export_params(LSTM, random_params(LSTM), single_cell=True)
     with pytest.raises(KeyError, match="missing: weight_ih_l0.*unexpected: weight_ih, weight_hh"):
         interop.torch.import_params(rnn.MultiRNNCell([LSTM] * 2), weights)
@@ -154,6 +159,7 @@ ARRAYS = {
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_invalid_arrays(name):
+    """Missing, unexpected and misshapen arrays raise errors that name them."""
     changed, error, message = ARRAYS[name]
     with pytest.raises(error, match=message):
         interop.torch.import_params(LSTM, torch_weights(**changed))
@@ -175,6 +181,7 @@ def test_input_size_of_an_upper_layer():
 
 
 def test_both_directions_have_the_same_input_size():
+    """A backward kernel for another number of features is refused."""
     weights = interop.torch.export_params((GRU, GRU), random_params((GRU, GRU)))
     weights["weight_ih_l0_reverse"] = np.ones((3 * H, D + 1))
     with pytest.raises(ValueError, match=r"weight_ih_l0_reverse of shape \(12, 3\).*got \(12, 4\)"):
@@ -182,6 +189,7 @@ def test_both_directions_have_the_same_input_size():
 
 
 def test_params_that_do_not_fit():
+    """`export_params` checks the names and shapes of the params."""
     params = random_params(LSTM)
     with pytest.raises(
         KeyError, match="params: expected kernel, bias of jax_dynrnn; missing: bias"
@@ -240,6 +248,7 @@ OF_ONE_FRAMEWORK = {
 
 @pytest.mark.parametrize("name", OF_ONE_FRAMEWORK)
 def test_invalid_arguments_of_one_framework(name):
+    """Errors about options and formats that only one framework has."""
     call, message = OF_ONE_FRAMEWORK[name]
     with pytest.raises(ValueError, match=message):
         call()
@@ -253,6 +262,7 @@ def test_invalid_arguments_of_one_framework(name):
     ],
 )
 def test_equinox_weights_must_have_the_structure_of_the_cells(cells, weights, message):
+    """Pairs and lists of modules must match the directions and layers of the cells."""
     with pytest.raises(TypeError, match=message):
         interop.equinox.import_params(cells, weights)
 
@@ -260,6 +270,7 @@ def test_equinox_weights_must_have_the_structure_of_the_cells(cells, weights, me
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("function", ["import_params", "export_params"])
 def test_is_documented_with_an_example(module, function):
+    """Docstrings of import and export have all sections, and an example."""
     text = inspect.getdoc(getattr(getattr(interop, module), function))
     assert text.splitlines()[0].endswith(".")
     assert all(part in text for part in ("Args:", "Returns:", "Raises:", ">>> "))

@@ -127,6 +127,7 @@ def test_imported_params_are_copies(torch):
 
 
 def test_bfloat16_through_dlpack(torch):
+    """NumPy has no bfloat16: such tensors are refused with advice, and imported via dlpack."""
     weights = torch.nn.GRU(D, H, dtype=torch.bfloat16).state_dict()
     with pytest.raises(TypeError, match="from_dlpack"):
         interop.torch.import_params(GRU, weights)
@@ -136,6 +137,7 @@ def test_bfloat16_through_dlpack(torch):
 
 
 def test_parameters_that_require_gradients_are_refused(torch):
+    """Parameters that require gradients are refused with advice, as NumPy cannot read them."""
     weights = dict(torch.nn.GRU(D, H).named_parameters())
     with pytest.raises(TypeError, match="requires grad.*state_dict"):
         interop.torch.import_params(GRU, weights)

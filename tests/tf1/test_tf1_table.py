@@ -21,6 +21,7 @@ def functions(path):
 
 
 def test_all_named_tests_exist():
+    """Every test that the table names is a function of its file."""
     named = [name.split("::") for name in sorted(NAMED)]
     assert [(path, test) for path, test in named if test not in functions(path)] == []
     assert all(test.startswith("test_") for _, test in named)
