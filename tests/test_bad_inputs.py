@@ -761,9 +761,8 @@ def test_empty_axes(cell, options):
 
     params = jax.tree_util.tree_map_with_path(bias, params)
     outputs, _ = run(inputs=X[..., :0], cell=cell, params=params, **options)
-    assert np.all(
-        np.abs(np.diff(outputs, axis=1)) > 0
-    )  # without features the state still changes at each step
+    # Without features the state still changes at each step.
+    assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)
 
 
 def test_nan_in_a_valid_step_stays_in_its_row():

@@ -222,9 +222,8 @@ def test_all_supported_arithmetic(interpreted):
     with jax.default_matmul_precision("high"):
         assert_equals_scan(EVERYTHING, "float32", sequence_length=LENGTHS)
     both = Arithmetic(jax.value_and_grad(lambda x: toys.everything(x).sum()), 3, jnp.ones(3))
-    assert ELEMENTWISE - both.primitives <= {
-        "one_minus_square"
-    }  # a primitive of newer versions of JAX
+    # Only newer versions of JAX have this primitive.
+    assert ELEMENTWISE - both.primitives <= {"one_minus_square"}
 
 
 def test_constants_with_custom_derivatives(interpreted):
@@ -314,7 +313,7 @@ def test_transforms(interpreted):
 
 @pytest.mark.parametrize("lengths", [LENGTHS, only_full(None)], ids=["lengths", "no lengths"])
 def test_nested_vmap(interpreted, lengths):
-    """`vmap` over params, inputs, states and lengths, inside of one over flags."""
+    """`vmap` over flags, inside of one over params, inputs, states and lengths."""
     cell = Own(40)
     flags = {name: jnp.stack([x, x[::-1]]) for name, x in FLAGS.items()}
     ends = None if lengths is None else jnp.stack([lengths, lengths[::-1]])

@@ -263,10 +263,8 @@ def test_shard_map_over_some_axes_of_a_mesh():
     def loss(params, inputs, ends):
         return rnn.dynamic_rnn(cell, params, inputs, ends)[0]
 
-    inputs, ends = (
-        np.repeat(inputs, 4, 0),
-        np.repeat(ends, 4),
-    )  # large enough for `blocked`
+    # Outside of the mesh, a batch of this size is run by `blocked`.
+    inputs, ends = np.repeat(inputs, 4, 0), np.repeat(ends, 4)
     assert rnn.explain(cell, params, inputs[:16]).chosen == "blocked"
     expected = jax.jit(jax.grad(lambda p: loss(p, inputs, ends).sum()))(params)
     for spec in (P("a"), P()):

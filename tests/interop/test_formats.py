@@ -161,9 +161,8 @@ def test_invalid_floats_strings_and_entries():
     with pytest.raises(CheckpointError, match="expected 2 strings in 15 bytes"):
         read_strings(to_varint(-1) + to_varint(1) + bytes(4), 2)
     with pytest.raises(CheckpointError, match="an entry before byte 3"):
-        list(
-            table.block_entries(b"\x01\x01\x00a" + bytes(4), Budget(8))
-        )  # an entry that shares a prefix with none
+        # The first entry claims to share a prefix with one before it.
+        list(table.block_entries(b"\x01\x01\x00a" + bytes(4), Budget(8)))
 
 
 def test_masked_checksums_agree_with_tensorflow(load_oracle, tmp_path):

@@ -20,9 +20,8 @@ def options(cells):
 
 def layers(tf):
     """A stack with wrappers that have no variables, of TensorFlow's or of our cells."""
-    keep = {
-        "output_keep_prob": 1.0 if hasattr(tf, "softsign") else 0.5
-    }  # without a key ours drops nothing
+    # Our run has no key, and so drops nothing.
+    keep = {"output_keep_prob": 1.0 if hasattr(tf, "softsign") else 0.5}
     return [
         tf.DropoutWrapper(tf.LSTMCell(3, use_peepholes=True), **keep),
         tf.ResidualWrapper(tf.GRUCell(3)),
