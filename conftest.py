@@ -1,4 +1,4 @@
-"""Doctests run as users run JAX: 32-bit types, and JAX's default promotions."""
+"""Runs doctests with JAX's defaults: 32-bit types and the default promotion rules."""
 
 import importlib.util
 import os
@@ -6,14 +6,15 @@ import os
 import jax
 import pytest
 
-collect_ignore = ["docs/docstrings.py", "docs/hooks.py"]  # of the site's builder
+collect_ignore = ["docs/docstrings.py", "docs/hooks.py"]  # run by MkDocs only
 
 OPTIONAL = ("equinox", "haiku")
-"""What the example of a docstring may import and an installation may lack."""
+"""Optional packages that the example of a docstring may import."""
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_it(request):
+def jax_defaults_in_doctests(request):
+    """Sets JAX's defaults for doctests, and changes nothing for other tests."""
     if isinstance(request.node, pytest.DoctestItem):
         skip_without_imports(request.node.dtest)
         with (
@@ -27,6 +28,7 @@ def as_users_run_it(request):
 
 
 def skip_without_imports(doctest):
+    """Skips a doctest that imports an optional package that is not installed."""
     lines = "".join(example.source for example in doctest.examples)
     for name in OPTIONAL:
         used = f"import {name}" in lines or f"from {name}" in lines

@@ -1,4 +1,4 @@
-"""Cells with one fault each, for `check_cell`: most fail by one law and pass all others."""
+"""Cells with one fault each, for tests of `check_cell`: most violate one law only."""
 
 import dataclasses
 import threading
@@ -15,7 +15,7 @@ UNITS = 3
 
 
 class Base(rnn.Cell):
-    """`h' = tanh(w x + h)`, with a word of its subclasses on the way."""
+    """`h' = tanh(w change(x) + h)`, where subclasses override `change` to plant their fault."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {"w": jax.random.normal(key, (UNITS,), dtype)}
@@ -32,7 +32,7 @@ class Base(rnn.Cell):
         return x
 
 
-# structure
+# Cells that violate the law `structure`.
 
 
 @config
@@ -56,14 +56,14 @@ class NoIntBatch(Base):
 
 @config
 class FlatBatch(Base):
-    """Its state has one batch axis, whatever is asked for."""
+    """Flattens every batch shape to one batch axis."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         shape = batch_of(batch_shape)
         return jnp.zeros((*((int(np.prod(shape)),) if shape else ()), UNITS), dtype)
 
 
-# structure, and they cannot be run
+# Cells that violate `structure` so that they cannot run at all.
 
 
 @config
@@ -82,7 +82,7 @@ class OtherStructure(Base):
 
 @config
 class FeaturesFirst(Base):
-    """Its output has the batch last."""
+    """Returns its output with the batch axis last."""
 
     def __call__(self, params, inputs, state, *, key=None):
         output, new = super().__call__(params, inputs, state)
@@ -95,12 +95,12 @@ class NoKey(Base):
         return super().__call__(params, inputs, state)
 
 
-# of one law each
+# Cells that violate one other law each.
 
 
 @config
 class BatchNorm(Base):
-    """Mixes rows."""
+    """Subtracts the mean over the batch, and so mixes rows."""
 
     def change(self, x, state, key):
         return x - x.mean(0, keepdims=True) if x.ndim > 1 else x
@@ -108,7 +108,7 @@ class BatchNorm(Base):
 
 @config
 class Steps(Base):
-    """Remembers the last input, and has no derivative where the next is equal to it."""
+    """Compares its input with the previous one; not differentiable where they are equal."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         zeros = super().zero_state(batch_shape, dtype)
@@ -121,13 +121,13 @@ class Steps(Base):
 
 
 class Host:
-    """What a cell should not have: a memory outside of the state."""
+    """Mutable data on the host, which a cell should not have: it belongs into the state."""
 
     last = -10
 
 
 def is_first(count):
-    """Whether no step of the count before has just been run."""
+    """Whether the previous call did not have the previous count."""
     first = np.max(count) != Host.last + 1
     Host.last = np.max(count)
     return np.full(np.shape(count), first, np.int32)
@@ -135,7 +135,7 @@ def is_first(count):
 
 @config
 class RemembersOnTheHost(Base):
-    """The first step of a run is special, and a memory of the host says which that is."""
+    """Treats the first step of a run differently, which it detects by a counter on the host."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         count = jnp.zeros(batch_of(batch_shape), jnp.int32)
@@ -158,7 +158,7 @@ class NeedsABatch(Base):
 
 @config
 class LooksAtValues(Base):
-    """Takes another way where it can see the numbers: outside of jit."""
+    """Branches on concrete values where it can: outside of jit."""
 
     def change(self, x, state, key):
         try:
@@ -169,7 +169,7 @@ class LooksAtValues(Base):
 
 @config
 class NormOfTheState(Base):
-    """Has no derivative where its state starts."""
+    """Is not differentiable at the zero state, where it starts."""
 
     def change(self, x, state, key):
         return x + jnp.sqrt(jnp.sum(state**2, -1, keepdims=True))
@@ -197,7 +197,7 @@ class CutsAGradient(Base):
 
 @config
 class OtherStep(rnn.BasicRNNCell):
-    """Its step clips, of which `pointwise` knows nothing."""
+    """Clips in `step` but not in `pointwise`, which fast engines call."""
 
     def step(self, params, projected, state, *, key=None):
         output, new = super().step(params, projected, state, key=key)
@@ -214,7 +214,7 @@ class DrawsOnTheHost(Base):
 
 @config
 class ShufflesRows(Base):
-    """With a key."""
+    """Permutes the rows if it has a key."""
 
     def change(self, x, state, key):
         return x if key is None or x.ndim < 2 else jax.random.permutation(key, x)
@@ -238,7 +238,7 @@ class ForgetsInPickle(Base):
 
 @config
 class NoReverse(Base):
-    """Has no gradient: a loop of dynamic length."""
+    """Has no reverse-mode gradient: it has a loop of dynamic length."""
 
     def __call__(self, params, inputs, state, *, key=None):
         times = (params["w"][0] > 0).astype(jnp.int32)
@@ -249,7 +249,7 @@ class NoReverse(Base):
 
 @config
 class DrawsInInit(Base):
-    """Its params do not come from the key."""
+    """Draws its params from NumPy, not from the key."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {"w": jnp.asarray(np.random.normal(size=UNITS), dtype)}
@@ -257,7 +257,7 @@ class DrawsInInit(Base):
 
 @config
 class Counts(Base):
-    """Counts how often it is traced."""
+    """Multiplies by the number of times that it was traced."""
 
     def change(self, x, state, key):
         Host.count = getattr(Host, "count", 0) + 1
@@ -266,7 +266,7 @@ class Counts(Base):
 
 @config
 class ChangesParams(Base):
-    """In place."""
+    """Changes its params in place."""
 
     def __call__(self, params, inputs, state, *, key=None):
         params["w"] = params["w"] / 2
@@ -275,7 +275,7 @@ class ChangesParams(Base):
 
 @config
 class SumOfRowsBefore(Base):
-    """Each row sees those before it: the last one is seen by none."""
+    """Each row depends on the rows before it; none depends on the last row."""
 
     def change(self, x, state, key):
         return jnp.cumsum(x, 0) if x.ndim > 1 else x
@@ -283,7 +283,7 @@ class SumOfRowsBefore(Base):
 
 @config
 class OneOutputForAll(Base):
-    """Its output has no batch, and is the mean over it."""
+    """Returns an output without a batch axis: the mean over the batch."""
 
     def __call__(self, params, inputs, state, *, key=None):
         output, new = super().__call__(params, inputs, state)
@@ -298,7 +298,7 @@ class NeedsAKey(Base):
 
 @config
 class CountsInPython(Base):
-    """Has no fault: a count that starts as a Python number."""
+    """Has no fault: its state has a count that starts as a Python integer."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         return super().zero_state(batch_shape, dtype), 0
@@ -325,7 +325,7 @@ ONE_LAW = [
     (HoldsALock(), "pickle"),
     (ForgetsInPickle(scale=3.0), "pickle"),
 ]
-"""Each fails by this law, and passes all others."""
+"""Cells that violate the named law and obey all others."""
 
 CANNOT_RUN = [
     (InitReadsTime(), "structure"),
@@ -336,7 +336,7 @@ CANNOT_RUN = [
     (NeedsAKey(), "structure"),
     (NoReverse(), "gradients"),
 ]
-"""Each fails by this law, whichever of the laws that need it is checked."""
+"""Cells that cannot run: the named law fails, whichever law that needs it is checked."""
 
 CAUSES = [
     (Counts(), "garbage", "jit"),
@@ -345,4 +345,4 @@ CAUSES = [
     (SumOfRowsBefore(), "rows", "rows"),
     (DrawsInInit(), "jit", "jit"),
 ]
-"""What is checked, and the law that is named since the other rests on it."""
+"""A cell, the law that is checked, and the more basic law that the error names instead."""

@@ -1,6 +1,6 @@
-"""The one list of cells that every law runs over, and their random arguments.
+"""The list of cells that every law runs over, and their random arguments.
 
-A new cell is one line in `CASES`. What a cell cannot do, its line declares.
+A new cell is one entry in `CASES`. The entry's flags declare what the cell does not support.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ import jax_dynrnn as rnn
 from jax_dynrnn.interop import foreign
 
 B, T, D, H = 4, 5, 3, 4
+# A full row, two shorter ones, and an empty one.
 LENGTHS = np.array([5, 3, 1, 0], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A cell and the feature shapes of its inputs."""
+    """A cell, the feature shapes of its inputs, and the flags that select its laws."""
 
     name: str
     cell: Any
@@ -30,36 +31,37 @@ class Case:
     core: bool = False
     """Whether the everyday suite runs it with every engine."""
     variant: bool = False
-    """Other settings of a class of cells that has a case: everyday some of the laws."""
+    """Whether another case has the same class: the everyday suite then leaves out some laws."""
     keyed: bool = False
-    """Whether it draws random numbers: laws give it a key."""
+    """Whether the cell draws random numbers: laws pass it a key."""
     integers: int = 0
-    """Inputs are ids below this number, if it is not 0."""
-    flip: bool = True
-    """Whether shifting or reversing the inputs by hand is the same: not if it draws by the
-    place of a step."""
+    """If not 0, inputs are integer ids below this number."""
+    time_invariant: bool = True
+    """Whether shifting or flipping the inputs shifts or flips the outputs: not if the cell draws
+    from the key of each step, which depends on the step's index."""
     derivative: bool = True
-    """Whether its gradient is the derivative: not if it passes a rounding as TF1's does."""
-    places: tuple = ()
-    """For a cell that attends: the places of the memory of each of its mechanisms."""
+    """Whether its gradient is the derivative: not if it differentiates a rounding as TF1 does."""
+    memory_sizes: tuple = ()
+    """For a cell that attends: the number of memory slots of each of its mechanisms."""
     positive: bool = False
-    """Whether its state is of numbers above 0: weights of places, of which it takes powers."""
+    """Whether its state must be positive: attention weights, which the cell raises to powers."""
     configuration: bool = True
-    """Whether it is one: a foreign object is not compared, hashed or copied."""
+    """Whether it is a frozen configuration: a foreign object is not compared, hashed or copied."""
+    cells_inside_are_ours: bool = True
+    """Whether all cells inside of a wrapper or stack belong to the library too."""
 
-    inside: bool = True
-    """Whether all that is inside of a cell of the library is of the library too."""
-
+    # By name only: the cell of a case may be unhashable.
     def __hash__(self):
         return hash(self.name)
 
     @property
     def ours(self):
-        """Whether the library has the cell, with all that is inside of it."""
+        """Whether the cell and all cells inside of it belong to the library."""
         known = type(self.cell).__module__.startswith("jax_dynrnn.")
-        return known and self.configuration and self.inside
+        return known and self.configuration and self.cells_inside_are_ours
 
     def inputs(self, dtype, time=T, seed=0):
+        # The seed depends on the name only: new cases do not change the inputs of others.
         random = np.random.default_rng(zlib.crc32(self.name.encode()) + seed)
 
         def leaf(shape):
@@ -72,21 +74,23 @@ class Case:
     def params(self, dtype, rows=B):
         shapes = jax.tree.map(lambda s: (B, T, *s), self.features, is_leaf=is_shape)
         params = perturbed(self.cell.init(jax.random.key(1), shapes, dtype), 2)
-        return self.cell.attend(params, *self.memory(dtype, rows)) if self.places else params
+        return self.cell.attend(params, *self.memory(dtype, rows)) if self.memory_sizes else params
 
     def memory(self, dtype, rows=B):
-        """Of two features, and how much of it is real: of one row nothing."""
+        """A memory of two features per mechanism, and its lengths, one of which is 0."""
         random = np.random.default_rng(0)
-        memory = [jnp.asarray(random.normal(size=(B, n, 2))[:rows], dtype) for n in self.places]
-        return memory, [np.minimum([n, 1, 0, 3], n)[:rows] for n in self.places]
+        memory = [
+            jnp.asarray(random.normal(size=(B, n, 2))[:rows], dtype) for n in self.memory_sizes
+        ]
+        return memory, [np.minimum([n, 1, 0, 3], n)[:rows] for n in self.memory_sizes]
 
     def state(self, dtype, seed=3):
         state = perturbed(self.start(dtype, B), seed)
         return jax.tree.map(jnp.abs, state) if self.positive else state
 
     def start(self, dtype, batch_shape):
-        """A state of zeros; of what attends to a memory, whose size depends on it, the start."""
-        if self.places:
+        """The zero state; of cells that attend the start state, which depends on the memory."""
+        if self.memory_sizes:
             return self.cell.start(self.params(dtype), batch_shape, dtype)
         return self.cell.zero_state(batch_shape, dtype)
 
@@ -99,7 +103,7 @@ def is_shape(x):
 
 
 def perturbed(tree, seed):
-    """Every floating leaf moved at random, so that no bias or state is zero."""
+    """The tree with random numbers added to every floating leaf: no bias or state stays zero."""
     random = np.random.default_rng(seed)
 
     def leaf(x):
@@ -132,7 +136,7 @@ CASES = [
     Case("lstm", rnn.LSTMCell(H, forget_bias=0.5, cell_clip=0.4), core=True),
     Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
     Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
-    # LSTMs with options of contrib
+    # LSTMs of tf.contrib
     Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5)),
     Case(
         "layer_norm_lstm",
@@ -150,7 +154,7 @@ CASES = [
         "layer_norm_dropout",
         rnn.LayerNormBasicLSTMCell(H, dropout_keep_prob=0.5),
         keyed=True,
-        flip=False,
+        time_invariant=False,
     ),
     Case(
         "weight_norm",
@@ -294,10 +298,12 @@ CASES = [
         "dropout_state",
         rnn.DropoutWrapper(rnn.LSTMCell(H), state_keep_prob=0.5),
         keyed=True,
-        flip=False,
+        time_invariant=False,
         variant=True,
     ),
-    Case("dropout", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), keyed=True, flip=False),
+    Case(
+        "dropout", rnn.DropoutWrapper(rnn.LSTMCell(H), **DROPOUT), keyed=True, time_invariant=False
+    ),
     Case(
         "dropout_variational",
         rnn.DropoutWrapper(rnn.GRUCell(H), **DROPOUT, variational_recurrent=True),
@@ -324,7 +330,7 @@ CASES = [
             recurrent_keep_prob=0.6,
         ),
         keyed=True,
-        flip=False,
+        time_invariant=False,
         variant=True,
     ),
     Case(
@@ -336,9 +342,9 @@ CASES = [
             ]
         ),
         keyed=True,
-        flip=False,
+        time_invariant=False,
     ),
-    # other cells of contrib
+    # other cells of tf.contrib
     Case("nas", rnn.NASCell(H), variant=True),
     Case("nas_options", rnn.NASCell(H, num_proj=2, use_bias=True)),
     Case("ugrnn", rnn.UGRNNCell(H, forget_bias=0.5, activation=jax.nn.soft_sign)),
@@ -374,7 +380,7 @@ CASES = [
         "zoneout",
         rnn.ZoneoutWrapper(rnn.BasicLSTMCell(H), state_keep_prob=0.7),
         keyed=True,
-        flip=False,
+        time_invariant=False,
     ),
     Case(
         "projections",
@@ -396,8 +402,8 @@ CASES = [
         rnn.AttentionCellWrapper(rnn.GRUCell(H), 3, attn_size=2, attn_vec_size=5, input_size=2),
     ),
     # attention to a memory
-    Case("attention", ATTENTION, places=(4,), variant=True),
-    Case("attentions", TWO_ATTENTIONS, places=(4, 3)),
+    Case("attention", ATTENTION, memory_sizes=(4,), variant=True),
+    Case("attentions", TWO_ATTENTIONS, memory_sizes=(4, 3)),
     Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),
@@ -420,7 +426,7 @@ CASES = [
         features=MIXED,
         keyed=True,
         variant=True,
-        inside=False,
+        cells_inside_are_ours=False,
     ),
     Case("duck", toys.Duck(H), configuration=False),
     Case(

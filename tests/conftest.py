@@ -1,13 +1,13 @@
-"""How the suite runs: 64-bit types on, and nothing promoted silently.
+"""Configures the suite: 64-bit types are on, and implicit promotion is an error.
 
-    pytest           the everyday suite: every law on every cell with the reference
-                     engine, core cells with every engine; what is marked `full`, and laws
-                     where they are not `everyday`, wait for the next
-    pytest --full    the whole product of engines and dtypes, and the laws without x64; laws that
-                     say nothing about numbers with two dtypes
+    pytest           the everyday suite: every law on every cell with the reference engine, and
+                     core cells with every engine. Tests marked `full`, and laws that their
+                     `everyday` marker excludes, are left out.
+    pytest --full    the whole product of cells, engines and dtypes, and the laws without x64.
+                     Laws that do not depend on precision run with two dtypes only.
 
-Tests that draw their examples with Hypothesis draw the same few every day; those of
-`--hypothesis-profile=long` are many, and new in each run.
+Hypothesis draws the same few examples in each everyday run. With `--hypothesis-profile=long` it
+draws many, and different ones in each run.
 
 With JAX_DYNRNN_REQUIRE_ORACLES=1 a missing oracle is a failure, not a skip.
 """
@@ -19,15 +19,15 @@ import os
 
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
-    # The suite compiles much and runs little: without LLVM's optimisation it takes a third less.
+    # The suite mostly compiles. Without LLVM's optimisations it takes a third less time.
     "--xla_backend_optimization_level=0",
-    # Rounded is what the program rounds: else XLA keeps more than 16 bits inside of what it fuses,
-    # and engines that are equal differ.
+    # Round to 16 bits wherever the program does. By default XLA keeps excess precision inside of
+    # fusions, so that two engines that compute the same would differ.
     "--xla_allow_excess_precision=false",
 ]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # The suite takes 0.6 of the time with the older of two ways to compile what is fused. Laws
-    # without x64, and newer versions, have the way that users have.
+    # The older of XLA's two emitters for fusions makes the suite take 0.6 of the time. Laws
+    # without x64, and newer versions of jaxlib, use the default emitter, as users do.
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,7 +43,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# No deadline: the first example of a shape compiles.
+# No deadline: the first example of each shape includes a compilation.
 hypothesis.settings.register_profile(
     "everyday", max_examples=40, derandomize=True, database=None, deadline=None
 )
@@ -61,7 +61,7 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrises over cells, engines and dtypes: see laws.py."""
+    """Parametrises the fixture `law` over cells, engines and dtypes: see laws.py."""
     import laws
 
     full = metafunc.config.getoption("--full")
@@ -79,11 +79,12 @@ TESTS_RUN = []
 
 
 def law_of(item):
+    """The `Law` that a test is parametrised with, or `None`."""
     return getattr(getattr(item, "callspec", None), "params", {}).get("law")
 
 
 def pytest_collection_modifyitems(config, items):
-    """All laws of one cell together: they share its compilations."""
+    """Runs all tests of one law (cell, engine, dtype) together: they share its compilations."""
     if not config.getoption("--full"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("full")])
         items[:] = [item for item in items if not item.get_closest_marker("full")]
@@ -94,19 +95,20 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What is imported and collected stays: the garbage collector need not look at it again."""
+    """Exempts all imported and collected objects from garbage collection: they live to the end."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of compiled programs now and then: some thousands of them are too many.
+    """Clears the caches of compiled programs every 200 tests.
 
-    (Each maps memory several times, and Linux counts the maps of a process.)
+    Each program maps memory several times, and Linux limits the mappings of a process: some
+    thousands of programs exceed the limit.
     """
     TESTS_RUN.append(item.nodeid)
-    going_on = nextitem is not None and law_of(item) == law_of(nextitem) is not None
-    if len(TESTS_RUN) > 200 and not going_on:
+    same_law_next = nextitem is not None and law_of(item) == law_of(nextitem) is not None
+    if len(TESTS_RUN) > 200 and not same_law_next:
         import laws
 
         TESTS_RUN.clear()
@@ -116,15 +118,15 @@ def pytest_runtest_teardown(item, nextitem):
 
 @pytest.fixture
 def fused():
-    """For `jax.jit`, where a test is about the last bit: what is fused is so as users have it."""
+    """Options of `jax.jit` for tests that compare bits: fusions are compiled as users have them."""
     import laws
 
-    return {"compiler_options": laws.AS_USERS}
+    return {"compiler_options": laws.USER_COMPILER_OPTIONS}
 
 
 @pytest.fixture(scope="session")
 def load_oracle():
-    """Imports an oracle, or skips with the reason, or fails where CI must have it."""
+    """A function that imports an oracle; without it, it skips the test, or fails it in CI."""
 
     def load(name):
         try:

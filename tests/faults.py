@@ -1,7 +1,7 @@
-"""Plants faults in the package, one at a time: the suite must catch each.
+"""Plants faults in the package, one at a time, and checks that the suite catches each.
 
 python tests/faults.py            all of them, some minutes
-python tests/faults.py mask       those whose name has "mask" in it
+python tests/faults.py mask       the faults whose name contains "mask"
 """
 
 import os
@@ -27,7 +27,7 @@ SUITE = [
 
 
 def caught_by(fault=None):
-    """The test that fails first, or `None`."""
+    """The first test that fails with a fault planted, or `None` if all pass."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if fault is not None:

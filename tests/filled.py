@@ -1,11 +1,11 @@
-"""Params as TF's own tests have them: every variable one constant."""
+"""Params as in TF's own tests, where every variable is filled with a constant."""
 
 import jax
 import jax.numpy as jnp
 
 
 def filled(params, value=0.5, kept=("bias",)):
-    """Every array full of `value`, but those whose names have a part in `kept`."""
+    """Fills every array with `value`, except those whose name contains a string of `kept`."""
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -15,6 +15,6 @@ def filled(params, value=0.5, kept=("bias",)):
 
 
 def names(params):
-    """`{"projection/kernel": (4, 2), ...}`: the variables of a checkpoint, and their shapes."""
+    """The names and shapes of the variables in a checkpoint: `{"projection/kernel": (4, 2)}`."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves}

@@ -1,4 +1,4 @@
-"""What the laws run over: cells by engines by dtypes, and how results are compared."""
+"""The product that laws run over (cells, engines, dtypes), and how results are compared."""
 
 import contextlib
 import dataclasses
@@ -13,36 +13,40 @@ from cases import CASES, LENGTHS, B, Case, T
 import jax_dynrnn as rnn
 
 ALL = np.ones((B, T), bool)
+# Gaps at the start, inside and at the end of rows; resets at valid and invalid steps, and at t = 0.
 MASK = np.array([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], bool)
 RESETS = np.array([[0, 1, 0, 1, 0], [1, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1]], bool)
-EMITTERS = "xla_cpu_use_fusion_emitters"
-AS_USERS = {EMITTERS: True} if EMITTERS in os.environ.get("XLA_FLAGS", "") else None
-"""For `jax.jit`: what is fused is compiled as users have it, whatever conftest.py says."""
+FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+USER_COMPILER_OPTIONS = (
+    {FUSION_EMITTERS: True} if FUSION_EMITTERS in os.environ.get("XLA_FLAGS", "") else None
+)
+"""Compiler options of `jax.jit` that undo the fusion setting of conftest.py, as users compile."""
 MARGIN = 1.5
-"""In 16 bit a run may be this much further from the one in float64 than the reference is."""
+"""In 16 bits, how many times the reference's error against float64 an engine's error may be."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """One point of the product that the laws run over."""
+    """A cell, an engine and a dtype: one point of the product that laws run over."""
 
     case: Case
     engine: str
     dtype: str
     x64: bool = True
     gradients: bool = True
-    """Whether reversed and vmapped runs are differentiated too."""
+    """Whether reversed and vmapped runs are differentiated too (forward runs always are)."""
 
     def __str__(self):
         return f"{self.case.name}-{self.engine}-{self.dtype}" + ("" if self.x64 else "-no_x64")
 
     @property
     def tolerance(self):
-        """Of `max|a - b| <= tolerance * (1 + max|b|)`, engines and references alike.
+        """The tolerance of `max|a - b| <= tolerance * (1 + max|b|)`, the same for every engine.
 
-        In 16 bit set from first runs of all laws: mostly `scan` agreed with the reference to
-        the last bit; the largest difference seen was 2.7 roundings, in a gradient of `emit`. A
-        norm of few units magnifies roundings more, on some machines: there `MARGIN` decides.
+        The values for 16 bits were set from the first runs of all laws. `scan` mostly agreed with
+        the reference to the last bit; the largest difference was 2.7 roundings, in a gradient of
+        `emit`. A layer norm over few units magnifies roundings more on some machines: such a
+        leaf is compared with float64 instead, with `MARGIN`.
         """
         return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4 * 2**-8, "float16": 4 * 2**-11}[
             self.dtype
@@ -50,21 +54,21 @@ class Law:
 
 
 def every_law(full):
-    """Everyday: every cell with `scan`, core cells with every engine; else the product."""
+    """All laws: without `full`, every cell with `scan`, and core cells with every engine."""
     if not full:
         return [
             Law(case, engine, "float64", gradients=case.core)
             for case in CASES
-            for engine in (able(case) if case.core else ["scan"])
+            for engine in (supporting_engines(case) if case.core else ["scan"])
         ]
-    both = [(case, engine) for case in CASES for engine in able(case)]
+    both = [(case, engine) for case in CASES for engine in supporting_engines(case)]
     dtypes = ("float64", "float32", "bfloat16", "float16")
     wide = [Law(case, engine, dtype) for case, engine in both for dtype in dtypes]
     return wide + [Law(case, engine, "float32", x64=False) for case, engine in both]
 
 
-def able(case):
-    """The engines that can run a case."""
+def supporting_engines(case):
+    """The names of the engines that can run a case on this machine."""
     key = case.key()
     shapes = jax.eval_shape(lambda: (case.params("float64"), case.inputs("float64")))
     reasons = rnn.explain(case.cell, *shapes, LENGTHS, key=key).reasons
@@ -74,18 +78,20 @@ def able(case):
 def close(actual, expected, tolerance, exact=None):
     """Asserts `max|a - b| <= tolerance * (1 + max|b|)`, leaf by leaf.
 
-    Where `exact`, a function, gives what both round, a leaf that is further from the expected one
-    is compared with that instead: it may be off by `MARGIN` times what the expected one is off.
+    `exact`, if given, is a function that returns the results in float64. A leaf that exceeds the
+    bound is then compared with those: its error may be `MARGIN` times that of the expected leaf.
     """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     leaves = jax.tree_util.tree_flatten_with_path(expected)[0]
     for i, (a, (path, b)) in enumerate(zip(jax.tree.leaves(actual), leaves, strict=True)):
+        # Gradients by integer leaves have dtype float0, and no elements to compare.
         if getattr(b, "dtype", None) == jax.dtypes.float0:
             continue
         a, b = np.asarray(a), np.asarray(b)
         assert a.shape == b.shape, (jax.tree_util.keystr(path), a.shape, b.shape)
         if a.size == 0:
             continue
+        # Differences are computed in float64, as those of 16-bit numbers would be rounded.
         a, b = a.astype(np.float64), b.astype(np.float64)
         error, bound = np.abs(a - b).max(), tolerance * (1 + np.abs(b).max())
         if error > bound and exact is not None:
@@ -95,9 +101,10 @@ def close(actual, expected, tolerance, exact=None):
 
 
 def weighted_sum(tree, xp=jnp):
-    """A scalar that depends on every floating number in the tree, each in its own way.
+    """A scalar in which every floating-point element of the tree has a weight of its own.
 
-    With `xp=np` in NumPy: what is not traced is not compiled.
+    Different weights make gradients of swapped elements differ. With `xp=np` it is computed in
+    NumPy, which saves a compilation where nothing is traced.
     """
     wide = jnp.result_type(float)
     total = xp.zeros((), wide)
@@ -110,13 +117,13 @@ def weighted_sum(tree, xp=jnp):
 
 @functools.cache
 def compiled(law, reverse=False, gradients=True):
-    """A compiled run of a law's cell: `-> ((outputs, state), gradients)`.
+    """A compiled run of a law's cell: a function that returns `((outputs, state), gradients)`.
 
-    The gradients are of a weighted sum of all results, by params, inputs and state. One
-    compilation serves many laws: steps are always masked, and resets there, if all False. Without
-    x64 XLA compiles as it does for users: see conftest.py.
+    The gradients are those of a weighted sum of all results, by params, inputs and state. A mask
+    and resets are passed even for tests without them, so that one compilation serves many tests.
+    Without x64, XLA compiles as it does for users: see conftest.py.
     """
-    options = None if law.x64 else AS_USERS
+    options = None if law.x64 else USER_COMPILER_OPTIONS
 
     @functools.partial(jax.jit, compiler_options=options)
     def jitted(params, inputs, state, lengths, mask, resets):
@@ -136,7 +143,7 @@ def compiled(law, reverse=False, gradients=True):
 
 
 def differentiated(run, params, inputs, state, gradients=True):
-    """`((outputs, state), gradients)` of a run; without them `None` in their place."""
+    """`((outputs, state), gradients)` of a run; without `gradients`, `None` in their place."""
     if not gradients:
         return run(params, inputs, state), None
 
@@ -151,7 +158,7 @@ def differentiated(run, params, inputs, state, gradients=True):
 
 @functools.cache
 def arguments(law):
-    """Params, inputs and initial state of a law."""
+    """The params, inputs and initial state of a law, in its dtype."""
     case, dtype = law.case, law.dtype
     with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
         return jax.jit(lambda: (case.params(dtype), case.inputs(dtype), case.state(dtype)))()

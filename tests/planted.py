@@ -1,8 +1,8 @@
-"""The faults that `faults.py` plants: a pytest plugin, which plants the one that a variable names.
+"""The faults of `faults.py`: a pytest plugin that plants the fault named by an env variable.
 
-Each fault is a function of this file that says, in Python, what goes wrong: it replaces a function
-of the package by a wrong one, wherever the package refers to it. So no fault
-depends on how a line is written, and renaming a function in an editor renames it here too.
+Each fault is a function of this file that replaces a function of the package by a wrong one,
+wherever the package refers to it. So no fault depends on the source text of a line, and an editor
+that renames a function renames it here too.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def pytest_configure(config):
 
 
 def fault(plant: Callable[[], None]) -> Callable[[], None]:
-    """Registers a fault under its docstring."""
+    """Registers a fault, with its docstring as its name."""
     name = inspect.getdoc(plant)
     assert name is not None and name not in FAULTS
     FAULTS[name] = plant
@@ -42,7 +42,7 @@ def fault(plant: Callable[[], None]) -> Callable[[], None]:
 
 
 def replace(right: Callable, wrong: Callable) -> None:
-    """Puts `wrong` in the place of `right`, in every module and class of the package."""
+    """Replaces `right` by `wrong` in every module and class of the package."""
     modules = [module for name, module in sys.modules.items() if name.startswith("jax_dynrnn")]
     classes = {x for module in modules for x in vars(module).values() if isinstance(x, type)}
     found = [
@@ -56,7 +56,7 @@ def replace(right: Callable, wrong: Callable) -> None:
         setattr(owner, name, wrong)
 
 
-# What is valid.
+# Masks and resets.
 
 
 @fault
@@ -97,7 +97,7 @@ def _():
 
 @fault
 def _():
-    """rank-0 leaves moving to the end"""
+    """rank-0 leaves updated at every step"""
     replace(masks._scalar_ticks, lambda request, valid: None)
 
 
@@ -161,7 +161,7 @@ def _():
 
 @fault
 def _():
-    """recurrent dropout not of what is reset"""
+    """recurrent dropout missing from the reset state"""
 
     def wrong(self, params, projected, state):
         kernels = [params[name]["kernel"][-self.num_units :] for name in ("gates", "candidate")]
@@ -264,7 +264,7 @@ def _():
 
 @fault
 def _():
-    """the state zoned out with the wrong probability"""
+    """zoneout with old and new state swapped"""
     right = wrappers.ZoneoutWrapper._mix
     replace(right, lambda self, key, i, old, new: right(self, key, i, new, old))
 
@@ -368,7 +368,7 @@ def _():
 
 @fault
 def _():
-    """cotangents of the elementwise weights with a term too many"""
+    """one added to the cotangents of the elementwise weights"""
     right = backward.TransposedBlock._accumulate
 
     def wrong(self, vjp, cotangents, residuals):
@@ -405,7 +405,7 @@ def _():
 
 @fault
 def _():
-    """under vmap the first problem for all"""
+    """the first problem's result for all under vmap"""
     right = batching.sequential_under_vmap
 
     def wrong(f, batched=None):
@@ -431,7 +431,7 @@ def _():
 
 @fault
 def _():
-    """a cell that closes over what is traced run by two passes"""
+    """a cell that closes over tracers run by two passes"""
     replace(split_cell.closes_over_arrays, lambda run: False)
 
 
@@ -440,7 +440,7 @@ def _():
 
 @fault
 def _():
-    """the forget bias kept on the way from other frameworks"""
+    """the forget bias not moved out of the bias of other frameworks"""
     right = convert._format_of
     replace(right, lambda framework: right(framework)._replace(forget_bias=lambda layer: 0.0))
 

@@ -1,8 +1,8 @@
-"""TensorFlow 1's own cells and loops, run by TensorFlow 2.21, as the oracle.
+"""Configurations and problems for comparing our cells with TensorFlow's.
 
-`CONFIGS` pairs each of our cells with what builds TensorFlow's; `run` runs TensorFlow in a
-graph, with the weights, inputs, lengths and states of `problem`, and returns the outputs,
-the final state and all gradients under our names.
+`CONFIGS` pairs each of our cells with a function that builds TensorFlow's. `problem` draws the
+weights, inputs, lengths and states, and `ours` computes our results. TensorFlow's are computed by
+`tensorflow_run`, in TensorFlow 2.21, or are stored in golden/.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ KEEP = {"input_keep_prob": 0.75, "output_keep_prob": 0.5, "state_keep_prob": 0.6
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Our cell, and `build(cells module) -> TensorFlow's cell`."""
+    """Our cell, and a function `build(cells module)` that builds TensorFlow's."""
 
     ours: Any
     build: Callable
@@ -114,27 +114,27 @@ CONFIGS = {
 
 
 def learns(config):
-    """Whether the start state is learned, so that none is given."""
+    """Whether the start state is learned, so that no initial state is passed."""
     return isinstance(config.ours, rnn.LearnedInitialState)
 
 
 def options(config):
-    """A key, for a cell that draws."""
+    """The options of a run: a key, for a cell with dropout."""
     return {"key": jax.random.key(0)} if "Dropout" in repr(config.ours) else {}
 
 
-def kept(shape):
-    """The mask that stands in for a random one, on both sides."""
+def dropout_mask(shape):
+    """The fixed mask that replaces random dropout masks on both sides."""
     return (np.arange(int(np.prod(shape))) * 7 % 5 < 3).reshape(shape)
 
 
 def weights(i, shape):
-    """What leaf i of the results is multiplied by in the loss; see laws.weighted_sum."""
+    """The weights of leaf i of the results in the loss; see laws.weighted_sum."""
     return np.cos(1.0 + i + np.arange(int(np.prod(shape)))).reshape(shape)
 
 
 def problem(config, *, bidirectional, batch, time, seed, lengths, given_state):
-    """Random weights, inputs and states in float64, as plain NumPy."""
+    """Random weights, inputs and states, as float64 NumPy arrays."""
     random = np.random.default_rng(seed)
     shape = (batch, time, config.features)
     cell = config.ours
@@ -185,7 +185,10 @@ def ours(config, problem, dtype, **options):
 
 
 def flat(tree):
-    """`{path: float64 array}` of a result, to store and to compare."""
+    """A result as `{path: float64 array}`, to be stored or compared."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+
+    def name(path):
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
     return {name(path): np.asarray(x).astype(np.float64) for path, x in leaves}

@@ -1,4 +1,4 @@
-"""Runs TensorFlow. Imported only where TensorFlow is installed."""
+"""Runs the problems of `tensorflow_oracle` in TensorFlow; imported only if it is installed."""
 
 import types
 
@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.keras.layers.legacy_rnn import rnn_cell_wrapper_impl
 from tensorflow.python.ops import rnn_cell_impl
-from tensorflow_oracle import kept, weights
+from tensorflow_oracle import dropout_mask, weights
 
 import jax_dynrnn as rnn
 
@@ -17,7 +17,7 @@ LAYERS |= {"bidirectional_rnn", "cudnn_compatible_gru_cell"}
 
 
 class CudnnCompatibleGRUCell(rnn_cell_impl.LayerRNNCell):
-    """TF1's contrib cell in TensorFlow's operations, from its description."""
+    """TF1's cell of contrib, which TensorFlow 2 lacks, written from its description."""
 
     def __init__(self, num_units):
         super().__init__(name="cudnn_compatible_gru_cell")
@@ -46,7 +46,7 @@ class CudnnCompatibleGRUCell(rnn_cell_impl.LayerRNNCell):
 
 
 class EmitState(rnn_cell_impl.RNNCell):
-    """Outputs the state beside the output."""
+    """Returns the pair of output and state as its output."""
 
     def __init__(self, cell):
         super().__init__()
@@ -71,9 +71,13 @@ CELLS = types.SimpleNamespace(
 
 
 def run(config, problem, dtype="float64"):
-    """TensorFlow's outputs, state and gradients, in the structure of `ours`."""
+    """TensorFlow's outputs, state and gradients, in the structure of `tensorflow_oracle.ours`."""
     real = rnn_cell_wrapper_impl.nn_ops
-    fixed = lambda v, rate, seed: v * kept(v.shape.as_list()).astype(dtype) / (1.0 - rate)  # noqa: E731
+
+    # Dropout is replaced by a fixed mask, which our side uses too.
+    def fixed(v, rate, seed):
+        return v * dropout_mask(v.shape.as_list()).astype(dtype) / (1.0 - rate)
+
     rnn_cell_wrapper_impl.nn_ops = types.SimpleNamespace(dropout_v2=fixed)
     try:
         with tf.Graph().as_default(), v1.Session() as session:
@@ -127,15 +131,18 @@ def _run(session, config, problem, dtype):
 
 
 def _nested_bidirectional(cell_fw, cell_bw, inputs, lengths, *states, dtype):
-    """TensorFlow's own fails to reverse nested outputs back: the same from its parts."""
-    reverse = lambda x: tf.reverse_sequence(x, lengths, seq_axis=1)  # noqa: E731
+    """A bidirectional run with nested outputs, which TensorFlow's own fails to reverse."""
+
+    def reverse(x):
+        return tf.reverse_sequence(x, lengths, seq_axis=1)
+
     fw = v1.nn.dynamic_rnn(cell_fw, inputs, lengths, states[0], dtype=dtype, scope="fw")
     bw = v1.nn.dynamic_rnn(cell_bw, reverse(inputs), lengths, states[1], dtype=dtype, scope="bw")
     return (fw[0], tf.nest.map_structure(reverse, bw[0])), (fw[1], bw[1])
 
 
 def _states(config, problem, dtype):
-    """Initial states as TensorFlow's, and what is learned of them (by its path)."""
+    """The initial states for TensorFlow, and the learned leaves among them, by path."""
     if problem["state"]:
         return [_theirs(s, dtype) for s in problem["state"]], {}
     if not isinstance(config.ours, rnn.LearnedInitialState):
@@ -155,7 +162,7 @@ def _states(config, problem, dtype):
 
 
 def _path(name):
-    """`rnn/multi_rnn_cell/cell_0/lstm_cell/kernel:0` -> `cell_0/kernel`."""
+    """Our path of a variable: `rnn/multi_rnn_cell/cell_0/lstm_cell/kernel:0` is `cell_0/kernel`."""
     return "/".join(p for p in name.removesuffix(":0").split("/") if p not in LAYERS)
 
 

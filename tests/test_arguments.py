@@ -1,4 +1,4 @@
-"""Arguments under the names of TF1, Flax, Keras and PyTorch, too many of them, and too few."""
+"""Errors for arguments with the names of TF1, Flax, Keras or PyTorch, for too many and too few."""
 
 import functools
 import inspect
@@ -71,12 +71,12 @@ SIGNATURES = {
 
 
 OF_FLAX = {"rngs", "scope"}
-"""What Flax itself takes, or trips over, in every call of a module."""
+"""Arguments that Flax itself consumes in every call of a Linen module."""
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_foreign_name(name):
-    """Each is refused with the name here, which the signature has, or with what to do."""
+def test_foreign_argument_names(name):
+    """A foreign argument name is refused, with its name here or with advice."""
     known = inspect.signature(SIGNATURES[name]).parameters
     owner = name.removesuffix(" of NNX")
     own = OF_FLAX if hasattr(CALLS[name], "func") else set()
@@ -106,12 +106,14 @@ def test_a_foreign_name(name):
         ("anything", "expected cell, params, inputs, sequence_length, .*implementation"),
     ],
 )
-def test_what_dynamic_rnn_says(foreign, advice):
+def test_advice_of_dynamic_rnn(foreign, advice):
+    """The error for a foreign argument says what to use instead."""
     with says(TypeError, advice):
         rnn.dynamic_rnn(GRU, {}, X, **{foreign: None})
 
 
-def test_what_layers_say():
+def test_advice_of_flax_layers():
+    """Layers give advice of their own about directions and randomness."""
     with says(TypeError, "^RNN: no argument is named training; training=False is determin"):
         CALLS["RNN"](training=False)
     with says(TypeError, "^Bidirectional: .* initial_state; its name here is initial_state_fw="):
@@ -133,7 +135,8 @@ CONSTRUCTORS = {
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_a_foreign_name_of_a_constructor(name):
+def test_foreign_argument_names_of_constructors(name):
+    """Constructors of cells, mechanisms and layers refuse foreign argument names."""
     construct, owner = CONSTRUCTORS[name], name.removesuffix(" of NNX")
     known = inspect.signature(construct.func.__init__).parameters
     for foreign in {*FOREIGN, "anything"} - {*known, "memory"}:
@@ -154,13 +157,14 @@ def test_a_foreign_name_of_a_constructor(name):
         ("num_layers", r"MultiRNNCell\(\[cell, cell\]\)"),
     ],
 )
-def test_what_a_cell_says(option, advice):
+def test_advice_of_the_constructor_of_a_cell(option, advice):
+    """The error for an option of TF1, PyTorch or Keras says what to use instead."""
     with says(TypeError, rf"^LSTMCell: no argument is named {option}; .*{advice}"):
         rnn.LSTMCell(4, **{option: True})
 
 
-def test_a_cell_of_ones_own_with_options():
-    """A class that takes what it likes may go on doing so."""
+def test_user_defined_cells_may_take_any_argument():
+    """A subclass whose `__init__` takes `**options` receives foreign names."""
 
     class Own(toys.Sum):
         def __init__(self, **options):
@@ -203,13 +207,14 @@ def test_a_cell_of_ones_own_with_options():
         (lambda: rnnl.RNN(), ["^RNN: .*missing cell"]),
     ],
 )
-def test_too_few_and_too_many(call, fragments):
+def test_too_few_and_too_many_arguments(call, fragments):
+    """Missing, repeated and surplus positional arguments are named in the error."""
     with says(TypeError, *fragments):
         call()
 
 
-def test_an_error_inside_is_left_alone():
-    """Only the refusal of the call itself is explained."""
+def test_type_errors_inside_of_a_cell_are_not_rewritten():
+    """Only a TypeError about the call itself is reworded, not one from the body of a cell."""
 
     class Own(toys.Sum):
         def __call__(self, params, inputs, state, *, key=None):
@@ -220,7 +225,7 @@ def test_an_error_inside_is_left_alone():
 
 
 def test_signatures_show_every_option():
-    """Editors, `help` and type checkers see the names, and the defaults of `dynamic_rnn`."""
+    """Signatures spell out the options of `dynamic_rnn` with its defaults, as editors show them."""
     like = inspect.signature(rnn.dynamic_rnn).parameters
     own = {"cell", "params", "inputs", "sequence_length", "initial_state", "reverse"}
     assert set(like) - own == set(RunOptions.__annotations__)

@@ -1,6 +1,6 @@
-"""Bad input: the error names what was expected and what came; or the stated result.
+"""Invalid inputs: the error says what was expected and what was received.
 
-The rows are numbered by the project's table of what other libraries answer.
+The numbers in names and docstrings are those of a table of invalid inputs to RNN libraries.
 """
 
 import collections
@@ -40,7 +40,7 @@ LSTM_STATE = r"LSTMStateTuple\(c=\[3, 4\], h=\[3, 4\]\)"
 C, W = zeros(B, H), zeros(B, H + 1)
 STATE = rnn.LSTMStateTuple
 
-# row: (keyword arguments of `run`, error, what its message must contain: expected, received)
+# row: (keyword arguments of `run`, error, fragments that its message must contain)
 ERRORS = {
     "1 rank 1": ({"inputs": zeros(T)}, ValueError, ["rank 3", "rank 1", r"\(5,\)"]),
     "2 rank 2": ({"inputs": zeros(T, D)}, ValueError, ["rank 3", "rank 2", r"x\[None\]"]),
@@ -285,13 +285,14 @@ ERRORS = {
 
 @pytest.mark.parametrize("row", ERRORS)
 def test_error(row):
+    """Each invalid argument of `dynamic_rnn` raises its error, with all fragments."""
     arguments, error, fragments = ERRORS[row]
     with says(error, *fragments):
         run(**arguments)
 
 
 @pytest.mark.parametrize("row", ["11 lengths of B + 1", "15 float lengths", "18 bools as lengths"])
-def test_lengths_are_checked_where_traced(row):
+def test_traced_lengths_are_checked(row):
     """12: shapes and dtypes are static, so the error is the same under jit."""
     arguments, error, fragments = ERRORS[row]
     traced = jax.jit(lambda lengths: run(lengths=lengths))
@@ -310,7 +311,7 @@ def test_lengths_are_checked_where_traced(row):
     ],
 )
 def test_a_traced_option(option, value, error):
-    """The program depends on it: it must be known."""
+    """An option that changes the program is refused if traced, and accepted if static."""
     with says(error, rf"^{option}: expected .*, got a traced .*static_argnames"):
         jax.jit(lambda given: run(**{option: given}))(value)
     assert jax.jit(run, static_argnames=option)(**{option: value})[0].shape
@@ -333,7 +334,8 @@ OF_TWO_OUTPUTS = rnn.EmitState(GRU)
     ],
     ids=lambda cell: type(cell).__name__,
 )
-def test_a_cell_that_needs_one_array_as_the_output_of_the_one_inside(cell):
+def test_wrappers_that_need_one_array_as_the_inner_output(cell):
+    """A wrapper that needs one output array refuses a cell that returns a pair."""
     with says(
         TypeError, rf"{type(cell).__name__}: expected a cell whose output is one .*EmitState"
     ):
@@ -351,8 +353,11 @@ def test_a_cell_that_needs_one_array_as_the_output_of_the_one_inside(cell):
     ],
 )
 def test_a_traced_count(function, count, given):
-    """Sizes of results are static."""
-    call = lambda n: function(**given | {count: n})  # noqa: E731
+    """A count that sizes the results is refused if traced or negative."""
+
+    def call(n):
+        return function(**given | {count: n})
+
     expected = rf"^{count}: expected an int >= \d, got"
     with says(ValueError, rf"{expected} a traced int64\[\].*static_argnames"):
         jax.jit(call)(2)
@@ -360,7 +365,8 @@ def test_a_traced_count(function, count, given):
         call(-1)
 
 
-def test_float64_where_it_is_off():
+def test_float64_without_x64():
+    """`dtype=jnp.float64` is refused while x64 is off; Python's `float` means the default dtype."""
     with jax.enable_x64(False):
         with says(ValueError, "^dtype: float64 needs 64-bit types.*'jax_enable_x64', True"):
             run(dtype=jnp.float64)
@@ -369,7 +375,7 @@ def test_float64_where_it_is_off():
 
 
 def test_unknown_argument():
-    """48: there is no parallel_iterations."""
+    """48: `parallel_iterations` is refused by name."""
     with says(TypeError, "parallel_iterations"):
         run(parallel_iterations=0)
 
@@ -502,14 +508,15 @@ CONSTRUCTIONS = {
 
 
 @pytest.mark.parametrize("row", CONSTRUCTIONS)
-def test_construction(row):
+def test_invalid_constructor_arguments(row):
+    """Each invalid argument of a constructor or of `init` raises its error."""
     construct, error, fragments = CONSTRUCTIONS[row]
     with says(error, *fragments):
         construct()
 
 
 def test_residual_of_another_size():
-    """45"""
+    """45: a residual connection needs outputs of the size of the inputs."""
     cell = rnn.ResidualWrapper(GRU)
     with says(ValueError, r"\(3, 2\).*\(3, 4\)"):
         run(cell=cell, params=PARAMS[GRU])
@@ -517,7 +524,7 @@ def test_residual_of_another_size():
 
 @toys.config
 class Drifting(toys.Sum):
-    """A broken cell: its step changes the state as it is told."""
+    """A broken cell whose step changes the dtype, shape or structure of its state."""
 
     change: str = ""
 
@@ -539,12 +546,14 @@ class Drifting(toys.Sum):
     ],
 )
 def test_a_step_that_changes_its_state(change, fragments):
-    """44"""
+    """44: a step must return a state of the same structure, shapes and dtypes."""
     with says(TypeError, "^Drifting", *fragments):
         run(cell=Drifting(change), params={})
 
 
-def test_a_leaf_without_the_batch():
+def test_a_state_leaf_without_the_batch_axis():
+    """A state leaf must have rank 0 or start with the batch axis."""
+
     @toys.config
     class Shared(toys.Sum):
         def zero_state(self, batch_shape=(), dtype=jnp.float32):
@@ -554,7 +563,8 @@ def test_a_leaf_without_the_batch():
         run(cell=Shared(), params={})
 
 
-def test_bidirectional_params():
+def test_bidirectional_params_must_have_fw_and_bw():
+    """Params of both directions are a dict of `fw` and `bw`."""
     with says(TypeError, r"dict of fw, bw.*array of shape \(3, 5, 2\)"):
         rnn.bidirectional_dynamic_rnn(GRU, GRU, X, [1, 2, 3])
     with says(KeyError, r"missing: bw; unexpected: back"):
@@ -571,7 +581,7 @@ WITHOUT = {
 
 
 def test_where_params_of_directions_are_wrong():
-    """The direction and the layer are named, and the function that was called."""
+    """The error names the direction, the path of the param, and the function that was called."""
     order = r"; the order of arguments is bidirectional_dynamic_rnn\(cell_fw, cell_bw, params, inp"
     where = r'^params\["bw"\]\["candidate"\]\["kernel"\]: expected shape .* made for 3'
     with says(ValueError, where):
@@ -589,10 +599,14 @@ def test_where_params_of_directions_are_wrong():
 
 
 def test_where_params_of_layers_are_wrong():
+    """The error names the layer, the direction and the path of the param."""
     cells = [GRU, GRU]
     params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, X.shape)
     order = r"; the order of arguments is {}\(cells_fw, cells_bw, params, inputs"
-    of = lambda name: order.format(name)  # noqa: E731
+
+    def of(name):
+        return order.format(name)
+
     wrong = params | {"cell_1": params["cell_0"]}
     where = r'^params\["cell_1"\]\["fw"\]\["candidate"\]\["kernel"\]: expected shape \(12, 4\)'
     with says(ValueError, where, "the inputs have 8 features, these params were made for 2"):
@@ -613,7 +627,8 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("row", INSIDE)
-def test_where_params_of_cells_inside_are_wrong(row):
+def test_where_params_of_inner_cells_are_wrong(row):
+    """The error names the path of the param through the stack or wrapper."""
     cell, name = INSIDE[row]
     params = cell.init(jax.random.key(0), X.shape)
     inner = params[name]
@@ -635,7 +650,8 @@ def test_where_params_of_cells_inside_are_wrong(row):
             run(cell=cell, params=params | {name: wrong})
 
 
-def test_features_of_a_later_layer_are_not_those_of_the_inputs():
+def test_wrong_kernel_shape_in_a_later_layer():
+    """The error for layer 1 does not compare with the features of the run's inputs."""
     cell = rnn.MultiRNNCell([GRU, GRU])
     params = cell.init(jax.random.key(0), X.shape) | {"cell_1": OTHER}
     with says(ValueError, r'^params\["cell_1"\]\["candidate"\]\["kernel"\]: .*got \(7, 4\)$'):
@@ -643,7 +659,7 @@ def test_features_of_a_later_layer_are_not_those_of_the_inputs():
 
 
 def test_the_function_that_was_called_is_named():
-    """Not always `dynamic_rnn`."""
+    """The error names the function that the user called, not `dynamic_rnn`, which that calls."""
     steps = list(X.swapaxes(0, 1))
     with says(TypeError, r"the order of arguments is static_rnn\(cell, params, inputs\)$"):
         rnn.static_rnn(GRU, X, steps)
@@ -661,7 +677,7 @@ def test_the_function_that_was_called_is_named():
 
 
 def test_bidirectional_arguments():
-    """A key that is none, and a state of the second direction, under its own name."""
+    """An invalid key, and invalid states under the argument names of their direction."""
     with says(ValueError, "expected one key, as of jax.random.key.*, got 0"):
         rnn.bidirectional_dynamic_rnn(GRU, GRU, BOTH, X, key=0)
     with says(ValueError, r"initial_state_bw: expected shape \(3, 4\)"):
@@ -675,7 +691,7 @@ def test_bidirectional_arguments():
 
 
 def test_outputs_without_features():
-    """Their last axis is time: side by side on it would be one after the other."""
+    """Outputs without a feature axis are not concatenated: their last axis is time."""
     cell = toys.Scalar()
     outputs, _ = rnn.bidirectional_dynamic_rnn(cell, cell, {"fw": {}, "bw": {}}, X)
     with says(ValueError, r"with a feature axis, .*got shape \(3, 5\); jnp.stack"):
@@ -693,13 +709,14 @@ def test_outputs_without_features():
         (([GRU], [GRU], {"cell_0": 0}, X, None, [C, C]), ValueError, "list or tuple of 1.*of 2"),
     ],
 )
-def test_stacked(arguments, error, match):
+def test_invalid_lists_of_cells_and_states(arguments, error, match):
+    """Stacks need lists of equally many cells and states."""
     with says(error, match):
         rnn.stack_bidirectional_dynamic_rnn(*arguments)
 
 
-def test_what_is_accepted():
-    """5, 6, 22, 23, 28: lengths of any integers, other float inputs, a plain 2-tuple."""
+def test_accepted_inputs():
+    """5, 6, 22, 23, 28: lengths of any integer type, any float dtype, a plain 2-tuple as state."""
     expected = run(lengths=np.array([5, 2, 0], np.int32))
     for lengths in (
         [5, 2, 0],
@@ -718,7 +735,7 @@ def test_what_is_accepted():
 
 
 def test_traced_lengths_are_clamped():
-    """19, 20, 50: where values are not known, below 0 is 0 and over T is T."""
+    """19, 20, 50: traced lengths cannot be checked, and are clamped to [0, T]."""
     for reverse in (False, True):
         expected = run(lengths=[5, 0, 2], reverse=reverse)
         for dtype in (np.int8, np.int32, np.int64):
@@ -738,14 +755,18 @@ def test_empty_axes(cell, options):
         outputs, state = run(inputs=X[:0], lengths=lengths, cell=cell, **options)
         assert outputs.shape == (0, T, H) and jax.tree.leaves(state)[0].shape == (0, H)
     params = cell.init(jax.random.key(0), (B, T, 0))
-    bias = lambda path, x: x + 1 if "bias" in jax.tree_util.keystr(path) else x  # noqa: E731
+
+    def bias(path, x):
+        return x + 1 if "bias" in jax.tree_util.keystr(path) else x
+
     params = jax.tree_util.tree_map_with_path(bias, params)
     outputs, _ = run(inputs=X[..., :0], cell=cell, params=params, **options)
-    assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)  # it recurs without input
+    # Without features the state still changes at each step.
+    assert np.all(np.abs(np.diff(outputs, axis=1)) > 0)
 
 
 def test_nan_in_a_valid_step_stays_in_its_row():
-    """40"""
+    """40: NaN in a valid step spreads to the later steps of its row only."""
     spoilt = X.copy()
     spoilt[1, 2] = np.nan
     clean, (outputs, state) = run(), run(inputs=spoilt)
@@ -757,7 +778,7 @@ def test_nan_in_a_valid_step_stays_in_its_row():
 
 
 def test_the_same_cell_twice_has_two_sets_of_weights():
-    """42"""
+    """42: one cell object in two layers has params of its own in each."""
     cell = rnn.MultiRNNCell([GRU, GRU])
     params = cell.init(jax.random.key(0), X.shape)
     kernels = [params[name]["candidate"]["kernel"] for name in ("cell_0", "cell_1")]

@@ -1,4 +1,4 @@
-"""The benchmarks: every peer computes what ours does, and what is said of the figures is right."""
+"""The benchmarks: every peer computes what ours does, and reported figures are right."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from benchmarks.check import compare as compare_results
 HERE = Path(__file__).parent
 FAMILIES = {"flax", "nnx", "haiku", "keras", "equinox", "tensorflow", "pytorch", "devices"}
 
-# In a process of its own: frameworks are measured as their users run them.
+# Runs in a process of its own: frameworks are measured with the default settings of JAX.
 CHECK = """
 import json, sys
 from benchmarks import machine
@@ -44,7 +44,7 @@ print(json.dumps(agreed))
 
 
 def printed(script, *arguments):
-    """What a script prints, as JSON."""
+    """Runs a script in a subprocess and parses what it prints as JSON."""
     environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-c", script, *arguments]
     result = subprocess.run(
@@ -56,7 +56,7 @@ def printed(script, *arguments):
 
 @pytest.fixture(scope="module")
 def agreed():
-    """Every family that was held to ours; it fails where one computes another thing."""
+    """The families of peers that were compared with ours and agreed."""
     present = ",".join(sorted(f for f in FAMILIES if peers.installed(f)))
     found = {peers.family(name) for name in printed(CHECK, present)}
     return found | (
@@ -66,13 +66,14 @@ def agreed():
 
 @pytest.mark.xdist_group("peers")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_peer_agrees(agreed, load_oracle, family):
+def test_a_peer_computes_the_same_results(agreed, load_oracle, family):
+    """Each framework that is installed was compared with ours, and agreed."""
     if not peers.installed(family):
         load_oracle((peers.JAX | peers.PROCESSES)[family])
     assert family in agreed
 
 
-# Few steps: beside other processes each costs threads that wait actively some milliseconds.
+# Few steps: if other processes run, threads that spin lose some milliseconds in each step.
 SLOWED = """
 import json
 from benchmarks import fairness, machine, remote
@@ -88,8 +89,8 @@ with Field(["pytorch"], 2) as field:
 
 @pytest.mark.xdist_group("peers")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core alone has no threads that wait")
-def test_a_framework_that_is_slowed_is_found(load_oracle):
-    """By the variable that the suite once set for PyTorch."""
+def test_a_framework_slowed_by_the_suite_is_found(load_oracle):
+    """`fairness.check` finds that PyTorch is slower with OMP_WAIT_POLICY=passive."""
     load_oracle("torch")
     rows = printed(SLOWED)
     assert {row["implementation"] for row in rows} == {
@@ -101,8 +102,8 @@ def test_a_framework_that_is_slowed_is_found(load_oracle):
     }
 
 
-def test_what_is_off_fails_the_run(stored, tmp_path, monkeypatch, capsys):
-    """The table says what, where and how much."""
+def test_a_peer_slower_in_the_suite_fails_the_run(stored, tmp_path, monkeypatch, capsys):
+    """A peer that differs by over 15 % from its time alone fails the run, with a message."""
     from benchmarks import __main__ as command
 
     row = {"when": "end", "kind": "lstm", "size": [4, 12, 3, 8], "lengths": "full"}
@@ -122,7 +123,7 @@ def test_what_is_off_fails_the_run(stored, tmp_path, monkeypatch, capsys):
 
 
 def results(lengths, **changed):
-    """Of two rows of three steps, with anything in the padding."""
+    """Results of two rows of three steps; `padding` fills the outputs behind `lengths`."""
     random = np.random.default_rng(0)
     outputs = random.normal(size=(2, 3, 4))
     outputs[np.arange(3) >= lengths[:, None]] = changed.pop("padding", 0.0)
@@ -131,7 +132,8 @@ def results(lengths, **changed):
     return timing.Results(**fields | changed)
 
 
-def test_the_padding_is_not_compared():
+def test_padding_is_not_compared():
+    """Outputs behind `lengths` are ignored, and compared if there are no lengths."""
     lengths = np.array([3, 1])
     compare_results(results(lengths, padding=np.nan), results(lengths), lengths, "here")
     with pytest.raises(ValueError, match="here: expected outputs as ours within .*, got nan"):
@@ -139,7 +141,8 @@ def test_the_padding_is_not_compared():
 
 
 @pytest.mark.parametrize("field", timing.Results._fields)
-def test_another_result_is_an_error(field):
+def test_a_result_that_differs_is_an_error(field):
+    """Outputs, states or gradients that differ by 0.1 % are an error."""
     lengths = np.array([3, 1])
     expected = results(lengths)
     value = getattr(expected, field)
@@ -149,13 +152,14 @@ def test_another_result_is_an_error(field):
         compare_results(results(lengths, **{field: wrong}), expected, lengths, "here")
 
 
-def test_other_states_are_an_error():
+def test_missing_final_states_are_an_error():
     lengths = np.array([3, 1])
     with pytest.raises(ValueError, match="here: expected 1 final states, got 0"):
         compare_results(results(lengths, states=[]), results(lengths), lengths, "here")
 
 
-def test_lengths():
+def test_drawn_lengths():
+    """Lengths of the benchmark problems have the ranges and means of their distribution."""
     problems = [
         grid.Problem("lstm", size, lengths)
         for size in grid.GRID
@@ -178,7 +182,7 @@ def test_lengths():
 
 
 def test_rounds():
-    """Everyone has one turn a round, in orders that differ; the first round is not counted."""
+    """In each round everyone runs once, in varying order; the first round is discarded."""
     taken = []
 
     def turn(name):
@@ -200,8 +204,8 @@ def test_rounds():
     assert found["fast"] == {"median": 1.0, "quartiles": [1.0, 1.0]}
 
 
-def test_a_turn(monkeypatch):
-    """Calls in a row until 30 ms have passed, and their mean; of a long call the first."""
+def test_seconds_of_a_turn(monkeypatch):
+    """A turn averages calls over 30 ms after a first one; a long first call is the turn."""
     clock, calls = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
@@ -219,7 +223,7 @@ def test_a_turn(monkeypatch):
 
 
 def test_limit():
-    """Three times the matmuls: 2 (I + H) 4 H operations a step, at 100e9 a second."""
+    """The limit is the time of 3 × 2 (I + H) 4 H operations a step, at 100e9 per second."""
     size = grid.Size(2, 5, 30, 10)
     assert np.isclose(scaling.limit(size, 7, 100), 3 * 7 * (2 * 40 * 40) / 100e9 * 1e3)
     varied = list(scaling.points(size, {"time": (5, 9), "mean length": (1.0,)}))
@@ -230,8 +234,8 @@ def test_limit():
     ]
 
 
-def test_odd_sizes():
-    """The size that costs most beside a larger one that is near."""
+def test_worst_of_sizes_that_tiles_do_not_divide():
+    """`odd_sizes.worst` finds the size that costs most relative to a larger one nearby."""
     assert odd_sizes.worst({10: 4.0, 60: 2.0, 61: 1.6, 130: 0.1}) == (2.0, 10, 60)
     rows = [
         {"axis": "time", "value": n, "lengths": "full", "remat": None, "memory": memory}
@@ -247,7 +251,7 @@ def stored():
 
 
 def test_ratios(stored):
-    """A family counts by its fastest variant, and one that is not there has no ratio."""
+    """Ratios use the fastest variant of a family, and are `None` for a missing family."""
     lstm, ragged, gru, _ = compare.by_problem(stored["rows"]).values()
     jax_peers = compare.RIVALS["best JAX peer"]
     assert compare.speed_up(lstm, "training", jax_peers) == 30 / 20
@@ -264,6 +268,7 @@ def test_ratios(stored):
 
 
 def test_tables(stored):
+    """The tables of stored results have the right rows, losses and summaries."""
     text = report.tables(stored)
     lines = {tuple(line.split()) for line in text.splitlines()}
     full = "4x12x3x8 full 20 40 40 30 50 60 10 8 20 % 1.50"
@@ -280,7 +285,7 @@ def test_tables(stored):
 
 
 def test_report(stored, tmp_path):
-    """The command makes tables, the summary and the picture of a file, and runs nothing."""
+    """`--report` makes tables, a summary and a picture from a file, without running anything."""
     file = tmp_path / "cpu.json"
     file.write_text(json.dumps(stored))
     command = [sys.executable, "-m", "benchmarks", "--report", str(file)]
@@ -291,8 +296,8 @@ def test_report(stored, tmp_path):
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
-    """By a thousandth in float32, in the gradients alone, or altogether; what is right passes."""
+def test_the_accelerator_check_finds_wrong_engines(monkeypatch):
+    """It finds gradients off by 0.1 % in float32, and an engine that raises; right ones pass."""
     import jax
 
     from jax_dynrnn import engines
@@ -325,8 +330,8 @@ def test_the_check_of_the_accelerator_finds_what_is_off(monkeypatch):
     assert gpu_runs.error([np.array([np.nan])], [np.array([0.0])]) == np.inf
 
 
-def test_the_readme_says_what_was_measured():
-    """Its table is the report's, and so is what it says of lost rows, memory and compilation."""
+def test_figures_in_the_readme_were_measured():
+    """The README's table and its figures for losses, memory and compilation are the report's."""
     measured = json.loads((HERE.parent / "benchmarks" / "results" / "cpu.json").read_text())
     said = report.markdown(measured)
     readme = (HERE.parent / "README.md").read_text()
@@ -345,7 +350,7 @@ def test_the_readme_says_what_was_measured():
 
 
 def test_the_table_of_an_accelerator():
-    """Microseconds a step, how many floors, and the fastest of theirs over it."""
+    """A row has microseconds per step, the multiple of the floor, and the fastest peer's ratio."""
     times = {"ours": 2.0, "flax: A": 8.0, "flax: B": 6.0, "pytorch: padded": 1.0}
     rows = [
         {"kind": "lstm", "size": [4, 100, 3, 8], "lengths": "full", "dtype": "float32"}
@@ -360,8 +365,8 @@ def test_the_table_of_an_accelerator():
     assert ours[5:] == ["20.00", "40.0", "3.00", "0.50", "60.00", "3.00", "0.50"]
 
 
-def test_cudnn_of_jax_is_given_our_weights(monkeypatch):
-    """Its own reference, in plain JAX, stands for the GPU's call."""
+def test_the_cudnn_peer_has_our_weights(monkeypatch):
+    """JAX's cuDNN LSTM computes our results; its reference in plain JAX replaces the GPU's call."""
     import jax
     from jax.experimental import rnn as cudnn
     from test_cudnn import reference
@@ -384,8 +389,8 @@ def test_cudnn_of_jax_is_given_our_weights(monkeypatch):
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(states, states_ours, strict=True))
 
 
-def test_a_run_that_was_cut_off_goes_on(tmp_path):
-    """With the problems that have no rows; not on another machine, or with other versions."""
+def test_an_interrupted_run_is_resumed(tmp_path):
+    """Only problems without rows are run; another machine or other versions are refused."""
     from benchmarks import __main__ as command
 
     size, tiny = grid.GRID[0], grid.TINY

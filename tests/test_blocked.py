@@ -1,4 +1,4 @@
-"""The blocked engine, where its tiles and blocks are many: equal to `scan` all the same."""
+"""The engine `blocked`, with small tiles and blocks so that there are many: it equals `scan`."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def runs(cell, batch, time, remat=None, lengths=True, **options):
-    """`(results, gradients)` by each engine, of random arguments."""
+    """`(gradients, results)` for random arguments, by `blocked` and by `scan`."""
     inputs = RANDOM.normal(size=(batch, time, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
     ends = RANDOM.integers(0, time + 1, batch)
@@ -49,40 +49,41 @@ TUNINGS = {
     "recompute": dataclasses.replace(SMALL, recompute_flops=float("inf")),
     "accelerator": dataclasses.replace(ACCELERATOR, max_block_steps=4),
 }
-"""Small tiles and blocks, as a CPU and as an accelerator cuts them; with `recompute` the backward
-pass recomputes the matmuls of a block."""
+"""Tunings with small tiles and blocks, so that there are many, on a CPU and an accelerator.
+
+With `recompute` the backward pass recomputes the matmuls of a block."""
 
 
 @pytest.fixture(params=[*TUNINGS])
-def cuts(request, monkeypatch):
+def small_parts(request, monkeypatch):
     """The engine `blocked` with one of `TUNINGS`."""
     monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=TUNINGS[request.param]))
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
     "remat",
     [None, 3, "sqrt", "offload", *(pytest.param(k, marks=pytest.mark.full) for k in (1, 4, 30))],
 )
 def test_many_blocks(remat):
-    """Of a time that no block divides, and of rows in many tiles."""
+    """Many tiles of rows, and blocks that do not divide the number of steps."""
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("remat", [None, 3])
 @pytest.mark.parametrize("lengths", [True, False])
 @pytest.mark.parametrize("batch, time", [pytest.param(7, 13, marks=pytest.mark.full), (14, 22)])
-def test_odd_sizes(batch, time, lengths, remat):
-    """Primes and twice primes: the last tile and the last block reach back into those before."""
+def test_sizes_that_tiles_do_not_divide(batch, time, lengths, remat):
+    """For primes and twice primes, the last tile and block overlap those before them."""
     flags = {"resets": RANDOM.random((batch, time)) < 0.2}
     close(*runs(rnn.GRUCell(4), batch, time, remat, lengths, reverse=not lengths, **flags), 1e-12)
 
 
 @pytest.mark.where(lambda law: law.engine == "blocked" and law.dtype == "float64")
-@pytest.mark.parametrize("cuts", ["recompute"], indirect=True)
-def test_recomputed_matmuls(cuts, law):
-    """Of every cell that the engine runs."""
+@pytest.mark.parametrize("small_parts", ["recompute"], indirect=True)
+def test_recomputed_matmuls(small_parts, law):
+    """With matmuls recomputed in the backward pass, every supported cell agrees with `scan`."""
     recomputed, scan = (
         laws.compiled.__wrapped__(dataclasses.replace(law, engine=engine))(*laws.arguments(law))
         for engine in ("blocked", "scan")
@@ -90,21 +91,21 @@ def test_recomputed_matmuls(cuts, law):
     close(recomputed, scan, law.tolerance)
 
 
-@pytest.mark.parametrize("cuts", ["accelerator"], indirect=True)
+@pytest.mark.parametrize("small_parts", ["accelerator"], indirect=True)
 @pytest.mark.parametrize("unroll", [3, 16])
-def test_many_steps_in_one_iteration(cuts, unroll):
-    """Fewer than a block has, which they do not divide, and more."""
+def test_many_steps_in_one_iteration(small_parts, unroll):
+    """`unroll` below the steps of a block, without dividing them, and above."""
     close(*runs(rnn.GRUCell(4), 10, 23, unroll=unroll, reverse=True), 1e-12)
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("lengths, reverse", [(True, True), (False, False)])
-def test_many_blocks_with_gaps_and_walls(lengths, reverse):
-    """In both orders, with a mask and resets, on the layout with time first too."""
+def test_many_blocks_with_mask_and_resets(lengths, reverse):
+    """A mask and resets in many blocks, forward and reversed, batch-major and time-major."""
     mask, resets = (RANDOM.random((20, 6)) < p for p in (0.7, 0.2))
     for time_major in (False, True):
         flags = {"mask": mask, "resets": resets}
-        if time_major:  # 6 rows of 20 steps as they lie; else 20 rows of 6
+        if time_major:  # the same flags as 6 rows of 20 steps; else 20 rows of 6
             both = runs_time_major(flags, reverse, lengths)
         else:
             both = runs(rnn.GRUCell(4), 20, 6, lengths=lengths, reverse=reverse, **flags)
@@ -112,8 +113,8 @@ def test_many_blocks_with_gaps_and_walls(lengths, reverse):
 
 
 @pytest.mark.parametrize("options", [{}, {"remat": "sqrt"}, {"reverse": True}])
-def test_more_steps_in_all_than_an_int32_counts(options):
-    """Of 4.9e9 steps no engine puts the number into 32 bits."""
+def test_more_than_2_to_the_31_steps_in_all(options):
+    """4.9e9 steps of all rows together can be traced: their number is never an int32."""
     cell, size = rnn.GRUCell(2), 70_000
     shape = jax.ShapeDtypeStruct
     inputs = shape((size, size, 1), "float32"), shape((size,), "int32"), shape((size, size), bool)
@@ -124,6 +125,7 @@ def test_more_steps_in_all_than_an_int32_counts(options):
         )
         return outputs.sum()
 
+    # Without x64 indices are int32. The run is only traced: its arrays would not fit into memory.
     with jax.enable_x64(False):
         params = jax.eval_shape(lambda: cell.init(jax.random.key(0), (1,)))
         for arguments in ((*inputs[:2], None), inputs):
@@ -133,29 +135,32 @@ def test_more_steps_in_all_than_an_int32_counts(options):
             )
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("lengths", [[1, 0, 3, 9], [9, 8, 9, 9], None])
 def test_forward_alone(lengths):
-    """Of much padding, of little, and of none, where other programs run."""
+    """Forward passes with much, little and no padding, which have programs of their own."""
     close(forward("blocked", 4, lengths), forward("scan", 4, lengths), 1e-12)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [[0], [5], [9], None])
 def test_one_row_forward_alone(monkeypatch, lengths, reverse):
-    """Of which the inputs' kernel is read once a block, and not at every step."""
+    """A forward pass over one row projects its inputs block by block, and never runs `scan`."""
     tuning = dataclasses.replace(SMALL, rows=dataclasses.replace(SMALL_TILES, projection_bytes=0))
     monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
     expected = forward("scan", 1, lengths, reverse=reverse)
-    monkeypatch.setattr(blocked_engine, "run_scan", None)  # which then has no part in it
+    monkeypatch.setattr(blocked_engine, "run_scan", None)  # `blocked` must not fall back on it
     close(forward("blocked", 1, lengths, reverse=reverse), expected, 1e-12)
 
 
 def forward(engine, batch, lengths, **options):
-    """The results of one engine alone."""
+    """The results of a forward pass with one engine."""
     cell, inputs = rnn.LSTMCell(4), np.random.default_rng(1).normal(size=(batch, 9, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
-    run = lambda *x: rnn.dynamic_rnn(cell, *x, implementation=engine, **options)  # noqa: E731
+
+    def run(*x):
+        return rnn.dynamic_rnn(cell, *x, implementation=engine, **options)
+
     return jax.jit(run)(params, inputs, lengths and jnp.asarray(lengths))
 
 
@@ -181,7 +186,7 @@ def runs_time_major(flags, reverse, lengths):
 @pytest.mark.parametrize("aim", [8, 16, 48])
 @pytest.mark.parametrize("least, most", [CPU.rows.range, CPU.block_range])
 def test_sizes_of_parts(aim, least, most):
-    """Divisors near the size aimed at, or parts that overlap; as few as can be."""
+    """`tiling.cut` finds a divisor near the target size, or else the fewest overlapping parts."""
     for n in range(1, 2100):
         size = tiling.cut(n, aim, (least, most))
         assert min(n, least * aim) <= size <= most * aim and size <= n
@@ -203,8 +208,8 @@ def test_sizes_of_parts(aim, least, most):
         pytest.param(1, (10_000, 10_007, 10_032), marks=pytest.mark.full),
     ],
 )
-def test_an_odd_size_takes_no_more_memory(axis, sizes, lengths, remat):
-    """Than 1.3 times that of larger ones: primes and twice primes beside others."""
+def test_sizes_that_tiles_do_not_divide_need_no_more_memory(axis, sizes, lengths, remat):
+    """A size, prime or not, needs at most 1.3 times the memory of any larger one."""
     cell = rnn.LSTMCell(64)
 
     def memory(size):
@@ -224,22 +229,33 @@ def test_an_odd_size_takes_no_more_memory(axis, sizes, lengths, remat):
     assert max(a / b for a, b in itertools.combinations(taken, 2)) < 1.3
 
 
-def test_no_gradient_keeps_nothing():
-    """A forward pass needs its inputs with time first, and its results so and as asked for."""
+def test_memory_of_forward_and_backward_passes():
+    """A forward pass saves no residuals, and a gradient only the states of each step.
+
+    A forward pass needs time-major inputs, and outputs in both layouts.
+    """
     cell, x = rnn.LSTMCell(32), np.ones((32, 1024, 32), np.float32)
     params = cell.init(jax.random.key(0), x.shape)
-    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()  # noqa: E731
-    memory = lambda f: jax.jit(f).lower(params, x).compile().memory_analysis()  # noqa: E731
+
+    def run(p, x):
+        return rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0].sum()
+
+    def memory(f):
+        return jax.jit(f).lower(params, x).compile().memory_analysis()
+
     outputs = inputs = 32 * 1024 * 32 * 4
     assert memory(run).temp_size_in_bytes < inputs + 2 * outputs + 2**17
-    # A gradient keeps two states of each step; their gates, 4 more, are computed again.
+    # A gradient saves c and h of each step. The gates, which are 4 times h, are recomputed.
     assert 4 * outputs < memory(jax.grad(run)).temp_size_in_bytes < 5 * outputs
 
 
-def kept(cell, *shape):
-    """How many numbers leave a compiled forward pass for a backward pass that is run later."""
+def residual_elements(cell, *shape):
+    """How many elements `jax.vjp` saves for the backward pass."""
     params, x = cell.init(jax.random.key(0), shape), np.ones(shape, np.float32)
-    run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]  # noqa: E731
+
+    def run(p, x):
+        return rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]
+
     _, pull = jax.eval_shape(lambda p, x: jax.vjp(run, p, x), params, x)
     return sum(r.size for r in jax.tree.leaves(pull))
 
@@ -249,24 +265,29 @@ def kept(cell, *shape):
     [(rnn.LSTMCell(8), 2, 4), (rnn.GRUCell(8), 1, 3), (rnn.CudnnCompatibleGRUCell(8), 1, 3 + 1)],
     ids=["lstm", "gru", "gru_after"],
 )
-def test_what_is_kept(cell, states, sums, monkeypatch):
-    """Of each step its state and, if the matmuls are not computed again, the sums of its gates and
-    what is more than added; the inputs."""
-    for flops, numbers in ((CPU.recompute_flops, states), (0, states + sums)):
+def test_residuals(cell, states, sums, monkeypatch):
+    """The residuals of a step are its inputs, its state, and the gates unless recomputed.
+
+    Of pure pre-activations only the sum is saved, of other gates also the recurrent product.
+    """
+    for flops, elements in ((CPU.recompute_flops, states), (0, states + sums)):
         tuning = dataclasses.replace(CPU, recompute_flops=flops)
         monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
-        more = kept(cell, 2, 200, 8) - kept(cell, 2, 100, 8)
-        assert more == 100 * 2 * 8 * (numbers + 1 + 1), "and the outputs, of which a 0 is known"
+        # 100 further steps of 2 rows and 8 units.
+        more = residual_elements(cell, 2, 200, 8) - residual_elements(cell, 2, 100, 8)
+        assert more == 100 * 2 * 8 * (elements + 1 + 1), "plus inputs and outputs"
 
 
 @toys.config
 class Root(rnn.MatmulCell):
-    """Without a derivative where all is 0, as it is in a buffer that nothing was written into."""
+    """Has no finite derivative at 0, which is what unwritten buffers hold."""
 
     units: int = 4
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, n: jax.random.normal(jax.random.fold_in(key, i), (n, self.units), dtype)  # noqa: E731
+        def normal(i, n):
+            return jax.random.normal(jax.random.fold_in(key, i), (n, self.units), dtype)
+
         return {"w": normal(0, input_shape[-1]), "r": normal(1, self.units)}
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
@@ -286,22 +307,24 @@ class Root(rnn.MatmulCell):
         return new, new
 
 
-@pytest.mark.usefixtures("cuts")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("remat", [None, 4])
-def test_steps_that_are_not_run(remat):
-    """What was not kept of them reaches no gradient."""
+def test_steps_that_are_not_run_have_no_gradient(remat):
+    """Unwritten residuals of skipped steps do not make gradients NaN."""
     close(*runs(Root(), 10, 23, remat), 1e-12)
 
 
 @toys.config
-class Odd(rnn.MatmulCell):
-    """A user's cell: inputs of two leaves, one of them integers; a vector; no plain sum."""
+class Unusual(rnn.MatmulCell):
+    """A cell with an integer input leaf, a vector param, and a product that is not just added."""
 
     units: int = 4
     scale: Any = dataclasses.field(default=2.0, kw_only=True)
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        def normal(i, *shape):
+            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
         size, units = input_shape["x"][-1], self.units
         return {"w": normal(0, size, units), "r": normal(1, units, units), "v": normal(2, units)}
 
@@ -324,9 +347,9 @@ class Odd(rnn.MatmulCell):
         return {"y": new, "twice": 2 * new}, new
 
 
-def test_a_cell_of_the_users():
-    """It gets the engine for free, integers in its inputs and a normalised kernel too."""
-    cell = Odd()
+def test_a_user_defined_cell():
+    """A user's `MatmulCell` with integer inputs and a normalised kernel runs on `blocked`."""
+    cell = Unusual()
     inputs = {"x": RANDOM.normal(size=(6, 9, 3)), "ids": RANDOM.integers(5, size=(6, 9, 1))}
     params = cell.init(jax.random.key(0), {"x": (3,), "ids": (1,)}, jnp.float64)
 
@@ -345,7 +368,7 @@ def test_a_cell_of_the_users():
 
 @toys.config
 class Counting(Root):
-    """One with something that has no gradient, or no rows: `kind` says where."""
+    """Has an integer or rank-0 leaf in its state, output or params, as `kind` says."""
 
     kind: str = "count"
 
@@ -381,7 +404,7 @@ class Counting(Root):
     ],
 )
 def test_arrays_without_gradient_or_rows(kind, reason):
-    """Are for `scan`."""
+    """Integer leaves and state leaves without rows are refused by `blocked` and run by `scan`."""
     cell, inputs = Counting(4, kind), jnp.ones((64, 20, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
     explained = rnn.explain(cell, params, inputs)
@@ -390,8 +413,8 @@ def test_arrays_without_gradient_or_rows(kind, reason):
     assert np.isfinite(gradient).all() and gradient.any()
 
 
-def by_engine(run, *arguments):
-    """The same of `run(engine, ...)` by the engine that is chosen and by `scan`."""
+def assert_equals_scan(run, *arguments):
+    """Compares `run(engine, ...)` of the engine that is chosen with that of `scan`."""
     close(run(None, *arguments), run("scan", *arguments), 1e-12)
 
 
@@ -399,8 +422,8 @@ INPUTS = RANDOM.normal(size=(8, 70, 3))
 ENDS = RANDOM.integers(0, 71, 8)
 
 
-def test_what_a_cell_closes_over():
-    """It is differentiated and mapped over as an argument would be."""
+def test_tracers_that_a_cell_closes_over():
+    """A value that the cell closes over is differentiated and vmapped like an argument."""
     params = rnn.BasicRNNCell(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
 
     def run(engine, slope):
@@ -409,16 +432,21 @@ def test_what_a_cell_closes_over():
         return rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=engine)[0].sum()
 
     for jitted in (lambda f: f, jax.jit):
-        gradient = lambda engine, x, j=jitted: j(jax.grad(lambda x: run(engine, x)))(x)  # noqa: E731
-        by_engine(gradient, 0.7)
-        by_engine(lambda engine, x, j=jitted: j(jax.vmap(lambda x: run(engine, x)))(x), np.ones(2))
-    by_engine(lambda engine, x: jax.jvp(lambda x: run(engine, x), (x,), (1.0,)), 0.7)
+
+        def gradient(engine, x, j=jitted):
+            return j(jax.grad(lambda x: run(engine, x)))(x)
+
+        assert_equals_scan(gradient, 0.7)
+        assert_equals_scan(
+            lambda engine, x, j=jitted: j(jax.vmap(lambda x: run(engine, x)))(x), np.ones(2)
+        )
+    assert_equals_scan(lambda engine, x: jax.jvp(lambda x: run(engine, x), (x,), (1.0,)), 0.7)
     assert abs(gradient(None, 0.7)) > 1
 
 
 @toys.config
 class Prepared(Root):
-    """One that prepares a number for each row."""
+    """Prepares a number for each row."""
 
     def prepare(self, params, *, key=None, batch_shape):
         return params | {"z": jnp.arange(batch_shape[0], dtype=jnp.float64)[:, None]}
@@ -428,29 +456,35 @@ class Prepared(Root):
         return new, new
 
 
-def test_what_is_prepared_for_each_row():
-    """Is for `scan`, which does not move rows."""
+def test_params_prepared_for_each_row():
+    """`blocked` sorts rows, so it refuses a cell whose prepared params have rows."""
     cell, params = Prepared(4), Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     explained = rnn.explain(cell, params, INPUTS)
     assert explained.reasons["blocked"] == "what Prepared prepares has rows, as the batch has"
-    by_engine(lambda e: rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=e))
+    assert_equals_scan(lambda e: rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=e))
 
 
 @toys.config
 class WithoutInit(Root):
+    """Cannot create its params."""
+
     def init(self, key, input_shape, dtype=jnp.float32):
         raise NotImplementedError
 
 
-def test_params_that_a_cell_does_not_make():
+def test_params_that_init_does_not_create():
+    """`blocked` infers shapes from the given params, not from `init`."""
     params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
-    run = lambda e: rnn.dynamic_rnn(WithoutInit(4), params, INPUTS, ENDS, implementation=e)  # noqa: E731
+
+    def run(e):
+        return rnn.dynamic_rnn(WithoutInit(4), params, INPUTS, ENDS, implementation=e)
+
     assert rnn.explain(WithoutInit(4), params, INPUTS).chosen == "blocked"
-    by_engine(run)
+    assert_equals_scan(run)
 
 
 def test_params_that_do_not_fit():
-    """The engine cannot be asked then; the run says what is wrong."""
+    """With missing params, `explain` gives a reason, and a run raises the usual error."""
     reason = rnn.explain(Root(4), {"w": np.ones((3, 4))}, INPUTS).reasons["blocked"]
     assert reason == "the shapes of Root cannot be inferred: 'r'"
     with pytest.raises(KeyError, match="missing: r"):
@@ -458,14 +492,17 @@ def test_params_that_do_not_fit():
 
 
 def test_no_features():
+    """Inputs with 0 features run; `remat` may be a NumPy integer."""
     cell, none = rnn.LSTMCell(4), INPUTS[..., :0]
     params = cell.init(jax.random.key(0), none.shape, jnp.float64)
     remat = np.int64(3)  # an integer of NumPy
-    by_engine(lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e, remat=remat))
+    assert_equals_scan(
+        lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e, remat=remat)
+    )
 
 
-def test_what_cells_inside_receive():
-    """Of a wrapper that embeds, of layers of other sizes, of one that wants a memory."""
+def test_shapes_inferred_for_inner_cells():
+    """`blocked` infers the inputs of cells behind an embedding, other layers, or attention."""
     embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
     ids = jax.ShapeDtypeStruct((64, 20), jnp.int32)
     params = jax.eval_shape(lambda: embedded.init(jax.random.key(0), ids.shape))
@@ -486,8 +523,8 @@ def test_what_cells_inside_receive():
         assert rnn.explain(cell, params, inputs).reasons["blocked"] == reason
 
 
-def test_the_types_of_what_cells_inside_receive():
-    """Of an embedding, and of a layer after one that attends."""
+def test_shapes_and_dtypes_of_the_inputs_of_inner_cells():
+    """Inputs behind an embedding, and of the layer after an attention wrapper."""
     embedded = rnn.EmbeddingWrapper(rnn.GRUCell(4), 7, 5)
     attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
     stack = rnn.MultiRNNCell([attention, rnn.GRUCell(6)])
@@ -502,30 +539,34 @@ def test_the_types_of_what_cells_inside_receive():
         return [(part.inputs.shape, part.inputs.dtype) for part in innermost(request)]
 
     assert received(embedded, ids) == [((1, 1, 5), jnp.float32)]
-    # The second layer receives the attention, of the size of the memory.
+    # The second layer receives the attention, which has the size of the memory.
     memory = jnp.ones((2, 7, 3), jnp.float32)
     assert [shape[2:] for shape, _ in received(stack, inputs, memory)] == [(3,), (3,)]
 
 
 @toys.config
 class Masked(Root):
-    """One that draws a mask for each row."""
+    """Draws a mask for each row if it has a key."""
 
     def prepare(self, params, *, key=None, batch_shape):
         mask = {} if key is None else {"m": jax.random.normal(key, (*batch_shape, self.units))}
         return params | mask
 
 
-def test_what_is_prepared_with_a_key():
+def test_params_prepared_with_a_key():
+    """`blocked` refuses a cell that prepares a mask per row only if there is a key."""
     params = Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
-    reason = lambda **o: rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]  # noqa: E731
+
+    def reason(**o):
+        return rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]
+
     assert reason() is None
     assert reason(key=jax.random.key(0)) == "what Masked prepares has rows, as the batch has"
 
 
 @toys.config
 class Between(Root):
-    """A cell that multiplies with the first and third part of its product, and adds the others."""
+    """Multiplies parts 1 and 3 of its recurrent product, and only adds parts 2 and 4."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         wide = Root(4 * self.units).init(key, input_shape, dtype)
@@ -537,14 +578,14 @@ class Between(Root):
         return new, new
 
 
-@pytest.mark.usefixtures("cuts")
-def test_some_columns_are_only_added():
-    """Their sums are kept, wherever they stand, and of the others both."""
+@pytest.mark.usefixtures("small_parts")
+def test_preactivations_in_some_columns():
+    """Gradients are right where only some gate columns are pure pre-activations."""
     close(*runs(Between(4), 10, 23), 1e-12)
 
 
 def test_hoist():
-    """What needs only the params is computed before; constants are not passed along."""
+    """`hoist` splits off what depends on the params alone; constants are not passed on."""
 
     def f(params, x):
         table = jnp.arange(3.0) * 2
@@ -560,8 +601,8 @@ def test_hoist():
         assert "concatenate" not in str(jax.make_jaxpr(rest)(found, x))
 
 
-def test_layers_that_it_cannot_run():
-    """A stack runs what it can; keys are those of the whole run."""
+def test_stack_with_unsupported_layers():
+    """A stack runs the supported layers on `blocked`, with the keys of a run by `scan`."""
 
     cell = rnn.MultiRNNCell(
         [

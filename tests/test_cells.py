@@ -1,4 +1,4 @@
-"""Cells on their own: names, initial values, TF1's golden numbers, single steps."""
+"""Cells alone: names and initial values of params, TF1's numbers, single steps."""
 
 import dataclasses
 
@@ -15,6 +15,7 @@ KEY = jax.random.key(0)
 
 
 def names(params):
+    """The paths and shapes of params: `{"gates/kernel": (7, 8)}`."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves}
 
@@ -79,11 +80,12 @@ def names(params):
     ],
 )
 def test_params_have_tf1s_names(cell, expected):
+    """Names and shapes of params are those of TF1's variables."""
     assert names(cell.init(KEY, (None, None, 3))) == expected
 
 
 def test_default_initial_values_are_tf1s():
-    """Kernels: Glorot's uniform on the whole matrix; gates of GRUs have biases of 1."""
+    """Kernels are Glorot uniform over the whole matrix; gate biases of GRUs are 1, others 0."""
     cell = rnn.LSTMCell(100, use_peepholes=True)
     params = cell.init(KEY, (60,))
     limit = np.sqrt(6 / (160 + 400))
@@ -99,6 +101,7 @@ def test_default_initial_values_are_tf1s():
 
 
 def _named(params):
+    """The params as a flat dict by path."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
 
@@ -108,7 +111,7 @@ CELLS = [rnn.BasicRNNCell, rnn.GRUCell, rnn.CudnnCompatibleGRUCell, rnn.BasicLST
 
 @pytest.mark.parametrize("make", CELLS)
 def test_initializers(make):
-    """Of every kernel, its recurrent rows gate by gate, and every bias."""
+    """Initializers fill kernels, recurrent rows (each gate separately), and biases."""
     orthogonal = jax.nn.initializers.orthogonal()
     cell = make(
         4,
@@ -135,8 +138,8 @@ def shapes_of(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_params_are_drawn_apart(case):
-    """No two of one shape have equal values, in layers, directions and gates."""
+def test_params_are_drawn_independently(case):
+    """No two params or gates have equal random values, across layers and directions too."""
     cell, shapes = case.cell, shapes_of(case)
     runs = {"alone": cell.init(KEY, shapes)}
     if case.core:
@@ -155,27 +158,28 @@ OWN_VALUES = {
     *("gamma", "beta", "period", "phase", "ratio_on", "memory", "carry_b", "transform_b"),
     *("attention_g", "attention_b"),
 }
-"""Params that no initializer makes: each begins where its cell's docstring says."""
+"""Params that no initializer fills: their docstrings say where they start."""
 
 
 def with_initializers(cell):
-    """The cell and all in it, with constants of 2 for kernels and 3 for biases."""
+    """The cell and its inner cells, with initializers of 2 for kernels and 3 for biases."""
     if isinstance(cell, tuple | list):
         return [*map(with_initializers, cell)]
-    value, made = jax.nn.initializers.constant, {}
+    value, changed = jax.nn.initializers.constant, {}
     for field in dataclasses.fields(cell):
         if field.name.endswith("initializer"):
-            made[field.name] = value(3.0 if field.name == "bias_initializer" else 2.0)
+            changed[field.name] = value(3.0 if field.name == "bias_initializer" else 2.0)
         elif field.name in ("cell", "cells", "controller", "attention_mechanism"):
-            made[field.name] = with_initializers(getattr(cell, field.name))
-    return dataclasses.replace(cell, **made)
+            changed[field.name] = with_initializers(getattr(cell, field.name))
+    return dataclasses.replace(cell, **changed)
 
 
 OURS = [case for case in CASES if case.ours]
 
 
 @pytest.mark.parametrize("case", OURS, ids=lambda case: case.name)
-def test_every_initializer_is_asked(case):
+def test_initializers_fill_all_params(case):
+    """Every kernel and bias is filled by the initializer of its cell, except `OWN_VALUES`."""
     params = _named(with_initializers(case.cell).init(KEY, shapes_of(case)))
     for name, x in params.items():
         last = name.split("/")[-1]
@@ -184,21 +188,22 @@ def test_every_initializer_is_asked(case):
             assert (x == expected).all(), name
 
 
-def test_initializers_of_no_rows():
-    """Some of JAX's divide by them."""
+def test_initializers_are_not_called_for_empty_kernels():
+    """Some initializers of JAX divide by the number of rows, which may be 0."""
     cell = rnn.CudnnCompatibleGRUCell(4, recurrent_initializer=jax.nn.initializers.glorot_uniform())
     assert cell.init(KEY, (3,))["gates"]["kernel"].shape == (7, 8)
 
 
-def test_peepholes_take_an_initializer():
+def test_initializers_of_peepholes():
+    """Peepholes are filled as one column, since some initializers refuse vectors."""
     cell = rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=jax.nn.initializers.normal())
     assert cell.init(KEY, (3,))["w_f_diag"].shape == (4,)
-    glorot = jax.nn.initializers.glorot_uniform()  # refuses vectors: it sees a column
+    glorot = jax.nn.initializers.glorot_uniform()  # refuses vectors, and so receives a column
     rnn.LSTMCell(4, use_peepholes=True, kernel_initializer=glorot).init(KEY, (3,))
 
 
 def halves(cell, features):
-    """TF's unit tests set every variable to 0.5, biases as they are."""
+    """Params as in TF's unit tests: kernels of 0.5, and initial biases."""
     params = cell.init(KEY, (features,), jnp.float64)
     return jax.tree_util.tree_map_with_path(
         lambda p, x: x if "bias" in jax.tree_util.keystr(p) else jnp.full_like(x, 0.5), params
@@ -219,14 +224,14 @@ def halves(cell, features):
     ],
 )
 def test_tf1_golden_gru(cell, features, state, expected):
-    """From TensorFlow's rnn_cell_test.py."""
+    """Numbers of TensorFlow's rnn_cell_test.py."""
     inputs = np.array([[1.0, 1.0, 1.0]])[:, :features]
     output, _ = cell(halves(cell, features), jnp.asarray(inputs), jax.tree.map(jnp.asarray, state))
     np.testing.assert_allclose(output, np.full((1, 2), expected), atol=1e-6)
 
 
 def test_tf1_golden_basic_lstm():
-    """From TensorFlow's testBasicLSTMCell: two layers of two units."""
+    """Numbers of TensorFlow's testBasicLSTMCell: two layers of two units."""
     cell = rnn.MultiRNNCell([rnn.BasicLSTMCell(2)] * 2)
     start = rnn.LSTMStateTuple(jnp.full((1, 2), 0.1), jnp.full((1, 2), 0.1))
     output, (lower, upper) = cell(halves(cell, 2), jnp.ones((1, 2)), (start, start))
@@ -241,7 +246,7 @@ def test_tf1_golden_basic_lstm():
 
 
 def test_cell_clip_of_0():
-    """TF's testCellClipping: clipped to 0, an LSTM puts out exactly 0."""
+    """TF's testCellClipping: with `cell_clip=0` an LSTM returns exactly 0."""
     cell = rnn.LSTMCell(4, use_peepholes=True, cell_clip=0.0)
     inputs = np.random.default_rng(0).normal(size=(2, 3, 5))
     outputs, _ = rnn.dynamic_rnn(cell, cell.init(KEY, inputs.shape), inputs)
@@ -249,7 +254,7 @@ def test_cell_clip_of_0():
 
 
 def test_basic_lstm_and_lstm_are_interchangeable():
-    """TF's testBasicLSTMCellInterchangeWithLSTMCell, both ways."""
+    """TF's testBasicLSTMCellInterchangeWithLSTMCell: each runs with the other's params."""
     inputs = np.random.default_rng(0).normal(size=(2, 3, 5))
     basic, full = rnn.BasicLSTMCell(4), rnn.LSTMCell(4)
     for params in (basic.init(KEY, inputs.shape), full.init(KEY, inputs.shape)):
@@ -261,23 +266,27 @@ def test_basic_lstm_and_lstm_are_interchangeable():
     for case in CASES
 ])  # fmt: skip
 def test_one_step_on_a_batch_on_rows_and_under_vmap(case):
-    """`cell(params, x, state)` alone is how one acts step by step."""
+    """A direct call works on a batch, on one row, and under `vmap`, with the same results."""
     params, inputs = case.params(jnp.float64), case.inputs(jnp.float64)
     x = jax.tree.map(lambda x: x[:, 0], inputs)
     state = case.state(jnp.float64)
     batch = case.cell(params, x, state)
     if any(leaf.ndim == 0 for leaf in jax.tree.leaves(state)):
-        return  # shared by the batch: there is no such thing as one row of it
+        return  # a rank-0 leaf is shared by the batch, and has no rows
     mapped = jax.vmap(case.cell, (None, 0, 0))(params, x, state)
     close(mapped, batch, 1e-12)
-    row = lambda tree: jax.tree.map(lambda leaf: leaf[1], tree)  # noqa: E731
+
+    def row(tree):
+        return jax.tree.map(lambda leaf: leaf[1], tree)
+
     close(case.cell(params, row(x), row(state)), row(batch), 1e-12)
     unbatched = case.start(jnp.float64, ())
     assert jax.tree.map(jnp.shape, unbatched) == jax.tree.map(jnp.shape, row(state))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_two_batch_axes_of_a_state(case):
+def test_states_with_two_batch_axes(case):
+    """`zero_state((2, 3))` has both axes in place of the batch axis of every leaf."""
     shapes = jax.tree.map(jnp.shape, case.start(jnp.float32, 6))
     wide = jax.tree.map(jnp.shape, case.start(jnp.float32, (2, 3)))
     expected = jax.tree.map(
@@ -289,6 +298,8 @@ def test_two_batch_axes_of_a_state(case):
 
 
 def test_a_cell_must_define_a_step():
+    """A subclass of `Cell` without `__call__` or `step` is refused."""
+
     class Nothing(rnn.Cell):
         pass
 
@@ -296,8 +307,8 @@ def test_a_cell_must_define_a_step():
         rnn.dynamic_rnn(Nothing(), {}, np.ones((2, 3, 1)))
 
 
-def test_overriding_call_where_a_run_steps_is_refused():
-    """It would be heeded by `cell(...)` and ignored by `dynamic_rnn`."""
+def test_overriding_call_of_a_cell_with_step_is_refused():
+    """`cell(...)` would use the override, and `dynamic_rnn` would ignore it."""
     with pytest.raises(TypeError, match="Doubled overrides __call__.*override of step"):
 
         class Doubled(rnn.LSTMCell):
@@ -315,6 +326,7 @@ def test_overriding_call_where_a_run_steps_is_refused():
 
 
 def test_residual_fn_and_structure():
+    """Outputs of another structure than the inputs need a `residual_fn`."""
     cell = rnn.ResidualWrapper(rnn.EmitState(rnn.GRUCell(3)))
     params = cell.init(KEY, (2, 4, 3))
     with pytest.raises(TypeError, match="inputs' structure"):
@@ -326,21 +338,24 @@ def test_residual_fn_and_structure():
 
 
 def test_gradients_reach_a_learned_state():
+    """A learned initial state has gradients through steps, and through rows of length 0."""
     cell = rnn.LearnedInitialState(rnn.LSTMCell(4))
     inputs = np.random.default_rng(0).normal(size=(3, 5, 2))
     params = cell.init(KEY, inputs.shape, jnp.float64)
 
     def gradient(lengths):
-        loss = lambda p: rnn.dynamic_rnn(cell, p, inputs, lengths)[1].h.sum()  # noqa: E731
+        def loss(p):
+            return rnn.dynamic_rnn(cell, p, inputs, lengths)[1].h.sum()
+
         return jax.grad(loss)(params)["initial_state"]
 
-    untouched = gradient([0, 0, 0])  # the final state is the learned one, in three rows
-    assert (untouched["h"] == 3).all() and (untouched["c"] == 0).all()
+    unchanged = gradient([0, 0, 0])  # the final state is the learned one, in three rows
+    assert (unchanged["h"] == 3).all() and (unchanged["c"] == 0).all()
     passed_through = gradient([5, 2, 1])
     assert all((jnp.abs(g) > 1e-3).all() for g in passed_through.values())
 
 
 def test_every_class_has_a_case_of_every_law():
-    """A variant alone would leave some laws to --full."""
+    """Every class has a case that is not a variant: the everyday suite runs all laws on it."""
     every = {type(case.cell) for case in CASES}
     assert {type(case.cell) for case in CASES if not case.variant} == every

@@ -1,4 +1,4 @@
-"""`check_cell`: it passes every cell of the package, and finds each planted fault by its law."""
+"""`check_cell`: it passes the cells of the package, and reports each fault under its law."""
 
 import re
 
@@ -22,6 +22,7 @@ LAWS = [
 
 
 def named(pairs):
+    """Parameters with the class of the cell as id."""
     return [pytest.param(*pair, id=type(pair[0]).__name__) for pair in pairs]
 
 
@@ -36,40 +37,44 @@ def broken_law(cell, laws, **options):
 
 @pytest.mark.parametrize("cell, broken", named(ONE_LAW))
 def test_a_fault_breaks_one_law(cell, broken):
+    """A cell with one fault breaks its law and no other."""
     assert broken_law(cell, [broken]) == broken
     assert broken_law(cell, [name for name in LAWS if name != broken]) is None
 
 
 @pytest.mark.parametrize("cell, broken", named(CANNOT_RUN))
-def test_a_cell_that_cannot_be_run_says_why(cell, broken):
-    """Whatever is asked: what was broken is named, not what could not be checked."""
+def test_a_cell_that_cannot_run(cell, broken):
+    """For a cell that cannot run, the broken law is reported, even if another one is checked."""
     assert broken_law(cell, [broken]) == broken
     assert broken_law(cell, ["garbage"]) == broken
 
 
 @pytest.mark.parametrize("cell, checked, broken", [(*row,) for row in CAUSES])
-def test_the_cause_is_named(cell, checked, broken):
-    """Its advice is the right one, not that of the law which rests on it."""
+def test_the_more_basic_law_is_reported(cell, checked, broken):
+    """If a law fails because a more basic one is broken, the basic one is reported."""
     assert broken_law(cell, [checked]) == broken
 
 
-def test_a_count_of_python_passes():
-    with jax.enable_x64(False):  # a count of int32, which NumPy makes int64
+def test_a_python_integer_in_the_state_passes():
+    """A state may start with a Python integer as a counter."""
+    with jax.enable_x64(False):  # JAX makes the count int32, NumPy int64
         assert broken_law(CountsInPython(), ["structure", "padding", "jit"]) is None
 
 
-def test_a_result_that_is_infinite_twice_raises_no_warning():
-    """Two infinities are compared, not subtracted."""
+def test_equal_infinities_raise_no_warning():
+    """Equal infinities are compared, not subtracted, which would give NaN and a warning."""
     result = {"outputs": np.full((2, 2), np.inf)}
     assert_close(result, result, 0, "here", "there")
 
 
 @pytest.mark.parametrize("broken", ["padding", "rows", "vmap"])
-def test_mixed_rows_break_what_is_said_of_rows(broken):
+def test_batch_norm_breaks_the_laws_of_rows(broken):
+    """A cell that mixes rows breaks each law about rows."""
     assert broken_law(BatchNorm(), [broken]) == broken
 
 
-def test_mixed_rows_break_nothing_else():
+def test_batch_norm_breaks_no_other_law():
+    """A cell that mixes rows obeys the laws that are not about rows."""
     others = [name for name in LAWS if name not in ("padding", "split", "rows", "vmap")]
     assert broken_law(BatchNorm(), others) is None
 
@@ -80,12 +85,13 @@ EVERYDAY = {
 PASSING = [
     pytest.param(case, id=case.name, marks=[] if case.name in EVERYDAY else [pytest.mark.full])
     for case in CASES
-    if not case.places
+    if not case.memory_sizes
 ]
 
 
 @pytest.mark.parametrize("case", PASSING)
 def test_cells_of_the_package_pass(case):
+    """Every cell without a memory passes all laws that are not skipped for it."""
     shapes = jax.tree.map(lambda s: (2, 7, *s), case.features, is_leaf=is_shape)
     laws = [name for name in LAWS if case.derivative or name != "gradients"]
     report = check_cell(case.cell, shapes, laws=laws)
@@ -99,12 +105,13 @@ def test_cells_of_the_package_pass(case):
 
 @pytest.mark.parametrize("dtype, cell", [("float64", Duck(H)), ("bfloat16", rnn.BasicRNNCell(H))])
 def test_other_dtypes(dtype, cell):
+    """`check_cell` works in float64 and bfloat16."""
     passed = check_cell(cell, SHAPE, dtype=dtype).passed
     assert {*LAWS} - {*passed} <= {"keys", "engines"} and passed[:4] == tuple(LAWS[:4])
 
 
-def test_what_it_says():
-    """The law, what it means, where, both values, what to mend, and how to see it again."""
+def test_the_error_message():
+    """It has the law and its meaning, the element, both values, a remedy, and how to reproduce."""
     with pytest.raises(CellCheckError) as error:
         check_cell(BatchNorm(), SHAPE, key=jax.random.key(3), laws=["rows"])
     law, found, mend, again = str(error.value).split("\n")
@@ -119,8 +126,8 @@ def test_what_it_says():
     )
 
 
-def test_the_seed_decides():
-    """The same key finds the same values; another one finds others."""
+def test_the_error_is_reproduced_by_its_key():
+    """The same key finds the same values, and another key finds others."""
 
     def text(seed):
         with pytest.raises(CellCheckError) as error:
@@ -130,7 +137,8 @@ def test_the_seed_decides():
     assert text(1) == text(1) != text(2)
 
 
-def test_a_gradient_that_is_not_the_derivative_says_of_what():
+def test_a_wrong_gradient_is_reported_with_its_leaf():
+    """The error names the params or inputs whose gradient is wrong."""
     cell = next(cell for cell, _ in ONE_LAW if type(cell).__name__ == "WrongDerivative")
     with pytest.raises(CellCheckError, match="gradient with respect to params.'w'.|to inputs: "):
         check_cell(cell, SHAPE, laws=["gradients"])
@@ -144,7 +152,8 @@ def test_a_gradient_that_is_not_the_derivative_says_of_what():
         (type("Local", (rnn.GRUCell,), {})(4), "Local"),
     ],
 )
-def test_what_has_no_importable_name_is_not_pickled(cell, name):
+def test_pickle_is_skipped_without_an_importable_name(cell, name):
+    """A lambda or local class cannot be pickled: the law is skipped, with that reason."""
     report = check_cell(cell, SHAPE, laws=["pickle"])
     reason = report.skipped["pickle"]
     assert report.passed == () and str(report) == f"pickle  skipped: {reason}"
@@ -152,12 +161,14 @@ def test_what_has_no_importable_name_is_not_pickled(cell, name):
     assert name in reason
 
 
-def test_only_scan_says_why():
+def test_engines_is_skipped_if_only_scan_runs_the_cell():
+    """The report says why the law `engines` was skipped."""
     report = check_cell(Duck(H), SHAPE, laws=["engines"])
     assert "only scan can run it" in report.skipped["engines"]
 
 
-def test_the_report():
+def test_the_report_of_passed_laws():
+    """Laws are reported in their own order, one per line."""
     report = check_cell(rnn.GRUCell(H), SHAPE, laws=("rows", "structure"))
     assert report == CellReport(("structure", "rows"), {})
     assert str(report) == "structure  passed\nrows       passed"
@@ -182,6 +193,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments, options, error, message", BAD)
-def test_wrong_arguments(arguments, options, error, message):
+def test_invalid_arguments_of_check_cell(arguments, options, error, message):
+    """Invalid cells, shapes, laws, dtypes and keys are refused."""
     with pytest.raises(error, match=message):
         check_cell(*arguments, **options)

@@ -1,4 +1,4 @@
-"""A stream that is run chunk by chunk: equal to one run, wherever it is cut."""
+"""A sequence that is run in chunks, with `pending_resets`, equals one run."""
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,12 @@ CELLS = {
 }
 
 
-def whole(cell, params, lengths, mask, resets):
+def one_run(cell, params, lengths, mask, resets):
     return rnn.dynamic_rnn(cell, params, INPUTS, lengths, mask=mask, resets=resets)
 
 
 def chunked(cell, params, lengths, mask, resets, size, previous=True):
-    """The same in chunks of `size` steps, the last one being what is left."""
+    """The same run in chunks of `size` steps; the last chunk may be shorter."""
     state, outputs, pending = None, [], jnp.zeros(B, bool)
     for start in range(0, T, size):
         part = np.s_[:, start : start + size]
@@ -34,7 +34,7 @@ def chunked(cell, params, lengths, mask, resets, size, previous=True):
         y, state = rnn.dynamic_rnn(
             cell, params, INPUTS[part], within, state, mask=mask[part], resets=first
         )
-        # The flags that came in are in the resets of the run, or given beside the chunk's own.
+        # Pending flags of the previous chunk are either part of the resets, or passed separately.
         options = {"previous": pending} if previous else {}
         flags = resets[part] if previous else first
         pending = rnn.pending_resets(flags, within, mask=mask[part], **options)
@@ -56,25 +56,26 @@ def differentiated(run):
 @pytest.mark.parametrize(
     ("name", "size", "previous"), [("gru", 1, True), ("learned", 2, False), ("stack", 4, True)]
 )
-def test_chunks_of_any_size_are_one_run(name, size, previous):
+def test_chunks_of_any_size_equal_one_run(name, size, previous):
+    """Results and gradients agree; without `pending_resets` they would not."""
     cell = CELLS[name]
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     params = jax.tree.map(lambda x: x + 0.3, params)
-    expected = differentiated(lambda *x: whole(cell, *x))(params)
+    expected = differentiated(lambda *x: one_run(cell, *x))(params)
     close(differentiated(lambda *x: chunked(cell, *x, size, previous))(params), expected, 1e-12)
 
-    def state_if_forgotten(*draw):
+    def state_without_pending_resets(*draw):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rnn, "pending_resets", lambda *_, **__: jnp.zeros(B, bool))
             return chunked(cell, params, *draw, size, previous)[1]
 
-    forgotten = jax.jit(jax.vmap(state_if_forgotten))(LENGTHS, MASKS, RESETS)
+    forgotten = jax.jit(jax.vmap(state_without_pending_resets))(LENGTHS, MASKS, RESETS)
     different = jax.tree.map(lambda a, b: jnp.abs(a - b).max() > 1e-3, forgotten, expected[1][1])
     assert all(jax.tree.leaves(different)), "no reset waits at a cut: the draws show nothing"
 
 
 def waiting(resets, valid, previous):
-    """Whether a reset still waits for a valid step, row by row and step by step."""
+    """Whether a reset of each row still waits for a valid step, by a loop over steps."""
     for t in range(resets.shape[1]):
         previous = (previous | resets[:, t]) & ~valid[:, t]
     return previous
@@ -83,6 +84,7 @@ def waiting(resets, valid, previous):
 @pytest.mark.parametrize("time", [0, 1, T])
 @pytest.mark.parametrize("given", ["nothing", "lengths", "mask", "both"])
 def test_pending_resets(given, time):
+    """`pending_resets` agrees with a loop, for lengths, masks, both layouts, and `previous`."""
     lengths = np.minimum(LENGTHS, time).reshape(DRAWS * B)
     mask, resets = (x[..., :time].reshape(DRAWS * B, time) for x in (MASKS, RESETS))
     previous = RANDOM.random(len(lengths)) < 0.5
@@ -115,6 +117,7 @@ FLAGS = np.zeros((B, T), bool)
         ((FLAGS,), {"previous": np.ones(3)}, ValueError, "previous: expected bool.*got float64"),
     ],
 )
-def test_pending_resets_refuses(arguments, options, error, match):
+def test_invalid_arguments_of_pending_resets(arguments, options, error, match):
+    """Invalid shapes, dtypes and lengths are refused."""
     with pytest.raises(error, match=match):
         rnn.pending_resets(*arguments, **options)

@@ -1,6 +1,7 @@
-"""Cells whose steps have collectives, inside of `jax.shard_map` and `vmap`.
+"""Cells with collectives in their steps, under `jax.shard_map` and `vmap`.
 
-Engines that sort rows and stop early on each device refuse them, where the rows vary over the axis.
+`blocked` sorts rows and stops early on each device, so that collectives over the axis of the rows
+would mix other rows or wait forever. It refuses them.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax_dynrnn as rnn
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Mixing(rnn.BasicRNNCell):
-    """A vanilla RNN, of whose new state a function is taken."""
+    """A vanilla RNN that applies `mix` to its new state."""
 
     mix: Any = jnp.tanh
 
@@ -33,6 +34,8 @@ class Mixing(rnn.BasicRNNCell):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class MixesInputs(rnn.BasicRNNCell):
+    """A vanilla RNN with a collective in `project`."""
+
     def project(self, params, inputs):
         return super().project(params, jax.lax.pmean(inputs, "rows"))
 
@@ -83,12 +86,12 @@ LENGTHS = np.array([130, 3, 40, 0, 9, 60, 1, 2], np.int32)
 
 
 def init(cell):
-    """Outside of the map, where its axis has no name; none of these depends on `mix`."""
+    """Params of a cell, created outside of `shard_map`: none depends on `mix`."""
     return cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
 
 
 def on_two_devices(f, check_vma, axes=("rows",)):
-    """`f(params, inputs, lengths)`, of rows on two devices."""
+    """`f(params, inputs, lengths)` with the rows on two devices."""
     rows = P("rows")
     sizes = (2,) * len(axes)
     devices = jax.devices()[: 2 ** len(axes)]
@@ -98,7 +101,7 @@ def on_two_devices(f, check_vma, axes=("rows",)):
 
 
 def reason(cell, check_vma):
-    """Why `blocked` does not run a cell on rows of two devices."""
+    """The reason why `blocked` refuses a cell with rows on two devices, or `None`."""
     found = []
 
     def f(params, inputs, lengths):
@@ -112,18 +115,21 @@ def reason(cell, check_vma):
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("name", CELLS)
 def test_a_collective_over_the_rows_is_refused(name, check_vma):
+    """`blocked` finds a collective anywhere in the step, in loops, branches and nested calls."""
     assert "a collective over the axis 'rows'" in (reason(CELLS[name], check_vma) or "")
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_of_the_same_cell_without_one_nothing_is_said(check_vma):
-    """Nor of one that maps an axis of its own."""
+def test_cells_without_a_collective_over_the_rows_are_supported(check_vma):
+    """The same cell without a collective, or with one over its own `vmap` axis, is supported."""
     centred = jax.vmap(lambda y: y - jax.lax.pmean(y, "units"), 1, 1, axis_name="units")
     own = Mixing(4, mix=centred)
     assert [reason(cell, check_vma) for cell in (Mixing(4), own)] == [None, None]
 
 
-def test_it_is_not_run_by_name():
+def test_a_collective_is_refused_if_blocked_is_requested():
+    """`implementation='blocked'` raises `NotImplementedError` with the reason."""
+
     def f(params, inputs, lengths):
         return rnn.dynamic_rnn(
             CELLS["psum"], params, inputs, lengths, implementation="blocked"
@@ -134,10 +140,10 @@ def test_it_is_not_run_by_name():
 
 
 @pytest.mark.parametrize("name", ["custom_jvp", "in_project", "around"])
-def test_a_ragged_batch_is_that_of_the_reference(name):
-    """Devices with rows of other lengths neither wait for each other nor mix other rows.
+def test_ragged_batches_on_two_devices_equal_scan(name):
+    """Rows of different lengths on two devices have the results of `scan` under `vmap`.
 
-    The cell was explained outside of any map before: nothing of that is remembered.
+    `explain` outside of `shard_map` comes first: its cached answer must not be used inside.
     """
     cell = CELLS[name]
     params = init(cell)
@@ -155,8 +161,8 @@ def test_a_ragged_batch_is_that_of_the_reference(name):
     close(on_two_devices(f, True)(params, INPUTS, LENGTHS), expected, 1e-12)
 
 
-def test_an_axis_of_vmap():
-    """`vmap` of `blocked` runs its problems one by one: they cannot wait for each other."""
+def test_a_collective_over_an_axis_of_vmap_is_refused():
+    """Under `vmap`, `blocked` runs its problems sequentially, so that they cannot communicate."""
     found = []
 
     def f(inputs, lengths):
@@ -169,26 +175,26 @@ def test_an_axis_of_vmap():
 
 
 def gathered(x):
-    return jax.lax.all_gather(x * place(x), "units").mean(0)
+    return jax.lax.all_gather(x * one_plus_axis_index(x), "units").mean(0)
 
 
 def summed(x):
-    return jax.lax.psum(x * place(x), "units")
+    return jax.lax.psum(x * one_plus_axis_index(x), "units")
 
 
-def place(x):
+def one_plus_axis_index(x):
     return 1 + jax.lax.axis_index("units").astype(x.dtype)
 
 
 @pytest.mark.parametrize("mix, refused", [(gathered, False), (summed, True)])
 def test_an_axis_that_the_rows_do_not_vary_over(mix, refused):
-    """Units over devices, rows over others: `blocked` runs that, if results have the same type."""
+    """A collective over another mesh axis is supported, unless it changes the varying type."""
     cell, reasons = Mixing(4, mix=lambda x: jnp.tanh(mix(x))), []
     params = init(cell)
 
     def gradient(engine):
         def run(params, inputs, lengths):
-            if not refused:  # each device has its own
+            if not refused:  # params then vary over the axis of the units
                 params = jax.lax.pcast(params, "units", to="varying")
             reasons.append(rnn.explain(cell, params, inputs, lengths).reasons["blocked"])
             y = rnn.dynamic_rnn(cell, params, inputs, lengths, implementation=engine)[0]

@@ -1,4 +1,4 @@
-"""A stack and a wrapper of one's own, which inherit from `Cell` alone: as fast as the package's."""
+"""User-defined stacks and wrappers, which inherit from `Cell` only, run on the fast engines."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LENGTHS = RANDOM.integers(0, 21, 30)
 
 @toys.config
 class Stack(rnn.Cell):
-    """Two cells, with names of its own for their params."""
+    """A stack of two cells, with its own names for their params."""
 
     lower: Any
     upper: Any
@@ -30,7 +30,7 @@ class Stack(rnn.Cell):
 
 @toys.config
 class Gated(rnn.Cell):
-    """A cell whose inputs are scaled and whose outputs are gated by the inputs, with params."""
+    """A wrapper with params: it scales the inputs, and gates the outputs by them."""
 
     cell: Any
 
@@ -52,7 +52,7 @@ class Gated(rnn.Cell):
 
 @toys.config
 class Accumulated(rnn.Cell):
-    """A wrapper with work between the steps: only its own step can run it."""
+    """A wrapper that changes the state at every step, so that only its own `step` can run it."""
 
     cell: Any
 
@@ -80,8 +80,8 @@ CELLS = {
 @pytest.mark.parametrize(
     "options", [{}, {"reverse": True, "resets": RANDOM.random((30, 20)) < 0.1}]
 )
-def test_runs_on_the_fast_engine(name, options):
-    """Chosen without its name, and equal to `scan`, gradients too."""
+def test_blocked_is_chosen_and_equals_scan(name, options):
+    """`blocked` is chosen automatically; results and gradients equal those of `scan`."""
     cell, key = CELLS[name], jax.random.key(1)
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     explained = rnn.explain(cell, params, INPUTS, LENGTHS, key=key, **options)
@@ -100,23 +100,27 @@ def test_runs_on_the_fast_engine(name, options):
 
 
 @pytest.mark.parametrize("name", ["stack", "wrapper", "with dropout"])
-def test_obeys_the_laws(name):
+def test_check_cell_passes(name):
+    """User-defined compositions pass all laws of `check_cell`."""
     check_cell(CELLS[name], (2, 5, 3))
 
 
-def test_equals_the_stack_of_the_package():
+def test_a_user_defined_stack_equals_multi_rnn_cell():
+    """Params, keys and results are those of a `MultiRNNCell` of the same cells."""
     cells = rnn.GRUCell(6), rnn.DropoutWrapper(rnn.LSTMCell(4), 0.5)
     params = rnn.MultiRNNCell(cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     named = {"lower": params["cell_0"], "upper": params["cell_1"]}
-    run = lambda cell, params: rnn.dynamic_rnn(  # noqa: E731
-        cell, params, INPUTS, LENGTHS, key=jax.random.key(2)
-    )
+
+    def run(cell, params):
+        return rnn.dynamic_rnn(cell, params, INPUTS, LENGTHS, key=jax.random.key(2))
+
     close(run(Stack(*cells), named), run(rnn.MultiRNNCell(cells), params), 0)
     made = Stack(*cells).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     close(made, named, 0)
 
 
-def test_work_between_the_steps():
+def test_a_wrapper_inside_the_loop_runs_by_scan():
+    """A wrapper with `inside_loop` is refused by `blocked`, with its reason."""
     cell = Accumulated(rnn.GRUCell(4))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     reasons = rnn.explain(cell, params, INPUTS).reasons
@@ -144,7 +148,8 @@ def test_a_step_that_no_one_describes():
         rnn.dynamic_rnn(cell, params, INPUTS[:, :1], key=jax.random.key(0))
 
 
-def test_attends_through_a_stack_of_ones_own():
+def test_attend_reaches_inside_a_user_defined_stack():
+    """`attend` finds an attention wrapper through `composition`."""
     attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
     cell, memory = Stack(attention, Gated(rnn.GRUCell(4))), jnp.ones((30, 7, 3))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
@@ -161,12 +166,14 @@ def test_attends_through_a_stack_of_ones_own():
         (lambda: rnn.Around(rnn.GRUCell), TypeError, "Around's cell: .* the class GRUCell itself"),
     ],
 )
-def test_what_is_no_cell(make, error, message):
+def test_compositions_refuse_what_is_not_a_cell(make, error, message):
+    """`Stacked` and `Around` check that they are given cells."""
     with pytest.raises(error, match=message):
         make()
 
 
-def test_a_state_of_another_size():
+def test_a_state_with_a_missing_layer_is_refused():
+    """The initial state must have the structure of the stack."""
     cell = CELLS["stack"]
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     with pytest.raises(ValueError, match="initial_state: expected tuple of 2"):

@@ -1,6 +1,6 @@
-"""The engine `cudnn` on a machine without a GPU: what surrounds JAX's call, and what it refuses.
+"""The engine `cudnn` without a GPU: the code around JAX's call, and what the engine refuses.
 
-In place of the GPU's kernel stands JAX's own reference of it, in plain JAX; on hardware
+JAX's own reference in plain JAX replaces the GPU's kernel. On hardware,
 `python -m benchmarks.gpu_check` compares the engine itself.
 """
 
@@ -24,6 +24,7 @@ PARAMS = CELL.init(jax.random.key(0), X.shape)
 
 
 def reference(x, h, c, weights, lengths, inputs, units, *_):
+    """JAX's reference of cuDNN's LSTM, with the signature of `rnn.lstm`."""
     arrays = jax.experimental.rnn.unpack_lstm_weights(weights, inputs, units, 1, False)
     return jax.experimental.rnn.lstm_ref(
         x, h, c, *arrays, lengths, inputs, units, 1, 0.0, False
@@ -32,7 +33,7 @@ def reference(x, h, c, weights, lengths, inputs, units, *_):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """A GPU with cuDNN, as the engine sees it; it insists on lengths above 0."""
+    """Replaces the GPU and cuDNN; like cuDNN, it supports only lengths above 0."""
 
     def forward(x, h, c, weights, lengths, *sizes):
         y, h_n, c_n = reference(x, h, c, weights, lengths, *sizes)
@@ -41,7 +42,10 @@ def stand_in(monkeypatch):
 
     def backward(*arguments):
         *sizes, (x, h, c, weights, lengths, _, _), cotangents = arguments
-        run = lambda *args: reference(*args, lengths, *sizes)  # noqa: E731
+
+        def run(*args):
+            return reference(*args, lengths, *sizes)
+
         return *jax.vjp(run, x, h, c, weights)[1](cotangents), None
 
     monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
@@ -50,7 +54,7 @@ def stand_in(monkeypatch):
 
 
 def results(cell, params, x, state, engine, **options):
-    """The results, and the gradients by all that has any."""
+    """The results, and the gradients by params, inputs and state."""
 
     def run(params, x, state):
         found = rnn.dynamic_rnn(
@@ -69,8 +73,8 @@ def results(cell, params, x, state, engine, **options):
     [CELL, rnn.BasicLSTMCell(5, forget_bias=0.3), rnn.LSTMBlockCell(5)],
     ids=lambda cell: type(cell).__name__,
 )
-def test_is_scan(stand_in, cell, time_major, reverse, lengths):
-    """Results and gradients, with garbage in the padding, and rows without a step."""
+def test_equals_scan(stand_in, cell, time_major, reverse, lengths):
+    """Results and gradients equal those of `scan`, with NaN as padding and a row of length 0."""
     random = np.random.default_rng(1)
     state = rnn.LSTMStateTuple(*random.normal(size=(2, 4, 5)).astype(np.float32))
     x = X.copy()
@@ -98,16 +102,20 @@ def test_is_scan(stand_in, cell, time_major, reverse, lengths):
         (CELL, {"remat": "sqrt"}, "no remat"),
     ],
 )
-def test_refuses_with_the_reason(stand_in, cell, options, reason):
+def test_unsupported_calls_are_refused_with_a_reason(stand_in, cell, options, reason):
+    """`explain` and a run give the same reason for what cuDNN's LSTM cannot compute."""
     params = cell.init(jax.random.key(0), X.shape)
     assert reason in rnn.explain(cell, params, X, **options).reasons["cudnn"]
     with pytest.raises(NotImplementedError, match=reason):
         rnn.dynamic_rnn(cell, params, X, implementation="cudnn", **options)
 
 
-def test_refuses_what_it_cannot_transform(stand_in):
-    """And is not chosen without its name."""
-    run = lambda x: rnn.dynamic_rnn(CELL, PARAMS, x, LENGTHS, implementation="cudnn")[0]  # noqa: E731
+def test_vmap_and_jvp_are_refused(stand_in):
+    """It supports neither, and so is never chosen automatically."""
+
+    def run(x):
+        return rnn.dynamic_rnn(CELL, PARAMS, x, LENGTHS, implementation="cudnn")[0]
+
     with pytest.raises(NotImplementedError, match="'cudnn' cannot run under vmap"):
         jax.vmap(run)(np.stack([X, X]))
     with pytest.raises(TypeError, match="forward-mode"):
@@ -116,6 +124,7 @@ def test_refuses_what_it_cannot_transform(stand_in):
 
 
 def test_needs_a_gpu_and_imports_nothing_without_one():
+    """Without a GPU it is refused, and `jax.experimental.rnn` is not imported."""
     with pytest.raises(NotImplementedError, match="needs an NVIDIA GPU, and JAX runs on cpu"):
         rnn.dynamic_rnn(CELL, PARAMS, X, implementation="cudnn")
     code = "import sys, jax, jax.numpy as jnp, jax_dynrnn as rnn; c = rnn.LSTMCell(2); " \

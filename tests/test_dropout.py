@@ -1,4 +1,4 @@
-"""DropoutWrapper: which masks are drawn, and where they fall."""
+"""DropoutWrapper: which masks are drawn, and what they are applied to."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ TF1_INPUTS = np.array([[[2.0] * 3, [1.0] * 3]])
 
 @toys.config
 class Echo(rnn.Cell):
-    """Outputs its inputs, and keeps a state of ones."""
+    """Returns its inputs and a new state of ones, so that masks can be read from both."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {}
@@ -32,18 +32,20 @@ class Echo(rnn.Cell):
 
 
 def echo(*keep, key=KEY, inputs=ONES, lengths=None, cell=None, **options):
+    """Outputs and states of each step of an `Echo` with dropout."""
     cell = rnn.EmitState(rnn.DropoutWrapper(cell or Echo(), *keep, **options))
     (outputs, states), _ = rnn.dynamic_rnn(cell, {}, inputs, lengths, key=key)
     return np.asarray(outputs), np.asarray(states)
 
 
-def is_a_quarter(outputs):
-    """Of two masks of a half each: one of them twice would keep a half."""
+def assert_keeps_a_quarter(outputs):
+    """Asserts that two independent masks of 1/2 were applied: one mask twice would keep 1/2."""
     assert set(np.unique(outputs)) == {0.0, 4.0}
     assert abs((outputs > 0).mean() - 0.25) < 0.125
 
 
 def test_kept_values_are_scaled():
+    """Kept elements of inputs, outputs and state are divided by the probability of keeping."""
     for keep in [(0.25,), (1.0, 0.25)]:
         outputs, states = echo(*keep)
         assert set(np.unique(outputs)) == {0.0, 4.0}
@@ -55,7 +57,7 @@ def test_kept_values_are_scaled():
 
 @pytest.mark.parametrize("keep", [(0.5,), (1.0, 0.5), (1.0, 1.0, 0.5)])
 def test_masks_in_time_and_batch(keep):
-    """Fresh for each step; one for a run if variational, shared by the batch or not."""
+    """A mask per step and row; if variational one for all steps, and per row only on request."""
     which = 1 if len(keep) == 3 else 0
     fresh = echo(*keep)[which] > 0
     shared = echo(*keep, variational_recurrent=True)[which] > 0
@@ -66,19 +68,22 @@ def test_masks_in_time_and_batch(keep):
 
 
 def test_inputs_outputs_and_state_have_their_own_masks():
+    """Masks of inputs, outputs and state are independent."""
     outputs, states = echo(0.5, 1.0, 0.5, variational_recurrent=True)
     twice, _ = echo(0.5, 0.5, variational_recurrent=True)
     assert ((outputs > 0) != (states > 0)).any()
-    is_a_quarter(twice)
+    assert_keeps_a_quarter(twice)
 
 
 def test_the_key_decides():
+    """Equal keys draw equal masks, other keys others, and without a key nothing is dropped."""
     assert (echo(0.5)[0] == echo(0.5)[0]).all()
     assert (echo(0.5)[0] != echo(0.5, key=jax.random.key(4))[0]).any()
     assert (echo(0.5, 0.5, 0.5, key=None)[0] == 1).all()
 
 
 def test_masks_do_not_depend_on_lengths_or_padding():
+    """A step has the same mask with other lengths, or in a longer batch."""
     whole = echo(0.5, 0.5)[0]
     short = echo(0.5, 0.5, lengths=[4, 2, 0])[0]
     padded = echo(0.5, 0.5, inputs=np.concatenate([ONES, ONES], 1), lengths=[4, 4, 4])[0]
@@ -86,20 +91,22 @@ def test_masks_do_not_depend_on_lengths_or_padding():
     assert (padded[:, :T] == whole).all()
 
 
-def test_nested_wrappers_draw_apart():
+def test_nested_wrappers_draw_independently():
+    """A wrapper inside of another one draws another mask."""
     outputs, _ = echo(0.5, cell=rnn.DropoutWrapper(Echo(), 0.5))
-    is_a_quarter(outputs)
+    assert_keeps_a_quarter(outputs)
 
 
-def test_layers_draw_apart():
+def test_layers_draw_independently():
+    """Equal layers of a stack draw different masks."""
     cell = rnn.MultiRNNCell([rnn.DropoutWrapper(Echo(), 0.5)] * 2)
     outputs, _ = rnn.dynamic_rnn(cell, {"cell_0": {}, "cell_1": {}}, ONES, key=KEY)
-    is_a_quarter(outputs)
+    assert_keeps_a_quarter(outputs)
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
-    """Of all wrappers in each other and in a stack, and of the cells in them."""
+def test_every_draw_has_its_own_key(monkeypatch, variational):
+    """No two masks of nested wrappers and cells in a stack are drawn with the same key."""
     keys, draw = [], jax.random.bernoulli
 
     def drawn(key, *rest):
@@ -108,7 +115,10 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch, variational):
 
     monkeypatch.setattr(jax.random, "bernoulli", drawn)
     every = {"variational_recurrent": variational, "dropout_state_filter_visitor": lambda s: True}
-    dropped = lambda cell: rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5, **every)  # noqa: E731
+
+    def dropped(cell):
+        return rnn.DropoutWrapper(cell, 0.5, 0.5, 0.5, **every)
+
     attention = rnn.AttentionWrapper(dropped(rnn.LSTMCell(4)), rnn.LuongAttention(4, memory_size=3))
     inside = [
         rnn.ZoneoutWrapper(dropped(rnn.LSTMCell(4)), state_keep_prob=0.5),
@@ -139,6 +149,7 @@ def lstm(*keep, **options):
 
 
 def test_output_dropout_leaves_the_state():
+    """Output dropout scales or drops outputs, and does not change the state."""
     plain, states = lstm()
     dropped, same = lstm(1.0, 0.5)
     np.testing.assert_array_equal(states.h, same.h)
@@ -147,8 +158,8 @@ def test_output_dropout_leaves_the_state():
     assert (dropped == 0).any() and (dropped != 0).any()
 
 
-def test_state_dropout_spares_the_memory_and_this_output():
-    """Of an LSTM h is dropped and c is not; the output of the same step is whole."""
+def test_state_dropout_affects_neither_c_nor_the_same_output():
+    """State dropout of an LSTM drops h but not c, and not the output of the same step."""
     plain, states = lstm()
     outputs, dropped = lstm(1.0, 1.0, 0.5)
     np.testing.assert_allclose(outputs[:, 0], plain[:, 0], rtol=1e-12)
@@ -156,28 +167,30 @@ def test_state_dropout_spares_the_memory_and_this_output():
     assert (dropped.h == 0).any() and not (dropped.c == 0).any()
 
 
-def test_the_filter_chooses():
-    """It sees the state from the top down, and may answer for parts."""
-    seen = []
+def test_the_filter_selects_state_leaves():
+    """`dropout_state_filter_visitor` is called top-down, and may answer for each part."""
+    visited = []
 
     def visitor(substate):
-        seen.append(type(substate).__name__)
+        visited.append(type(substate).__name__)
         if isinstance(substate, rnn.LSTMStateTuple):
             return rnn.LSTMStateTuple(c=True, h=False)
         return True
 
     _, states = lstm(1.0, 1.0, 0.5, dropout_state_filter_visitor=visitor)
     assert (states.c == 0).any() and not (states.h == 0).any()
-    assert seen[0] == "LSTMStateTuple" and len(seen) >= 2
+    assert visited[0] == "LSTMStateTuple" and len(visited) >= 2
     _, states = lstm(1.0, 1.0, 0.5, dropout_state_filter_visitor=lambda s: False)
     assert not (states.c == 0).any() and not (states.h == 0).any()
 
 
-def test_the_filters_answers():
-    """Bools of NumPy are bools, lists are as tuples; all else is refused, by name."""
+def test_return_values_of_the_filter():
+    """The filter may return bools, NumPy bools, tuples or lists of them; others are refused."""
 
     def states(answer, cell=None):
-        of_parts = lambda s: answer if isinstance(s, tuple) else True  # noqa: E731
+        def of_parts(s):
+            return answer if isinstance(s, tuple) else True
+
         visitor = answer if callable(answer) else of_parts
         return jax.tree.leaves(lstm(1.0, 1.0, 0.5, dropout_state_filter_visitor=visitor)[1])
 
@@ -193,7 +206,7 @@ def test_the_filters_answers():
 
 
 def test_tf1_keeps_everything_golden():
-    """TF1's DropoutWrapperTest: kernels of 0.5, inputs of 2 and 1, all kept."""
+    """Numbers of TF1's DropoutWrapperTest: kernels of 0.5, inputs of 2 and 1, nothing dropped."""
     cell = rnn.DropoutWrapper(
         rnn.LSTMCell(3), **dict.fromkeys(("input_keep_prob", "output_keep_prob"), 1 - 1e-12)
     )
@@ -206,7 +219,7 @@ def test_tf1_keeps_everything_golden():
 
 
 def test_tf1_drops_all_state_but_the_memory_golden():
-    """TF1's KeepNoStateExceptLSTMCellMemory."""
+    """Numbers of TF1's testDropoutWrapperKeepNoStateExceptLSTMCellMemory."""
     cell = rnn.DropoutWrapper(rnn.LSTMCell(3), 1.0, 1.0, 1e-12)
     params = {"kernel": np.full((6, 12), 0.5), "bias": np.zeros(12)}
     start = rnn.LSTMStateTuple(np.full((1, 3), 0.1), np.full((1, 3), 0.1))
@@ -217,7 +230,7 @@ def test_tf1_drops_all_state_but_the_memory_golden():
 
 
 def recurrent_mask(keep_prob, units=H):
-    """The mask of recurrent dropout in a run with `KEY`, from the key alone."""
+    """The mask of recurrent dropout in a run with `KEY`, derived from the key alone."""
     key = jax.random.fold_in(jax.random.fold_in(KEY, 2**31 - 1), 4)
     return np.asarray(jax.random.bernoulli(key, keep_prob, (B, units)))
 
@@ -261,8 +274,8 @@ RECURRENT = {
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_recurrent_dropout_by_hand(name):
-    """One mask for a run, whatever the flags say, beside a fixed mask of the inputs."""
+def test_recurrent_dropout_agrees_with_numpy(name):
+    """One mask of `h` for all steps, variational or not, equals a NumPy loop; none without key."""
     cell, step = RECURRENT[name]
     random, lengths, keep = np.random.default_rng(0), np.array([4, 2, 0]), 0.6
     inputs = random.normal(size=(B, T, D))
@@ -291,7 +304,7 @@ STAGED = [
 
 
 def is_recurrent(cell, i):
-    """Whether matmul i is by a recurrent kernel, not by a projection or a peephole."""
+    """Whether matmul i has a recurrent kernel, rather than a projection or a peephole."""
     if isinstance(cell, rnn.GLSTMCell):
         return i < cell.number_of_groups
     return i == 0 or isinstance(cell, (rnn.GRUCell, *GRIDS))
@@ -299,7 +312,7 @@ def is_recurrent(cell, i):
 
 @pytest.mark.parametrize("case", STAGED, ids=lambda case: case.name)
 def test_recurrent_dropout_of_every_staged_cell(case):
-    """Where all is dropped, recurrent kernels multiply zeros, and all else is as without it."""
+    """If all is dropped, recurrent kernels receive zeros, and everything else is unchanged."""
     cell, params, state = case.cell, case.params("float64"), case.state("float64")
     if cell.recurrent_input(state) is None:
         with pytest.raises(TypeError, match=f"recurrent kernel .*got {type(cell).__name__};"):
@@ -308,7 +321,9 @@ def test_recurrent_dropout_of_every_staged_cell(case):
     x = jax.tree.map(lambda x: x[:, 0], case.inputs("float64"))
 
     def multiply(i, x, kernel):
-        if is_recurrent(cell, i):  # a grid multiplies the output of the window before it too
+        if is_recurrent(
+            cell, i
+        ):  # a grid also multiplies the previous window's output, which is not dropped
             x = x.at[..., : cell.num_units if isinstance(cell, GRIDS) else None].set(0)
         return x @ kernel
 
@@ -318,8 +333,8 @@ def test_recurrent_dropout_of_every_staged_cell(case):
     close(dropped(params, x, state, key=KEY), expected, 1e-12)
 
 
-def test_parts_of_a_hidden_state_have_their_own_parts_of_the_mask():
-    """The windows of a grid, and the groups of a grouped LSTM."""
+def test_recurrent_masks_of_windows_and_groups():
+    """Windows of a grid and groups of a grouped LSTM have masks of their own."""
     time_freq = rnn.TimeFreqLSTMCell(9, input_size=4, feature_size=2, frequency_skip=2)
     grid = rnn.GridLSTMCell(9, feature_size=2, num_frequency_blocks=[2], frequency_skip=2)
     for cell in (time_freq, grid, rnn.GLSTMCell(18, number_of_groups=2)):
@@ -344,8 +359,8 @@ AROUND = {
 
 
 @pytest.mark.parametrize("name", AROUND)
-def test_recurrent_dropout_reaches_the_cell_inside(name):
-    """Where all is dropped: as if the rows of the kernel for `h` were 0, all other draws alike."""
+def test_recurrent_dropout_reaches_the_inner_cell(name):
+    """Dropping all of `h` equals zero rows of its kernel, with all other draws unchanged."""
     inside = AROUND[name](rnn.LSTMCell(4))
     whole, dropped = (
         rnn.DropoutWrapper(inside, 0.5, 0.5, 0.5, recurrent_keep_prob=keep) for keep in (1.0, 1e-12)
@@ -357,8 +372,10 @@ def test_recurrent_dropout_reaches_the_cell_inside(name):
         params, without = (whole.attend(p, np.ones((2, 5, 3))) for p in (params, without))
     expected = rnn.dynamic_rnn(whole, without, inputs, [3, 2], key=KEY)
     close(rnn.dynamic_rnn(dropped, params, inputs, [3, 2], key=KEY), expected, 1e-12)
-    kept = rnn.dynamic_rnn(whole, params, inputs, [3, 2], key=KEY)
-    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (kept, expected)), strict=True))
+    undropped = rnn.dynamic_rnn(whole, params, inputs, [3, 2], key=KEY)
+    assert any(
+        (a != b).any() for a, b in zip(*map(jax.tree.leaves, (undropped, expected)), strict=True)
+    )
 
 
 GRU = rnn.GRUCell(6)
@@ -367,8 +384,8 @@ X = np.random.default_rng(1).normal(size=(B, T, 5))
 PARAMS = perturbed(GRU.init(jax.random.key(0), X.shape, jnp.float64), 1)
 
 
-def test_recurrent_dropout_leaves_other_draws_alone():
-    """What else is drawn from a key, with and without it: in every place, at every step."""
+def test_recurrent_dropout_does_not_change_other_draws():
+    """Masks of inputs, outputs and state are the same with and without recurrent dropout."""
     for variational in (False, True):
         kept, without = (
             rnn.dynamic_rnn(
@@ -383,7 +400,7 @@ def test_recurrent_dropout_leaves_other_draws_alone():
 
 
 def test_recurrent_masks_do_not_depend_on_the_run():
-    """On lengths, padding, direction, or the sequence being taken step by step."""
+    """Recurrent masks are the same for other lengths, padding, direction, or single steps."""
     outputs, state = rnn.dynamic_rnn(DROPPED, PARAMS, X, key=KEY)
     padded = np.concatenate([X, X], 1)
     close(rnn.dynamic_rnn(DROPPED, PARAMS, padded, [T] * B, key=KEY)[1], state, 1e-12)
@@ -391,14 +408,14 @@ def test_recurrent_masks_do_not_depend_on_the_run():
     np.testing.assert_allclose(short[0, :2], outputs[0, :2], rtol=1e-12)
     flipped, _ = rnn.dynamic_rnn(DROPPED, PARAMS, X[:, ::-1], reverse=True, key=KEY)
     close(flipped[:, ::-1], outputs, 1e-12)
-    by_hand = DROPPED.zero_state(B, jnp.float64)
-    for t in range(T):  # `KEY` at each step: a step by hand takes its mask from the key it gets
-        _, by_hand = DROPPED(PARAMS, X[:, t], by_hand, key=KEY)
-    close(by_hand, state, 1e-12)
+    stepped = DROPPED.zero_state(B, jnp.float64)
+    for t in range(T):  # a single step draws its mask from its key: the same one at each step
+        _, stepped = DROPPED(PARAMS, X[:, t], stepped, key=KEY)
+    close(stepped, state, 1e-12)
 
 
 def test_recurrent_masks_of_directions_and_layers():
-    """Each has its own, and a stack of wrapped layers is layer after layer."""
+    """Directions and layers have masks of their own; `blocked` then runs no layer of a stack."""
     both = {"fw": PARAMS, "bw": PARAMS}
     actual = rnn.bidirectional_dynamic_rnn(DROPPED, DROPPED, both, X, key=KEY)
     keys = [jax.random.fold_in(KEY, i) for i in (0, 1)]
@@ -414,8 +431,8 @@ def test_recurrent_masks_of_directions_and_layers():
     assert rnn.explain(cell, params, X).reasons["blocked"] is None
 
 
-def test_the_engines_that_refuse_recurrent_dropout_say_why():
-    """With a key; in evaluation they run the cell inside."""
+def test_blocked_refuses_recurrent_dropout_with_a_key():
+    """With a key it is refused with a reason; without one, the inner cell runs on `blocked`."""
     close(
         rnn.dynamic_rnn(DROPPED, PARAMS, X, implementation="blocked"),
         rnn.dynamic_rnn(GRU, PARAMS, X, implementation="scan"),
@@ -427,7 +444,7 @@ def test_the_engines_that_refuse_recurrent_dropout_say_why():
 
 
 def test_recurrent_dropout_keeps_a_gru_bounded():
-    """Where dropout of the state, which is scaled at every step, grows without bound."""
+    """Recurrent dropout stays below 1, while state dropout, scaled at every step, diverges."""
 
     def largest(**keep):
         cell = rnn.DropoutWrapper(rnn.GRUCell(64), variational_recurrent=True, **keep)
@@ -441,7 +458,7 @@ def test_recurrent_dropout_keeps_a_gru_bounded():
 
 @toys.config
 class Staged(StagedCell):
-    """A vanilla network of one's own, which may tell what its recurrent kernel multiplies."""
+    """A user-defined vanilla RNN; unless `marked`, `stages` does not use `recurrent_input`."""
 
     marked: bool = True
 
@@ -461,11 +478,13 @@ class Staged(StagedCell):
 
 
 class Unmarked(Staged):
+    """Does not say what its recurrent kernel multiplies."""
+
     recurrent_input = StagedCell.recurrent_input
 
 
-def test_recurrent_dropout_of_a_cell_of_ones_own():
-    """It says where; one that does not, or does not do what it says, is refused."""
+def test_recurrent_dropout_of_a_user_defined_cell():
+    """A cell with `recurrent_input` works; without it, or if `stages` ignores it, it is refused."""
     kernel, state = np.eye(5), np.ones((B, 5))
     cell = rnn.DropoutWrapper(Staged(), recurrent_keep_prob=0.25)
     output, _ = cell(kernel, X[:, 0], state, key=KEY)

@@ -1,4 +1,4 @@
-"""Batches without rows, in every public function: cells alone are in test_laws.py."""
+"""Batches without rows, in every public function (for every cell: see test_laws.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_no_rows(name):
-    """The shapes and dtypes of a batch with rows, but for the rows; gradients of 0."""
+    """Results have the shapes and dtypes of a batch with rows, with 0 rows; gradients are 0."""
     run, inputs = RUNS[name], jnp.zeros((B, T, D))
     full = jax.eval_shape(lambda p, x: run(p, x, np.full(B, T)), ONE, inputs)
 
@@ -95,7 +95,10 @@ def test_no_rows(name):
         return sum((x.sum() for x in floating), jnp.zeros(())), results
 
     gradients, empty = jax.jit(jax.grad(loss, has_aux=True))(ONE)
-    without = lambda shape: tuple(0 if n == B else n for n in shape)  # noqa: E731
+
+    def without(shape):
+        return tuple(0 if n == B else n for n in shape)
+
     expected = jax.tree.map(lambda x: (without(x.shape), x.dtype), full)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), empty) == expected
     assert not any(x.any() for x in jax.tree.leaves(gradients))

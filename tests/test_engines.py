@@ -1,4 +1,4 @@
-"""The engine table: a second engine is registered, forced, refuses, and is explained."""
+"""The table of engines: an engine is registered, requested by name, chosen, and explained."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ LENGTHS = [5, 3, 0]
 
 
 class Loop(engines.Engine):
-    """An engine that is nothing like a scan: Python loops over steps, forward only."""
+    """An engine with a Python loop over steps, forward only."""
 
     name = "loop"
 
@@ -50,33 +50,37 @@ class Loop(engines.Engine):
 
 @pytest.fixture
 def loop(monkeypatch):
-    """The runs of the engine `loop`, which is preferred to all others."""
+    """Registers the engine `loop`, preferred to all others; the list of its runs."""
     engine = Loop()
     monkeypatch.setitem(engines.ENGINES, "loop", engine)
     monkeypatch.setattr(engines, "PREFERENCE", ["loop", *engines.PREFERENCE])
     return engine.runs
 
 
-def test_forced_by_name(loop):
+def test_requested_by_name(loop):
+    """`implementation=` runs the named engine, with the results of `scan`."""
     reference = rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="scan")
     assert not loop
     close(rnn.dynamic_rnn(CELL, PARAMS, X, LENGTHS, implementation="loop"), reference, 1e-12)
     assert len(loop) == 1
 
 
-def test_chosen_where_it_can(loop):
+def test_chosen_where_it_is_supported(loop):
+    """Without a name, the preferred engine runs the calls that it supports."""
     both = {"fw": PARAMS, "bw": PARAMS}
     rnn.bidirectional_dynamic_rnn(CELL, CELL, both, X, LENGTHS)
-    assert len(loop) == 1  # forward by it, backward by scan
+    assert len(loop) == 1  # the forward direction; `scan` runs the reversed one
 
 
-def test_refuses_with_its_reason(loop):
+def test_refused_with_its_reason(loop):
+    """A requested engine that cannot run a call raises an error with its reason."""
     with pytest.raises(NotImplementedError, match="'loop' cannot run.*forward only"):
         rnn.dynamic_rnn(CELL, PARAMS, X, reverse=True, implementation="loop")
     assert not loop
 
 
 def test_explained(loop):
+    """`explain` gives the chosen engine and the reasons of the others."""
     forward = rnn.explain(CELL, PARAMS, X, LENGTHS)
     assert forward.chosen == "loop" and forward.reasons["scan"] is None
     backward = rnn.explain(CELL, PARAMS, X, LENGTHS, reverse=True)
@@ -89,8 +93,11 @@ def test_explained(loop):
 
 
 def test_explained_without_arrays():
-    """From shapes alone, nested inputs, masks and keys included."""
-    abstract = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+    """`explain` works with shapes only, including masks and keys."""
+
+    def abstract(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
     explanation = rnn.explain(
         CELL,
         abstract(PARAMS),
@@ -107,7 +114,7 @@ def test_explained_without_arrays():
 
 
 def test_chosen_by_size():
-    """Little work is not worth the longer compilation, nor many rows of a narrow cell tiles."""
+    """`blocked` is chosen by size: not for little work, nor for many rows of a narrow cell."""
 
     def explained(units, batch, time):
         cell, inputs = rnn.GRUCell(units), jax.ShapeDtypeStruct((batch, time, 2), jnp.float32)
@@ -123,15 +130,15 @@ def test_chosen_by_size():
 
 
 @pytest.mark.parametrize("lengths", [None, [100] * 64])
-def test_asked_before_params_are_checked(lengths):
-    """What is wrong with them is said as ever, and not by a rule of choice that stumbles."""
+def test_wrong_params_raise_the_usual_error(lengths):
+    """The choice of an engine precedes the check of params, and must not fail on wrong ones."""
     cell, inputs = rnn.CudnnCompatibleGRUCell(4), jnp.ones((64, 100, 3))
     with pytest.raises(KeyError, match="params: expected those of CudnnCompatibleGRUCell"):
         rnn.dynamic_rnn(cell, {"kernel": jnp.ones((7, 4))}, inputs, lengths)
 
 
 def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
-    """Of an engine that was not asked for by its name, and more where more was asked for."""
+    """On accelerators, automatically chosen engines have `unroll` of at least 8."""
     ran = []
 
     class Fast(type(engines.ENGINES["scan"])):

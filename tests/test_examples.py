@@ -1,4 +1,4 @@
-"""The README says of the examples what they measured."""
+"""The README's table of examples is up to date, and the notebooks have been run."""
 
 import json
 import pathlib
@@ -8,19 +8,19 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
 def test_the_table_in_the_readme_is_that_of_the_results(monkeypatch):
-    """`python examples/table.py --write` makes it so."""
+    """If this fails, run `python examples/table.py --write`."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.delitem(sys.modules, "table", raising=False)
     import table
 
     assert table.README.read_text() == table.written()
     assert table.PLACE.search(table.README.read_text())
-    kept = {file.stem for file in table.RESULTS.glob("*.json")}
-    assert kept and kept <= {file.stem for file in EXAMPLES.glob("*.py")}
+    stored = {file.stem for file in table.RESULTS.glob("*.json")}
+    assert stored and stored <= {file.stem for file in EXAMPLES.glob("*.py")}
 
 
-def test_the_notebooks_keep_what_they_printed():
-    """`python examples/notebooks.py --write` runs them: every cell, in order, and none failed."""
+def test_the_notebooks_are_stored_with_their_outputs():
+    """All cells were run in order, without errors: `python examples/notebooks.py --write`."""
     for path in EXAMPLES.parent.glob("*/*.ipynb"):
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         assert cells and [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))

@@ -20,7 +20,8 @@ def shapes(*leading):
     return jax.tree.map(lambda s: (*leading, *s), MIXED, is_leaf=is_shape)
 
 
-def some(*leading):
+def random_inputs(*leading):
+    """Random inputs of a `toys.Mixed`, with the given leading axes."""
     random = np.random.default_rng(0)
     return jax.tree.map(
         lambda s: jnp.asarray(random.normal(size=s)), shapes(*leading), is_leaf=is_shape
@@ -29,7 +30,7 @@ def some(*leading):
 
 ZERO = CELL.zero_state(B, jnp.float64)
 PARAMS = CELL.init(jax.random.key(0), shapes(B, T), "float64")
-INPUTS = some(B, T)
+INPUTS = random_inputs(B, T)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def steps(inputs):
     return [jax.tree.map(lambda x, t=t: x[:, t], inputs) for t in range(T)]
 
 
-def test_lists_of_steps_and_both_directions(expected):
+def test_static_and_bidirectional_runs(expected):
+    """`static_rnn` and bidirectional runs agree with `dynamic_rnn`."""
     outputs, state = rnn.static_rnn(CELL, PARAMS, steps(INPUTS), sequence_length=[5, 3, 1, 0])
     close((jnp.stack(outputs, 1), state), expected, 0)
     both = {"fw": PARAMS, "bw": PARAMS}
@@ -49,7 +51,8 @@ def test_lists_of_steps_and_both_directions(expected):
     close((run[0][0], run[1][0]), expected, 0)
 
 
-def test_raw_rnn_and_one_row_by_hand(expected):
+def test_raw_rnn_and_one_step_of_one_row(expected):
+    """`raw_rnn`, and a direct call with one row, agree with `dynamic_rnn`."""
     inputs = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), INPUTS)
 
     def loop_fn(time, output, state, loop_state):
@@ -65,7 +68,7 @@ def test_raw_rnn_and_one_row_by_hand(expected):
 
 
 def test_flax_layers(expected):
-    """Which ask whether a step draws, and where it starts."""
+    """Flax layers detect that a cell draws, and start it, with inputs of several ranks."""
     cell = rnn.DropoutWrapper(CELL, output_keep_prob=0.5)
     layer = rnnl.RNN(cell, param_dtype="float64")
     variables = {"params": {"cell": PARAMS}}
@@ -80,7 +83,7 @@ def test_flax_layers(expected):
 
 
 def test_decoding():
-    """The vectors are those of the last id; beams are an axis before the features."""
+    """Greedy decoding, and beam search with one beam, agree with a loop over steps."""
     table = jnp.asarray(np.random.default_rng(1).normal(size=(5, D)))
 
     def embed(ids):
@@ -99,6 +102,7 @@ def test_decoding():
 
 
 def one_without_an_axis(inputs):
+    """The inputs with a vector that lacks its feature axis."""
     return {**inputs, "vectors": (inputs["vectors"][0], inputs["vectors"][1][..., 0])}
 
 
@@ -112,12 +116,14 @@ def one_without_an_axis(inputs):
     ],
 )
 def test_errors_name_the_leaf(wrong, said):
+    """The error for a leaf of another rank names its path and the expected rank."""
     with pytest.raises(ValueError, match=said):
         rnn.dynamic_rnn(CELL, PARAMS, wrong)
 
 
-def test_errors_of_what_functions_return():
-    bad = one_without_an_axis(some(B))
+def test_errors_of_inputs_that_callbacks_return():
+    """`loop_fn` and `embed` must return leaves of the ranks in `feature_ndim`."""
+    bad = one_without_an_axis(random_inputs(B))
     with pytest.raises(ValueError, match=r"next_input\['vectors'\]\[1\] to be \[batch\] and 1"):
         rnn.raw_rnn(
             CELL,

@@ -1,4 +1,4 @@
-"""Calls that are wrong in the first hour: by hand, in the order or the names of TF1, of Python."""
+"""Mistakes of first-time users: wrong types, orders and names of arguments, wrong callbacks."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,10 @@ def decode(embed=lambda ids: TABLE[ids], logits=lambda output: output @ KERNEL, 
 
 
 def loop(replace, first=False):
-    """`raw_rnn` where `replace` stands for some of what `loop_fn` returns."""
+    """Runs `raw_rnn` with items of what `loop_fn` returns replaced, by index.
+
+    They are replaced in the first call of `loop_fn` if `first`, else in the later ones.
+    """
 
     def loop_fn(time, output, state, loop_state):
         is_first = output is None
@@ -53,7 +56,7 @@ def loop(replace, first=False):
     return rnn.raw_rnn(GRU, PARAMS, loop_fn, maximum_iterations=2)
 
 
-def looking(time, output, state, loop_state):
+def branches_on_time(time, output, state, loop_state):
     if time > 0:
         return None
     return time >= jnp.full(B, T, jnp.int32), ROWS, STATE, None, None
@@ -68,6 +71,8 @@ def layer(**options):
 
 
 class Looks(rnn.Cell):
+    """Branches in Python on the values of its inputs, and so cannot be traced."""
+
     def init(self, key, input_shape, dtype=jnp.float32):
         return {}
 
@@ -78,9 +83,9 @@ class Looks(rnn.Cell):
         return inputs if inputs.max() > 0 else state, state
 
 
-# row: (call, error, what the message must contain)
+# row: (call, error, a fragment that the message must contain)
 CALLS = {
-    # the methods of a cell
+    # methods of a cell
     "init: an int for a key": (lambda: GRU.init(0, X.shape), ValueError, "^key: expected one key"),
     "init: no key": (lambda: GRU.init(None, X.shape), ValueError, "^key: .* got None"),
     "init: other order": (lambda: GRU.init(X.shape, KEY), ValueError, "^key: expected one key"),
@@ -143,7 +148,7 @@ CALLS = {
     ),
     "by hand: a key": (lambda: GRU(PARAMS, ROWS, STATE, key=0), ValueError, "^key: expected one"),
     "params of ints": (lambda: run(params=INTEGERS), TypeError, "^params: expected kernels of a r"),
-    # functions that are called back
+    # callbacks
     "an initialiser's maker": (
         lambda: rnn.GRUCell(H, kernel_initializer=FACTORY).init(KEY, X.shape),
         TypeError,
@@ -181,7 +186,7 @@ CALLS = {
         r"^loop_fn: expected a function of 4 \(time, .* got one of \(t, o, s\)",
     ),
     "loop_fn with an if": (
-        lambda: rnn.raw_rnn(GRU, PARAMS, looking, maximum_iterations=2),
+        lambda: rnn.raw_rnn(GRU, PARAMS, branches_on_time, maximum_iterations=2),
         TypeError,
         f"^loop_fn: .* {LOOKS}",
     ),
@@ -215,7 +220,7 @@ CALLS = {
         TypeError,
         rf"^Looks\.__call__: .* {LOOKS}",
     ),
-    # functions of sequences
+    # functions for sequences
     "tile_batch of a list": (lambda: rnn.tile_batch([1, 2], 2), ValueError, "^tree: .* list of 2"),
     "a ragged mask": (lambda: run(mask=RAGGED), TypeError, "^mask: .* parts of different shapes"),
     "lengths in a set": (
@@ -333,7 +338,7 @@ CALLS = {
         TypeError,
         r"concatenate\(\*outputs\)",
     ),
-    # layers
+    # Flax layers
     "param_dtype of nnx": (
         lambda: layer(param_dtype=jnp.int32),
         TypeError,
@@ -355,36 +360,37 @@ CALLS = {
 
 @pytest.mark.parametrize("row", CALLS)
 def test_the_error_says_what_to_do(row):
+    """Each mistake raises an error with advice, without private names."""
     call, error, fragment = CALLS[row]
     with says(error, fragment):
         call()
 
 
-def test_what_a_function_was_called_with_is_noted():
-    """Its own error is raised; the shapes of what it was given are beside it."""
+def test_shapes_of_the_arguments_of_a_failing_callback_are_noted():
+    """The error of a callback is raised as it is, with a note of the shapes that it received."""
     with pytest.raises(TypeError) as caught:
         decode(logits=lambda output: output @ TABLE)
     notes = [note for note in caught.value.__notes__ if "was called with" in note]
     assert notes == ["logits was called with output, [2, 5]"]
 
 
-def test_a_cell_of_a_plain_class_is_printed_inside_of_others():
-    """A class that is no dataclass has no arguments to print."""
+def test_repr_of_a_cell_that_is_not_a_dataclass():
+    """Inside of a stack it is printed with Python's default repr."""
     assert "Looks object" in repr(rnn.MultiRNNCell([Looks(), GRU]))
 
 
-def test_what_has_no_rows_is_not_tiled():
-    """The state of a cell may be empty, or shared by the batch."""
+def test_tile_batch_leaves_empty_trees_and_rank_0_leaves():
+    """A state may be empty, or have leaves that the batch shares."""
     assert rnn.tile_batch((), 2) == () and rnn.tile_batch(jnp.int32(3), 2) == 3
 
 
-def test_symbolic_sizes_are_sizes():
-    """`jax.export` has sizes that are no ints."""
+def test_zero_state_accepts_symbolic_sizes():
+    """The symbolic sizes of `jax.export` are not ints."""
     batch = jax.export.symbolic_shape("b")[0]
     exported = jax.export.export(jax.jit(lambda x: GRU.zero_state(x.shape[0])))
     assert str(exported(jax.ShapeDtypeStruct((batch,), jnp.float32)).out_avals[0]) == "float32[b,5]"
 
 
-def test_rows_of_complex_numbers_are_padded():
+def test_pad_sequences_of_complex_numbers():
     batch, _ = rnn.pad_sequences([np.ones(1, complex), np.full(2, 1j)])
     np.testing.assert_array_equal(batch, [[1, 0], [1j, 1j]])

@@ -1,4 +1,4 @@
-"""The Linen and NNX layers: they agree with the functions, and save and restore."""
+"""The Linen and NNX layers: they agree with the functions, and can be saved and restored."""
 
 import functools
 
@@ -22,7 +22,7 @@ LSTM, GRU, DROP = rnn.LSTMCell(4), rnn.GRUCell(2), rnn.DropoutWrapper(rnn.GRUCel
 
 
 def function(kind):
-    """The pure function that a kind of layer stands for, `(params, inputs, ...)`."""
+    """The function `(params, inputs, ...)` that a kind of layer wraps."""
     both = (LSTM, GRU)
     if kind == "RNN":
         return lambda *a, **o: rnn.dynamic_rnn(LSTM, *a, **o)
@@ -52,16 +52,24 @@ def linen(kind, **options):
     """`(run(params, *arguments, **options), params)` of a Linen layer."""
     layer = getattr(rnnl, kind)(*ARGUMENTS[kind], **options)
     variables = layer.init(jax.random.key(0), X)
-    run = lambda params, *a, **o: layer.apply({"params": {"cell": params}}, *a, **o)  # noqa: E731
+
+    def run(params, *a, **o):
+        return layer.apply({"params": {"cell": params}}, *a, **o)
+
     return run, variables["params"]["cell"]
 
 
 def values(layer):
-    is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    """The params of an NNX layer as plain arrays."""
+
+    def is_param(x):
+        return isinstance(x, nnx.Variable)
+
     return jax.tree.map(lambda p: p.get_value(), layer.params, is_leaf=is_param)
 
 
 def nnx_layer(kind, **options):
+    """`(run(params, *arguments, **options), params)` of an NNX layer."""
     layer = getattr(rnnx, kind)(*ARGUMENTS[kind], in_features=3, rngs=nnx.Rngs(0), **options)
     graph, state = nnx.split(layer)
 
@@ -75,8 +83,8 @@ def nnx_layer(kind, **options):
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
 @pytest.mark.parametrize("make", [linen, nnx_layer])
-def test_a_layer_is_its_function(make, kind):
-    """Results and gradients, under jit, with lengths and the keyword arguments."""
+def test_a_layer_equals_its_function(make, kind):
+    """Results and gradients agree, under jit, with lengths, resets and a dtype."""
     run, params = make(kind)
     resets = X[..., 0] > 1
 
@@ -93,6 +101,7 @@ def test_a_layer_is_its_function(make, kind):
 
 @pytest.mark.parametrize("make", [linen, nnx_layer])
 def test_initial_states(make):
+    """Layers pass initial states on, by position and by name."""
     run, params = make("RNN")
     state = rnn.LSTMStateTuple(jnp.ones((4, 4), jnp.float32), jnp.ones((4, 4), jnp.float32))
     expected = function("RNN")(params, X, LENGTHS, state)
@@ -108,6 +117,7 @@ def test_initial_states(make):
 
 @pytest.mark.parametrize("make", [linen, nnx_layer])
 def test_merge_fn(make):
+    """`merge_fn` merges the outputs of both directions; with `None` they are a pair."""
     run, params = make("Bidirectional", merge_fn=None)
     outputs = run(params, X)[0]
     assert isinstance(outputs, tuple) and [y.shape[-1] for y in outputs] == [4, 2]
@@ -116,7 +126,7 @@ def test_merge_fn(make):
 
 
 def test_attention_step_by_step():
-    """A layer that attends, with its memory at every step, is the run; and what is refused."""
+    """Steps with the memory equal a run of an attending layer; missing memories are refused."""
     cell = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=2))
     memory = {"memory": X[:, :3, :2], "memory_length": LENGTHS % 4}
     layer = rnnl.RNN(rnn.MultiRNNCell([LSTM, cell]))
@@ -143,7 +153,7 @@ def test_attention_step_by_step():
 
 
 def test_step_and_start():
-    """Step by step is the run."""
+    """`start` and repeated `step`s equal a run."""
     layer = rnnl.RNN(rnn.LearnedInitialState(LSTM))
     variables = layer.init(jax.random.key(0), X)
     variables["params"]["cell"]["initial_state"]["h"] += 0.5
@@ -172,8 +182,8 @@ ONE_DROPOUT = [{f"{where}_keep_prob": 0.5} for where in ("input", "output", "sta
 
 
 @pytest.mark.parametrize("keep", ONE_DROPOUT, ids=str)
-def test_each_dropout_is_seen(keep):
-    """Also what touches only the state: a layer without a stream refuses it."""
+def test_each_kind_of_dropout_needs_a_stream(keep):
+    """Every kind, even of the state alone, is refused without a stream, and drawn with one."""
     drop = rnn.DropoutWrapper(LSTM, **keep)
     arguments = {
         "RNN": (drop,),
@@ -192,7 +202,7 @@ def test_each_dropout_is_seen(keep):
 
 
 def test_directions_with_different_outputs():
-    """A pair of outputs need not be mergeable if it is not merged."""
+    """With `merge_fn=None`, outputs of different structures are allowed."""
     layer = rnnx.Bidirectional(
         rnn.EmitState(LSTM), LSTM, in_features=3, rngs=nnx.Rngs(0), merge_fn=None
     )
@@ -200,8 +210,8 @@ def test_directions_with_different_outputs():
     assert isinstance(fw, tuple) and bw.shape == (4, 5, 4)
 
 
-def by_hand(kind, param_dtype):
-    """`(run, step, start)` of a layer of one kind."""
+def run_step_and_start(kind, param_dtype):
+    """The functions `(run, step, start)` of a Linen or NNX layer."""
     if kind == "nnx":
         layer = rnnx.RNN(LEARNED, in_features=3, rngs=nnx.Rngs(0), param_dtype=param_dtype)
         return layer, layer.step, layer.start
@@ -227,9 +237,9 @@ LEARNED = rnn.LearnedInitialState(LSTM)
         ("float32", "float32", "bfloat16"),
     ],
 )
-def test_steps_by_hand_have_the_dtype_of_the_run(kind, param_dtype, inputs_dtype, dtype):
-    """From `start` of nothing but the batch, unless the run is told a dtype too."""
-    run, step, start = by_hand(kind, param_dtype)
+def test_steps_have_the_dtype_of_the_run(kind, param_dtype, inputs_dtype, dtype):
+    """Steps from `start` return the dtypes and values of a run with the same `dtype=`."""
+    run, step, start = run_step_and_start(kind, param_dtype)
     inputs = jnp.asarray(X[:, :3], inputs_dtype)
     expected = run(inputs, dtype=dtype)
     state = start(4, dtype=dtype)
@@ -245,8 +255,8 @@ def test_steps_by_hand_have_the_dtype_of_the_run(kind, param_dtype, inputs_dtype
             call()
 
 
-def test_a_step_leaves_a_wider_state_alone():
-    """As a run does: a cell may carry more bits than it computes in."""
+def test_a_step_keeps_a_wider_state():
+    """A state in a wider dtype than the inputs keeps it in `step`, as in a run."""
 
     @toys.config
     class Wide(toys.Sum):
@@ -261,9 +271,13 @@ def test_a_step_leaves_a_wider_state_alone():
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_linen_dropout(kind):
+    """A Linen layer draws from its stream or key, and needs neither if deterministic."""
     layer = getattr(rnnl, kind)(*STOCHASTIC[kind])
     variables = layer.init(jax.random.key(0), X)  # the params need no stream
-    run = lambda **o: layer.apply(variables, X, **o)[0]  # noqa: E731
+
+    def run(**o):
+        return layer.apply(variables, X, **o)[0]
+
     with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
         run()
     evaluated = run(deterministic=True)
@@ -278,7 +292,11 @@ def test_linen_dropout(kind):
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_nnx_dropout(kind):
-    make = lambda **r: getattr(rnnx, kind)(*STOCHASTIC[kind], in_features=3, rngs=nnx.Rngs(**r))  # noqa: E731
+    """An NNX layer draws a new mask in each call, and none in `eval` mode or if deterministic."""
+
+    def make(**r):
+        return getattr(rnnx, kind)(*STOCHASTIC[kind], in_features=3, rngs=nnx.Rngs(**r))
+
     without = make(params=0)
     with pytest.raises(ValueError, match="'dropout', got none.*deterministic=True"):
         without(X)
@@ -295,14 +313,15 @@ def test_nnx_dropout(kind):
 
 
 def test_a_cell_that_does_not_draw_needs_no_stream():
+    """Cells without active dropout run in layers without a random stream."""
     for cell in (GRU, rnn.DropoutWrapper(GRU), rnn.MultiRNNCell([GRU, GRU])):
         layer = rnnl.RNN(cell)
         layer.apply(layer.init(jax.random.key(0), X), X)
         rnnx.RNN(cell, in_features=3, rngs=nnx.Rngs(params=0))(X)
 
 
-def test_users_cells_are_seen_to_draw():
-    """A cell of a user's own declares nothing: that it draws is found by tracing it."""
+def test_user_defined_cells_that_draw_are_detected():
+    """Tracing shows that a user's cell draws random numbers; it need not declare it."""
 
     @toys.config
     class Noisy(toys.Sum):
@@ -319,6 +338,7 @@ def test_users_cells_are_seen_to_draw():
 
 
 def test_param_dtype():
+    """Layers create params in `param_dtype`."""
     variables = rnnl.RNN(LSTM, param_dtype=jnp.bfloat16).init(jax.random.key(0), X)
     layer = rnnx.RNN(LSTM, in_features=3, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
     for tree in (variables, values(layer)):
@@ -326,7 +346,7 @@ def test_param_dtype():
 
 
 def test_inside_a_model():
-    """As a submodule beside Flax's own layers, trained for a step."""
+    """A layer works as a submodule beside Flax's own, and receives gradients."""
 
     class Classifier(nn.Module):
         @nn.compact
@@ -354,7 +374,7 @@ def test_inside_a_model():
 
 
 def test_saved_and_restored(tmp_path):
-    """Through orbax, into a layer made with other random numbers."""
+    """Orbax restores params into a layer that was initialised with another key."""
     with ocp.StandardCheckpointer() as saver:
         layer = rnnl.RNN(LSTM)
         variables = layer.init(jax.random.key(0), X)
@@ -372,7 +392,7 @@ def test_saved_and_restored(tmp_path):
 
 
 def test_partitioning_metadata_of_linen():
-    """Initializers put it around the params, where it stays."""
+    """Partitioning metadata of initializers stays on the params and does not change results."""
     initializer = nn.with_partitioning(nn.initializers.glorot_uniform(), (None, "model"))
     cell = rnn.LSTMCell(4, kernel_initializer=initializer)
     layer = rnnl.RNN(rnn.MultiRNNCell([cell, cell]))
@@ -384,7 +404,7 @@ def test_partitioning_metadata_of_linen():
 
 
 def test_partitioning_metadata_of_every_initializer():
-    """Of a kernel whose rows two initializers fill it is the kernel's."""
+    """A kernel whose rows two initializers fill has the metadata of `kernel_initializer`."""
     glorot, model = nn.initializers.glorot_uniform(), nn.with_partitioning
     cell = rnn.LSTMCell(
         4,
@@ -398,7 +418,8 @@ def test_partitioning_metadata_of_every_initializer():
     assert spec == {name: jax.sharding.PartitionSpec(*axes) for name, axes in names.items()}
 
 
-def test_a_start_that_wants_a_memory_before_there_are_params():
+def test_start_of_an_attending_layer_before_there_are_params():
+    """`start` in `init` is refused: the start state depends on params that do not exist yet."""
     cell = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=2))
 
     class Decoder(nn.Module):
@@ -411,6 +432,7 @@ def test_a_start_that_wants_a_memory_before_there_are_params():
 
 
 def test_partitioning_metadata_of_nnx():
+    """An NNX layer keeps the metadata of initializers, and computes what `dynamic_rnn` does."""
     initializer = nnx.with_partitioning(nnx.initializers.glorot_uniform(), (None, "model"))
     cell = rnn.LSTMCell(4, kernel_initializer=initializer)
     auto = (jax.sharding.AxisType.Auto,)
@@ -423,8 +445,8 @@ def test_partitioning_metadata_of_nnx():
 
 
 @pytest.mark.parametrize("cell", [LSTM, rnn.MultiRNNCell([LSTM]), rnn.LearnedInitialState(LSTM)])
-def test_linen_steps_where_params_are_made(cell):
-    """A module that starts before it has params."""
+def test_linen_step_in_init(cell):
+    """`start` and `step` in a module's `init` create the params of the layer."""
 
     class Steps(nn.Module):
         @nn.compact

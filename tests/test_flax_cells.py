@@ -1,6 +1,6 @@
-"""Every cell in a Linen and an NNX layer: what it draws from, in few bits, under jit and grad.
+"""Every cell in a Linen and an NNX layer: random streams, low precision, jit and grad.
 
-Everyday gradients are of the core cells, and of one with a memory; with --full of every cell.
+The everyday suite checks gradients of core cells and of one with a memory; --full, of every cell.
 """
 
 import jax
@@ -18,21 +18,23 @@ from jax_dynrnn import nnx as rnnx
 
 
 def own(params):
-    """What a layer holds: not the memory, which a call is given."""
+    """The params that a layer holds: without the memory, which each call receives."""
     return {name: x for name, x in params.items() if not isinstance(x, tuple)}
 
 
 def memory(law):
-    given = law.case.memory(law.dtype) if law.case.places else ()
+    """The memory of a law as keyword arguments of a layer."""
+    given = law.case.memory(law.dtype) if law.case.memory_sizes else ()
     return dict(zip(("memory", "memory_length"), given, strict=False))
 
 
-def drawing(law):
-    """What a cell that can draw and has nothing to draw from must be told."""
+def deterministic(law):
+    """Options that let a cell with dropout run without a stream."""
     return {} if law.case.keyed else {"deterministic": True}
 
 
 def streams(law):
+    """The random streams that a keyed cell needs."""
     return {"dropout": jax.random.key(3)} if law.case.keyed else {}
 
 
@@ -45,10 +47,13 @@ def linen(law, **options):
 
 
 def nnx_layer(law, params):
-    """An NNX layer that holds `params`, which are as those that it makes."""
+    """An NNX layer that holds `params`, after checking that it creates params of their shapes."""
     rngs = nnx.Rngs(params=0, **streams(law))
     layer = rnnx.RNN(law.case.cell, in_features=law.case.features, rngs=rngs)
-    is_param = lambda x: isinstance(x, nnx.Param)  # noqa: E731
+
+    def is_param(x):
+        return isinstance(x, nnx.Param)
+
     made = jax.tree.map(lambda p: p.shape, layer.params, is_leaf=is_param)
     assert made == jax.tree.map(jnp.shape, own(params))
     layer.params = nnx.data(jax.tree.map(nnx.Param, own(params)))
@@ -57,8 +62,8 @@ def nnx_layer(law, params):
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.x64)
 @pytest.mark.everyday(lambda law: not law.case.variant)
-def test_a_layer_is_the_function(law):
-    """With the next key of its stream, if it draws."""
+def test_a_layer_equals_dynamic_rnn(law):
+    """A layer equals `dynamic_rnn` with the next key of its stream, if the cell draws."""
     (params, inputs, state), case = laws.arguments(law), law.case
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     options = {"time_major": True, "mask": MASK.T, "resets": RESETS.T, "implementation": "scan"}
@@ -66,7 +71,7 @@ def test_a_layer_is_the_function(law):
     def function(key):
         return rnn.dynamic_rnn(case.cell, params, swapped, LENGTHS, state, key=key, **options)
 
-    options_of_layer = options | memory(law) | drawing(law)
+    options_of_layer = options | memory(law) | deterministic(law)
     apply = linen(law, rngs=streams(law))
     key = apply({}, method=lambda layer: layer.make_rng("dropout")) if case.keyed else None
     actual = apply(own(params), swapped, LENGTHS, state, **options_of_layer)
@@ -77,8 +82,8 @@ def test_a_layer_is_the_function(law):
 
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.dtype == "float64" and law.x64)
-def test_linen_makes_the_params_of_the_cell(law):
-    """Of the cell's shapes, also where it has no stream to draw from."""
+def test_linen_init_creates_the_params_of_the_cell(law):
+    """`init` needs no dropout stream, and its params have the shapes of `cell.init`."""
     layer, (params, inputs, _) = rnnl.RNN(law.case.cell), laws.arguments(law)
     made = jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs, **memory(law)))
     made = made.get("params", {"cell": {}})["cell"]
@@ -86,25 +91,29 @@ def test_linen_makes_the_params_of_the_cell(law):
 
 
 def cast(tree, dtype):
-    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    """The tree with its floating leaves in `dtype`."""
+
+    def floating(x):
+        return jnp.issubdtype(x.dtype, jnp.floating)
+
     return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree)
 
 
 def check(law, dtype, differentiate):
-    """Gradients through a layer are in `dtype`, as its results are, and those of the function.
+    """Asserts that results and gradients of a layer are in `dtype` and equal the function's.
 
-    That is compiled in the law's own dtype, which with --full is the same. Everyday it is float64,
-    and the layer takes one step only: less to compile, and little for roundings to add up to.
+    The function runs in the law's dtype, which with --full is `dtype`. In the everyday suite it is
+    float64, and the layer then takes one step only: that compiles faster, and few roundings add up.
     """
     arguments = cast(laws.arguments(law), dtype)
     steps = T if law.dtype == dtype else 1
     params, inputs, state = arguments
     inputs = jax.tree.map(lambda x: x[:, :steps], inputs)
-    options = cast(memory(law), dtype) | {"key": law.case.key()} | drawing(law)
+    options = cast(memory(law), dtype) | {"key": law.case.key()} | deterministic(law)
 
     def loss(run):
         outputs, final = run(inputs, None, state, **options)
-        results = jax.tree.map(rest_of_time, outputs), final
+        results = jax.tree.map(pad_time, outputs), final
         return weighted_sum(results), results
 
     gradients, results = differentiate(loss)
@@ -116,19 +125,21 @@ def check(law, dtype, differentiate):
     close((results, gradients), (expected, own(of_params)), tolerance)
 
 
-def rest_of_time(y):
-    """Zeros in the steps that are not taken."""
+def pad_time(y):
+    """Outputs padded with zeros to T steps."""
     return jnp.pad(y, [(0, 0), (0, T - y.shape[1])] + [(0, 0)] * (y.ndim - 2))
 
 
 @pytest.mark.where(lambda law: law.engine == "scan" and law.dtype in ("float64", "bfloat16"))
-@pytest.mark.everyday(lambda law: law.case.core or len(law.case.places) > 1)
+@pytest.mark.everyday(lambda law: law.case.core or len(law.case.memory_sizes) > 1)
 def test_gradients_through_linen(law):
-    """Under jit, in bfloat16."""
+    """Gradients through a Linen layer, under jit, in bfloat16."""
     params = own(cast(laws.arguments(law)[0], jnp.bfloat16))
 
     def differentiate(loss):
-        of_params = lambda p: loss(lambda *a, **o: linen(law)(p, *a, **o))  # noqa: E731
+        def of_params(p):
+            return loss(lambda *a, **o: linen(law)(p, *a, **o))
+
         return jax.jit(jax.grad(of_params, has_aux=True))(params)
 
     check(law, "bfloat16", differentiate)
@@ -143,7 +154,7 @@ def test_gradients_through_linen(law):
 )
 @pytest.mark.everyday(lambda law: law.case.name in ("gru", "multi"))
 def test_gradients_through_nnx(law):
-    """Under `nnx.jit` and `nnx.grad`, in float32."""
+    """Gradients through an NNX layer, under `nnx.jit` and `nnx.grad`, in float32."""
     layer = nnx_layer(law, cast(laws.arguments(law)[0], jnp.float32))
 
     def differentiate(loss):

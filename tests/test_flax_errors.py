@@ -1,4 +1,4 @@
-"""Bad data through the layers: the errors of `dynamic_rnn`, before Flax's own."""
+"""Invalid arguments of Flax layers: the errors of `dynamic_rnn` are raised, not Flax's own."""
 
 import functools
 
@@ -40,10 +40,11 @@ def nnx_call(cell, *arguments, **options):
         (call, row)
         for call in (linen, linen_init, nnx_call)
         for row in ABOUT_DATA
-        if (call, row) != (linen_init, "10 features")  # it makes params for any number of them
+        if (call, row) != (linen_init, "10 features")  # `init` accepts any number of features
     ],
 )
 def test_error(call, row):
+    """Each invalid argument of `test_bad_inputs` raises the same error through a layer."""
     arguments, error, fragments = ERRORS[row]
     given = {"inputs": X, "lengths": None, "state": None, "cell": LSTM, **arguments}
     cell, *positional = (given.pop(name) for name in ("cell", "inputs", "lengths", "state"))
@@ -53,7 +54,7 @@ def test_error(call, row):
 
 @pytest.mark.parametrize("call", [linen, nnx_call])
 def test_time_major(call):
-    """What is checked first knows which axis is which."""
+    """The checks of a layer take `time_major` into account."""
     inputs = X.swapaxes(0, 1)
     assert call(LSTM, inputs, [1, 2, 3], time_major=True)[0].shape == (T, B, 4)
     with says(ValueError, r"rank 3, \[time, batch, features\].*x\[:, None\]"):
@@ -62,7 +63,7 @@ def test_time_major(call):
 
 @pytest.mark.parametrize("method", ["__call__", "step"])
 def test_another_number_of_features(method):
-    """In a call and in a step, with and without a search for what draws."""
+    """A wrong number of features is refused in a call and in a step, deterministic or not."""
     inputs = zeros(B, T, D + 3) if method == "__call__" else zeros(B, D + 3)
     state = () if method == "__call__" else (layer(LSTM).start(B),)
     variables = {"params": {"cell": PARAMS[LSTM]}}
@@ -74,7 +75,7 @@ def test_another_number_of_features(method):
 
 
 def test_the_state_of_a_step():
-    """It is as a run's: a tuple will do, another shape will not."""
+    """`step` accepts a plain tuple as state, and refuses other shapes, as a run does."""
     one, state = layer(LSTM), layer(LSTM).start(B)
     output, _ = one.step(X[:, 0], tuple(state))
     np.testing.assert_array_equal(output, one.step(X[:, 0], state)[0])
@@ -83,7 +84,8 @@ def test_the_state_of_a_step():
             one.step(X[:, 0], wrong)
 
 
-def test_layers_of_what_is_no_list():
+def test_invalid_cells_of_layers():
+    """A cell instead of a list, empty lists, and a cell of Flax are refused."""
     with says(TypeError, "cells_fw: expected a list of cells, got LSTMCell"):
         rnnl.StackedBidirectional(LSTM).init(jax.random.key(0), X)
     with says(TypeError, "cells_fw: expected a list of cells, got LSTMCell"):
@@ -101,7 +103,7 @@ RNGS = nnx.Rngs(0)
 
 
 def with_params(layer, change):
-    """Calls of a Linen and an NNX layer whose params were changed, and where these are there."""
+    """Yields `(path of the params, call)` of a Linen and an NNX layer with changed params."""
     kind, *cells = layer
     linen_layer = getattr(rnnl, kind)(*cells)
     params = change(linen_layer.init(jax.random.key(0), X)["params"]["cell"])
@@ -138,7 +140,7 @@ WRONG = {
 @pytest.mark.parametrize("options", [{}, {"deterministic": True}], ids=str)
 @pytest.mark.parametrize("row", WRONG)
 def test_where_params_of_a_layer_are_wrong(row, options):
-    """Their place in the layer, and no word of the functions that it calls."""
+    """The error names the param's path in the layer, not the functions that the layer calls."""
     layer, change, where = WRONG[row]
     for params, call in with_params(layer, change):
         with says((KeyError, ValueError), f"^{params}{where}"):
@@ -149,8 +151,8 @@ def test_where_params_of_a_layer_are_wrong(row, options):
     ("kind", "cells"),
     [("RNN", NOISY), ("Bidirectional", NOISY), ("StackedBidirectional", [GRU, NOISY])],
 )
-def test_nothing_to_draw_from(kind, cells):
-    """The cells are named, and all three ways out."""
+def test_missing_random_stream(kind, cells):
+    """Without a stream, the error names the cells that draw and the options that help."""
     fragments = [
         r"^(GRUCell.* and )?DropoutWrapper\(.*\): draws",
         "'dropout'",
@@ -167,13 +169,15 @@ def test_nothing_to_draw_from(kind, cells):
 
 @pytest.mark.parametrize("call", [linen, nnx_call])
 def test_a_traced_option(call):
+    """Traced options of a layer are refused."""
     with says(ValueError, "^unroll: expected an int >= 1, got a traced .*static_argnames"):
         jax.jit(lambda n: call(LSTM, X, unroll=n))(2)
     with says(TypeError, "^time_major: expected True or False, got a traced .*static_argnames"):
         jax.jit(lambda flag: call(LSTM, X, time_major=flag))(True)
 
 
-def test_dtypes_of_start_and_step():
+def test_invalid_dtypes_of_start_and_step():
+    """`start` and `step` check their `dtype=`."""
     for call in (
         layer(LSTM).start,
         lambda n, dtype: layer(LSTM).step(X[:, 0], layer(LSTM).start(B), dtype=dtype),
@@ -182,13 +186,15 @@ def test_dtypes_of_start_and_step():
             call(B, dtype="bf16")
 
 
-def test_params_that_are_not_the_layers():
+def test_missing_params_of_a_layer():
+    """The error says that the layer's params are missing, and which variables there are."""
     for variables, there in (({}, "nothing"), ({"params": PARAMS[LSTM]}, "bias, kernel")):
         with says(KeyError, rf"expected the params that RNN.init made, got none; .* has {there}$"):
             rnnl.RNN(LSTM).apply(variables, X)
 
 
-def test_what_is_no_function_and_no_flag():
+def test_invalid_merge_fn_and_deterministic():
+    """`merge_fn` must be callable, and `deterministic` a bool."""
     for make in (
         rnnl.Bidirectional,
         functools.partial(rnnx.Bidirectional, in_features=D, rngs=RNGS),
@@ -201,7 +207,8 @@ def test_what_is_no_function_and_no_flag():
             call(LSTM, X, deterministic="no")
 
 
-def test_a_step_of_whole_sequences_and_of_swapped_arguments():
+def test_invalid_arguments_of_a_step():
+    """Whole sequences in `step`, and swapped arguments of an `RNNCell`, are refused."""
     one = layer(LSTM)
     with says(ValueError, r"^state\.c: .*leading axes \(3, 5\).*dynamic_rnn runs them all"):
         one.step(X, one.start(B))

@@ -1,4 +1,4 @@
-"""What TensorFlow 2.21 computed, stored by tests/golden/make_golden.py: always run."""
+"""Results agree with those of TensorFlow 2.21 stored by golden/make_golden.py; needs no oracle."""
 
 import pathlib
 
@@ -15,16 +15,16 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 @pytest.fixture
 def fixed_masks(monkeypatch):
-    """Dropout draws the mask that TensorFlow was given."""
+    """Makes dropout draw the mask that TensorFlow was given."""
     monkeypatch.setattr(
-        jax.random, "bernoulli", lambda k, p, shape: jnp.asarray(oracle.kept(shape))
+        jax.random, "bernoulli", lambda k, p, shape: jnp.asarray(oracle.dropout_mask(shape))
     )
     jax.clear_caches()
     yield
     jax.clear_caches()
 
 
-def test_every_configuration_has_its_file():
+def test_every_configuration_has_a_golden_file():
     assert {path.stem for path in GOLDEN.glob("*.npz")} == set(oracle.CONFIGS)
 
 
@@ -35,7 +35,7 @@ def test_every_configuration_has_its_file():
     [("float64", 1e-12), pytest.param("float32", 1e-5, marks=pytest.mark.full)],
 )
 def test_agrees_with_tensorflow(name, run, dtype, tolerance, request):
-    """Outputs, final state and every gradient."""
+    """Outputs, final state and all gradients agree with the stored ones."""
     config = oracle.CONFIGS[name]
     if oracle.options(config):
         request.getfixturevalue("fixed_masks")

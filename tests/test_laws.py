@@ -1,4 +1,4 @@
-"""Laws that hold for every cell and every engine. Cells and engines: see cases.py."""
+"""Laws that hold for every cell and every engine. cases.py lists the cells."""
 
 import contextlib
 import dataclasses
@@ -18,16 +18,16 @@ from jax_dynrnn._cell import StagedCell, run_stages
 
 
 @pytest.fixture(autouse=True)
-def sized(law):
-    """Sets the law's x64."""
+def x64_of_law(law):
+    """Turns 64-bit types off for laws without x64."""
     with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
         yield
 
 
-# Everyday, one setting of each class of cells: the others with --full.
+# The everyday suite runs these laws with one setting of each class of cells.
 one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
 
-# What says nothing about numbers: with 64 bits, and with the types that users have.
+# Laws that do not depend on precision: in float64, and with x64 off as users have it.
 two_dtypes = pytest.mark.where(lambda law: law.dtype == "float64" or not law.x64)
 
 
@@ -39,10 +39,12 @@ STEPS = {
 
 
 def by_rows(law, steps):
-    """Results and gradients of the reference, as `compiled` returns them: no engine's."""
+    """Results and gradients of the reference `row_by_row`, in the form that `compiled` returns."""
+    # The reference has no engine: one cache entry serves the laws of all engines.
     return _by_rows(dataclasses.replace(law, engine="scan"), steps)
 
 
+# Tests of one law run together (see conftest.py): a small cache suffices.
 @functools.lru_cache(maxsize=64)
 def _by_rows(law, steps):
     return _differentiated_by_rows(law, laws.arguments(law), steps)
@@ -57,10 +59,14 @@ def _differentiated_by_rows(law, arguments, steps):
     return laws.differentiated(run, *arguments, gradients)
 
 
-def is_by_rows(law, actual, steps):
-    """Asserts that a run is the reference's; in 16 bit as near to that in float64 as it is."""
+def assert_agrees_with_reference(law, actual, steps):
+    """Asserts that a run agrees with the reference.
+
+    In 16 bits its error against float64 is compared with the reference's where they disagree.
+    """
 
     def exact():
+        """The results and gradients of the reference in float64."""
         wide = jax.tree.map(
             lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x,
             laws.arguments(law),
@@ -72,45 +78,49 @@ def is_by_rows(law, actual, steps):
 
 
 def backward(law):
-    """The reversed run."""
+    """The compiled run in reverse."""
     return compiled(law, reverse=True, gradients=law.gradients)
 
 
-# Everyday of core cells: of all others the next law, whose rows are padded too, contains it.
+# The everyday suite runs this law for core cells only: in the masked law rows are padded too.
 @pytest.mark.everyday(lambda law: law.case.core)
 def test_padded_is_truncated(law):
-    """Outputs, state and gradients of a padded batch are those of the cut rows."""
+    """A padded batch has the outputs, state and gradients of its rows run without padding."""
     arguments = laws.arguments(law)
-    is_by_rows(law, compiled(law)(*arguments), "padded")
+    assert_agrees_with_reference(law, compiled(law)(*arguments), "padded")
 
 
 @two_dtypes
 @pytest.mark.where(lambda law: law.case.core)
 @pytest.mark.everyday(lambda law: law.case.core and law.engine != "scan")
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
-def test_what_is_not_given_is_all_of_it(law, lengths):
-    """Without a mask, resets and lengths: as with those of every step. Engines may differ there."""
+def test_default_mask_resets_and_lengths(law, lengths):
+    """`None` as mask, resets or lengths equals a full mask, no resets and full lengths.
+
+    Engines may have other programs for `None`.
+    """
     arguments = laws.arguments(law)
     expected = compiled(law)(*arguments, np.full(B, T) if lengths is None else lengths)
     close(compiled(law)(*arguments, lengths, None, None), expected, law.tolerance)
 
 
 def test_masks_and_resets(law):
-    """Gaps and walls in padded rows mean what the reference says, in results and gradients."""
+    """Masks and resets in padded rows agree with the reference, in results and gradients."""
     arguments = laws.arguments(law)
-    is_by_rows(law, compiled(law)(*arguments, LENGTHS, MASK, RESETS), "masked")
+    assert_agrees_with_reference(law, compiled(law)(*arguments, LENGTHS, MASK, RESETS), "masked")
 
 
 @one_setting
 def test_masks_and_resets_in_reverse(law):
-    """The same in descending order."""
+    """Masks and resets in a reversed run agree with the reference, with gradients."""
     arguments = laws.arguments(law)
-    is_by_rows(law, backward(law)(*arguments, LENGTHS, MASK, RESETS), "reversed")
+    assert_agrees_with_reference(law, backward(law)(*arguments, LENGTHS, MASK, RESETS), "reversed")
 
 
 @one_setting
-@pytest.mark.where(lambda law: law.case.flip)
+@pytest.mark.where(lambda law: law.case.time_invariant)
 def test_reverse_is_flip_run_flip(law):
+    """A reversed run equals flipping each row, running forward, and flipping the outputs."""
     params, inputs, state = laws.arguments(law)
 
     def flip(x):
@@ -126,9 +136,9 @@ def test_reverse_is_flip_run_flip(law):
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, "largest"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_padding_changes_nothing(law, garbage, masked):
-    """Whatever the padding holds: same results, same gradients, 0 for the padding.
+    """NaN, infinity or huge numbers in padding change no result and no gradient.
 
-    Behind the rows, and under a mask before them and in gaps.
+    Gradients by the padding are 0. Padding is behind the rows, and, if `masked`, also in gaps.
     """
     params, inputs, state = laws.arguments(law)
     steps = (LENGTHS, MASK, RESETS) if masked else (LENGTHS,)
@@ -136,6 +146,7 @@ def test_padding_changes_nothing(law, garbage, masked):
     padding = padding | ~MASK if masked else padding
 
     def spoil(x):
+        # An id beyond the table is the garbage of integer inputs.
         worst = law.case.integers + 5
         if jnp.issubdtype(x.dtype, jnp.floating):
             worst = jnp.finfo(x.dtype).max if garbage == "largest" else garbage
@@ -152,7 +163,7 @@ def test_padding_changes_nothing(law, garbage, masked):
 
 
 def test_a_row_of_length_0(law):
-    """Its outputs are 0 and its state is the initial state."""
+    """A row of length 0 has outputs of 0 and returns its initial state unchanged."""
     params, inputs, state = laws.arguments(law)
     (outputs, final), _ = compiled(law)(params, inputs, state, LENGTHS)
     empty = int(np.flatnonzero(LENGTHS == 0)[0])
@@ -163,11 +174,13 @@ def test_a_row_of_length_0(law):
             np.testing.assert_array_equal(new[empty], old[empty])
 
 
-@pytest.mark.where(lambda law: law.case.flip)
+@pytest.mark.where(lambda law: law.case.time_invariant)
 def test_split_and_carry_is_one_run(law):
+    """Two runs, the second of which starts from the first one's state, equal one run."""
     params, inputs, state = laws.arguments(law)
     cut = 2
     first = np.minimum(LENGTHS, cut)
+    # The first steps, which are rolled to the end, are behind the remaining lengths.
     rest = jax.tree.map(lambda x: jnp.roll(x, -cut, axis=1), inputs)
     head, carried = compiled(law)(params, inputs, state, first)[0]
     tail, final = compiled(law)(params, rest, carried, LENGTHS - first)[0]
@@ -178,7 +191,10 @@ def test_split_and_carry_is_one_run(law):
 
 
 def time_major(law, run, params):
-    """What `run` makes of the steps first, outside of jit: `(outputs, ...)` with the rows first."""
+    """Runs a law eagerly with `time_major=True`; returns `(outputs, state)`, batch-major.
+
+    Also checks that `jax.eval_shape` infers the same shapes and dtypes.
+    """
     _, inputs, state = laws.arguments(law)
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     states = (state,) if run is rnn.dynamic_rnn else (state, state)
@@ -191,17 +207,22 @@ def time_major(law, run, params):
         )  # fmt: skip
 
     outputs, final = called(params, swapped)
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    assert kinds(jax.eval_shape(called, params, swapped)) == kinds((outputs, final))
+
+    def shapes_and_dtypes(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    assert shapes_and_dtypes(jax.eval_shape(called, params, swapped)) == shapes_and_dtypes(
+        (outputs, final)
+    )
     return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), outputs), final
 
 
 @two_dtypes
 @pytest.mark.everyday(lambda law: law.case.keyed)
 def test_eager_and_time_major(law):
-    """A run outside jit, over transposed inputs, is the compiled run; and eval_shape's kinds.
+    """An eager run over time-major inputs equals the compiled, batch-major run.
 
-    Everyday, of those that draw: of the others both directions are run so, below.
+    In the everyday suite for keyed cells only: the next law covers the others.
     """
     params, inputs, state = laws.arguments(law)
     expected = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
@@ -212,7 +233,10 @@ def test_eager_and_time_major(law):
 @one_setting
 @pytest.mark.where(lambda law: not law.case.keyed)
 def test_both_directions_are_two_runs(law):
-    """Each with its own key, if it has one: not those that draw."""
+    """An eager, time-major bidirectional run equals a forward and a reversed run.
+
+    Not for keyed cells, since each direction derives its own key.
+    """
     params, inputs, state = laws.arguments(law)
     both = {"fw": params, "bw": params}
     both_ways = [
@@ -226,7 +250,7 @@ def test_both_directions_are_two_runs(law):
 @two_dtypes
 @one_setting
 def test_vmap_is_a_loop(law):
-    """Over params, inputs, states, lengths, masks and resets at once."""
+    """`vmap` over params, inputs, states, lengths, masks and resets equals a loop over runs."""
     params, inputs, state = laws.arguments(law)
     others = (
         perturbed(params, 5),
@@ -247,15 +271,24 @@ def test_vmap_is_a_loop(law):
 
 @pytest.mark.where(lambda law: law.dtype == "float64" and law.case.derivative)
 def test_gradients_are_finite_differences(law):
-    """Differences in fewer bits show nothing."""
+    """The gradient in a random direction agrees with central finite differences.
+
+    In float64 only: with fewer bits the rounding errors exceed the differences.
+    """
     arguments = laws.arguments(law)
-    run = lambda arguments: compiled(law)(*arguments, LENGTHS)  # noqa: E731
+
+    def run(arguments):
+        return compiled(law)(*arguments, LENGTHS)
+
     gradients = run(arguments)[1]
     direction = perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
+    # Truncation errors (step**2) and rounding errors (eps / step) are both far below the bound.
     step = 1e-6
 
     def loss(sign):
-        move = lambda x, d: x + sign * step * d if x.dtype.kind == "f" else x  # noqa: E731
+        def move(x, d):
+            return x + sign * step * d if x.dtype.kind == "f" else x
+
         moved = jax.tree.map(move, *jax.tree.map(np.asarray, (arguments, direction)))
         return float(weighted_sum(run(moved)[0], np))
 
@@ -271,8 +304,8 @@ def test_gradients_are_finite_differences(law):
 @pytest.mark.where(
     lambda law: isinstance(law.case.cell, StagedCell) and law.engine == "scan" and law.x64
 )
-def test_what_engines_take_for_a_step(law):
-    """Without a key: `stages`; and `pointwise`, where that follows the one matmul there is."""
+def test_stages_and_pointwise_agree_with_step(law):
+    """Engines run `stages`, or `pointwise` after a single matmul: both compute what `step` does."""
     params, inputs, state = laws.arguments(law)
     cell, kernels = law.case.cell, []
     params = cell.prepare(params, batch_shape=(B,))
@@ -294,19 +327,27 @@ def test_what_engines_take_for_a_step(law):
 @one_setting
 @pytest.mark.parametrize(("rows", "steps"), [(0, T), (B, 0), (0, 0)])
 def test_no_rows_or_no_steps(law, rows, steps):
-    """Outputs and state are cut; leaves of rank 0 are those of rows without a valid step.
+    """With no rows or no steps, outputs and state are empty along that axis.
 
-    Params have a gradient of 0.
+    Rank-0 state leaves are those of rows without a valid step. Gradients of params are 0.
     """
     params, inputs, state = laws.arguments(law)
     outputs, final = compiled(law)(params, inputs, state, np.zeros(B, np.int32))[0]
-    cut = lambda x: x[:rows] if x.ndim else x  # noqa: E731
+
+    def cut(x):
+        return x[:rows] if x.ndim else x
+
     params = law.case.params(law.dtype, rows)
-    none = jax.tree.map(lambda x: x[:rows, :steps], inputs), jax.tree.map(cut, state)
+    cut_inputs_and_state = (
+        jax.tree.map(lambda x: x[:rows, :steps], inputs),
+        jax.tree.map(cut, state),
+    )
     flags = np.ones((rows, steps), bool)
-    results, gradients = compiled(law)(params, *none, np.zeros(rows, np.int32), flags, flags)
+    results, gradients = compiled(law)(
+        params, *cut_inputs_and_state, np.zeros(rows, np.int32), flags, flags
+    )
     expected = jax.tree.map(lambda y: y[:rows, :steps] if y.ndim > 1 else y[:steps], outputs)
-    close(results, (expected, jax.tree.map(cut, final) if steps else none[1]), 0)
+    close(results, (expected, jax.tree.map(cut, final) if steps else cut_inputs_and_state[1]), 0)
     if gradients is not None:
         for x in jax.tree.leaves(gradients[0]):
             assert x.dtype == jax.dtypes.float0 or not np.asarray(x, np.float64).any()

@@ -1,4 +1,4 @@
-"""What caches keep: programs of equal cells, and no array that a cell holds."""
+"""Caches hold the programs of equal cells, but never arrays that a cell refers to."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ PARAMS = {"kernel": jnp.ones((2, 1), jnp.float32), "bias": jnp.zeros(1, jnp.floa
 
 
 class Scaled:
-    """Functions in an object that has an array."""
+    """A callable object, and its bound method, which hold an array."""
 
     def __init__(self, array):
         self.array = array
@@ -137,8 +137,8 @@ ROUTES = {
 }
 
 
-def everything(activation):
-    """An eager run, its explanation, and a layer that asks whether a step draws."""
+def fill_all_caches(activation):
+    """Runs, explains, and steps through a Flax layer, a cell with an activation."""
     cell = rnn.DropoutWrapper(rnn.BasicRNNCell(1, activation=activation), 0.5)
     rnn.dynamic_rnn(cell, PARAMS, X, [1])
     shape = jax.ShapeDtypeStruct((32, 100, 1), jnp.float32)
@@ -151,24 +151,28 @@ def everything(activation):
 @pytest.mark.parametrize("of", [jnp, np], ids=["jax", "numpy"])
 @pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
 def test_no_array_outlives_its_cell(route, of):
+    """An array that an activation refers to, by any route, is freed together with its cell."""
     array = of.full((1, 1), 0.5, np.float32)
     alive = weakref.ref(array)
     activation = route(array)
     assert holds_arrays(activation)
-    everything(activation)
+    fill_all_caches(activation)
     del array, activation
     gc.collect()
     assert alive() is None
 
 
-def test_an_engine_keeps_no_array():
-    """In both passes of the fast engine, which also runs such a cell where devices are many."""
+def test_the_engine_blocked_holds_no_array():
+    """Neither pass of `blocked` keeps an array alive that a cell refers to."""
     array = jnp.full((1, 1), 0.5, jnp.float32)
     alive = weakref.ref(array)
 
     def gradients(engine, array):
         cell = rnn.BasicRNNCell(1, activation=functools.partial(times, array))
-        run = lambda p: rnn.dynamic_rnn(cell, p, X, [1], implementation=engine)[0].sum()  # noqa: E731
+
+        def run(p):
+            return rnn.dynamic_rnn(cell, p, X, [1], implementation=engine)[0].sum()
+
         return jax.grad(run)(PARAMS)
 
     close(gradients("blocked", array), gradients("scan", array), 1e-6)
@@ -178,15 +182,20 @@ def test_an_engine_keeps_no_array():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_cells_of_the_library_are_cached(case):
+def test_cells_of_the_library_are_cached(case):
+    """Every configuration of the library can be a key of the caches."""
     assert why_not_cached(case.cell) is None or not case.configuration
 
 
 @pytest.mark.parametrize("module", [jax.nn, jnp, jax.lax, jax.nn.initializers])
 def test_functions_of_jax_hold_no_arrays(module):
+    """`holds_arrays` is false for JAX's own functions, and true for a jitted closure over one."""
     functions = [f for name, f in vars(module).items() if callable(f) and name[0] != "_"]
     assert functions and not any(map(holds_arrays, functions))
-    local = lambda x: jax.nn.gelu(x)  # noqa: E731
+
+    def local(x):
+        return jax.nn.gelu(x)
+
     assert holds_arrays(jax.jit(closure(np.ones(1))))
     assert not holds_arrays(
         [jax.jit(local), functools.partial(jax.nn.leaky_relu, negative_slope=0.1)]
@@ -210,10 +219,11 @@ class StaticDuck:
         return rnn.BasicRNNCell(self.units)(params, inputs, state)
 
 
-def test_a_static_cell_without_the_base_class_compiles_once():
+def test_a_static_cell_without_the_base_class_is_traced_once():
+    """A cell that is registered as static is compared by value, even without the base class."""
     rnn.dynamic_rnn(StaticDuck(1), PARAMS, X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StaticDuck, "__call__", None)  # it is not traced again
+        patch.setattr(StaticDuck, "__call__", None)  # a second trace would call it, and fail
         rnn.dynamic_rnn(StaticDuck(1), PARAMS, X)
 
 
@@ -229,7 +239,8 @@ def test_a_static_cell_without_the_base_class_compiles_once():
         (rnn.BasicRNNCell(1), None),
     ],
 )
-def test_explain_says_what_no_cache_keeps(cell, said):
+def test_explain_notes_why_a_cell_is_not_cached(cell, said):
+    """`explain` adds a note if the programs of a cell cannot be cached."""
     params = cell.init(jax.random.key(0), X.shape)
     for implementation in (None, "scan"):
         explanation = rnn.explain(cell, params, X, implementation=implementation)

@@ -1,4 +1,4 @@
-"""What a cell of one's own gets wrong, and a cell that is called by hand in a wrong way."""
+"""Errors of user-defined cells, and of direct calls of a cell with invalid arguments."""
 
 import functools
 
@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 
 class Fine(rnn.Cell):
-    """Its state is the sum of the inputs, which it returns too."""
+    """A correct cell: it returns its inputs; its state is their sum."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {}
@@ -33,14 +33,16 @@ class Fine(rnn.Cell):
 
 
 def mine(**methods):
+    """A cell of a class `Mine` that overrides methods of `Fine`."""
     return toys.config(type("Mine", (Fine,), methods))()
 
 
 def step(returns):
+    """Methods of a cell whose step returns `returns(x, state)`."""
     return {"__call__": lambda self, params, x, state, *, key=None: returns(x, state)}
 
 
-def sized(batch_shape, dtype):
+def numpy_state(batch_shape, dtype):
     return np.zeros((*toys.batch_of(batch_shape), D), dtype)
 
 
@@ -49,7 +51,7 @@ GIVEN = r"^Mine\(\): a step must return the state it was given"
 SWAPPED = r"return \(output, new_state\), not Flax's \(new_state, output\)"
 SIGNATURE = r"^Mine\.{0}: expected {0}\({1}, got {0}\("
 
-# row: (methods of the cell, what the message must contain)
+# row: (methods of the cell, fragments that the message must contain)
 STEPS = {
     "only the state": (step(lambda x, s: s), [PAIR, "the new state alone"]),
     "nothing": (step(lambda x, s: None), [PAIR, "None: does it end without a return?"]),
@@ -99,15 +101,15 @@ STEPS = {
         [SIGNATURE.format("prepare", r"params, \*, key=None, batch_shape\)")],
     ),
     "start without a batch": (
-        {"start": lambda self, params: sized(B, np.float32)},
+        {"start": lambda self, params: numpy_state(B, np.float32)},
         [SIGNATURE.format("start", r"params, batch_shape, dtype\)")],
     ),
     "a state without dtype": (
-        {"zero_state": lambda self, batch_shape=(): sized(batch_shape, np.float32)},
+        {"zero_state": lambda self, batch_shape=(): numpy_state(batch_shape, np.float32)},
         [SIGNATURE.format("zero_state", r"batch_shape=\(\), dtype=jnp.float32\)")],
     ),
     "a state without a batch": (
-        {"zero_state": lambda self: sized(B, np.float32)},
+        {"zero_state": lambda self: numpy_state(B, np.float32)},
         [SIGNATURE.format("zero_state", r"batch_shape=\(\), dtype=jnp.float32\)")],
     ),
     "init of a key alone": (
@@ -117,7 +119,7 @@ STEPS = {
 }
 
 
-def raw(cell):
+def by_raw_rnn(cell):
     def loop_fn(time, output, state, loop_state):
         state = jnp.zeros((B, D), jnp.float32) if output is None else state
         return jnp.full(B, time >= T), X[:, 0], state, output, None
@@ -137,7 +139,7 @@ def of_layer(cell):
 WAYS = {
     "dynamic_rnn": lambda cell: rnn.dynamic_rnn(cell, {}, X, [3, 2]),
     "scan": lambda cell: rnn.dynamic_rnn(cell, {}, X, implementation="scan"),
-    "raw_rnn": raw,
+    "raw_rnn": by_raw_rnn,
     "static_rnn": lambda cell: rnn.static_rnn(cell, {}, [X[:, 0]]),
     "MultiRNNCell": stacked,
     "EmitState": lambda cell: rnn.dynamic_rnn(rnn.EmitState(cell), {}, X),
@@ -154,20 +156,22 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("row", STEPS)
 def test_a_broken_cell(row, way):
+    """A broken method raises the same error, whichever function, wrapper or layer runs it."""
     methods, fragments = STEPS[row]
     with says(TypeError, *fragments):
         WAYS[way](mine(**methods))
 
 
 @pytest.mark.parametrize("row", ["only the state", "a number as output", "a call without key"])
-def test_a_broken_cell_inside_of_one_called_by_hand(row):
+def test_a_broken_cell_inside_of_a_wrapper_called_directly(row):
+    """A direct call of a wrapper checks the step of the inner cell."""
     methods, fragments = STEPS[row]
     with says(TypeError, *fragments):
         rnn.EmitState(mine(**methods))({}, X[:, 0], jnp.zeros((B, D), jnp.float32))
 
 
-def test_a_broken_cell_of_no_class():
-    """An object with the three methods: its own class is named."""
+def test_a_broken_foreign_cell():
+    """The error names the class of an object with the three methods but no base class."""
 
     class Foreign:
         init, zero_state = Fine.init, Fine.zero_state
@@ -179,14 +183,15 @@ def test_a_broken_cell_of_no_class():
         rnn.dynamic_rnn(Foreign(), {}, X)
 
 
-def test_a_list_is_a_pair():
+def test_a_step_may_return_a_list_as_its_pair():
+    """`[output, state]` is accepted like a tuple."""
     outputs, state = rnn.dynamic_rnn(mine(**step(lambda x, s: [x, s + x])), {}, X)
     np.testing.assert_array_equal(outputs, X)
     np.testing.assert_array_equal(state, X.sum(1))
 
 
-def test_an_error_of_its_own_says_how_the_step_was_called():
-    """It may have its arguments in another order."""
+def test_errors_of_a_step_are_noted_with_its_arguments():
+    """A note says how the step was called: its arguments may be in another order."""
     methods = {"__call__": lambda self, params, state, x, *, key=None: (state["a"], x)}
     with pytest.raises(TypeError) as caught:
         rnn.dynamic_rnn(mine(**methods), {}, X)
@@ -195,7 +200,7 @@ def test_an_error_of_its_own_says_how_the_step_was_called():
 
 @toys.config
 class Staged(rnn.MatmulCell):
-    """A cell with a matmul, which `returns` something else than it should."""
+    """A `MatmulCell` whose `pointwise` returns an invalid value, chosen by `returns`."""
 
     returns: str = ""
 
@@ -220,6 +225,8 @@ class Staged(rnn.MatmulCell):
 
 @toys.config
 class Yielding(Staged):
+    """A `StagedCell` whose `stages` yields an invalid value, or returns a tuple."""
+
     def stages(self, params, projected, state):
         if self.returns == "tuple":
             return projected, state
@@ -243,7 +250,7 @@ class Yielding(Staged):
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_a_broken_staged_cell(cell, fragment, engine):
-    """With every engine that might run it."""
+    """Invalid `stages` and `pointwise` raise the same error with every engine."""
     params = cell.init(KEY, X.shape)
     with says(TypeError, fragment):
         rnn.dynamic_rnn(cell, params, X, implementation=engine)
@@ -260,7 +267,7 @@ def params_of(cell):
 
 
 ORDER = r"the order of arguments is cell\(params, inputs, state\)$"
-BY_HAND = {
+DIRECT_CALLS = {
     "Flax's order": (
         lambda cell, p, x, s: cell(p, s, x),
         ValueError,
@@ -308,24 +315,25 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU, STACK], ids=lambda cell: type(cell).__name__)
-@pytest.mark.parametrize("row", BY_HAND)
-def test_called_by_hand(row, cell):
-    call, error, fragments = BY_HAND[row]
+@pytest.mark.parametrize("row", DIRECT_CALLS)
+def test_a_cell_called_directly(row, cell):
+    """Invalid arguments of `cell(params, inputs, state)` are refused with advice."""
+    call, error, fragments = DIRECT_CALLS[row]
     with says(error, *fragments):
         call(cell, params_of(cell), FEATURES, cell.zero_state(B))
 
 
 @pytest.mark.parametrize("leading", [(), (B,), (B, T)])
-def test_a_tuple_by_hand_is_the_state_of_an_lstm(leading):
-    """As in a run; for one row, a batch, or a batch of batches."""
+def test_a_plain_tuple_is_the_state_of_an_lstm(leading):
+    """A direct call accepts a plain tuple as state, for one row, a batch, or two batch axes."""
     x, state = jnp.ones((*leading, 3), jnp.float32), LSTM.zero_state(leading)
     output, new = LSTM(params_of(LSTM), x, tuple(state))
     assert isinstance(new, rnn.LSTMStateTuple)
     np.testing.assert_array_equal(output, LSTM(params_of(LSTM), x, state)[0])
 
 
-def test_called_by_hand_where_it_is_traced():
-    """Under `vmap` a row has no batch; the checks see shapes only."""
+def test_a_cell_called_directly_under_vmap():
+    """Under `jit` and `vmap` the checks use the shapes of one row, without a batch axis."""
     state = LSTM.zero_state(B)
     expected = LSTM(params_of(LSTM), FEATURES, state)[0]
     mapped = jax.jit(jax.vmap(LSTM, (None, 0, 0)))

@@ -1,7 +1,7 @@
-"""The engine `pallas` on a machine without a GPU: its kernels in Pallas' interpreter, and lowered.
+"""The engine `pallas` without a GPU: its kernels in Pallas' interpreter, and lowered.
 
-The interpreter runs what the kernels say, with their warpgroups as threads; lowering holds them to
-what a GPU of compute capability 9 has: layouts, matrix instructions, shared memory. On hardware
+The interpreter runs the kernels with their warpgroups as threads. Lowering checks them against the
+layouts, matrix instructions and shared memory of a GPU of compute capability 9. On hardware,
 `python -m benchmarks.gpu_check` compares the engine itself.
 """
 
@@ -34,12 +34,14 @@ FLAGS = {"mask": RANDOM.random((B, T)) < 0.8, "resets": RANDOM.random((B, T)) < 
 
 @toys.config
 class Own(rnn.MatmulCell):
-    """Nobody's cell: two outputs, a state of two parts, the second multiplied; vectors; a slice."""
+    """An unusual cell: two outputs, two state leaves, vector params, and slices of its product."""
 
     units: int = H
 
     def init(self, key, input_shape, dtype=jnp.float32):
-        normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)  # noqa: E731
+        def normal(i, *shape):
+            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
         size, units = input_shape[-1], self.units
         return {
             "w": normal(0, size, 3 * units),
@@ -81,10 +83,11 @@ CELLS = {
 
 
 TERMS = 2.0**-16
-"""What the sum of two bfloat16 numbers leaves out of a float32 number."""
+"""The relative error of a float32 number that is split into a pair of bfloat16."""
 
 
 def interpreter(**options):
+    """The parameters of Pallas' interpreter for GPUs."""
     try:
         from jax.experimental.pallas.mosaic_gpu import InterpretGPUParams  # pyright: ignore
     except ImportError:  # before JAX 0.11
@@ -93,15 +96,15 @@ def interpreter(**options):
 
 
 def only_full(value):
-    """A parameter that waits for `--full`: the interpreted kernels are slow."""
+    """A parameter that runs with `--full` only: the interpreted kernels are slow."""
     return pytest.param(value, marks=pytest.mark.full)
 
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """One GPU of compute capability 9, as the engine sees it.
+    """Makes the engine believe that there is one GPU of compute capability 9.
 
-    One: what is spread over devices is lowered at the end only, and not by the interpreter.
+    With more than one, the engine would be partitioned, which the interpreter does not support.
     """
     monkeypatch.setattr(mosaic, "missing", lambda: None)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -109,22 +112,23 @@ def hopper(monkeypatch):
 
 @pytest.fixture
 def interpreted(hopper, monkeypatch):
+    """Runs the kernels in the interpreter."""
     monkeypatch.setattr(mosaic, "INTERPRET", interpreter())
 
 
-def arguments(cell, dtype, batch=B, held="bfloat16"):
-    """Params, inputs and a state, rounded to what is held."""
+def arguments(cell, dtype, batch=B, rounded_to="bfloat16"):
+    """Params, inputs and a state, rounded to one dtype and then cast to `dtype`."""
     random = np.random.default_rng(1)
     params = cell.init(jax.random.key(0), (batch, T, D), jnp.float64)
     inputs = jnp.asarray(random.normal(size=(batch, T, D)))
     state = jax.tree.map(
         lambda x: jnp.asarray(random.normal(size=x.shape)), cell.zero_state((batch,), jnp.float64)
     )
-    return jax.tree.map(lambda x: x.astype(held).astype(dtype), (params, inputs, state))
+    return jax.tree.map(lambda x: x.astype(rounded_to).astype(dtype), (params, inputs, state))
 
 
 def results(cell, engine, given, time_major=False, **options):
-    """Outputs, the final state and all gradients."""
+    """The gradients by params, inputs and state, and the outputs and final state."""
 
     def run(params, inputs, state):
         found = rnn.dynamic_rnn(
@@ -138,10 +142,14 @@ def results(cell, engine, given, time_major=False, **options):
     return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(params, inputs, state)
 
 
-def is_scan(cell, dtype="bfloat16", batch=B, **options):
-    held = "float32" if dtype == "float32" else "bfloat16"
-    given, wide = (arguments(cell, kept, batch, held) for kept in (dtype, "float64"))
-    exact = lambda: results(cell, "scan", wide, **options)  # noqa: E731
+def assert_equals_scan(cell, dtype="bfloat16", batch=B, **options):
+    """Asserts that `pallas` agrees with `scan`, or is as near to `scan` in float64."""
+    rounded_to = "float32" if dtype == "float32" else "bfloat16"
+    given, wide = (arguments(cell, d, batch, rounded_to) for d in (dtype, "float64"))
+
+    def exact():
+        return results(cell, "scan", wide, **options)
+
     eps = TERMS if dtype == "float32" else float(jnp.finfo(dtype).eps)
     found = results(cell, "pallas", given, **options)
     close(found, results(cell, "scan", given, **options), 4 * eps, exact)
@@ -149,30 +157,32 @@ def is_scan(cell, dtype="bfloat16", batch=B, **options):
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("reverse", [False, only_full(True)])
-def test_is_scan(interpreted, name, reverse):
-    is_scan(CELLS[name], reverse=reverse, sequence_length=LENGTHS)
+def test_equals_scan(interpreted, name, reverse):
+    """Results and gradients equal those of `scan`, with lengths, forward and reversed."""
+    assert_equals_scan(CELLS[name], reverse=reverse, sequence_length=LENGTHS)
 
 
 @pytest.mark.parametrize("name", ["peepholes", "gru reset after", "own"])
 @pytest.mark.parametrize("reverse", [only_full(False), True])
-def test_with_gaps_and_walls(interpreted, name, reverse):
-    """A mask and resets, on the layout with time first."""
+def test_mask_and_resets(interpreted, name, reverse):
+    """A mask and resets, over time-major inputs."""
     flags = {flag: x.T for flag, x in FLAGS.items()}
     options = {"reverse": reverse, "time_major": True, "sequence_length": LENGTHS}
-    is_scan(CELLS[name], **options, **flags)
+    assert_equals_scan(CELLS[name], **options, **flags)
 
 
-def test_layer_by_layer(interpreted):
-    """Of a stack, and of what is in a wrapper."""
+def test_stacks_and_wrappers(interpreted):
+    """A stack runs layer by layer, and a wrapped cell inside of its wrapper."""
     residual = rnn.ResidualWrapper(CELLS["vanilla"])
     stack = rnn.MultiRNNCell([CELLS["vanilla"], residual])
-    is_scan(stack, sequence_length=LENGTHS)
+    assert_equals_scan(stack, sequence_length=LENGTHS)
 
 
 @pytest.mark.parametrize("name", ["lstm", only_full("gru reset after"), only_full("own")])
 def test_in_float32(interpreted, name):
+    """In float32, with matmuls in pairs of bfloat16, results equal those of `scan`."""
     with jax.default_matmul_precision("high"):
-        is_scan(CELLS[name], "float32", sequence_length=LENGTHS)
+        assert_equals_scan(CELLS[name], "float32", sequence_length=LENGTHS)
 
 
 GOLDEN = ["lstm_peepholes", "cudnn_gru"]
@@ -182,15 +192,15 @@ MORE = ["basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_
 @pytest.mark.parametrize("run", ["dynamic", "bidirectional"])
 @pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE])
 def test_agrees_with_tensorflow(interpreted, name, run):
-    """Its stored outputs, states and gradients."""
+    """Outputs, states and gradients agree with those that TensorFlow computed."""
     config, stored = oracle.CONFIGS[name], np.load(Path(__file__).parent / "golden" / f"{name}.npz")
     with jax.default_matmul_precision("high"):
         found = oracle.ours(config, problem(config, run), "float32", implementation="pallas")
     close(oracle.flat(found), expected(stored, run), TERMS)
 
 
-def test_functions_in_place_of_primitives():
-    """Of large and of small numbers."""
+def test_replacements_of_primitives():
+    """Replacements of primitives that Mosaic lacks are accurate for large and small numbers."""
     x = np.concatenate([np.linspace(-12, 12, 4001), np.geomspace(1e-30, 100, 200), [200, -200]])
     x = np.concatenate([x, -x[-202:-2], [0, np.inf, -np.inf]]).astype(np.float32)
     wide = x.astype(float)
@@ -207,26 +217,29 @@ def test_functions_in_place_of_primitives():
 EVERYTHING = rnn.BasicRNNCell(H, activation=toys.everything)
 
 
-def test_all_arithmetic(interpreted):
-    """Functions with derivatives of their own keep them, and gradients stop where they are told."""
+def test_all_supported_arithmetic(interpreted):
+    """A cell with every supported primitive, custom derivatives and `stop_gradient`."""
     with jax.default_matmul_precision("high"):
-        is_scan(EVERYTHING, "float32", sequence_length=LENGTHS)
+        assert_equals_scan(EVERYTHING, "float32", sequence_length=LENGTHS)
     both = Arithmetic(jax.value_and_grad(lambda x: toys.everything(x).sum()), 3, jnp.ones(3))
-    assert ELEMENTWISE - both.primitives <= {"one_minus_square"}  # of newer JAX
+    # Only newer versions of JAX have this primitive.
+    assert ELEMENTWISE - both.primitives <= {"one_minus_square"}
 
 
-def test_constants_with_derivatives_of_their_own(interpreted):
+def test_constants_with_custom_derivatives(interpreted):
+    """A constant function whose `custom_jvp` is not zero keeps its derivative."""
+
     @jax.custom_jvp
     def half(x):
         return jnp.full_like(x, 0.5)
 
     half.defjvp(lambda x, dx: (half(x[0]), dx[0]))
     cell = rnn.BasicRNNCell(H, activation=lambda x: jnp.tanh(x) * half(x))
-    is_scan(cell, sequence_length=LENGTHS)
+    assert_equals_scan(cell, sequence_length=LENGTHS)
 
 
-def test_what_it_cannot_see_is_for_others(hopper):
-    """A cell that closes over what is traced; what an embedding gives to a cell."""
+def test_cells_over_tracers_are_refused_and_embeddings_are_not(hopper):
+    """A cell that closes over a tracer is refused; a cell behind an embedding is not."""
     given = arguments(rnn.BasicRNNCell(H), "bfloat16")[:2]
 
     def explained(slope):
@@ -243,13 +256,14 @@ def test_what_it_cannot_see_is_for_others(hopper):
 
 
 def test_without_lengths(interpreted):
-    is_scan(CELLS["lstm"], "float16")
-    is_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
+    """Runs without lengths, with and without resets, in float16."""
+    assert_equals_scan(CELLS["lstm"], "float16")
+    assert_equals_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
 
 
 @toys.config
 class Divided(Own):
-    """One that a param of zeros would make NaN."""
+    """Divides by a param: padding that with zeros would make NaN."""
 
     def pointwise(self, params, projected, recurred, state):
         output, new = super().pointwise(params, projected, recurred, state)
@@ -258,11 +272,13 @@ class Divided(Own):
 
 @pytest.mark.parametrize("cell", [rnn.LSTMCell(48, use_peepholes=True), Own(40), Divided(1)])
 @pytest.mark.parametrize("flags", [only_full({}), FLAGS], ids=["lengths", "flags"])
-def test_units_that_fill_no_warpgroup(interpreted, cell, flags):
-    is_scan(cell, sequence_length=LENGTHS, **flags)
+def test_units_that_do_not_fill_a_warpgroup(interpreted, cell, flags):
+    """Numbers of units that must be padded to the size of a warpgroup."""
+    assert_equals_scan(cell, sequence_length=LENGTHS, **flags)
 
 
 def test_garbage_in_the_padding(interpreted):
+    """NaN in the padding changes no result and no gradient."""
     cell = CELLS["gru reset after"]
     params, inputs, state = arguments(cell, "bfloat16")
     padding = (np.arange(T) >= LENGTHS[:, None])[..., None]
@@ -273,7 +289,7 @@ def test_garbage_in_the_padding(interpreted):
 
 
 def test_transforms(interpreted):
-    """`vmap`, also of lengths, `jvp` and second order."""
+    """`vmap` over lengths, `jvp`, and second-order derivatives agree with `scan`."""
     cell = CELLS["vanilla"]
     params, inputs, state = arguments(cell, "bfloat16")
     lengths = np.stack([LENGTHS, LENGTHS[::-1]])
@@ -296,32 +312,42 @@ def test_transforms(interpreted):
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, only_full(None)], ids=["lengths", "no lengths"])
-def test_mapped_over_all(interpreted, lengths):
-    """Params and states of each, flags and lengths of each, and twice so: in one launch."""
+def test_nested_vmap(interpreted, lengths):
+    """`vmap` over flags, inside of one over params, inputs, states and lengths."""
     cell = Own(40)
     flags = {name: jnp.stack([x, x[::-1]]) for name, x in FLAGS.items()}
     ends = None if lengths is None else jnp.stack([lengths, lengths[::-1]])
 
     def run(engine, dtype):
         given = jax.tree.map(lambda x: jnp.stack([x, x / 2]), arguments(cell, dtype))
-        one = lambda g, n, f: results(cell, engine, g, sequence_length=n, **f)  # noqa: E731
-        in_both_orders = jax.vmap(one, (None, None, 0))  # of flags
-        return jax.vmap(in_both_orders, (0, None if ends is None else 0, None))(given, ends, flags)
 
-    exact = lambda: run("scan", "float64")  # noqa: E731
+        def one(g, n, f):
+            return results(cell, engine, g, sequence_length=n, **f)
+
+        over_flags = jax.vmap(one, (None, None, 0))
+        return jax.vmap(over_flags, (0, None if ends is None else 0, None))(given, ends, flags)
+
+    def exact():
+        return run("scan", "float64")
+
     close(run("pallas", "bfloat16"), run("scan", "bfloat16"), 4 * 2**-7, exact)
 
 
-def test_one_launch_for_all(hopper):
-    """Of params and of rows that are mapped over, for a GPU: with no loop more than one run has."""
+def test_vmap_is_one_launch(hopper):
+    """`vmap` over params or rows is one launch per pass, without a loop over the problems."""
     cell, inputs = rnn.LSTMCell(128), jnp.zeros((3, 20, 50, 8), jnp.bfloat16)
-    init = lambda key: cell.init(key, inputs.shape[1:], inputs.dtype)  # noqa: E731
+
+    def init(key):
+        return cell.init(key, inputs.shape[1:], inputs.dtype)
+
     keys = jax.random.split(jax.random.key(0), 3)
     one, every = jax.eval_shape(lambda: (init(keys[0]), jax.vmap(init)(keys)))
 
     def loops(params, inputs, *axes):
         def loss(params, inputs):
-            run = lambda p, x: rnn.dynamic_rnn(cell, p, x, implementation="pallas")  # noqa: E731
+            def run(p, x):
+                return rnn.dynamic_rnn(cell, p, x, implementation="pallas")
+
             return weighted_sum((jax.vmap(run, axes) if axes else run)(params, inputs))
 
         traced = jax.jit(jax.grad(loss)).trace(params, inputs)
@@ -333,7 +359,8 @@ def test_one_launch_for_all(hopper):
     assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
 
 
-# Several warpgroups meet as threads of the host, of which there must be enough.
+# The interpreter runs warpgroups as threads of the host, which wait for each other: there must be
+# enough of them (NPROC).
 MANY = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -346,14 +373,14 @@ mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
 mosaic.MAX_CLUSTER = 1  # the interpreter has no clusters
 for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
     lengths = np.resize(test_pallas.LENGTHS, 20)
-    test_pallas.is_scan(cell, batch=20, sequence_length=lengths)
+    test_pallas.assert_equals_scan(cell, batch=20, sequence_length=lengths)
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
     assert not gpu_callbacks.get_races().races_found
 """
 
 
 def test_many_warpgroups_and_tiles():
-    """They give each other what they have, and no one reads what another writes."""
+    """Warpgroups exchange their units correctly, and without data races."""
     here = Path(__file__).parent
     environment = os.environ | {"NPROC": "16"}
     command = [sys.executable, "-c", MANY, str(here)]
@@ -375,12 +402,12 @@ LOWERED = {
     "of six": (rnn.CudnnCompatibleGRUCell(384), "bfloat16", 6),
     "of five, two in each": (rnn.BasicRNNCell(640), "bfloat16", 5),
 }
-"""And how many SMs have a part of the recurrent matrix."""
+"""Cells, dtypes, and the number of SMs (the cluster) that share the recurrent matrix."""
 EVERYDAY = {
     False: ("lstm", "vanilla", "all arithmetic", "of four"),
     True: ("lstm", "of five, two in each"),
 }
-"""By whether there are flags."""
+"""The cells of the everyday suite, with (True) and without flags."""
 
 
 @pytest.mark.parametrize("name, flags", [
@@ -391,7 +418,7 @@ EVERYDAY = {
     for name in LOWERED for flags in (False, True)
 ])  # fmt: skip
 def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
-    """Both kernels, for a batch and a time of real size."""
+    """Both kernels lower for a GPU at a realistic size, with the expected cluster."""
     launched, run = [], launch.launch
     monkeypatch.setattr(kernels, "launch", lambda s, *a: launched.append(s.cluster) or run(s, *a))
     cell, dtype, cluster = LOWERED[name]
@@ -413,7 +440,7 @@ def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
 
 
 def test_fewer_blocks_where_there_are_many_tiles():
-    """As many as there are multiprocessors for; no fewer than have room for the matrix."""
+    """Clusters shrink if tiles exceed the SMs, but never below what holds the matrix."""
     step = types.SimpleNamespace(units=128, gates=4)
     assert [launch.cluster_size(step, "bfloat16", n) for n in (1, 66, 67)] == [2, 2, 1]
     assert [launch.cluster_size(step, "float32", n) for n in (1, 67)] == [2, 2]
@@ -437,7 +464,8 @@ def test_fewer_blocks_where_there_are_many_tiles():
         (rnn.BasicRNNCell(H, activation=jax.lax.erf), {}, "it uses .*, which kernels do not have"),
     ],
 )
-def test_refuses_with_its_reason(hopper, cell, options, reason):
+def test_unsupported_calls_are_refused_with_a_reason(hopper, cell, options, reason):
+    """The error says which property of the cell or call is not supported."""
     inputs = jnp.zeros((B, T, D), options.pop("dtype", jnp.bfloat16))
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     with pytest.raises(NotImplementedError, match=f"'pallas' cannot run this call: .*{reason}"):
@@ -445,7 +473,7 @@ def test_refuses_with_its_reason(hopper, cell, options, reason):
 
 
 def test_chosen_where_it_was_measured(hopper, monkeypatch):
-    """On one GPU, for so many rows; else `blocked` is, and never cuDNN."""
+    """`pallas` is chosen on one GPU for sizes that were measured; else `blocked`, never `cudnn`."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def explained(dtype="bfloat16", batch=64, units=128, precision="high", activation=None):
@@ -465,8 +493,11 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
         other = explained(units=units)
         assert other.chosen == "blocked" and "(64, 128, 256) units only" in other.slower["pallas"]
     assert explained(activation=jax.nn.relu).chosen == "pallas"
-    whole = lambda x: jnp.where((3 * x).astype(jnp.int32).astype(bool), x, 0)  # noqa: E731
-    for activation in (jax.nn.softplus, jnp.sin, whole):
+
+    def by_integer(x):
+        return jnp.where((3 * x).astype(jnp.int32).astype(bool), x, 0)
+
+    for activation in (jax.nn.softplus, jnp.sin, by_integer):
         other = explained(activation=activation)
         assert other.chosen == "blocked" and "functions that no GPU has" in other.slower["pallas"]
     many = explained(batch=2048)
@@ -475,8 +506,8 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     assert explained().chosen == "blocked"
 
 
-def test_asks_for_the_device_that_is_set(monkeypatch):
-    """A program for the CPU of a GPU's machine gets no kernel."""
+def test_respects_the_default_device(monkeypatch):
+    """With `jax.default_device("cpu")`, the engine is refused on a machine with a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
     assert mosaic.missing() is None
@@ -485,6 +516,7 @@ def test_asks_for_the_device_that_is_set(monkeypatch):
 
 
 def test_needs_a_gpu():
+    """On a CPU it is refused, with that reason, and `scan` is chosen."""
     cell, inputs = rnn.LSTMCell(H), jnp.zeros((B, T, D), jnp.bfloat16)
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     explained = rnn.explain(cell, params, inputs)

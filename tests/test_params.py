@@ -1,4 +1,4 @@
-"""Params in any mapping that is a pytree: the laws of every cell; partitioning metadata."""
+"""Params may be any mapping that is a pytree: all cells accept it, and gradients have its type."""
 
 import collections
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ import jax_dynrnn as rnn
 
 @jax.tree_util.register_pytree_node_class
 class Named(Mapping):
-    """A mapping with nothing but its interface, whose leaves have no names for JAX."""
+    """A minimal mapping, registered as a pytree without names for its leaves."""
 
     def __init__(self, items):
         self._items = dict(items)
@@ -40,12 +40,12 @@ class Named(Mapping):
 
 
 def reversed_dict(items):
-    """Its leaves are in another order than those of a dict."""
+    """A mapping whose leaves have another order than those of a dict."""
     return collections.OrderedDict(reversed(sorted(dict(items).items())))
 
 
 def as_kind(kind, tree):
-    """`tree` with every mapping in it as one of `kind`."""
+    """The tree with every mapping converted to `kind`."""
     if not isinstance(tree, Mapping):
         return tree
     return kind({name: as_kind(kind, x) for name, x in tree.items()})
@@ -54,14 +54,14 @@ def as_kind(kind, tree):
 @pytest.mark.where(lambda law: (law.engine, law.dtype) == ("scan", "float64"))
 @pytest.mark.everyday(lambda law: law.engine == "scan" and not law.case.variant)
 def test_any_mapping_gives_the_same_program(law):
-    """Of the cell called by hand, its start, `attend`, and a run."""
+    """A call, `start`, `attend` and a run trace to the same program for every mapping type."""
     case, key = law.case, law.case.key()
     _, inputs, state = laws.arguments(law)
     features = jax.tree.map(lambda x: x[:, 0], inputs)
     params = case.cell.init(jax.random.key(1), jax.tree.map(jnp.shape, inputs), law.dtype)
 
     def everything(params):
-        if case.places:
+        if case.memory_sizes:
             params = case.cell.attend(params, *case.memory(law.dtype))
         start = case.cell.start(params, (B,), law.dtype) if hasattr(case.cell, "start") else None
         step = case.cell(params, features, state, key=key)
@@ -74,14 +74,17 @@ def test_any_mapping_gives_the_same_program(law):
 
 
 def program(f, *arguments):
-    """What `f` computes, without results that nobody uses: of probes that are made only once."""
+    """The lines of the jaxpr of `f`, without unused results.
+
+    Those are left by probes, whose results are cached, and so appear in the first trace only.
+    """
     lines = str(jax.make_jaxpr(f)(*arguments)).splitlines()
     return [line for line in lines if not line.lstrip().startswith("_:")]
 
 
 @pytest.mark.where(lambda law: law.dtype == "float64" and law.case.name in ("lstm", "attentions"))
 def test_gradients_have_the_kind_of_the_params(law):
-    """Whatever the order of their leaves."""
+    """Gradients by params have the mapping type of the params, whatever the order of its leaves."""
     params, inputs, state = laws.arguments(law)
     expected, gradients = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)
     given = as_kind(reversed_dict, params)

@@ -1,4 +1,4 @@
-"""Flax's partitioning metadata: any initialiser of any cell may add it."""
+"""Flax's partitioning metadata, which any initialiser of any cell may add."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from jax_dynrnn import nnx as rnnx
 from jax_dynrnn._tools import unboxed
 
 MARKED = 7.0
-"""What the initialisers here fill their part of the params with."""
+"""The value that the initialisers of these tests return."""
 
 
 def initializers(cell):
@@ -27,7 +27,7 @@ def initializers(cell):
 
 
 def linen_initializer(name):
-    """Of a bias it names one axis, as users write it; of a kernel every axis."""
+    """An initialiser with metadata for every axis of a kernel, or one axis of a bias."""
 
     def initialize(key, shape, dtype):
         axes = 1 if name == "bias_initializer" else len(shape)
@@ -55,7 +55,7 @@ def with_initializers(make, cell, names):
 
 
 def made(cell, case):
-    """The params of a cell, by the shapes of a batch."""
+    """The params of a cell for the input shapes of a case."""
     shapes = jax.tree.map(lambda s: (B, T, *s), case.features, is_leaf=is_shape)
     return cell.init(jax.random.key(0), shapes)
 
@@ -74,7 +74,7 @@ PARTITIONED = [case for case in CASES if initializers(case.cell) and not case.va
 @pytest.mark.parametrize("case", PARTITIONED, ids=lambda case: case.name)
 @pytest.mark.parametrize("make", [linen_initializer, nnx_initializer])
 def test_every_initializer_may_add_metadata(case, make):
-    """Each alone and all together: the values do not change, and whole arrays keep it."""
+    """Metadata of one or all initialisers changes no values, and stays on whole arrays."""
     names = initializers(case.cell)
     for some in (*([name] for name in names), names):
         boxed = made(with_initializers(make, case.cell, some), case)
@@ -95,7 +95,7 @@ IN_LAYERS = ("minimal", "nas_options", "conv_1d", "attention_cell_sizes", "lstm_
     "case", [c for c in CASES if c.name in IN_LAYERS], ids=lambda case: case.name
 )
 def test_layers_run_with_metadata(case):
-    """Which is that of the params in the layers."""
+    """Layers keep the metadata on their params, and have the results of plain params."""
     names = initializers(case.cell)
     inputs = case.inputs("float32")
     cell = with_initializers(linen_initializer, case.cell, names)
@@ -114,8 +114,8 @@ def test_layers_run_with_metadata(case):
     assert any("out_sharding" in x.get_metadata() for x in params)
 
 
-def test_params_in_metadata_are_refused_with_advice():
-    """By functions; layers take the metadata off."""
+def test_params_with_metadata_are_refused_with_advice():
+    """Functions refuse params with metadata, and name `flax.linen.unbox`."""
     cell = rnn.GRUCell(3, kernel_initializer=linen_initializer("kernel_initializer"))
     params, inputs = cell.init(jax.random.key(0), (2, 4, 2)), jnp.ones((2, 4, 2))
     for call in (
@@ -130,7 +130,7 @@ def test_params_in_metadata_are_refused_with_advice():
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class StartsAtItsKernel(rnn.GRUCell):
-    """Its start state is a part of its kernel."""
+    """A GRU whose start state is a row of its kernel."""
 
     def start(self, params, batch_shape, dtype):
         row = params["candidate"]["kernel"][0].astype(dtype)
@@ -138,7 +138,7 @@ class StartsAtItsKernel(rnn.GRUCell):
 
 
 def test_a_learned_start_of_params_with_metadata():
-    """The start of the cell inside is computed from params that `init` has just made."""
+    """`LearnedInitialState.init` computes the inner start state from params with metadata."""
 
     def learned(make):
         inner = StartsAtItsKernel(4, kernel_initializer=make("kernel_initializer"))

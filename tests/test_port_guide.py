@@ -1,4 +1,4 @@
-"""docs/porting-from-tf1.md has a row for everything, and its rows are true of the params."""
+"""docs/porting-from-tf1.md has a row for every name, and its table of weights is right."""
 
 import functools
 import inspect
@@ -24,7 +24,7 @@ TABLES = [
 ]
 ROWS = [row for table in TABLES for row in table]
 
-# What TensorFlow 1.15 exports around `dynamic_rnn`, module by module.
+# The names that TensorFlow 1.15 exports around `dynamic_rnn`, by module.
 TF1 = {
     "nn": """bidirectional_dynamic_rnn dynamic_rnn raw_rnn static_bidirectional_rnn static_rnn
         static_state_saving_rnn""",
@@ -73,16 +73,19 @@ def words(text):
 
 @pytest.mark.parametrize("module", TF1)
 def test_every_name_of_tf1_has_a_row(module):
+    """Every name that TF1 exports is in the first column of a table."""
     there = words(" ".join(row[0] for row in ROWS))
     assert [name for name in TF1[module].split() if name not in there] == []
 
 
-def test_every_name_of_ours_is_in_a_row():
+def test_every_public_name_of_the_package_is_in_a_row():
+    """Every public name of the package is somewhere in the tables."""
     exported = {name for name, value in vars(rnn).items() if name[0] != "_" and callable(value)}
     assert exported - words(" ".join(cell for row in ROWS for cell in row)) == set()
 
 
-def test_every_cell_and_function_of_tf1_is_here():
+def test_every_cell_and_function_of_tf1_exists_in_the_package():
+    """The package has all of them, except those in `ONLY_THERE`."""
     modules = ("nn", "nn.rnn_cell", "contrib.rnn", "contrib.rnn, not exported")
     expected = set(" ".join(TF1[module] for module in modules).split()) - set(ONLY_THERE)
     assert [name for name in sorted(expected) if not callable(getattr(rnn, name, None))] == []
@@ -92,7 +95,7 @@ def test_every_cell_and_function_of_tf1_is_here():
 
 
 def expanded(name):
-    """`W_{F,I}_diag` is `W_F_diag` and `W_I_diag`."""
+    """Expands braces: `W_{F,I}_diag` is `W_F_diag` and `W_I_diag`."""
     match = re.search(r"\{([^}]*)\}", name)
     if match is None:
         return [name]
@@ -101,7 +104,7 @@ def expanded(name):
 
 
 def unnumbered(path):
-    """A table names the first of several: `W_f_0_0`, `group0/kernel`, `attention_layer`."""
+    """The path without numbers: the table names the first of several, as `group0/kernel`."""
     return re.sub(r"_?\d+", "", path)
 
 
@@ -119,13 +122,13 @@ WITHOUT = {
     rnn.DropoutWrapper, rnn.ResidualWrapper, rnn.ZoneoutWrapper, rnn.EmitState, rnn.MultiRNNCell,
     rnn.LearnedInitialState,
 }  # fmt: skip
-"""No variables of their own, or in the table of scopes, or not of TF1."""
+"""Cells without variables of their own, or in the table of scopes, or not in TF1."""
 
 
 UNCOUPLED = rnn.BidirectionalGridLSTMCell(
     2, feature_size=2, num_frequency_blocks=[2], use_peepholes=True
 )
-"""The one combination of options that no case has."""
+"""A combination of options that no case has."""
 
 
 def cells_and_params(cell, params):
@@ -146,7 +149,7 @@ def own_paths(params):
 
 @functools.cache
 def all_paths():
-    """The class of every cell in any case -> the paths of all its params."""
+    """Maps the class of every cell in any case to the paths of all its params."""
     found = {}
     for case in [*CASES, Case("uncoupled", UNCOUPLED)]:
         shapes = jax.tree.map(lambda s: (2, 3, *s), case.features, is_leaf=is_shape)
@@ -160,12 +163,12 @@ def all_paths():
     "cells, names", WEIGHTS, ids=["-".join(c.__name__ for c in cells) for cells, _ in WEIGHTS]
 )
 def test_the_table_of_weights(cells, names):
-    """It has the params of each cell, with every option, and no others."""
+    """The row of a cell has the paths of its params, with every option, and no others."""
     assert set().union(*(all_paths()[cell] for cell in cells)) == names
 
 
 def test_the_scopes_in_the_table_of_weights():
-    """Those that variables are imported from; of a row without a name, none."""
+    """The scopes in the table are those that `interop` imports variables from."""
     rows = [row for table in TABLES if table[0] == HEAD for row in table[1:]]
     for (cells, _), (_, scope, _) in zip(WEIGHTS, rows, strict=True):
         names = re.findall(r"^`([^`]+)`", scope) or [""]
@@ -173,6 +176,7 @@ def test_the_scopes_in_the_table_of_weights():
 
 
 def test_the_table_of_weights_has_every_cell():
+    """Every cell is in the table of weights, except those in `WITHOUT`."""
     cells = {
         thing for thing in vars(rnn).values()
         if inspect.isclass(thing) and issubclass(thing, rnn.Cell)

@@ -1,4 +1,4 @@
-"""The package as a whole: what it exports, documents and imports."""
+"""The package as a whole: its exports, docstrings, imports, and coverage by tests."""
 
 import dataclasses
 import doctest
@@ -30,17 +30,18 @@ TESTING = [getattr(testing, name) for name in testing.__all__]
     "thing", [*PUBLIC, *FOREIGN, *TESTING], ids=lambda thing: f"{thing.__module__}.{thing.__name__}"
 )
 def test_is_documented_with_an_example(thing):
-    """Its docstring has a first line, and an example (which runs as a doctest)."""
+    """Every public docstring has a first line, and an example, which runs as a doctest."""
     lines = inspect.getdoc(thing).splitlines()
     assert lines[0].endswith((".", ":", "`")) and ">>> " in inspect.getdoc(thing)
 
 
 NEVER_FAILS = {rnn.Cell, rnn.MatmulCell, rnn.StagedCell, rnn.transpose_batch_time}
-"""Of whom nothing is to be said under "Raises"."""
+"""Public names that raise no errors of their own, and so have no section "Raises"."""
 
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
-def test_says_what_it_returns_and_raises(thing):
+def test_docstring_has_returns_and_raises(thing):
+    """Docstrings of public functions have these sections."""
     documented = inspect.getdoc(thing)
     if not inspect.isclass(thing):
         assert "Returns:" in documented
@@ -49,7 +50,7 @@ def test_says_what_it_returns_and_raises(thing):
 
 
 def parts(cell):
-    """By their classes: a cell and all that is inside it."""
+    """Maps classes to instances: of a cell and everything inside of it."""
     inside = [getattr(cell, "cell", None), *getattr(cell, "cells", ())]
     mechanisms = getattr(cell, "attention_mechanism", ())
     inside += mechanisms if isinstance(mechanisms, tuple) else [mechanisms]
@@ -62,7 +63,7 @@ def parts(cell):
 CONFIGURATIONS = {
     thing: part for case in CASES for thing, part in parts(case.cell).items() if thing in PUBLIC
 }
-"""One of each class."""
+"""One instance of each public class."""
 
 
 def cells():
@@ -74,6 +75,7 @@ def cells():
 
 
 def test_every_cell_is_in_the_list_of_cases():
+    """Every public cell occurs in `cases.CASES`, so that the laws run over it."""
     assert cells() <= set(CONFIGURATIONS)
 
 
@@ -89,7 +91,10 @@ CLASSES = [thing for thing in PUBLIC if inspect.isclass(thing) and not issubclas
 
 @pytest.mark.parametrize("thing", CLASSES, ids=lambda thing: f"{thing.__module__}.{thing.__name__}")
 def test_only_sizes_and_inner_cells_are_positional(thing):
-    """And the three probabilities of `DropoutWrapper`; `parent` and `name` are Flax's."""
+    """Constructors take sizes and inner cells by position; `OPTIONAL` lists the exceptions.
+
+    `parent` and `name` are arguments of Flax modules.
+    """
     given = list(inspect.signature(thing.__init__).parameters.values())[1:]
     given = [p for p in given if p.kind == p.POSITIONAL_OR_KEYWORD]
     optional = {p.name for p in given if p.default is not p.empty} - {"parent", "name"}
@@ -105,7 +110,7 @@ WRONG = {"flag": 1, "number": "1.0", "function": "tanh"}
 
 
 def kind(field):
-    """What an option is, by its default or its name."""
+    """The kind of an option, by its default or its name."""
     if re.search("initializer|activation|_fn$|visitor", field.name):
         return "function"
     return {bool: "flag", float: "number"}.get(type(field.default))
@@ -113,7 +118,7 @@ def kind(field):
 
 @pytest.mark.parametrize("part", CONFIGURATIONS.values(), ids=lambda part: type(part).__name__)
 def test_options_are_checked(part):
-    """Flags are bools, numbers are numbers, and functions are functions, in every class."""
+    """Every class refuses options that are not the bool, number or function that they must be."""
     for field in dataclasses.fields(part):
         if kind(field):
             with pytest.raises(TypeError, match=f"{type(part).__name__}: .*{field.name} to be"):
@@ -121,18 +126,18 @@ def test_options_are_checked(part):
 
 
 ELSEWHERE = {rnn.LSTMBlockCell, rnn.LearnedInitialState}
-"""Compared with TensorFlow's kernels (test_block_ops.py), and what TF1 does not have."""
+"""A cell compared with TensorFlow's kernels in test_block_ops.py, and one that TF1 lacks."""
 
 
 def test_every_cell_has_an_oracle():
-    """TensorFlow runs it, or its equations are written a second time in NumPy."""
+    """Every cell is compared with TensorFlow, or with a transcription in NumPy."""
     run_by_tensorflow = set().union(*(parts(config.ours) for config in CONFIGS.values()))
     without = cells() - run_by_tensorflow - ELSEWHERE
     assert [cell.__name__ for cell in without if cell.__name__ not in reference.STEPS] == []
 
 
 def test_every_fault_can_be_planted():
-    """What `make faults` replaces is in the package."""
+    """Every function that `make faults` replaces exists in the package."""
     program = "import planted\nfor plant in planted.FAULTS.values(): plant()"
     here = pathlib.Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
@@ -144,6 +149,7 @@ def test_every_fault_can_be_planted():
 
 @pytest.mark.parametrize("module", ["flax", "tensorflow", "torch", "optax", "chex"])
 def test_the_core_imports_no_framework(module):
+    """Importing the package imports neither Flax nor any other framework."""
     program = f"import jax_dynrnn, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -157,7 +163,7 @@ MODULES = [rnn, linen, nnx, testing, *INTEROP]
 
 
 def documented():
-    """By its module, each name that `docs/api` has: a line, or one of the members of a module."""
+    """Maps modules to the names that `docs/api` lists: as a line, or as a member of a module."""
     folder = pathlib.Path(__file__).parents[1] / "docs" / "api"
     pages = "".join(page.read_text() for page in folder.glob("*.md"))
     entry = re.compile(r"^::: (\S+)$(?:\n +options:\n +members: \[(.*)\]$)?", re.MULTILINE)
@@ -169,8 +175,8 @@ def documented():
     return found
 
 
-def test_what_is_exported_is_documented():
-    """`__all__` of each public module has the names in `docs/api`, each once, and no other."""
+def test_exports_are_the_documented_names():
+    """`__all__` of each public module has exactly the names in `docs/api`."""
     expected = documented()
     assert expected.keys() == {module.__name__ for module in MODULES}
     for module in MODULES:
@@ -178,14 +184,15 @@ def test_what_is_exported_is_documented():
 
 
 @pytest.mark.parametrize("module", [*MODULES, interop], ids=lambda module: module.__name__)
-def test_import_star_brings_what_is_exported(module):
+def test_import_star_imports_all_exports(module):
+    """`from module import *` imports exactly `__all__`."""
     namespace = {}
     exec(f"from {module.__name__} import *", namespace)
     assert namespace.keys() - {"__builtins__"} == {*module.__all__}
 
 
 def sources():
-    """Every docstring and page that has a cell of one's own."""
+    """Every docstring and page that defines a cell."""
     docs = pathlib.Path(__file__).parents[1].glob("*/*.md")
     texts = {page.name: page.read_text() for page in docs}
     texts |= {thing.__qualname__: inspect.getdoc(thing) for thing in PUBLIC}
@@ -194,7 +201,7 @@ def sources():
 
 @pytest.mark.parametrize("name", sources())
 def test_cells_in_examples_take_batches_of_any_rank(name):
-    """As `Cell.zero_state` says: an int is a batch of one axis."""
+    """`zero_state` of cells in examples takes an int or a tuple, as `Cell.zero_state` says."""
     examples = doctest.DocTestParser().get_examples(sources()[name])
     namespace = {}
     for example in examples:
@@ -202,7 +209,10 @@ def test_cells_in_examples_take_batches_of_any_rank(name):
             exec(example.source, namespace)
     written = [x for x in namespace.values() if hasattr(x, "zero_state")]
     assert written
-    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+
+    def kinds(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
     for written_cell in written:
         cell = written_cell(*[4] * len(inspect.signature(written_cell).parameters))
         assert kinds(cell.zero_state(2)) == kinds(cell.zero_state((2,)))

@@ -1,9 +1,9 @@
-"""Calls drawn at random against NumPy: outputs, final states, and gradients by differences.
+"""Random calls of `dynamic_rnn` agree with NumPy, in results and gradients.
 
-The cells of the reference are transcribed in NumPy (see reference/), and so is the loop (see
-row_by_row.py): no JAX program is compared with another one. Wrappers in wrappers, which draw
-random numbers, are compared with their own steps in that loop, forward. A longer run, with new
-examples:
+The cells are transcribed in NumPy (see reference/), and so is the loop (see row_by_row.py): no JAX
+program is compared with another one. Gradients are compared with finite differences. Nested
+wrappers, which draw random numbers, are compared with their own steps in that loop, without
+gradients. A longer run, with new examples:
 
     python -m pytest tests/test_random_calls.py --hypothesis-profile=long
 """
@@ -39,11 +39,11 @@ CELLS = [
     rnn.OutputProjectionWrapper(rnn.GRUCell(2), 3),
     rnn.MultiRNNCell([rnn.GRUCell(2), rnn.BasicLSTMCell(3)]),
 ]
-SMALL = 1e-6
+DIFFERENCE_STEP = 1e-6
 
 
 def second_of_three(f):
-    """`f` of one problem, computed under `vmap` between two others."""
+    """Computes `f` of one problem under `vmap`, between two others."""
 
     def mapped(problem):
         three = jax.tree.map(lambda x: np.stack([0.5 * x, x, -x]), problem)
@@ -57,7 +57,7 @@ TRANSFORMS = {"eager": lambda f: f, "jit": jax.jit, "vmap": second_of_three}
 
 @dataclasses.dataclass(frozen=True)
 class RandomCall:
-    """Arguments of `dynamic_rnn`, batch-major; `None` is left out."""
+    """Batch-major arguments of `dynamic_rnn`; `None` stands for a missing one."""
 
     cell: Any
     batch: int
@@ -65,8 +65,8 @@ class RandomCall:
     lengths: Any
     mask: Any
     resets: Any
-    begins: bool
-    """Whether an initial state is given."""
+    has_state: bool
+    """Whether an initial state is passed."""
     reverse: bool
     time_major: bool
     transform: str
@@ -75,8 +75,8 @@ class RandomCall:
 
 
 @st.composite
-def calls(draw, least=0):
-    batch, time = draw(st.integers(least, 4)), draw(st.integers(least, 6))
+def calls(draw, min_size=0):
+    batch, time = draw(st.integers(min_size, 4)), draw(st.integers(min_size, 6))
     flags = st.none() | st.lists(st.booleans(), min_size=batch * time, max_size=batch * time)
     lengths = st.lists(st.integers(0, time), min_size=batch, max_size=batch)
     return RandomCall(
@@ -86,7 +86,7 @@ def calls(draw, least=0):
         lengths=draw(st.none() | lengths),
         mask=draw(flags),
         resets=draw(flags),
-        begins=draw(st.booleans()),
+        has_state=draw(st.booleans()),
         reverse=draw(st.booleans()),
         time_major=draw(st.booleans()),
         transform=draw(st.sampled_from(sorted(TRANSFORMS))),
@@ -100,12 +100,12 @@ def calls(draw, least=0):
 
 
 def arguments(call):
-    """Params, inputs and a state, none of them zero."""
+    """Params, inputs and a state, without zeros."""
     params = call.cell.init(jax.random.key(call.seed), (1, 1, D), jnp.float64)
     inputs = np.random.default_rng(call.seed).normal(size=(call.batch, call.time, D))
     state = perturbed(call.cell.zero_state((call.batch,), jnp.float64), call.seed + 1)
-    numbers = perturbed(params, call.seed + 2), inputs, state
-    return jax.tree.map(np.asarray, numbers)
+    arrays = perturbed(params, call.seed + 2), inputs, state
+    return jax.tree.map(np.asarray, arrays)
 
 
 def flags_of(call, values):
@@ -113,14 +113,14 @@ def flags_of(call, values):
 
 
 def by_numpy(call, params, inputs, state):
-    """`(outputs, state)`, of the NumPy step in the Python loop."""
+    """`(outputs, state)` of the NumPy step in the Python loop."""
 
     def step(x, state, t):
         return reference.step(call.cell, params, x, state)
 
     start = jax.tree.map(np.zeros_like, state)
-    begin = state if call.begins else start
-    if call.time == 0:  # no output, of the shape that a step would give
+    begin = state if call.has_state else start
+    if call.time == 0:  # the loop has no step to take the shape of outputs from
         output, _ = step(np.zeros((call.batch, D)), begin, 0)
         return np.zeros((call.batch, 0, *output.shape[1:])), begin
     return row_by_row.loop(
@@ -137,7 +137,7 @@ def by_numpy(call, params, inputs, state):
 
 
 def by_engine(call, params, inputs, state):
-    """`(outputs, state)` of `dynamic_rnn`, batch-major."""
+    """Batch-major `(outputs, state)` of `dynamic_rnn`."""
     swap = (lambda x: jnp.swapaxes(x, 0, 1)) if call.time_major else (lambda x: x)
     flags = {"mask": flags_of(call, call.mask), "resets": flags_of(call, call.resets)}
     outputs, state = rnn.dynamic_rnn(
@@ -145,7 +145,7 @@ def by_engine(call, params, inputs, state):
         params,
         swap(inputs),
         call.lengths,
-        state if call.begins else None,
+        state if call.has_state else None,
         reverse=call.reverse,
         time_major=call.time_major,
         **{name: None if x is None else swap(x) for name, x in flags.items()},
@@ -159,13 +159,16 @@ def moved(arguments, direction, by):
 
 
 def slope_by_numpy(call, given, direction):
-    """The derivative of the weighted sum of all results in one direction, by differences."""
-    ahead, behind = (by_numpy(call, *moved(given, direction, by)) for by in (SMALL, -SMALL))
-    return (weighted_sum(ahead, np) - weighted_sum(behind, np)) / (2 * SMALL)
+    """The directional derivative of the weighted sum of results, by central differences."""
+    ahead, behind = (
+        by_numpy(call, *moved(given, direction, by)) for by in (DIFFERENCE_STEP, -DIFFERENCE_STEP)
+    )
+    return (weighted_sum(ahead, np) - weighted_sum(behind, np)) / (2 * DIFFERENCE_STEP)
 
 
 @given(calls())
-def test_a_random_call_is_what_numpy_computes(call):
+def test_random_calls_agree_with_numpy(call):
+    """Results agree with NumPy, and gradients with finite differences of it."""
     problem = arguments(call)
     random = np.random.default_rng(call.seed)
     direction = jax.tree.map(lambda x: random.normal(size=x.shape), problem)
@@ -197,6 +200,7 @@ AROUND = {
 
 @st.composite
 def wrapped_cells(draw):
+    """Cells in one to four wrappers, alone or as the second layer of a stack."""
     cell = draw(st.sampled_from(INSIDE))
     for name in draw(st.lists(st.sampled_from(sorted(AROUND)), min_size=1, max_size=4)):
         cell = AROUND[name](cell)
@@ -210,7 +214,7 @@ def by_steps(call, params, inputs, state, key):
         call.cell,
         params,
         jnp.asarray(inputs),
-        state if call.begins else call.cell.start(params, (call.batch,), jnp.float64),
+        state if call.has_state else call.cell.start(params, (call.batch,), jnp.float64),
         [call.time] * call.batch if call.lengths is None else call.lengths,
         mask=flags_of(call, call.mask),
         resets=flags_of(call, call.resets),
@@ -220,9 +224,9 @@ def by_steps(call, params, inputs, state, key):
 
 
 @settings(max_examples=settings().max_examples // 8)
-@given(calls(least=1), wrapped_cells(), st.booleans(), st.booleans())
-def test_wrappers_in_wrappers_are_their_own_steps(call, cell, draws, frozen):
-    """In the engine drawn, if that takes them, with params in a dict or in a `FrozenDict`."""
+@given(calls(min_size=1), wrapped_cells(), st.booleans(), st.booleans())
+def test_nested_wrappers_agree_with_a_loop_over_their_steps(call, cell, draws, frozen):
+    """With a random engine if it supports them, and params in a dict or a `FrozenDict`."""
     call = dataclasses.replace(call, cell=cell)
     params, inputs, state = arguments(call)
     key = jax.random.key(call.seed) if draws else None

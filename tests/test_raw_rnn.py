@@ -1,4 +1,4 @@
-"""`raw_rnn` beyond TF's own cases: draws, transformations, and the end of the loop."""
+"""`raw_rnn` beyond TF's own test cases: random draws, transformations, the end of the loop."""
 
 import functools
 
@@ -32,7 +32,10 @@ def reading(cell, inputs, lengths, dtype=jnp.float64):
 def raw(cell, params, inputs, lengths=LENGTHS, **options):
     loop_fn = reading(cell, inputs, jnp.asarray(lengths))
     emitted, state, _ = rnn.raw_rnn(cell, params, loop_fn, maximum_iterations=T, **options)
-    batch_major = lambda y: jnp.moveaxis(y, 0, 1) if y.ndim > 1 else y  # noqa: E731
+
+    def batch_major(y):
+        return jnp.moveaxis(y, 0, 1) if y.ndim > 1 else y
+
     return jax.tree.map(batch_major, emitted.stack()), state
 
 
@@ -45,7 +48,7 @@ DRAWING = {
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_draws_are_those_of_dynamic_rnn(name):
-    """Step t has fold_in(key, t) and `prepare` its own key: the same masks."""
+    """`raw_rnn` derives the same keys as `dynamic_rnn`, and so draws the same masks."""
     cell, key = DRAWING[name], jax.random.key(7)
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     expected = rnn.dynamic_rnn(cell, params, INPUTS, LENGTHS, key=key)
@@ -55,9 +58,12 @@ def test_draws_are_those_of_dynamic_rnn(name):
 
 
 def test_cells_of_any_structure():
-    """Nested inputs, outputs and states; and rank-0 leaves, which move at every step taken."""
+    """Nested inputs, outputs and states; rank-0 leaves are updated at every step that is run."""
     random = np.random.default_rng(1)
-    draw = lambda n: random.normal(size=(B, T, n))  # noqa: E731
+
+    def draw(n):
+        return random.normal(size=(B, T, n))
+
     cell, inputs = toys.Nested(), {"a": draw(3), "b": [draw(2), draw(1)]}
     params = cell.init(jax.random.key(0), jax.tree.map(np.shape, inputs), jnp.float64)
     close(raw(cell, params, inputs), rnn.dynamic_rnn(cell, params, inputs, LENGTHS), 1e-12)
@@ -68,7 +74,7 @@ def test_cells_of_any_structure():
 
 
 def test_transformations():
-    """Compiled, differentiated in both modes, and mapped over params, inputs and lengths."""
+    """`raw_rnn` under `jit`, `grad`, `jvp` and `vmap` agrees with `dynamic_rnn`."""
 
     def run(params, inputs, lengths):
         return raw(GRU, params, inputs, lengths)
@@ -80,7 +86,10 @@ def test_transformations():
         return rnn.dynamic_rnn(GRU, params, inputs, lengths)
 
     close(jax.jit(run)(PARAMS, INPUTS, LENGTHS), run(PARAMS, INPUTS, LENGTHS), 1e-12)
-    two = lambda x: np.stack([x, 0.5 * np.flip(x, 0)])  # noqa: E731
+
+    def two(x):
+        return np.stack([x, 0.5 * np.flip(x, 0)])
+
     many = jax.tree.map(two, (PARAMS, INPUTS)) + (np.stack([LENGTHS, LENGTHS[::-1]]),)
     gradient = jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1))))(*many)
     expected = functools.partial(loss, run=reference)
@@ -90,8 +99,8 @@ def test_transformations():
     np.testing.assert_allclose(tangent, forward, rtol=1e-12)
 
 
-def test_after_the_end_nothing_happens():
-    """Neither the cell nor `loop_fn` runs again, and its loop state stands still."""
+def test_nothing_runs_after_all_rows_have_finished():
+    """Neither the cell nor `loop_fn` runs again, and the loop state stays."""
     called = []
 
     @toys.config
@@ -115,11 +124,12 @@ def test_after_the_end_nothing_happens():
     assert sorted(x for x in called if x != "cell") == [1, 2, 3, 4]
     assert called.count("cell") == 4 and last == 4 and emitted.size() == 4
     assert state[:, 0].tolist() == LENGTHS.tolist()
-    assert total == (1 + 2 + 3 + 4) + 4 * 1 + (1 + 2 + 3 + 3)  # the cell's own, rows ended or not
+    # `loop_fn` receives the cell's outputs of finished rows too.
+    assert total == (1 + 2 + 3 + 4) + 4 * 1 + (1 + 2 + 3 + 3)
 
 
-def test_the_loop_may_change_everything():
-    """Its own outputs as inputs, a state of its own, and ends found on the way."""
+def test_loop_fn_may_change_inputs_state_and_end():
+    """Outputs are fed back as inputs, the state is changed, and rows end by their outputs."""
 
     def loop_fn(time, output, state, loop_state):
         if output is None:
@@ -137,21 +147,21 @@ def test_the_loop_may_change_everything():
     assert state[:, 0].tolist() == [12, 20, 11] and going.tolist() == [3, 3, 1]
 
 
-def test_loop_state_of_none_stays():
-    """`None` leaves it as it was; from the first call on there is none."""
+def test_a_loop_state_of_none_keeps_the_previous_one():
+    """If `loop_fn` returns `None` as loop state in later calls, the first one stays."""
 
     def loop_fn(time, output, state, loop_state):
         first = output is None
         state = jnp.zeros((B, 1)) if first else state
-        kept = {"seed": jax.random.key(3), "n": jnp.int32(7)} if first else None
-        return time >= LENGTHS, jnp.ones((B, 1)), state, output, kept
+        loop_state = {"seed": jax.random.key(3), "n": jnp.int32(7)} if first else None
+        return time >= LENGTHS, jnp.ones((B, 1)), state, output, loop_state
 
-    _, _, kept = rnn.raw_rnn(toys.Sum(), {}, loop_fn, maximum_iterations=5)
-    assert kept["n"] == 7 and kept["seed"] == jax.random.key(3)
+    _, _, last = rnn.raw_rnn(toys.Sum(), {}, loop_fn, maximum_iterations=5)
+    assert last["n"] == 7 and last["seed"] == jax.random.key(3)
 
 
 def test_emitted_without_x64():
-    """What NumPy makes in 64 bit is emitted in 32, silently."""
+    """With x64 off, 64-bit NumPy arrays of `loop_fn` are emitted in 32 bits, without a warning."""
     with jax.enable_x64(False):
         pair = np.zeros((2,)), np.zeros((), np.int64)
 

@@ -1,4 +1,4 @@
-"""What `raw_rnn` refuses: the error names what was expected and what came."""
+"""Invalid arguments of `raw_rnn`: the error says what was expected and what was received."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ FIRST = (FLAGS, X, STATE, None, jnp.zeros(2))
 LATER = (FLAGS, X, STATE, STATE, jnp.zeros(2))
 FIVE = r"expected it to return \(finished, next_input, next_cell_state, emit_output"
 
-# row: (what the first call returns, what later ones do, options, error, expected and received);
-# a dict: instead of what stands at this place
+# row: (what the first call of `loop_fn` returns, what later calls return, options, error, fragments
+# of the message); a dict replaces items of FIRST or LATER by index
 ERRORS = {
     "four": (FIRST[:4], LATER, {}, TypeError, [FIVE, "got tuple of 4"]),
     "later six": (FIRST, (*LATER, 0), {}, TypeError, [FIVE, "got tuple of 6"]),
@@ -149,6 +149,7 @@ def changed(returned, changes):
 
 @pytest.mark.parametrize("row", ERRORS)
 def test_error(row):
+    """Each invalid return value of `loop_fn`, or option, raises its error."""
     first, later, options, error, fragments = ERRORS[row]
 
     def loop_fn(time, output, state, loop_state):
@@ -163,7 +164,7 @@ TABLE = np.ones((7, D))
 
 
 def test_numpy_tables():
-    """What is traced cannot index them; `jnp.asarray` can be."""
+    """A tracer cannot index a NumPy array in a callback: the error suggests `jnp.asarray`."""
     fragments = ["expected functions and arrays of JAX", r"jnp\.asarray\(table\)"]
 
     def loop_fn(time, output, state, loop_state):
@@ -173,7 +174,10 @@ def test_numpy_tables():
     with says(TypeError, "^loop_fn: ", *fragments):
         rnn.raw_rnn(GRU, PARAMS, loop_fn, maximum_iterations=2)
     given = {"start": 0, "end": 0, "initial_state": STATE, "maximum_iterations": 2}
-    logits = lambda output: output  # noqa: E731
+
+    def logits(output):
+        return output
+
     with says(TypeError, "^embed: ", *fragments):
         rnn.greedy_decode(GRU, PARAMS, lambda ids: TABLE[ids], logits, **given)
     with says(TypeError, "^embed: ", *fragments):

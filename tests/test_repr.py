@@ -1,4 +1,4 @@
-"""How cells are printed: as the call that makes them."""
+"""The repr of a cell is the call that constructs it."""
 
 import dataclasses
 import functools
@@ -17,12 +17,14 @@ WRITTEN = [case for case in CASES if case.configuration]
 
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.name)
-def test_a_repr_makes_an_equal_cell(case):
+def test_evaluating_the_repr_gives_an_equal_cell(case):
+    """`eval(repr(cell)) == cell`, for all configurations."""
     assert eval(repr(case.cell), dict(NAMES)) == case.cell
     assert eval(code(case.cell), {**NAMES, "rnn": rnn}) == case.cell
 
 
-def test_only_what_is_no_default_is_printed():
+def test_defaults_are_not_printed():
+    """Only options that differ from their default are printed."""
     wrapped = rnn.DropoutWrapper(rnn.ResidualWrapper(rnn.LSTMCell(4, forget_bias=0.5)), 0.9)
     expected = "DropoutWrapper(ResidualWrapper(LSTMCell(4, forget_bias=0.5)), input_keep_prob=0.9)"
     assert repr(wrapped) == expected
@@ -45,7 +47,8 @@ def test_only_what_is_no_default_is_printed():
         (lambda x: x, "<lambda>"),
     ],
 )
-def test_functions_have_the_name_that_imports_them(function, printed):
+def test_functions_are_printed_with_their_import_path(function, printed):
+    """Activations are printed as code that imports them."""
     assert repr(rnn.GRUCell(4, activation=function)) == f"GRUCell(4, activation={printed})"
 
 
@@ -71,8 +74,8 @@ class Mechanism(rnn.LuongAttention):
     depth: int = 1
 
 
-def test_cells_and_mechanisms_of_a_users_own():
-    """The dataclass decorator does not write another one; a `__repr__` of their own stays."""
+def test_repr_of_user_defined_cells_and_mechanisms():
+    """Subclasses inherit the repr, even if they are dataclasses, unless they define their own."""
     assert repr(Own(4)) == "Own(4)"
     assert repr(Own(4, sizes=(1, 2), scale=0.5)) == "Own(4, sizes=(1, 2), scale=0.5)"
     assert repr(Named(4)) == "mine"
@@ -82,7 +85,8 @@ def test_cells_and_mechanisms_of_a_users_own():
     assert code(rnn.ResidualWrapper(Own(4))) == "rnn.ResidualWrapper(Own(4))"
 
 
-def test_an_error_is_about_the_mistake():
+def test_errors_do_not_print_long_cells():
+    """The message of an error about a large stack stays short."""
     stack = rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(4), 0.5)] * 3)
     with pytest.raises(ValueError) as error:
         rnn.dynamic_rnn(stack, {}, jnp.ones((2, 3)))

@@ -1,4 +1,4 @@
-"""The sequence tools, against NumPy loops."""
+"""The functions for sequences agree with NumPy loops."""
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ POOLS = {
     "lengths", [[1, 3, 0], np.array([1, 3, 0], np.uint8), jnp.array([1, 9, -2])]
 )
 def test_sequence_mask(lengths):
+    """Lengths may be a list, any integer dtype, or out of range."""
     expected = [[True, False, False], [True] * 3, [False] * 3]
     assert rnn.sequence_mask(lengths, 3).tolist() == expected
 
 
 def test_sequence_mask_of_other_ranks():
+    """Lengths may be a scalar or a matrix, and may not be floating."""
     assert rnn.sequence_mask(2, 3).tolist() == [True, True, False]
     assert rnn.sequence_mask([[2], [0]], 2).tolist() == [[[True, True]], [[False, False]]]
     assert rnn.sequence_mask(np.array([300], np.int16), 400).sum() == 300
@@ -36,7 +38,7 @@ def test_sequence_mask_of_other_ranks():
 
 
 def test_sequence_mask_as_tf1_calls_it():
-    """Without the number of steps, and with a dtype by its place."""
+    """As in TF1, `maxlen` may be left out, and `dtype` is the third positional argument."""
     assert rnn.sequence_mask([1, 3]).tolist() == [[True, False, False], [True] * 3]
     assert rnn.sequence_mask(np.array([[0], [-2]])).shape == (2, 1, 0)
     assert rnn.sequence_mask([]).shape == (0, 0)
@@ -57,13 +59,15 @@ def test_sequence_mask_as_tf1_calls_it():
         (lambda n: rnn.sequence_mask(n, np.ones(2)), "maxlen as an int >= 0, got array"),
     ],
 )
-def test_sequence_mask_needs_to_know_its_shape(run, match):
+def test_sequence_mask_needs_a_static_maxlen(run, match):
+    """Under jit, `maxlen` must be given, and must not be traced."""
     with pytest.raises(TypeError, match=match):
         jax.jit(run)(jnp.array([1, 2]))
 
 
 @pytest.mark.parametrize("time_major", [False, True])
 def test_reverse_sequence(time_major):
+    """Each row is reversed up to its length; reversing twice restores it."""
     expected = np.stack(
         [np.concatenate([x[:n][::-1], x[n:]]) for x, n in zip(X, LENGTHS, strict=True)]
     )
@@ -72,15 +76,15 @@ def test_reverse_sequence(time_major):
     actual = rnn.reverse_sequence(tree, LENGTHS, time_major=time_major)
     np.testing.assert_array_equal(swap(np.asarray(actual["a"])), expected)
     np.testing.assert_array_equal(swap(np.asarray(actual["b"][0])), expected[..., 0])
-    again = rnn.reverse_sequence(actual, LENGTHS, time_major=time_major)
-    np.testing.assert_array_equal(again["a"], tree["a"])
+    twice = rnn.reverse_sequence(actual, LENGTHS, time_major=time_major)
+    np.testing.assert_array_equal(twice["a"], tree["a"])
 
 
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("pool", POOLS)
 def test_pooling(pool, masked, time_major):
-    """Of each row's valid steps; 0 for a row without one; NaN behind them is not seen."""
+    """Pools over valid steps only: rows without one give 0, and NaN in padding has no effect."""
     valid = np.arange(4) < LENGTHS[:, None]
     valid = valid & MASK if masked else valid
     rows = [x[v] for x, v in zip(X, valid, strict=True)]
@@ -88,7 +92,10 @@ def test_pooling(pool, masked, time_major):
     spoilt = np.where(valid[..., None], X, np.nan)
     swap = (lambda x: x.swapaxes(0, 1)) if time_major else (lambda x: x)
     mask = swap(MASK) if masked else None
-    run = lambda x: pool(x, LENGTHS, mask=mask, time_major=time_major)  # noqa: E731
+
+    def run(x):
+        return pool(x, LENGTHS, mask=mask, time_major=time_major)
+
     actual = run({"y": jnp.asarray(swap(spoilt))})["y"]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
     gradient = jax.grad(lambda x: run(x).sum())(jnp.asarray(swap(spoilt)))
@@ -98,6 +105,7 @@ def test_pooling(pool, masked, time_major):
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_pooling_without_lengths_and_without_steps(pool):
+    """Without lengths all steps are valid; without steps the result is 0."""
     np.testing.assert_allclose(pool(X), [POOLS[pool](x) for x in X], rtol=1e-12)
     assert pool(X[:, :0]).tolist() == [[0.0] * 3] * 4
     integers = np.arange(8).reshape(2, 4)
@@ -105,6 +113,7 @@ def test_pooling_without_lengths_and_without_steps(pool):
 
 
 def test_last_output_is_the_state():
+    """`last_output` equals the final state of a GRU, unlike `outputs[:, -1]`."""
     cell = rnn.GRUCell(4)
     params = cell.init(jax.random.key(0), X.shape)
     outputs, state = rnn.dynamic_rnn(cell, params, X, LENGTHS)
@@ -122,7 +131,8 @@ def test_last_output_is_the_state():
         ((None, np.ones((4, 4))), TypeError, "bool, got float64"),
     ],
 )
-def test_pooling_refuses(pool, arguments, error, match):
+def test_invalid_lengths_and_masks_of_pooling(pool, arguments, error, match):
+    """Lengths and masks of other shapes, ranges or dtypes are refused."""
     lengths, *mask = arguments
     with pytest.raises(error, match=match):
         pool(X, lengths, mask=mask[0] if mask else None)
@@ -142,7 +152,7 @@ def test_pooling_other_dtypes():
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int4", "float16", "bfloat16"])
 @pytest.mark.parametrize(("rows", "steps"), [(2, 3), (0, 3), (2, 0), (0, 0)])
 def test_pooling_keeps_the_dtype(dtype, rows, steps):
-    """But for the mean of what is not floating; 0 where there are no steps."""
+    """Pooling keeps the dtype, except for means of integers and bools; no steps give 0."""
     outputs = jnp.ones((rows, steps, 2), dtype)
     for pool in POOLS:
         pooled = pool(outputs, np.full(rows, steps))
@@ -152,6 +162,7 @@ def test_pooling_keeps_the_dtype(dtype, rows, steps):
 
 
 def test_pad_sequences():
+    """Padding to the longest row, to a length, to a bucket, and with other values and dtypes."""
     arrays = [np.ones((n, 2), np.float32) * n for n in (3, 1, 0)]
     batch, lengths = rnn.pad_sequences(arrays)
     assert batch.shape == (3, 3, 2) and batch.dtype == np.float32
@@ -161,7 +172,7 @@ def test_pad_sequences():
     assert rnn.pad_sequences(arrays, buckets=[8, 4])[0].shape == (3, 4, 2)
     assert np.isnan(rnn.pad_sequences(arrays, value=np.nan)[0][2]).all()
     assert rnn.pad_sequences([[7, 8], [9]])[0].tolist() == [[7, 8], [9, 0]]
-    ids, _ = rnn.pad_sequences([[7, 8], []])  # of nothing NumPy makes floats
+    ids, _ = rnn.pad_sequences([[7, 8], []])  # NumPy makes an empty list float64
     assert ids.tolist() == [[7, 8], [0, 0]] and ids.dtype == np.int64
     assert rnn.pad_sequences(arrays, value=np.log(1e-6))[0][2, 0, 0] == np.float32(np.log(1e-6))
     assert rnn.pad_sequences([np.ones(1, np.complex64)], length=2, value=1j)[0][0, 1] == 1j
@@ -185,12 +196,14 @@ def test_pad_sequences():
         ([np.ones(())], {}, r"shapes \[\(\)\]"),
     ],
 )
-def test_pad_sequences_refuses(arrays, options, match):
+def test_invalid_arguments_of_pad_sequences(arrays, options, match):
+    """Arrays that do not fit, and padding values that the dtype cannot hold, are refused."""
     with pytest.raises(ValueError, match=match):
         rnn.pad_sequences(arrays, **options)
 
 
 def test_segment_starts():
+    """A start is where the id changes, also from `previous`; others than integers are refused."""
     ids = np.array([[1, 1, 2, 2], [3, 4, 4, 3]])
     starts = [[0, 0, 1, 0], [0, 1, 0, 1]]
     assert rnn.segment_starts(ids).astype(int).tolist() == starts
@@ -209,7 +222,7 @@ def test_segment_starts():
 
 
 def test_packed_documents_are_separate_runs():
-    """Documents packed in one row, in both directions, are as if each ran alone."""
+    """Documents packed in one row with resets equal separate runs, in both directions."""
     cell = rnn.GRUCell(4)
     documents = [X[i, :n] for i, n in enumerate((4, 2, 3))]
     row = np.concatenate(documents)[None]
@@ -231,6 +244,6 @@ def test_packed_documents_are_separate_runs():
     ids=lambda f: f.__name__,
 )
 def test_lists_are_pytrees(run):
-    """Of numbers, which have no time."""
+    """A list of numbers is a pytree of scalars, which have no time axis, and is refused."""
     with pytest.raises(ValueError, match=r"arrays \[batch, time, ...\], got one of shape \(\)"):
         run([[1.0, 2.0, 3.0]], [2])

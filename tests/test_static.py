@@ -1,4 +1,4 @@
-"""Runs over lists of steps beyond TF's own cases: options, and errors."""
+"""Runs over lists of steps beyond TF's own test cases: options and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ STATE = np.full((B, D), 0.3)
 
 
 def test_options_are_passed_on():
-    """A tuple of steps, an initial state, a dtype and a key, in one direction and in both."""
+    """Static runs pass states, dtype and key on, in one direction and in both."""
     cell, key = rnn.DropoutWrapper(GRU, 0.5), jax.random.key(1)
     options = {"dtype": jnp.float32, "key": key}
     given = PARAMS[GRU], tuple(STEPS), STATE.astype(np.float32)
@@ -40,7 +40,8 @@ def test_options_are_passed_on():
     assert (states_of_both[1][1] == 2 * given[2][1]).all()
 
 
-def test_a_stack_of_lists():
+def test_a_bidirectional_stack_over_a_list():
+    """`stack_bidirectional_rnn` equals `stack_bidirectional_dynamic_rnn`."""
     cells = [GRU, rnn.BasicRNNCell(3)]
     params = rnn.init_stack_bidirectional(jax.random.key(0), cells, cells, (B, D), jnp.float64)
     outputs, *states = rnn.stack_bidirectional_rnn(
@@ -52,7 +53,8 @@ def test_a_stack_of_lists():
     close((outputs, states), (list(expected), expected_states), 0)
 
 
-def test_saving_passes_options_on():
+def test_static_state_saving_rnn_passes_options_on():
+    """Lengths, dtype and key are passed on, and the final state is saved."""
     saver = {"h": STATE.astype(np.float32)}
     cell = rnn.DropoutWrapper(GRU, 0.5)
     options = {"sequence_length": [4, 0, 2], "dtype": jnp.float32, "key": jax.random.key(1)}
@@ -62,7 +64,7 @@ def test_saving_passes_options_on():
 
 
 def test_saving_the_state_of_a_cell_that_attends():
-    """Its structure is that of the start state, which depends on the memory."""
+    """The names match the leaves of the start state, whose shape depends on the memory."""
     cell = rnn.AttentionWrapper(GRU, rnn.LuongAttention(D, memory_size=3))
     params = cell.init(jax.random.key(0), (B, D), jnp.float64)
     params = cell.attend(params, np.random.default_rng(1).normal(size=(B, 5, 3)))
@@ -85,7 +87,7 @@ UNLIKE = [STEPS[0], STEPS[1][:, :1]]
 PAIRS = [(STEPS[0], STEPS[0]), STEPS[1]]
 LISTED = r"inputs: expected a list of steps, got ndarray; dynamic_rnn takes one array"
 
-# row: (what is run, error, what its message must contain: expected, received)
+# row: (call, error, fragments that its message must contain)
 ERRORS = {
     "array": (lambda: rnn.static_rnn(GRU, PARAMS[GRU], INPUTS), TypeError, [LISTED]),
     "array in both directions": (
@@ -166,6 +168,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("row", ERRORS)
 def test_error(row):
+    """Invalid lists of steps, names and saved states are refused."""
     run, error, fragments = ERRORS[row]
     with pytest.raises(error) as caught:
         run()

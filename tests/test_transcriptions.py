@@ -1,4 +1,4 @@
-"""Cells against the NumPy transcriptions of their equations, forward and in gradients."""
+"""Cells agree with NumPy transcriptions of their equations, in results and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ FULL = np.full(B, T, np.int32)
 
 
 def is_transcribed(law):
-    """A transcription draws nothing, and computes in 64 bits."""
+    """Whether a law's cell has a transcription: those draw nothing, and compute in float64."""
     case = law.case
     in_64_bits = law.dtype == "float64"
     return reference.is_transcribed(case.cell) and not case.keyed and in_64_bits
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.where.with_args(is_transcribed)
 
 
 def run(case, params, inputs, state):
-    """All steps by the transcription, in NumPy."""
+    """Runs all steps of the transcription, in NumPy."""
     outputs = []
     for t in range(T):
         x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
@@ -32,7 +32,7 @@ def run(case, params, inputs, state):
 
 
 def test_results(law):
-    """Outputs at every step, and the final state."""
+    """Outputs and final state agree with the transcription."""
     given = arguments(law)
     expected = run(law.case, *jax.tree.map(np.asarray, given))
     close(compiled(law)(*given, FULL)[0], expected, 1e-12)
@@ -40,7 +40,7 @@ def test_results(law):
 
 @pytest.mark.where(lambda law: is_transcribed(law) and law.case.derivative)
 def test_gradients(law):
-    """By finite differences of the transcription, along one direction for every array."""
+    """Gradients agree with finite differences of the transcription, array by array."""
     given = arguments(law)
     gradients = jax.tree.leaves(compiled(law)(*given, FULL)[1])
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, given))

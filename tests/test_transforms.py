@@ -1,4 +1,4 @@
-"""What users do to a run: every transformation of JAX."""
+"""JAX's transformations of a run: jvp, vmap, checkpoint, shard_map, export, jit."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ import toys
 from cases import CASES, LENGTHS
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from laws import able, close, weighted_sum
+from laws import close, supporting_engines, weighted_sum
 
 import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
@@ -33,9 +33,9 @@ FEW = [case for case in CORE if case.name in ("gru", "lstm", "multi")]
 core = pytest.mark.parametrize("case", [
     pytest.param(case, marks=[] if case in FEW else pytest.mark.full, id=case.name) for case in CORE
 ])  # fmt: skip
-"""Everyday a cell of two matmuls, of one, and a stack."""
+"""The everyday suite runs a cell with two matmuls, one with one, and a stack."""
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-engines = pytest.mark.parametrize("engine", able(FEW[0]))
+engines = pytest.mark.parametrize("engine", supporting_engines(FEW[0]))
 
 
 def loss(case, engine, lengths=LENGTHS):
@@ -56,13 +56,14 @@ def arguments(case, dtype=jnp.float64):
 
 
 def inner(a, b):
+    """The inner product of two trees."""
     return sum(float((x * y).sum()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
 @core
 @engines
 def test_forward_mode_is_reverse_mode(case, engine):
-    """jvp and linearize agree with grad."""
+    """`jvp` and `linearize` agree with `grad`."""
     given, function = arguments(case), loss(case, engine)
     direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
     gradient = jax.jit(jax.grad(function, (0, 1, 2)))(*given)
@@ -76,7 +77,7 @@ def test_forward_mode_is_reverse_mode(case, engine):
 @core
 @engines
 def test_second_order(case, engine):
-    """A Hessian-vector product, reverse over reverse, against differences of gradients."""
+    """A Hessian-vector product (reverse over reverse) agrees with differences of gradients."""
     given = arguments(case)
     direction = cases.perturbed(jax.tree.map(jnp.zeros_like, given), 4)
     gradient = jax.grad(loss(case, engine), (0, 1, 2))
@@ -86,7 +87,9 @@ def test_second_order(case, engine):
         value, product = jax.vjp(gradient, *given)
         return value, product(direction)
 
-    move = lambda s: jax.tree.map(lambda x, d: x + s * d, given, direction)  # noqa: E731
+    def move(s):
+        return jax.tree.map(lambda x, d: x + s * d, given, direction)
+
     product = both(given)[1]
     step = 1e-5
     difference = jax.tree.map(
@@ -98,15 +101,19 @@ def test_second_order(case, engine):
 @core
 @engines
 def test_vmap_over_one_argument_at_a_time(case, engine):
-    """Params (an ensemble), inputs, or lengths, the others shared."""
+    """`vmap` over only params (an ensemble), inputs, or lengths equals a loop of runs."""
     params, inputs, state = arguments(case)
 
     @jax.jit
     def run(params, inputs, lengths):
         return rnn.dynamic_rnn(case.cell, params, inputs, lengths, state, implementation=engine)
 
-    two = lambda a, b: jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)  # noqa: E731
-    pick = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    def two(a, b):
+        return jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)
+
+    def pick(tree, i):
+        return jax.tree.map(lambda x: x[i], tree)
+
     options = [
         two(params, cases.perturbed(params, 5)),
         two(inputs, case.inputs(jnp.float64, seed=9)),
@@ -126,19 +133,23 @@ def test_vmap_over_one_argument_at_a_time(case, engine):
 @core
 @engines
 def test_checkpoint(case, engine):
+    """Gradients under `jax.checkpoint` equal those without it."""
     given, function = arguments(case), loss(case, engine)
     plain = jax.jit(jax.grad(function, (0, 1, 2)))(*given)
-    remade = jax.jit(jax.grad(jax.checkpoint(function), (0, 1, 2)))(*given)
-    close(remade, plain, 1e-12)
+    recomputed = jax.jit(jax.grad(jax.checkpoint(function), (0, 1, 2)))(*given)
+    close(recomputed, plain, 1e-12)
 
 
 @core
 @engines
 def test_without_jit(case, engine):
-    """Every line of a run works on concrete arrays (each cell's step: see test_cells.py)."""
+    """A run under `jax.disable_jit` equals the compiled one. For a single step: test_cells.py."""
     params, inputs, state = arguments(case)
     options = {"key": case.key(), "implementation": engine}
-    run = lambda *a: rnn.dynamic_rnn(case.cell, *a, **options)  # noqa: E731
+
+    def run(*a):
+        return rnn.dynamic_rnn(case.cell, *a, **options)
+
     expected = run(params, inputs, LENGTHS, state)
     with jax.disable_jit():
         close(run(params, inputs, LENGTHS, state), expected, 1e-12)
@@ -146,7 +157,7 @@ def test_without_jit(case, engine):
 
 @engines
 def test_shard_map(engine):
-    """Rows on 4 devices, check_vma on: results and gradients are those of one device."""
+    """With rows sharded over 4 devices, gradients equal those of one device (with check_vma)."""
     mesh = jax.make_mesh((4,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:4])
     for case in FEW:
         params, inputs, _ = arguments(case)
@@ -157,7 +168,9 @@ def test_shard_map(engine):
             return weighted_sum(rnn.dynamic_rnn(case.cell, params, inputs, lengths, **options)[0])
 
         def sharded(params, inputs, lengths, resets, total=total):
-            local = lambda *a: jax.lax.psum(total(*a), "rows")  # noqa: E731
+            def local(*a):
+                return jax.lax.psum(total(*a), "rows")
+
             specs = (P(), P("rows"), P("rows"), P("rows"))
             return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())(
                 params, inputs, lengths, resets
@@ -166,6 +179,7 @@ def test_shard_map(engine):
         one = jnp.asarray(LENGTHS)
         gradient = jax.jit(jax.grad(sharded, (0, 1)))(params, inputs, one, resets)
 
+        # `weighted_sum` weighs elements by their index in the local batch, which is one row here.
         def by_rows(params, inputs, total=total, others=(one, resets)):
             rows = [jnp.expand_dims(x, 1) for x in (inputs, *others)]
             return jax.vmap(total, (None, 0, 0, 0))(params, *rows).sum()
@@ -183,7 +197,7 @@ MESHES = [
 
 @pytest.fixture
 def recompute_flops(request, monkeypatch):
-    """Up to which `blocked` recomputes matmuls in the backward pass."""
+    """Sets the FLOPs up to which `blocked` recomputes matmuls in the backward pass."""
     tuning = dataclasses.replace(CPU, recompute_flops=request.param)
     monkeypatch.setitem(ENGINES, "blocked", Blocked(cpu=tuning))
 
@@ -191,7 +205,7 @@ def recompute_flops(request, monkeypatch):
 @pytest.mark.usefixtures("recompute_flops")
 @pytest.mark.parametrize("engine, axis, recompute_flops", MESHES, indirect=["recompute_flops"])
 def test_a_sharded_batch_needs_no_communication(engine, axis):
-    """Rows on 8 devices: none forward, and backward only the sum of the gradients."""
+    """With rows on 8 devices, only the backward pass communicates: it sums the gradients."""
     mesh = jax.make_mesh((8,), ("rows",), (axis,))
     cell = rnn.LSTMCell(4)
     inputs = np.random.default_rng(0).normal(size=(16, 5, 3)).astype(np.float32)
@@ -220,8 +234,11 @@ def test_a_sharded_batch_needs_no_communication(engine, axis):
 BLOCK = next(case for case in CASES if case.name == "lstm_block")
 
 
-def test_a_device_for_each_core():
-    """The code in docs/engines.md, which must say how many devices there are at its very start."""
+def test_docs_example_with_a_device_per_core():
+    """The code of docs/engines.md runs on two devices and equals a run on one.
+
+    In a process of its own: the number of devices must be set before JAX starts.
+    """
     text = (pathlib.Path(__file__).parents[1] / "docs" / "engines.md").read_text()
     code = (
         text.partition("## The cores of a CPU")[2].partition("```python\n")[2].partition("```")[0]
@@ -236,8 +253,8 @@ for a, b in zip(*map(jax.tree.leaves, ((value, gradient), alone)), strict=True):
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ, XLA_FLAGS=""))
 
 
-def test_some_axes_of_a_mesh_by_hand():
-    """Rows on one of them, or nothing: `scan` takes it."""
+def test_shard_map_over_some_axes_of_a_mesh():
+    """With a partial manual mesh, sharded or replicated rows have the gradients of one device."""
     cell, inputs = rnn.LSTMCell(4), np.random.default_rng(0).normal(size=(8, 70, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
     ends, devices = np.array([70, 3] * 4), jax.devices()[:4]
@@ -246,7 +263,8 @@ def test_some_axes_of_a_mesh_by_hand():
     def loss(params, inputs, ends):
         return rnn.dynamic_rnn(cell, params, inputs, ends)[0]
 
-    inputs, ends = np.repeat(inputs, 4, 0), np.repeat(ends, 4)  # as `blocked` would take elsewhere
+    # Outside of the mesh, a batch of this size is run by `blocked`.
+    inputs, ends = np.repeat(inputs, 4, 0), np.repeat(ends, 4)
     assert rnn.explain(cell, params, inputs[:16]).chosen == "blocked"
     expected = jax.jit(jax.grad(lambda p: loss(p, inputs, ends).sum()))(params)
     for spec in (P("a"), P()):
@@ -257,31 +275,35 @@ def test_some_axes_of_a_mesh_by_hand():
 
 
 @pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
-def test_a_mesh_on_which_nothing_lies(axis):
-    """Or which only a constraint inside of the program names."""
+def test_a_mesh_without_sharded_arguments(axis):
+    """A run under `set_mesh` equals one without: unsharded, or with a constraint in the program."""
     cell, inputs = rnn.LSTMCell(4), np.random.default_rng(0).normal(size=(8, 70, 3))
     params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
 
     def gradient(engine, place=lambda x: x):
-        run = lambda p, x: rnn.dynamic_rnn(cell, p, place(x), [70, 3] * 4, implementation=engine)  # noqa: E731
+        def run(p, x):
+            return rnn.dynamic_rnn(cell, p, place(x), [70, 3] * 4, implementation=engine)
+
         return jax.jit(jax.value_and_grad(lambda p, x: run(p, x)[0].sum(), (0, 1)))(params, inputs)
 
     expected = gradient("scan")
     with jax.set_mesh(jax.make_mesh((4,), ("rows",), (axis,), devices=jax.devices()[:4])):
-        engine = (
-            "blocked" if axis == AxisType.Auto else None
-        )  # which leaves explicit axes to `scan`
+        # `blocked` does not support explicit axes: without a name `scan` is chosen.
+        engine = "blocked" if axis == AxisType.Auto else None
         close(gradient(engine), expected, 1e-12)
         eager = rnn.dynamic_rnn(cell, params, inputs, [70, 3] * 4, implementation=engine)
         close(eager[0].sum(), expected[0], 1e-12)
         if axis == AxisType.Auto:
-            constrained = lambda x: jax.lax.with_sharding_constraint(x, P("rows"))  # noqa: E731
+
+            def constrained(x):
+                return jax.lax.with_sharding_constraint(x, P("rows"))
+
             close(gradient("blocked", constrained), expected, 1e-12)
 
 
 @pytest.mark.parametrize("case", [*CORE, BLOCK], ids=lambda case: case.name)
 def test_export_with_symbolic_batch_and_time(case):
-    """One exported program serves other batches and times."""
+    """A program exported with symbolic sizes runs batches of other sizes."""
     batch, time = jax.export.symbolic_shape("b, t")
     params, _, _ = arguments(case)
     run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(case.cell, p, x, n, unroll=2, remat="sqrt"))
@@ -299,6 +321,8 @@ def test_export_with_symbolic_batch_and_time(case):
 
 
 class CompilationLog(logging.Handler):
+    """Collects the messages that JAX logs."""
+
     def __init__(self):
         super().__init__()
         self.messages = []
@@ -309,7 +333,7 @@ class CompilationLog(logging.Handler):
 
 @contextlib.contextmanager
 def compilations():
-    """Collects what JAX compiles meanwhile."""
+    """Collects the log messages of JAX's compilations inside of the context."""
     log = CompilationLog()
     loggers = [logging.getLogger(f"jax._src.{name}") for name in ("interpreters.pxla", "dispatch")]
     found = []
@@ -324,26 +348,30 @@ def compilations():
 
 @engines
 def test_nothing_is_compiled_twice(engine):
-    """A second eager call, an equal cell, and new lengths compile nothing."""
+    """A second call, an equal cell, or other lengths cause no compilation."""
     options = {"key": jax.random.key(1), "implementation": engine}
-    make = lambda: rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])  # noqa: E731
+
+    def make():
+        return rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5), rnn.GRUCell(2)])
+
     inputs = np.ones((2, 4, 3))
     params = make().init(jax.random.key(0), inputs.shape)
     with compilations() as first:
         rnn.dynamic_rnn(make(), params, inputs, [4, 2], **options)
-    with compilations() as again:
+    with compilations() as second:
         rnn.dynamic_rnn(make(), params, inputs, [4, 2], **options)
         rnn.dynamic_rnn(make(), params, inputs, np.array([1, 3]), **options)
-    assert first and not again
+    assert first and not second
     run = jax.jit(lambda p, x, n: rnn.dynamic_rnn(make(), p, x, n, **options))
     run(params, inputs, np.array([4, 2]))
-    with compilations() as again:
+    with compilations() as second:
         run(params, inputs, np.array([1, 3]))
-    assert not again
+    assert not second
 
 
 @engines
 def test_no_tracer_leaks(engine):
+    """A differentiated, compiled run leaks no tracers."""
     cell = rnn.DropoutWrapper(rnn.LSTMCell(3), 0.5, variational_recurrent=True)
     inputs = jnp.ones((2, 4, 3))
     params = cell.init(jax.random.key(0), inputs.shape)
@@ -358,7 +386,7 @@ def test_no_tracer_leaks(engine):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.configuration], ids=lambda c: c.name)
 def test_a_cell_pickles_and_copies(case):
-    """A configuration is equal to its copies, with one hash."""
+    """A pickled or copied cell has the equality, hash and repr of the original."""
     for other in (pickle.loads(pickle.dumps(case.cell)), copy.deepcopy(case.cell)):
         assert other == case.cell and hash(other) == hash(case.cell)
         assert repr(other) == repr(case.cell)
@@ -366,7 +394,7 @@ def test_a_cell_pickles_and_copies(case):
 
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: rnn.MultiRNNCell([rnn.EmitState(d)])])
 def test_a_foreign_cell_may_change(wrap):
-    """It is closed over anew in each run, however deep inside, and never compared."""
+    """Each run uses the current attributes of a foreign cell, even inside of wrappers."""
 
     class Scale:
         factor = 1.0
@@ -384,7 +412,10 @@ def test_a_foreign_cell_may_change(wrap):
     cell = wrap(foreign)
     inputs = np.ones((2, 3, 1))
     params = cell.init(jax.random.key(0), inputs.shape)
-    total = lambda: jax.tree.leaves(rnn.dynamic_rnn(cell, params, inputs)[1])[0]  # noqa: E731
+
+    def total():
+        return jax.tree.leaves(rnn.dynamic_rnn(cell, params, inputs)[1])[0]
+
     assert float(total()[0, 0]) == 3
     foreign.factor = 2.0
     assert float(total()[0, 0]) == 6
@@ -397,14 +428,15 @@ def test_a_foreign_cell_may_change(wrap):
 
 
 def test_configurations_compare_by_value():
+    """Cells are equal if class and fields are; a cell has no pytree leaves."""
     assert rnn.MultiRNNCell([rnn.GRUCell(2)]) == rnn.MultiRNNCell((rnn.GRUCell(np.int64(2)),))
     assert rnn.LSTMCell(2) != rnn.LSTMCell(2, forget_bias=0.0)
     assert rnn.LSTMCell(2) != rnn.BasicLSTMCell(2)
     assert not jax.tree.leaves(rnn.LSTMCell(2))
 
 
-def test_other_promotion_modes():
-    """The suite runs under the strict modes; the default ones give the same."""
+def test_default_promotion_modes_give_the_same():
+    """JAX's default promotion modes give the result of the strict modes of this suite."""
     case = CORE[0]
     given = arguments(case, jnp.float32)
     strict = loss(case, None)(*given)
@@ -414,7 +446,7 @@ def test_other_promotion_modes():
 
 @every
 def test_dtypes_of_results(case):
-    """float64, float32 and both 16-bit types go in and come out, of whatever is floating."""
+    """All floating results have the dtype of params and inputs, or the one of `dtype=`."""
 
     def dtypes(of, **options):
         def run():
@@ -429,8 +461,8 @@ def test_dtypes_of_results(case):
     assert dtypes(jnp.float64, dtype=jnp.bfloat16) == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_a_state_keeps_its_dtypes():
-    """A cell that carries another dtype than it computes in may be given it."""
+def test_a_state_keeps_its_dtype():
+    """An initial state in a wider dtype than the inputs keeps it through the run."""
 
     @toys.config
     class Wide(toys.Sum):
@@ -445,7 +477,7 @@ def test_a_state_keeps_its_dtypes():
 
 
 def test_without_x64():
-    """What users run by default: 32-bit types, lengths of any integers."""
+    """With x64 off, float64 arguments give float32 results that agree with float64."""
     case = CORE[3]
     params, inputs = jax.tree.map(np.asarray, arguments(case)[:2])
     with jax.enable_x64(False):
@@ -455,8 +487,8 @@ def test_without_x64():
     close(got, wide, 1e-5)
 
 
-def test_batch_accumulates_in_32_bit():
-    """A 16-bit product of 4096 terms is exact to one rounding, not to 4096 of them."""
+def test_16_bit_matmuls_accumulate_in_32_bits():
+    """A 16-bit matmul over 4096 terms has the error of one rounding, not of 4096."""
     for dtype in (jnp.bfloat16, jnp.float16):
         cell = rnn.BasicRNNCell(2, activation=lambda x: x)
         random = np.random.default_rng(0)
@@ -465,7 +497,10 @@ def test_batch_accumulates_in_32_bit():
             "kernel": jnp.asarray(random.uniform(size=(4098, 2)) / 4096, dtype),
             "bias": jnp.zeros(2, dtype),
         }
-        wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
+
+        def wide(tree):
+            return jax.tree.map(lambda x: x.astype(jnp.float64), tree)
+
         exact = rnn.dynamic_rnn(cell, wide(params), wide(inputs))[1]
         got = rnn.dynamic_rnn(cell, params, inputs)[1].astype(jnp.float64)
         assert float(jnp.abs(got / exact - 1).max()) <= float(jnp.finfo(dtype).eps)

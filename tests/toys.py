@@ -1,4 +1,4 @@
-"""Cells of the tests' own, with exact arithmetic or odd shapes, for the loop itself."""
+"""Cells with exact arithmetic or unusual shapes, for tests of the loop itself."""
 
 import dataclasses
 
@@ -9,16 +9,18 @@ import jax_dynrnn as rnn
 
 
 def config(cls):
+    """Makes a class a frozen, static dataclass, as the package's cells are."""
     return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))
 
 
 def batch_of(batch_shape):
+    """The batch shape as a tuple: cells accept an integer too."""
     return batch_shape if isinstance(batch_shape, tuple) else (batch_shape,)
 
 
 @config
 class PlusOne(rnn.Cell):
-    """Counts each row's steps, and all steps in a rank-0 leaf; echoes its inputs + 1."""
+    """Returns its inputs + 1; its state counts each row's steps, and all steps in a rank-0 leaf."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {}
@@ -35,7 +37,7 @@ class PlusOne(rnn.Cell):
 
 @config
 class Sum(rnn.Cell):
-    """The output is the state: the sum of the inputs so far."""
+    """Its output and state are the sum of the inputs so far."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {}
@@ -50,7 +52,7 @@ class Sum(rnn.Cell):
 
 @config
 class Scalar(Sum):
-    """One number a row, without a feature axis: the sum of all inputs so far."""
+    """Sums all inputs so far into one number per row, without a feature axis."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         return jnp.zeros(batch_of(batch_shape), dtype)
@@ -79,7 +81,7 @@ class Norm(rnn.Cell):
 
 @config
 class Nested(rnn.Cell):
-    """Nested inputs, outputs and state, one leaf of them in two axes, one an integer."""
+    """Has nested inputs, outputs and state; one state leaf has two feature axes, one is integer."""
 
     def init(self, key, input_shape, dtype=jnp.float32):
         return {"w": jax.random.normal(key, (input_shape["a"][-1], 2), dtype)}
@@ -103,7 +105,7 @@ class Nested(rnn.Cell):
 
 @config
 class Ids(rnn.Cell):
-    """Takes integers: looks them up in a table."""
+    """Takes integer ids, and looks them up in a table."""
 
     feature_ndim = 0
 
@@ -120,7 +122,7 @@ class Ids(rnn.Cell):
 
 @config
 class Images(rnn.Cell):
-    """Takes images: two feature axes."""
+    """Takes images, which have two feature axes."""
 
     feature_ndim = 2
 
@@ -138,7 +140,7 @@ class Images(rnn.Cell):
 
 @config
 class Mixed(rnn.Cell):
-    """Takes an image, two vectors and a number: leaves with two, one and no feature axes."""
+    """Takes an image, two vectors and a scalar: leaves with two, one and no feature axes."""
 
     feature_ndim = {"image": 2, "number": 0, "vectors": 1}
 
@@ -150,9 +152,9 @@ class Mixed(rnn.Cell):
         return jnp.zeros((*batch_of(batch_shape), 3), dtype)
 
     def __call__(self, params, inputs, state, *, key=None):
-        seen = jnp.tensordot(inputs["image"], params["w"], 2)
+        pooled = jnp.tensordot(inputs["image"], params["w"], 2)
         number = jnp.expand_dims(inputs["number"], -1)
-        new = jnp.tanh(0.5 * state * number + seen + inputs["vectors"][0] * inputs["vectors"][1])
+        new = jnp.tanh(0.5 * state * number + pooled + inputs["vectors"][0] * inputs["vectors"][1])
         return new, new
 
 
@@ -162,7 +164,7 @@ def add_first_vector(inputs, outputs):
 
 
 class Duck:
-    """A foreign cell: the three methods, unhashable, no base class, no configuration."""
+    """A foreign, unhashable cell: it has the three methods, and neither base class nor fields."""
 
     __hash__ = None
 
@@ -180,7 +182,7 @@ class Duck:
 
 
 def everything(x):
-    """All arithmetic of a number that the engine `pallas` has; the result is bounded."""
+    """A bounded function with every elementwise primitive that the engine `pallas` supports."""
     y, half = jnp.tanh(x), jnp.full_like(x, 0.5)
     chosen = jnp.where((y > 0) & (y < half) | ~(y <= 0.2) ^ (y >= -0.3), y, y * half)
     unequal = jnp.where((jnp.sign(y) == 1) ^ (jnp.round(x) != 1), chosen, jnp.abs(y))

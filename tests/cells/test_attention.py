@@ -1,4 +1,4 @@
-"""Attention to a memory: its score functions, lengths, names, and errors."""
+"""AttentionWrapper: score functions, memory lengths, names of params, and errors."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def run(cell, memory=MEMORY, length=None, **options):
 @pytest.mark.parametrize("option", [False, True])
 @pytest.mark.parametrize("kind", ["bahdanau", "luong"])
 def test_scores(kind, option):
-    """Each score function against its formula, place by place."""
+    """Each score function agrees with its formula, slot by slot of the memory."""
     make = rnn.BahdanauAttention if kind == "bahdanau" else rnn.LuongAttention
     flag = {"normalize" if kind == "bahdanau" else "scale": option}
     mechanism = make(U, memory_size=M, **flag)
@@ -56,8 +56,8 @@ def test_scores(kind, option):
 
 
 @pytest.mark.parametrize("mechanism", [BAHDANAU, LUONG], ids=["bahdanau", "luong"])
-def test_what_lies_behind_a_memory_changes_nothing(mechanism):
-    """Its lengths cut it; NaN behind them reach neither results nor gradients."""
+def test_padding_of_a_memory_has_no_effect(mechanism):
+    """NaN behind the lengths of a memory reaches neither results nor gradients."""
     cell, length = wrapped(mechanism, alignment_history=True), np.array([5, 2, 0])
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     spoilt = MEMORY.copy()
@@ -76,21 +76,24 @@ def test_what_lies_behind_a_memory_changes_nothing(mechanism):
     assert not outputs[2].any() and not state.attention[2].any()  # the context is 0
     assert not dmemory[1, 2:].any() and not dmemory[2].any() and dmemory[1, :2].all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(dparams))
-    row = lambda x, b: x[b : b + 1]  # noqa: E731
+
+    def row(x, b):
+        return x[b : b + 1]
+
     shorter = cell.attend(params, row(MEMORY, 1)[:, :2])
     (expected, weights), _ = rnn.dynamic_rnn(cell, shorter, row(INPUTS, 1))
     close((row(outputs, 1), row(alignments, 1)[..., :2]), (expected, weights), 1e-12)
 
 
-def test_one_step_by_hand():
-    """TF's order: the cell first, then attention with its output, then the layer."""
+def test_one_step_agrees_with_its_formula():
+    """In TF's order: the cell, then attention with its output as query, then the layer."""
     cell = wrapped(BAHDANAU, attention_layer_size=4)
     params = cell.attend(cell.init(KEY, (D,), jnp.float64), MEMORY)
     start = cell.start(params, B, jnp.float64)
     start = start._replace(attention=jnp.asarray(RANDOM.normal(size=(B, 4))))
     output, new = cell(params, jnp.asarray(INPUTS[:, 0]), start)
-    seen = jnp.concatenate([INPUTS[:, 0], start.attention], 1)
-    y, gru = cell.cell(params["cell"], seen, start.cell_state)
+    cell_inputs = jnp.concatenate([INPUTS[:, 0], start.attention], 1)
+    y, gru = cell.cell(params["cell"], cell_inputs, start.cell_state)
     own = params["bahdanau_attention"]
     hidden = MEMORY @ own["memory_layer"]["kernel"] + (y @ own["query_layer"]["kernel"])[:, None]
     weights = jax.nn.softmax(np.tanh(hidden) @ own["attention_v"], -1)
@@ -101,8 +104,8 @@ def test_one_step_by_hand():
     close(new, expected, 1e-12)
 
 
-def test_options():
-    """What the cell sees, and what comes out."""
+def test_output_and_input_options():
+    """`output_attention`, `alignment_history` and `cell_input_fn`."""
     plain = run(wrapped())
     output, state = run(wrapped(output_attention=False))
     assert output.shape == (B, T, U) and plain[0].shape == (B, T, M)
@@ -118,7 +121,7 @@ def test_options():
 
 
 def test_several_mechanisms():
-    """Side by side; with one memory for all, or one each; a list of one is a tuple of one."""
+    """Several mechanisms have one memory for all or one each; a list of one gives tuples of one."""
     both = wrapped([LUONG, BAHDANAU])
     (output, state), params = run(both), both.init(KEY, INPUTS.shape, jnp.float64)
     assert output.shape == (B, T, 2 * M) and len(state.alignments) == 2
@@ -133,7 +136,8 @@ def test_several_mechanisms():
     assert wrapped([LUONG]) == wrapped((LUONG,)) != wrapped(LUONG)
 
 
-def test_params():
+def test_names_and_shapes_of_params():
+    """Mechanisms and layers are numbered as in TF1, and have its shapes and initial values."""
     mechanisms = [rnn.BahdanauAttention(4, normalize=True, memory_size=3), LUONG, BAHDANAU]
     cell = wrapped(mechanisms, attention_layer_size=[5, 6, 7])
     params = cell.init(KEY, (None, None, D))
@@ -158,8 +162,8 @@ def test_params():
     assert scaled["attention_g"] == 1 and scaled["memory_layer"]["kernel"].shape == (U, U)
 
 
-def test_a_mechanism_of_the_users():
-    """Two that have no name of their own, beside one of the library."""
+def test_user_defined_mechanisms():
+    """Mechanisms without a `NAME` are named by their class, with distinct numbers."""
 
     @dataclasses.dataclass(frozen=True)
     class Dot(rnn.attention.Mechanism):
@@ -179,8 +183,8 @@ def test_a_mechanism_of_the_users():
     assert jnp.isfinite(rnn.dynamic_rnn(cell, params, INPUTS)[0]).all()
 
 
-def test_params_are_drawn_apart():
-    """Kernels of one shape are not the same numbers: neither of one mechanism nor of two."""
+def test_params_are_drawn_independently():
+    """No two kernels, of one mechanism or of two, are correlated."""
     cell = wrapped([rnn.BahdanauAttention(U), rnn.BahdanauAttention(U)])
     params = cell.init(KEY, (D,), jnp.float64)
     drawn = [
@@ -196,8 +200,8 @@ def test_params_are_drawn_apart():
     assert (correlated == np.eye(6, dtype=bool)).all()
 
 
-def test_a_memory_without_places_or_rows():
-    """Of no places the context is 0, of no rows there is none."""
+def test_a_memory_without_slots_or_rows():
+    """Without slots the context is 0; without rows outputs have no rows."""
     outputs, state = run(wrapped(BAHDANAU, alignment_history=True), MEMORY[:, :0])
     assert outputs[1].shape == (B, T, 0) and not outputs[0].any() and state.time == T
     cell = wrapped()
@@ -206,7 +210,7 @@ def test_a_memory_without_places_or_rows():
 
 
 def test_narrow_lengths():
-    """More places than the integers of the lengths hold."""
+    """Lengths may have an integer dtype that cannot hold the number of slots."""
     mechanism, values = rnn.LuongAttention(M, memory_size=M), jnp.zeros((2, 200, M))
     for dtype, lengths in (("int8", [100, 3]), ("uint8", [200, 3])):
         assert mechanism.memory(values, np.array(lengths, dtype)).length.tolist() == lengths
@@ -263,7 +267,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("row", MISTAKES)
-def test_mistakes(row):
+def test_invalid_arguments(row):
+    """Invalid mechanisms, sizes and memories are refused with a reason."""
     make, error, message = MISTAKES[row]
     with pytest.raises(error, match=message):
         make()

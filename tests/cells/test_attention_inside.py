@@ -1,4 +1,4 @@
-"""Attention where it is used: in stacks and wrappers, in decoders, under JAX's transforms."""
+"""AttentionWrapper in stacks, wrappers and decoders, and under JAX's transformations."""
 
 import jax
 import jax.export
@@ -25,7 +25,7 @@ def run(cell, params, memory=MEMORY, **options):
 
 
 def test_vmap_over_memories_and_gradients_to_them():
-    """Mapped is a loop, the gradient a difference, and 0 behind a memory."""
+    """`vmap` equals a loop; gradients by the memory are right, and 0 in its padding."""
 
     def loss(memory):
         return (run(CELL, PARAMS, memory)[0] ** 2).sum()
@@ -41,16 +41,16 @@ def test_vmap_over_memories_and_gradients_to_them():
 
 
 def test_in_a_stack_and_in_wrappers():
-    """`attend` of the outermost cell finds it."""
+    """`attend` of the outermost cell reaches the attention wrapper inside."""
     inner = rnn.AttentionWrapper(rnn.GRUCell(U), LUONG)
     cell = rnn.MultiRNNCell(
         [rnn.GRUCell(D), rnn.DropoutWrapper(rnn.OutputProjectionWrapper(inner, 4))]
     )
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     outputs, (_, upper) = run(cell, params)
-    seen, _ = rnn.dynamic_rnn(rnn.GRUCell(D), params["cell_0"], INPUTS)
+    lower, _ = rnn.dynamic_rnn(rnn.GRUCell(D), params["cell_0"], INPUTS)
     own = inner.attend(params["cell_1"]["cell"], MEMORY, LENGTHS)
-    expected, state = rnn.dynamic_rnn(inner, own, seen)
+    expected, state = rnn.dynamic_rnn(inner, own, lower)
     close(upper, state, 1e-14)
     layer = params["cell_1"]
     close(outputs, expected @ layer["kernel"] + layer["bias"][None, None], 1e-12)
@@ -58,8 +58,8 @@ def test_in_a_stack_and_in_wrappers():
         rnn.MultiRNNCell([rnn.GRUCell(D)]).attend({}, MEMORY)
 
 
-def test_ids_are_embedded_before_it():
-    """The usual decoder's cell: ids in, attention out."""
+def test_inside_an_embedding_wrapper():
+    """An attention wrapper inside of an `EmbeddingWrapper`, as decoders have it."""
     cell = rnn.EmbeddingWrapper(CELL, 7, D)
     ids = RANDOM.integers(7, size=(B, T))
     params = cell.init(KEY, ids.shape, jnp.float64)
@@ -68,19 +68,20 @@ def test_ids_are_embedded_before_it():
     close(outputs, rnn.dynamic_rnn(CELL, own, params["embedding"][ids])[0], 1e-14)
 
 
-def test_a_cell_that_attends_inside_one_that_attends():
-    """Both attend to the memory."""
+def test_nested_attention_wrappers():
+    """Both the inner and the outer wrapper attend to the memory."""
     outer = rnn.AttentionWrapper(CELL, rnn.LuongAttention(4, memory_size=M))
     params = outer.init(KEY, INPUTS.shape, jnp.float64)
     both = outer.attend(params, MEMORY, LENGTHS)
-    by_hand = params | {"cell": CELL.attend(params["cell"], MEMORY, LENGTHS)}
-    by_hand |= {"memory": both["memory"]}
-    close(both, by_hand, 0)
+    expected = params | {"cell": CELL.attend(params["cell"], MEMORY, LENGTHS)}
+    expected |= {"memory": both["memory"]}
+    close(both, expected, 0)
     outputs, state = rnn.dynamic_rnn(outer, both, INPUTS)
     assert outputs.shape == (B, T, M) and state.cell_state.alignments.shape == (B, S)
 
 
-def test_a_learned_start_goes_inside():
+def test_learned_initial_state_goes_inside():
+    """`LearnedInitialState` may be inside of an attention wrapper, but not around it."""
     inside = rnn.AttentionWrapper(rnn.LearnedInitialState(rnn.GRUCell(U)), LUONG)
     params = inside.init(KEY, INPUTS.shape, jnp.float64)
     params["cell"]["initial_state"]["state"] += 2.0
@@ -90,8 +91,8 @@ def test_a_learned_start_goes_inside():
         rnn.LearnedInitialState(CELL)
 
 
-def test_begins_where_an_encoder_ended():
-    """`initial_cell_state` of TF1."""
+def test_starts_from_the_final_state_of_an_encoder():
+    """TF1's `initial_cell_state`: the start state with a replaced `cell_state`."""
     encoder = rnn.GRUCell(U)
     encoded = encoder.init(KEY, (B, S, M), jnp.float64)
     memory, final = rnn.dynamic_rnn(encoder, encoded, MEMORY, LENGTHS)
@@ -99,15 +100,15 @@ def test_begins_where_an_encoder_ended():
     params = cell.attend(cell.init(KEY, (D,), jnp.float64), memory, LENGTHS)
     start = cell.start(params, (B,), jnp.float64)._replace(cell_state=final)
     outputs, state = rnn.dynamic_rnn(cell, params, INPUTS, initial_state=start)
-    by_hand = start
+    stepped = start
     for t in range(T):
-        output, by_hand = cell(params, jnp.asarray(INPUTS[:, t]), by_hand)
+        output, stepped = cell(params, jnp.asarray(INPUTS[:, t]), stepped)
         close(outputs[:, t], output, 1e-13)
-    close(state, by_hand, 1e-13)
+    close(state, stepped, 1e-13)
 
 
 def test_export_and_no_recompilation():
-    """Params with a memory go through `jax.export`, and another memory compiles nothing."""
+    """Params with a memory can be exported; another memory causes no compilation."""
     attended = CELL.attend(PARAMS, MEMORY, LENGTHS)
     compiled = jax.jit(lambda params, inputs: rnn.dynamic_rnn(CELL, params, inputs))
     exported = jax.export.deserialize(jax.export.export(compiled)(attended, INPUTS).serialize())
@@ -123,7 +124,7 @@ def test_export_and_no_recompilation():
     rnn.LuongAttention(U, scale=True, memory_size=M),
 ], ids=["bahdanau", "luong"])  # fmt: skip
 def test_dtypes(dtype, mechanism):
-    """TF's testBahdanauNormalizedDType and testLuongScaledDType: it computes in the one given."""
+    """TF's testBahdanauNormalizedDType and testLuongScaledDType: results have the given dtype."""
     cell = rnn.AttentionWrapper(rnn.LSTMCell(U), mechanism, alignment_history=True)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     expected = run(cell, params)
@@ -134,7 +135,7 @@ def test_dtypes(dtype, mechanism):
 
 
 def test_decoding():
-    """A decoder of the usual kind, under jit, is steps by hand; a beam of one is the same."""
+    """Greedy decoding under jit equals a loop over steps, and beam search with one beam."""
     table, dense = jnp.asarray(RANDOM.normal(size=(7, D))), jnp.asarray(RANDOM.normal(size=(4, 7)))
     embed, logits = lambda ids: table[ids], lambda y: 9 * y @ dense
 
@@ -149,9 +150,9 @@ def test_decoding():
     (ids, lengths, state), (beam_ids, beam_lengths, _) = decode(PARAMS, MEMORY)
     close((beam_ids[:, 0], beam_lengths[:, 0]), (ids, lengths), 0)
     attended = CELL.attend(PARAMS, MEMORY, LENGTHS)
-    by_hand, last = CELL.start(attended, (B,), jnp.float64), jnp.full(B, 1)
+    stepped, last = CELL.start(attended, (B,), jnp.float64), jnp.full(B, 1)
     for t in range(6):
-        output, by_hand = CELL(attended, embed(last), by_hand)
+        output, stepped = CELL(attended, embed(last), stepped)
         last = jnp.argmax(logits(output), -1)
         going_on = t <= lengths
         assert (np.asarray(ids[:, t]) == np.where(going_on, last, 2)).all()
@@ -159,7 +160,7 @@ def test_decoding():
 
 
 def test_a_beam_needs_no_tiled_memory():
-    """TF's testDynamicDecodeRNNBatchMajorYesAttention, and each beam against its own steps."""
+    """TF's testDynamicDecodeRNNBatchMajorYesAttention: the scores of beams are those of runs."""
     table, dense = jnp.asarray(RANDOM.normal(size=(7, D))), jnp.asarray(RANDOM.normal(size=(4, 7)))
     attended = CELL.attend(PARAMS, MEMORY, LENGTHS)
     start = CELL.start(attended, (B,), jnp.float64)
@@ -174,5 +175,5 @@ def test_a_beam_needs_no_tiled_memory():
     outputs, _ = rnn.dynamic_rnn(CELL, tiled, table[fed])
     of_ids = jax.nn.log_softmax(4 * outputs @ dense, -1)
     of_ids = jnp.take_along_axis(of_ids, rows[..., None], -1)[..., 0]
-    counted = np.arange(5) <= np.asarray(lengths).reshape(-1, 1)  # the first end too
+    counted = np.arange(5) <= np.asarray(lengths).reshape(-1, 1)  # including the first end id
     close(scores.reshape(-1), np.where(counted, of_ids, 0).sum(1), 1e-12)

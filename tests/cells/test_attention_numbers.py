@@ -1,7 +1,7 @@
-"""The numbers of TF's own tests of attention and of beam search.
+"""Attention and beam search give the numbers of TF's own tests.
 
 TF's tests of `AttentionWrapper` run three steps on random numbers and give the means. Its
-random numbers are those of a published generator, so they are made here again.
+random number generator is published, so that its numbers are recomputed here.
 """
 
 import jax
@@ -14,13 +14,13 @@ import jax_dynrnn as rnn
 from jax_dynrnn._beam import Beams, extended
 
 SEED = 87654321
-"""TF's tests seed their graphs and NumPy with it."""
+"""The seed of graphs and of NumPy in TF's tests."""
 
 
-def philox(numbers, operation):
-    """Uniform numbers as TF draws them: Salmon et al., Parallel random numbers, 2011."""
+def philox(count, operation):
+    """Uniform numbers as TF draws them (Salmon et al., Parallel random numbers, 2011)."""
     word, low = np.uint64(32), np.uint64(2**32 - 1)
-    a = np.arange(-(-numbers // 4), dtype=np.uint64)
+    a = np.arange(-(-count // 4), dtype=np.uint64)
     b, c, d = 0 * a, 0 * a + np.uint64(operation), 0 * a
     keys = [SEED, 0]
     for _ in range(10):
@@ -33,24 +33,25 @@ def philox(numbers, operation):
         )
         keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
     bits = np.stack([a, b, c, d], 1).ravel()
-    return (bits & np.uint64(2**23 - 1)).astype(float)[:numbers] / 2**23
+    return (bits & np.uint64(2**23 - 1)).astype(float)[:count] / 2**23
 
 
-def normal(numbers, operation):
-    """Those of Box and Muller."""
-    u, v = philox(numbers, operation).reshape(-1, 2).T
+def normal(count, operation):
+    """Normal numbers as TF draws them, by the method of Box and Muller."""
+    u, v = philox(count, operation).reshape(-1, 2).T
     length, angle = np.sqrt(-2 * np.log(np.maximum(u, 1e-7))), 2 * np.pi * v
     return np.stack([length * np.sin(angle), length * np.cos(angle)], 1).ravel()
 
 
 def glorot(shape, operation):
+    """A kernel as TF's Glorot uniform initialiser draws it."""
     limit = np.sqrt(6 / sum(shape))
     return (2 * philox(np.prod(shape), operation) - 1).reshape(shape) * limit
 
 
 RANDOM = np.random.RandomState(SEED)
 INPUTS, MEMORY = (RANDOM.randn(*n).astype(np.float32) for n in ((5, 4, 7), (5, 8, 10)))
-VARIABLES = 0.01 * normal(2000, 3)  # all begin with the same numbers
+VARIABLES = 0.01 * normal(2000, 3)  # all variables have the same first numbers
 BAHDANAU, NINE, NORMALIZED, LUONG, SCALED = (
     rnn.BahdanauAttention(3, memory_size=10),
     rnn.BahdanauAttention(9, memory_size=10),
@@ -66,8 +67,8 @@ BY_LUONG = {
     "attention": -0.0051812846,
 }
 
-# TF test: mechanisms, layer sizes, the operations that drew the kernels of the memory, means.
-# The operations depend on the version of TF, and some tests have numbers of two versions.
+# TF test: mechanisms, layer sizes, the ids of the operations that drew the memory kernels, means.
+# The ids depend on the version of TF; some tests have numbers of two versions.
 RUNS = {
     "testBahdanauNotNormalized": (
         BAHDANAU, 6, [38],
@@ -107,6 +108,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_means(name):
+    """The means of outputs and states are those of TF's tests of AttentionWrapper."""
     mechanisms, sizes, operations, expected = RUNS[name]
     cell = rnn.AttentionWrapper(
         rnn.LSTMCell(9), mechanisms, attention_layer_size=sizes, alignment_history=True
@@ -139,7 +141,7 @@ END = 0
 
 
 def step(logits, probability, lengths, finished):
-    """TF's `_beam_search_step` -> parents, ids, beams; and the log-probabilities of the ids."""
+    """Parents, ids and beams of TF's `_beam_search_step`, and the log-probabilities of the ids."""
     shape = logits.shape[:2]
     beams = Beams(
         jnp.zeros((*shape, 4), jnp.int32),
@@ -153,7 +155,7 @@ def step(logits, probability, lengths, finished):
 
 
 def test_step():
-    """TF's TestBeamStep.test_step."""
+    """TF's TestBeamStep.test_step: ids, parents and scores of a step of beam search."""
     logits, third = LOGITS.copy(), np.full((2, 3), -np.log(3))
     logits[1, 1, 2], logits[1, 2, 2:4] = 2.7, (10.0, 0.2)
     parents, ids, beams, of_next = step(logits, third, np.full((2, 3), 2), np.zeros((2, 3)))
@@ -166,7 +168,7 @@ def test_step():
 
 
 def test_step_with_ended_sequences():
-    """TF's TestBeamStep.test_step_with_eos."""
+    """TF's TestBeamStep.test_step_with_eos: finished sequences stay and keep their length."""
     logits, third = LOGITS.copy(), -np.log(3)
     logits[1, 1, 2], logits[1, 2, 2:4] = 5.7, (1.0, 0.2)
     finished = [[False, True, False], [False, False, True]]
@@ -182,7 +184,7 @@ def test_step_with_ended_sequences():
 
 
 def test_first_step_of_a_large_beam():
-    """TF's TestLargeBeamStep: 8 beams, and 5 sequences that there are."""
+    """TF's TestLargeBeamStep: a beam of 8 with only 5 possible sequences."""
     probability = np.where(np.arange(8) == 0, 0, -np.inf) * np.ones((2, 1))
     logits = np.concatenate([LOGITS, np.full((2, 5, 5), 0.0001)], 1)
     parents, ids, beams, _ = step(logits, probability, np.zeros((2, 8)), np.zeros((2, 8)))

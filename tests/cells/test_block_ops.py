@@ -1,4 +1,4 @@
-"""TensorFlow's kernels for whole LSTM and GRU steps, which it still has, as oracles."""
+"""LSTM and GRU block cells agree with TensorFlow's fused kernels, run live."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def lstm(use_peephole, cell_clip=None):
 
 
 def op_arguments(params, cell):
-    """The names of an LSTM's variables in the kernels; they take peepholes in any case."""
+    """The arguments of an LSTM kernel; it always takes peepholes."""
     diagonal = [params.get(f"w_{gate}_diag", np.zeros(H, np.float32)) for gate in "ifo"]
     return dict(zip(("wci", "wcf", "wco"), diagonal, strict=True)) | {
         "w": params["kernel"],
@@ -90,12 +90,12 @@ def test_lstm_sequence_and_gradients(load_oracle, use_peephole, cell_clip):
     )
     if cell_clip is None:
         close(ours, expected, 1e-5)
-    else:  # the kernel lets gradients pass through its clip, as if there were none
+    else:  # TF's kernel ignores its clip in the gradient
         assert np.abs(ours[0]["kernel"] - theirs[0]).max() > 0.1
 
 
-def test_lengths_are_a_chain_of_steps():
-    """TF's testLSTMFusedSequenceLengths: one run, or steps of length 0 or 1; gradients too."""
+def test_a_run_with_lengths_equals_a_chain_of_steps():
+    """TF's testLSTMFusedSequenceLengths: one run equals steps of length 0 or 1, with gradients."""
     cell, params = lstm(True)
     lengths = np.array([3, 0, 5])
 
@@ -119,7 +119,7 @@ def test_lengths_are_a_chain_of_steps():
 
 
 def test_two_layers():
-    """TF's testLSTMBlockCell and testCompatibleNames."""
+    """TF's testLSTMBlockCell and testCompatibleNames: numbers and names of two layers."""
     cell = rnn.MultiRNNCell([rnn.LSTMBlockCell(2)] * 2)
     params = cell.init(jax.random.key(0), (2,), jnp.float64)
     assert names(params) == names(rnn.MultiRNNCell([rnn.LSTMCell(2)] * 2).init(KEY, (2,)))
@@ -134,6 +134,7 @@ KEY = jax.random.key(0)
 
 
 def gru():
+    """A cell, its params, and the arguments of TF's kernel."""
     cell = rnn.GRUBlockCellV2(H)
     params = cell.init(KEY, INPUTS.shape)
     params["candidate"]["bias"] = jnp.asarray(RANDOM.normal(size=H), jnp.float32)

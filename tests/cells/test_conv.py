@@ -1,4 +1,4 @@
-"""Convolutional LSTMs: TF's numbers, names, the kinds among each other, errors."""
+"""Convolutional LSTMs: TF's numbers, names of params, equivalences, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ KEY = jax.random.key(0)
 KINDS = {1: rnn.Conv1DLSTMCell, 2: rnn.Conv2DLSTMCell, 3: rnn.Conv3DLSTMCell}
 
 
-def golden(ndims):
-    """TF's case: images of 2 pixels a side with one channel, all 1, or all 2; so is `c`."""
+def check_tfs_numbers(ndims):
+    """Asserts TF's numbers for images (and `c`) of 2 pixels a side that are all 1, or all 2."""
     cell = KINDS[ndims](input_shape=(*[2] * ndims, 1), output_channels=1, kernel_shape=[3] * ndims)
     params = filled(cell.init(KEY, cell.input_shape, jnp.float64), 0.5**ndims)
     params["biases"] = jnp.zeros(4)
@@ -33,33 +33,34 @@ def golden(ndims):
 
 def test_1d():
     """TF's testConv1DLSTMCell."""
-    golden(1)
+    check_tfs_numbers(1)
 
 
 def test_2d():
     """TF's testConv2DLSTMCell."""
-    golden(2)
+    check_tfs_numbers(2)
 
 
 def test_3d():
     """TF's testConv3DLSTMCell."""
-    golden(3)
+    check_tfs_numbers(3)
 
 
-def test_params():
+def test_names_shapes_and_initial_values_of_params():
+    """Params have TF1's names; kernels are Glorot uniform; `use_bias=False` has no biases."""
     options = {"input_shape": (5, 6, 3), "output_channels": 4, "kernel_shape": (3, 2)}
     cell = rnn.ConvLSTMCell(2, **options)
     params = cell.init(KEY, (None, None, 5, 6, 3))
     assert names(params) == {"kernel": (3, 2, 7, 16), "biases": (16,)}
     assert not params["biases"].any()
-    limit = np.sqrt(6 / (6 * (7 + 16)))  # Glorot's fans count the places of the kernel
+    limit = np.sqrt(6 / (6 * (7 + 16)))  # Glorot's fans include the kernel's window
     assert 0.95 * limit < float(jnp.abs(params["kernel"]).max()) <= limit
     without = rnn.ConvLSTMCell(2, **options, use_bias=False)
     assert names(without.init(KEY, (5, 6, 3))) == {"kernel": (3, 2, 7, 16)}
 
 
 def test_initializers():
-    """The part of the kernel that sees `h` is filled gate by gate."""
+    """`recurrent_initializer` fills the rows for `h`, each gate separately."""
     cell = rnn.Conv1DLSTMCell(
         input_shape=(5, 3),
         output_channels=4,
@@ -76,8 +77,8 @@ def test_initializers():
     assert not np.allclose(gates[0], gates[1])
 
 
-def test_one_name_for_all_three():
-    """`ConvLSTMCell(n)` is the n-dimensional cell; one pixel is an LSTM."""
+def test_conv_lstm_cell_of_n_dimensions():
+    """`ConvLSTMCell(1)` equals `Conv1DLSTMCell`, and an LSTM if images have one pixel."""
     images = np.random.default_rng(0).normal(size=(2, 4, 1, 3))
     options = {"input_shape": (1, 3), "output_channels": 2, "kernel_shape": (1,)}
     cell, same = rnn.ConvLSTMCell(1, **options), rnn.Conv1DLSTMCell(**options)
@@ -90,7 +91,7 @@ def test_one_name_for_all_three():
 
 
 def test_skip_connection():
-    """Differs from TF1: the output alone has the inputs beside it, and the state fits."""
+    """Inputs are appended to the outputs only, not to the state (unlike TF1)."""
     images = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
     options = {"input_shape": [5, 3], "output_channels": 2, "kernel_shape": [3]}
     cell = rnn.Conv1DLSTMCell(**options)
@@ -114,7 +115,7 @@ def test_skip_connection():
     ],
 )
 def test_sizes_are_checked(changed, message):
-    """Of the configuration: TF had the first as a ValueError too."""
+    """Invalid sizes are refused by the constructor."""
     options = {"input_shape": (5, 3), "output_channels": 4, "kernel_shape": (3,)}
     with pytest.raises(ValueError, match=message):
         rnn.Conv1DLSTMCell(**options | changed)
@@ -122,7 +123,8 @@ def test_sizes_are_checked(changed, message):
         rnn.ConvLSTMCell(4, **options)
 
 
-def test_other_inputs_are_refused():
+def test_inputs_of_another_shape_are_refused():
+    """A run refuses inputs that do not have the `input_shape` of the cell."""
     cell = rnn.Conv1DLSTMCell(input_shape=(5, 3), output_channels=4, kernel_shape=(3,))
     params = cell.init(KEY, (5, 3))
     for shape in ((2, 4, 6, 3), (2, 4, 5, 2)):

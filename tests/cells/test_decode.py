@@ -1,4 +1,4 @@
-"""Decoding: against a search over all sequences, against each other, and at the edges."""
+"""Greedy decoding and beam search: exhaustive search, edge cases, and errors."""
 
 import functools
 import itertools
@@ -41,7 +41,7 @@ def greedy(start=0, most=L, state=STATE):
 
 
 def probability(ids, row, start=0):
-    """The log-probability of one sequence, in NumPy but for the cell."""
+    """The log-probability of one sequence, in NumPy except for the cell."""
     ids = tuple(map(int, ids))
     steps = (next_ids(ids[:i], row, start)[0][ids[i]] for i in range(len(ids)))
     return float(sum(steps))
@@ -49,24 +49,24 @@ def probability(ids, row, start=0):
 
 @functools.cache
 def next_ids(ids, row, start):
-    """The log-probabilities of the id after `ids`, and the state then: sequences share them."""
+    """The log-probabilities of the id after `ids`, and the state, which sequences share."""
     state = next_ids(ids[:-1], row, start)[1] if ids else STATE[row : row + 1]
     output, state = CELL(PARAMS, embed(jnp.array([(start, *ids)[-1]])), state)
     scores = np.asarray(logits(output))[0]
     return scores - np.log(np.exp(scores).sum()), state
 
 
-def everything():
-    """Every sequence that ends, or is as long as allowed."""
+def possible_sequences():
+    """Every sequence that ends, or has the maximal length."""
     for length in range(L + 1):
         for ids in itertools.product(range(END), repeat=length):
             yield (*ids, END) if length < L else ids
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_wide_beam_finds_the_best_of_everything(penalty):
-    """As wide as all 364 sequences: it has them all, in order, each with its score."""
-    all_sequences = list(everything())
+def test_a_wide_beam_finds_all_sequences(penalty):
+    """A beam of width 364 returns all 364 sequences, in order of their scores."""
+    all_sequences = list(possible_sequences())
     ids, lengths, scores = jax.jit(lambda: search(len(all_sequences), penalty))()
     for row in range(B):
         expected = {}
@@ -84,11 +84,8 @@ def test_a_wide_beam_finds_the_best_of_everything(penalty):
 
 
 @pytest.mark.parametrize("penalty", [4000.0, -4000.0])
-def test_the_order_is_right_where_scores_are_not(penalty):
-    """Scores that are 0 or infinite in their dtype are ordered by their logarithms.
-
-    Of sequences of one length, that is by their probabilities.
-    """
+def test_order_of_scores_that_overflow_or_underflow(penalty):
+    """Scores that are 0 or infinite in their dtype are ordered by their logarithms."""
     ids, lengths, scores = jax.jit(lambda: search(364, penalty))()
     for row in range(B):
         sizes, tuples = [], [tuple(x) for x in np.asarray(ids[row]).tolist()]
@@ -105,8 +102,11 @@ def test_the_order_is_right_where_scores_are_not(penalty):
 
 
 def test_certain_sequences_and_penalties():
-    """A sequence of probability 1 has the score 0 whatever the penalty is."""
-    certain = lambda output: jnp.broadcast_to(jnp.where(jnp.arange(V) == 1, 0.0, -jnp.inf), (B, V))  # noqa: E731
+    """A sequence of probability 1 has the score 0 with any penalty, and impossible ones -inf."""
+
+    def certain(output):
+        return jnp.broadcast_to(jnp.where(jnp.arange(V) == 1, 0.0, -jnp.inf), (B, V))
+
     for penalty in (-4000.0, 0.0, 4000.0):
         ids, lengths, scores = rnn.beam_search(
             CELL, PARAMS, embed, certain, 0, END, STATE, beam_width=2, length_penalty=penalty,
@@ -117,15 +117,18 @@ def test_certain_sequences_and_penalties():
 
 
 def test_scores_have_gradients():
-    """Those of the log-probability of the best sequence."""
-    best = lambda x: search(3, 0.7, state=STATE + x)[2][0, 0]  # noqa: E731
+    """The best score has the gradient that finite differences give."""
+
+    def best(x):
+        return search(3, 0.7, state=STATE + x)[2][0, 0]
+
     value, gradient = jax.jit(jax.value_and_grad(best))(0.0)
     moved = [float(jax.jit(best)(x)) for x in (-1e-6, 1e-6)]
     assert moved[0] != value and abs(gradient - (moved[1] - moved[0]) / 2e-6) < 1e-7
 
 
-def test_a_narrow_beam_keeps_its_best():
-    """TF's rules, step by step in NumPy, with a width that does drop sequences."""
+def test_a_narrow_beam_agrees_with_numpy():
+    """A beam that drops sequences agrees with TF's rules, applied step by step in NumPy."""
     width, penalty = 3, 0.7
     ids, _, scores = search(width, penalty)
     for row in range(B):
@@ -137,7 +140,10 @@ def test_a_narrow_beam_keeps_its_best():
                     longer.append(((*sequence, END), total))
                     continue
                 longer += [((*sequence, i), probability((*sequence, i), row)) for i in range(V)]
-            score = lambda x: x[1] / ((5 + sum(i != END for i in x[0])) / 6) ** penalty  # noqa: E731
+
+            def score(x):
+                return x[1] / ((5 + sum(i != END for i in x[0])) / 6) ** penalty
+
             beams = sorted(longer, key=score, reverse=True)[:width]
         assert [tuple(x) for x in np.asarray(ids[row]).tolist()] == [x for x, _ in beams]
         close(scores[row], np.array([score(x) for x in beams]), 1e-12)
@@ -145,6 +151,7 @@ def test_a_narrow_beam_keeps_its_best():
 
 @pytest.mark.parametrize("start", [0, np.array([1, 2])])
 def test_a_beam_of_one_is_greedy(start):
+    """Beam search with one beam equals greedy decoding, and scores its log-probability."""
     ids, lengths, scores = search(1, start=start)
     greedy_ids, greedy_lengths, _ = greedy(start)
     close((ids[:, 0], lengths[:, 0]), (greedy_ids, greedy_lengths), 0)
@@ -154,8 +161,8 @@ def test_a_beam_of_one_is_greedy(start):
         close(scores[row, 0], np.array(probability(sequence, row, int(first[row]))), 1e-12)
 
 
-def test_greedy_by_hand():
-    """Ids, lengths, and the state after the step that gave the end."""
+def test_greedy_decoding_agrees_with_a_loop():
+    """Ids, lengths, and the state after the step that returned the end id."""
     ids, lengths, state = jax.jit(greedy)()
     for row in range(B):
         h, last, expected = STATE[row : row + 1], 0, []
@@ -170,8 +177,8 @@ def test_greedy_by_hand():
     assert set(lengths.tolist()) - {L}, "no row ends: the test shows nothing"
 
 
-def test_counters_that_the_batch_shares():
-    """A rank-0 leaf of the state moves with the steps, in a beam too."""
+def test_rank_0_state_leaves():
+    """A counter that the batch shares is updated at every step, in beam search too."""
 
     class Counting(rnn.Cell):
         def init(self, key, input_shape, dtype=jnp.float32):
@@ -182,7 +189,7 @@ def test_counters_that_the_batch_shares():
 
         def __call__(self, params, inputs, state, *, key=None):
             count, total = state
-            best = jax.nn.one_hot(count, V, dtype=total.dtype)  # 0, 1, 2, the end
+            best = jax.nn.one_hot(count, V, dtype=total.dtype)  # ids 0, 1, 2, and the end
             return jnp.broadcast_to(best, (*total.shape[:-1], V)), (count + 1, total + inputs)
 
     start = Counting().zero_state((B,), jnp.float64)
@@ -195,7 +202,7 @@ def test_counters_that_the_batch_shares():
 
 
 def test_vmap_and_few_sequences():
-    """Mapped over states it is a loop; what a beam has no sequence for scores -inf."""
+    """`vmap` over states equals a loop; beams without a sequence have the score -inf."""
     states = jnp.stack([STATE, -STATE])
     mapped = jax.vmap(lambda state: search(3, state=state))(states)
     for i in range(2):
@@ -209,7 +216,7 @@ def test_vmap_and_few_sequences():
 
 
 def test_no_steps():
-    """One empty sequence."""
+    """With `maximum_iterations=0` there is one empty sequence."""
     ids, lengths, scores = search(2, most=0)
     assert ids.shape == (B, 2, 0) and not lengths.any() and scores.tolist() == [[0, -np.inf]] * B
     ids, lengths, state = greedy(most=0)
@@ -218,8 +225,8 @@ def test_no_steps():
 
 
 @pytest.mark.parametrize("decode", [rnn.greedy_decode, rnn.beam_search])
-def test_everything_traced(decode):
-    """Params, state, start and end are arguments of one compilation."""
+def test_traced_arguments(decode):
+    """Params, state, start and end may be traced: other values cause no compilation."""
     options = {"beam_width": 2} if decode is rnn.beam_search else {}
 
     def run(params, state, start, end):
@@ -235,6 +242,7 @@ def test_everything_traced(decode):
 
 
 def test_tile_batch():
+    """Rows are repeated one after the other, and rank-0 leaves stay."""
     state = rnn.LSTMStateTuple(jnp.arange(4.0).reshape(2, 2), jnp.int32(5))
     tiled = rnn.tile_batch(state, 2)
     assert tiled.c.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]] and tiled.h == 5
@@ -272,6 +280,7 @@ ERRORS = {
 @pytest.mark.parametrize("decode", [rnn.greedy_decode, rnn.beam_search])
 @pytest.mark.parametrize("row", ERRORS)
 def test_errors(row, decode):
+    """Invalid arguments are refused by both functions."""
     changed, error, message = ERRORS[row]
     options = {"embed": embed, "logits": logits, "maximum_iterations": L, **ARGUMENTS, **changed}
     if decode is rnn.beam_search:
@@ -280,7 +289,7 @@ def test_errors(row, decode):
         decode(CELL, PARAMS, **options)
 
 
-def test_width_multiplier_and_penalty():
+def test_invalid_width_multiplier_and_penalty():
     with pytest.raises(ValueError, match="beam_width: expected an int >= 1, got 0"):
         search(0)
     for penalty in ("0.5", None, np.zeros(2)):

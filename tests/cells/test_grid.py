@@ -1,4 +1,4 @@
-"""Grid LSTMs: names, blocks and directions among each other, states, errors."""
+"""Grid LSTMs: equivalences of blocks and directions, names, states, errors."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ OPTIONS = {"feature_size": 2, "use_peepholes": True, "cell_clip": 0.3}
 
 
 def of_block(params, block):
-    """Of all params those of a block, as a cell with one block has them."""
+    """The params of one block, with the names that a cell of one block has."""
     matches = [re.fullmatch(r"(.+?)_(\d)(_0)?", name) for name in params]
     return {
         f"{match[1]}_0{match[3] or ''}": x
@@ -30,7 +30,7 @@ def of_block(params, block):
 
 
 def test_blocks_are_grids():
-    """TF's testGridLSTMCellWithFrequencyBlocks: each block is a grid of its own features."""
+    """TF's testGridLSTMCellWithFrequencyBlocks: each block equals a grid over its features."""
     blocks = {"start_freqindex_list": [0, 1], "end_freqindex_list": [2, 4]}
     cell = rnn.GridLSTMCell(3, num_frequency_blocks=[1, 2], **blocks, **OPTIONS)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
@@ -49,26 +49,26 @@ def test_blocks_are_grids():
 
 
 def test_directions_are_grids():
-    """The second is a grid of the features in reverse order."""
+    """Each direction equals a grid; the second one has the features in reverse order."""
     cell = rnn.BidirectionalGridLSTMCell(3, num_frequency_blocks=[3], **OPTIONS)
     grid = rnn.GridLSTMCell(3, num_frequency_blocks=[3], **OPTIONS)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     assert not np.allclose(params["fwd"]["W_f_0_0"], params["bwd"]["W_f_0_0"])
     outputs, state = rnn.dynamic_rnn(cell, params, INPUTS)
     up = rnn.dynamic_rnn(grid, params["fwd"], INPUTS)
-    turned = {
+    reversed_rows = {
         name: jnp.concatenate([x[1::-1], x[2:]]) if name[0] == "W" and x.ndim == 2 else x
         for name, x in params["bwd"].items()
     }
-    down = rnn.dynamic_rnn(grid, turned, INPUTS[..., ::-1])
+    down = rnn.dynamic_rnn(grid, reversed_rows, INPUTS[..., ::-1])
     close(outputs, jnp.concatenate([up[0], down[0]], -1), 1e-14)
     close(tuple(state), (*up[1], *down[1]), 1e-14)
     assert state._fields[0] == "fwd_state_f00_b00_c" and state._fields[-1] == "bwd_state_f02_b00_m"
 
 
 @pytest.mark.parametrize("offset", [-5, -2, 0, 1, 9])
-def test_offsets_meet_zeros(offset):
-    """Windows beyond the inputs, behind or before them, see zeros."""
+def test_offsets_are_padded_with_zeros(offset):
+    """Windows before or behind the features contain zeros."""
     shared = {"feature_size": 2, "num_frequency_blocks": [3]}
     cell = rnn.BidirectionalGridLSTMCell(3, **shared, backward_slice_offset=offset)
     plain = rnn.BidirectionalGridLSTMCell(3, **shared)
@@ -83,7 +83,8 @@ def test_offsets_meet_zeros(offset):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("coupled", [False, True])
-def test_params(shared, coupled):
+def test_names_and_shapes_of_params(shared, coupled):
+    """Names and shapes are TF1's, with shared weights, coupled gates, and in both directions."""
     options = {"share_time_frequency_weights": shared, "couple_input_forget_gates": coupled}
     cell = rnn.GridLSTMCell(
         4, feature_size=2, num_frequency_blocks=[3], use_peepholes=True, **options
@@ -106,10 +107,11 @@ def test_params(shared, coupled):
 
 
 def test_states_are_named_tuples():
-    """Of one type for equal grids, which pickles, copies, and is exported."""
-    make = lambda **options: rnn.GridLSTMCell(  # noqa: E731
-        2, feature_size=2, num_frequency_blocks=[3], **options
-    )
+    """States of equal grids have the same named tuple type, which can be pickled and exported."""
+
+    def make(**options):
+        return rnn.GridLSTMCell(2, feature_size=2, num_frequency_blocks=[3], **options)
+
     cell = make()
     state = cell.zero_state(2)
     assert type(state) is type(make(use_peepholes=True).zero_state(2))
@@ -151,7 +153,7 @@ def test_states_are_named_tuples():
     ],
 )
 def test_configurations_are_checked(options, message):
-    """TF's errors, when the cell is made."""
+    """The constructor raises the errors of TF."""
     for make in (rnn.GridLSTMCell, rnn.BidirectionalGridLSTMCell):
         with pytest.raises(ValueError, match=f"{make.__name__}: .*{message}"):
             make(2, **{"feature_size": 2, "num_frequency_blocks": [3]} | options)
@@ -161,7 +163,8 @@ def test_configurations_are_checked(options, message):
         )
 
 
-def test_inputs_must_have_the_windows():
+def test_inputs_must_fit_the_number_of_windows():
+    """`init` and a call refuse inputs with another number of windows than configured."""
     whole = rnn.GridLSTMCell(2, feature_size=2, num_frequency_blocks=[3])
     with pytest.raises(ValueError, match=r"to be 4, the windows of .* in 5 features.*got 3"):
         whole.init(KEY, (5,))

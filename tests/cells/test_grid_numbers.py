@@ -1,4 +1,4 @@
-"""Grid LSTMs: the numbers of TF's own tests."""
+"""Grid LSTMs give the numbers of TF's own tests."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 SAME = np.repeat([[1.0], [2.0], [3.0]], 4, 1)  # TF's inputs
 RISING = SAME + [0.0, 0.1, 0.2, 0.3]
 
-# TF's numbers, for one of the two units: they are equal.
+# TF's numbers for one of two units, which are equal.
 COUPLED_OUTPUT = [
     [0.416383, 0.403238, 0.524020, 0.565425, 0.557865, 0.609699],
     [0.627331, 0.622393, 0.688342, 0.708078, 0.694245, 0.715171],
@@ -56,7 +56,7 @@ OFFSET_STATE = [
 
 
 def step_from_a_tenth(cell, params, inputs):
-    """TF's tests: one step from states of 0.1 -> the output, and the states side by side."""
+    """One step from states of 0.1, as in TF's tests: the output, and the concatenated states."""
     shape = (len(inputs), cell.num_units)
     start = cell.state_tuple_type(*(jnp.full(shape, 0.1) for _ in cell.state_tuple_type._fields))
     output, state = cell(params, jnp.asarray(inputs), start)
@@ -65,15 +65,17 @@ def step_from_a_tenth(cell, params, inputs):
 
 
 def halves(cell):
+    """Params of 0.5, except biases."""
     return filled(cell.init(KEY, (4,), jnp.float64), kept=("B_",))
 
 
 def units(numbers, count=2):
+    """Repeats the numbers of each unit."""
     return np.repeat(np.concatenate(numbers, 1), count, 1)
 
 
 def test_coupled():
-    """TF's testGridLstmCellWithCoupledInputForgetGates."""
+    """TF's testGridLstmCellWithCoupledInputForgetGates: output and state."""
     cell = rnn.GridLSTMCell(
         2, feature_size=2, num_frequency_blocks=[3], couple_input_forget_gates=True
     )
@@ -82,7 +84,7 @@ def test_coupled():
 
 
 def test_more_units():
-    """TF's testGridLSTMCell: rows differ. Eight units of a quarter's weight are like two."""
+    """TF's testGridLSTMCell: rows differ; 8 units with a quarter of the weights equal 2."""
     cell = rnn.GridLSTMCell(
         8, feature_size=2, num_frequency_blocks=[3], couple_input_forget_gates=True
     )
@@ -96,7 +98,7 @@ def test_more_units():
 
 
 def test_both_directions():
-    """TF's testBidirectionGridLSTMCell."""
+    """TF's testBidirectionGridLSTMCell: output and state."""
     cell = rnn.BidirectionalGridLSTMCell(
         2, feature_size=2, num_frequency_blocks=[3], share_time_frequency_weights=True
     )
@@ -105,7 +107,7 @@ def test_both_directions():
 
 
 def test_an_offset_of_the_second_direction():
-    """TF's testBidirectionGridLSTMCellWithSliceOffset."""
+    """TF's testBidirectionGridLSTMCellWithSliceOffset: output and state."""
     cell = rnn.BidirectionalGridLSTMCell(
         2,
         feature_size=2,

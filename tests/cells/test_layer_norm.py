@@ -1,4 +1,4 @@
-"""LSTMs with layer normalisation: TF's numbers, names, and dropout of candidates."""
+"""LSTMs with layer normalisation: TF's numbers, names of params, dropout of candidates."""
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ GATES = ("input", "transform", "forget", "output", "state")
 
 
 def state(*numbers):
+    """A state of one row: the first half of the numbers is c, the second h."""
     return rnn.LSTMStateTuple(*(jnp.asarray([x]) for x in np.reshape(numbers, (2, -1))))
 
 
@@ -30,7 +31,7 @@ def test_two_layers(cell):
 
 
 def test_inputs_of_another_size():
-    """TF's testBasicLSTMCell, its second half."""
+    """TF's testBasicLSTMCell, second half: inputs of another size than the state."""
     params = filled(BASIC(2).init(KEY, (3,), jnp.float64), kept=("gamma", "beta"))
     output, new = BASIC(2)(params, jnp.ones((1, 3)), state(0.0, 0.1, 0.2, 0.3))
     h, c = np.array([[-0.38079708, 0.38079708]]), np.array([[-1.0, 1.0]])
@@ -38,7 +39,7 @@ def test_inputs_of_another_size():
 
 
 def test_without_norm():
-    """TF's testBasicLSTMCellWithoutNorm: biases of 0.5 too."""
+    """TF's testBasicLSTMCellWithoutNorm: with kernels and biases of 0.5."""
     cell = BASIC(2, layer_norm=False)
     stack = rnn.MultiRNNCell([cell, cell])
     params = filled(stack.init(KEY, (2,), jnp.float64), kept=())
@@ -55,7 +56,7 @@ def test_without_norm():
 
 
 def test_candidates_are_dropped():
-    """TF's testBasicLSTMCellWithDropout, with more units: `c` is high or low, and `h` follows."""
+    """TF's testBasicLSTMCellWithDropout, with more units: each `c` has one of two values."""
     cell, units = BASIC(50, layer_norm=False, dropout_keep_prob=0.5), 50
     params = filled(cell.init(KEY, (5,), jnp.float64), 1.0, kept=())
     params["kernel"] = params["kernel"].at[10:].set(0.0)  # TF has 5 inputs and 5 units
@@ -68,6 +69,7 @@ def test_candidates_are_dropped():
 
 
 def test_without_a_key_nothing_is_dropped():
+    """Dropout of candidates is off without a key, and changes results with one."""
     inputs = np.random.default_rng(0).normal(size=(2, 4, 3))
     params = BASIC(4).init(KEY, inputs.shape, jnp.float64)
     dropped = BASIC(4, dropout_keep_prob=0.5)
@@ -77,7 +79,7 @@ def test_without_a_key_nothing_is_dropped():
 
 
 def test_without_norm_the_full_cell_is_an_lstm():
-    """TF1's default."""
+    """With TF1's default `layer_norm=False`, `LayerNormLSTMCell` equals `LSTMCell`."""
     options = {"use_peepholes": True, "cell_clip": 0.3, "num_proj": 2, "forget_bias": 0.5}
     inputs = np.random.default_rng(0).normal(size=(2, 4, 3))
     lstm = rnn.LSTMCell(4, **options)
@@ -87,7 +89,8 @@ def test_without_norm_the_full_cell_is_an_lstm():
     close(rnn.dynamic_rnn(FULL(4, **options), params, inputs), expected, 0)
 
 
-def test_params():
+def test_names_and_initial_values_of_params():
+    """Params have TF1's names; gains and shifts start at `norm_gain` and `norm_shift`."""
     norms = {f"{name}/{part}": (4,) for name in GATES for part in ("gamma", "beta")}
     basic = BASIC(4, norm_gain=2.0, norm_shift=0.5).init(KEY, (3,))
     assert names(basic) == {"kernel": (7, 16)} | norms
@@ -102,8 +105,8 @@ def test_params():
     }  # fmt: skip
 
 
-def test_a_normalised_cells_bias_is_not_used():
-    """TF1 makes it, and so do checkpoints; its gradient is 0."""
+def test_the_bias_of_a_normalised_cell_is_unused():
+    """It exists because TF1's checkpoints have it; its gradient is 0."""
     cell, inputs = FULL(4, layer_norm=True), np.ones((2, 3, 3))
     params = cell.init(KEY, inputs.shape, jnp.float64)
     gradient = jax.grad(lambda p: rnn.dynamic_rnn(cell, p, inputs)[0].sum())(params)
@@ -111,14 +114,14 @@ def test_a_normalised_cells_bias_is_not_used():
 
 
 def test_float16_has_another_epsilon():
-    """TF1's 1e-3: gates that hardly differ, and a memory that does not, stay small."""
+    """In float16 the epsilon of the layer norm is 1e-3, as in TF1, else 1e-12."""
     cell = BASIC(2)
     for dtype, epsilon in ((jnp.float32, 1e-12), (jnp.float16, 1e-3)):
         params = filled(cell.init(KEY, (1,), dtype), 0.0, kept=("gamma", "beta"))
         params["kernel"] = params["kernel"].at[0, 2].set(0.02)  # the candidate of unit 0
         _, new = cell(params, jnp.ones((1, 1), dtype), cell.zero_state(1, dtype))
         candidate = 0.01 / np.sqrt(0.01**2 + epsilon)
-        memory = 0.5 * np.tanh(candidate)  # of unit 0, and less than 0 of unit 1
+        memory = 0.5 * np.tanh(candidate)  # of unit 0; unit 1 has the opposite sign
         expected = memory / np.sqrt(memory**2 + epsilon)
         np.testing.assert_allclose(new.c, [[expected, -expected]], rtol=5e-3)
 
@@ -127,6 +130,7 @@ def test_float16_has_another_epsilon():
     ("value", "error"), [(0.0, ValueError), (1.5, ValueError), ("a", TypeError)]
 )
 def test_probabilities_are_checked(value, error):
+    """`dropout_keep_prob` must be a number in (0, 1]."""
     with pytest.raises(
         error, match=r"LayerNormBasicLSTMCell: expected dropout_keep_prob .*\(0, 1\]"
     ):

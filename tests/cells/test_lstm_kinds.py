@@ -1,4 +1,4 @@
-"""LSTMs of contrib without layer normalisation: TF's numbers, names, equivalences, errors."""
+"""LSTMs of tf.contrib without layer norm: TF's numbers, names, equivalences, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ INPUTS = np.random.default_rng(0).normal(size=(2, 4, 6))
     ],
 )
 def test_weight_norm(norm, use_peepholes, c, h):
-    """TF's WeightNormLSTMCellTest: its four cases."""
+    """The four cases of TF's WeightNormLSTMCellTest."""
     cell = rnn.WeightNormLSTMCell(2, norm=norm, use_peepholes=use_peepholes)
     params = filled(cell.init(KEY, (2,), jnp.float64))
     start = rnn.LSTMStateTuple(jnp.asarray([[0.0, 0.1]]), jnp.asarray([[0.2, 0.3]]))
@@ -33,6 +33,7 @@ def test_weight_norm(norm, use_peepholes, c, h):
 
 
 def test_weight_norm_params():
+    """Norms have one scale per gate column; `norm=False` has none."""
     cell = rnn.WeightNormLSTMCell(4, num_proj=2, use_peepholes=True)
     expected = {
         "kernel": (5, 16), "bias": (16,), "norm_0": (16,), "norm_1": (16,),
@@ -48,7 +49,7 @@ def test_weight_norm_params():
 
 
 def test_weight_norm_of_zeros_is_finite():
-    """As in TensorFlow a column counts as 1e-6 long at least: its gradient is finite."""
+    """As in TensorFlow, norms are at least 1e-6, so that gradients of zero columns are finite."""
     cell = rnn.WeightNormLSTMCell(4)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     params["kernel"] = jnp.zeros_like(params["kernel"])
@@ -57,7 +58,7 @@ def test_weight_norm_of_zeros_is_finite():
 
 
 def test_coupled():
-    """TF's testCoupledInputForgetGateLSTMCell."""
+    """TF's testCoupledInputForgetGateLSTMCell: output and state."""
     cell = rnn.CoupledInputForgetGateLSTMCell(2)
     params = filled(cell.init(KEY, (4,), jnp.float64), kept=("B",))
     inputs = jnp.asarray([[1.0] * 4, [2.0] * 4, [3.0] * 4])
@@ -69,6 +70,7 @@ def test_coupled():
 
 
 def test_coupled_params():
+    """Params have TF1's names, with peepholes, projection and layer norm, and without."""
     options = {"use_peepholes": True, "num_proj": 2, "layer_norm": True}
     params = rnn.CoupledInputForgetGateLSTMCell(4, **options).init(KEY, (3,))
     norms = ("transform", "forget", "output", "state")
@@ -82,7 +84,7 @@ def test_coupled_params():
 
 
 def test_one_group_is_an_lstm():
-    """TF's testGLSTMCell, its first half, with and without a projection."""
+    """TF's testGLSTMCell, first half: one group equals an LSTM, with and without a projection."""
     for num_proj in (None, 2):
         lstm, grouped = rnn.LSTMCell(4, num_proj=num_proj), rnn.GLSTMCell(4, num_proj=num_proj)
         params = lstm.init(KEY, INPUTS.shape, jnp.float64)
@@ -96,7 +98,7 @@ def test_one_group_is_an_lstm():
 
 
 def test_groups_are_lstms():
-    """TF's testGLSTMCell, its second half: each group is an LSTM on its part of the inputs."""
+    """TF's testGLSTMCell, second half: each group equals an LSTM on its part of the inputs."""
     grouped, small = rnn.GLSTMCell(4, number_of_groups=2), rnn.LSTMCell(2)
     params = grouped.init(KEY, INPUTS.shape, jnp.float64)
     outputs, state = rnn.dynamic_rnn(grouped, params, INPUTS)
@@ -108,8 +110,8 @@ def test_groups_are_lstms():
         close(actual, expected, 1e-14)
 
 
-def test_a_groups_candidate_is_a_tanh():
-    """As in TF1: `activation` is that of the memory only."""
+def test_the_candidate_of_a_group_is_a_tanh():
+    """As in TF1, `activation` applies to the cell state only, not to the candidate."""
     cell = rnn.GLSTMCell(1, activation=lambda x: 10 * x, forget_bias=0.0)
     params = filled(cell.init(KEY, (1,), jnp.float64), 1.0)
     _, (c, h) = cell(params, jnp.ones((1, 1)), cell.zero_state(1, jnp.float64))
@@ -119,7 +121,7 @@ def test_a_groups_candidate_is_a_tanh():
 
 
 def test_groups_must_divide():
-    """TF's testGLSTMCellFailure, and the sizes of projection and inputs."""
+    """TF's testGLSTMCellFailure: units, projection and inputs must be multiples of the groups."""
     for make in (
         lambda: rnn.GLSTMCell(2, number_of_groups=3),
         lambda: rnn.GLSTMCell(3, number_of_groups=3, num_proj=2),
@@ -129,8 +131,8 @@ def test_groups_must_divide():
             make()
 
 
-def test_block_cell():
-    """Peepholes under the other name; a clip of 0 or less is none, unlike in `LSTMCell`."""
+def test_lstm_block_cell_equals_lstm_cell():
+    """With `use_peephole`, and a clip that is off if it is 0 or less (unlike in `LSTMCell`)."""
     assert rnn.LSTMBlockCell(4, cell_clip=0) == rnn.LSTMBlockCell(4, cell_clip=-1.0)
     cell = rnn.LSTMBlockCell(4, use_peephole=True, cell_clip=0.1, forget_bias=0.5)
     lstm = rnn.LSTMCell(4, use_peepholes=True, cell_clip=0.1, forget_bias=0.5)
@@ -139,16 +141,16 @@ def test_block_cell():
     expected = rnn.dynamic_rnn(lstm, params, INPUTS)
     close(rnn.dynamic_rnn(cell, params, INPUTS), expected, 0)
     assert np.abs(expected[1].c).max() == 0.1
-    unclipped = rnn.dynamic_rnn(rnn.LSTMBlockCell(4, cell_clip=0), _without(params), INPUTS)
-    close(unclipped, rnn.dynamic_rnn(rnn.LSTMCell(4), _without(params), INPUTS), 0)
+    unclipped = rnn.dynamic_rnn(rnn.LSTMBlockCell(4, cell_clip=0), _kernel_and_bias(params), INPUTS)
+    close(unclipped, rnn.dynamic_rnn(rnn.LSTMCell(4), _kernel_and_bias(params), INPUTS), 0)
 
 
-def _without(params):
+def _kernel_and_bias(params):
     return {name: params[name] for name in ("kernel", "bias")}
 
 
-def test_every_option_is_checked():
-    """By the one check that all LSTMs share."""
+def test_options_are_checked():
+    """All LSTMs check clips and projections."""
     for make in (rnn.LayerNormLSTMCell, rnn.WeightNormLSTMCell):
         with pytest.raises(ValueError, match=f"{make.__name__}: expected cell_clip >= 0"):
             make(4, cell_clip=-1.0)

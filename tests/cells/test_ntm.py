@@ -1,4 +1,4 @@
-"""The neural Turing machine: where it starts, how its heads move, names, errors."""
+"""The neural Turing machine: start states, movement of the heads, names of params, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ CELL = rnn.NTMCell(rnn.LSTMCell(8), 6, 4, 2, 1)
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 3))
 
 
-def test_it_starts_at_what_was_learned():
-    """TF1 puts it in place of the state at step 0; here it is where runs and resets start."""
+def test_the_start_state_is_learned():
+    """Runs and resets start from learned params (TF1 replaces the state at step 0 instead)."""
     params = CELL.init(KEY, INPUTS.shape, jnp.float64)
     start = CELL.start(params, 2, jnp.float64)
     for name, vectors, function in (
@@ -33,23 +33,26 @@ def test_it_starts_at_what_was_learned():
     outputs, state = rnn.dynamic_rnn(CELL, params, INPUTS, resets=resets)
     tail, last = rnn.dynamic_rnn(CELL, params, INPUTS[:, 2:])
     close((outputs[:, 2:], state[:-1]), (tail, last[:-1]), 1e-14)
-    assert state.time == 5 and last.time == 3  # shared by the rows: it is not reset
+    assert state.time == 5 and last.time == 3  # a rank-0 leaf is not reset
     learned = jax.grad(lambda p: rnn.dynamic_rnn(CELL, p, INPUTS)[0].sum())(params)
     assert all(np.abs(x).max() > 0 for name, x in learned.items() if name.startswith("initial"))
 
 
-def test_zeros_are_taken_as_they_are():
-    """And finite, though a place of zeros is like nothing; gradients too."""
+def test_an_initial_state_of_zeros_has_finite_gradients():
+    """A given memory of zeros is used, although cosine similarity is singular there."""
     params = CELL.init(KEY, INPUTS.shape, jnp.float64)
     zeros = CELL.zero_state(2, jnp.float64)._replace(w_list=(jnp.full((2, 6), 1 / 6),) * 3)
-    loss = lambda p, s: (rnn.dynamic_rnn(CELL, p, INPUTS, None, s)[0] ** 2).sum()  # noqa: E731
+
+    def loss(p, s):
+        return (rnn.dynamic_rnn(CELL, p, INPUTS, None, s)[0] ** 2).sum()
+
     value, gradient = jax.value_and_grad(loss)(params, zeros)
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert not gradient["memory"].any() and not gradient["initial_read_vector_0"].any()
 
 
 def head(k=(0.0,) * 4, beta=-30.0, gate=-30.0, shift=(0.0, -60.0, -60.0), gamma=-30.0):
-    """A head's parameters; by default it stays where it is."""
+    """The parameters of a head, which by default does not move."""
     return [*k, beta, gate, *shift, gamma]
 
 
@@ -65,38 +68,42 @@ def head(k=(0.0,) * 4, beta=-30.0, gate=-30.0, shift=(0.0, -60.0, -60.0), gamma=
     ids=["stays", "forward", "backward", "evenly", "by content"],
 )
 def test_heads_move(changed, expected):
-    """Heads whose parameters are biases, of a memory whose place 3 holds the key."""
+    """A head stays, shifts, spreads evenly, or moves to slot 3, which holds the key."""
     params = CELL.init(KEY, (3,), jnp.float64)
     parameters = [*head(**changed), *head(), *head(), *([30.0] * 4), *([0.5] * 4)]
     params |= {
         "parameters_kernel": jnp.zeros_like(params["parameters_kernel"]),
         "parameters_bias": jnp.asarray(parameters),
     }
-    places = -jnp.ones((1, 6, 4)).at[:, 3].set(jnp.asarray([0.0, -1.0, 0.0, 0.0]))
+    memory = -jnp.ones((1, 6, 4)).at[:, 3].set(jnp.asarray([0.0, -1.0, 0.0, 0.0]))
     at_1 = jnp.zeros((1, 6)).at[:, 1].set(1.0)
-    state = CELL.zero_state(1, jnp.float64)._replace(M=places, w_list=(at_1,) * 3)
+    state = CELL.zero_state(1, jnp.float64)._replace(M=memory, w_list=(at_1,) * 3)
     cell = rnn.NTMCell(rnn.LSTMCell(8), 6, 4, 2, 1, clip_value=100.0)
     _, new = cell(params, jnp.ones((1, 3)), state)
     np.testing.assert_allclose(new.w_list[0][0], expected, atol=1e-9)
     np.testing.assert_allclose(
-        new.read_vector_list[0][0], np.array(expected) @ places[0], atol=1e-9
+        new.read_vector_list[0][0], np.array(expected) @ memory[0], atol=1e-9
     )
-    written = places[0].at[1].set(np.tanh(0.5))  # erased, and written anew, where the head is
+    written = memory[0].at[1].set(np.tanh(0.5))  # the write head is at slot 1
     np.testing.assert_allclose(new.M[0], written, atol=1e-9)
     assert new.time == 1
 
 
-def test_many_places_and_sharp_heads():
-    """Of 128 places alike the 21st power is below what float32 holds."""
+def test_many_slots_and_sharp_heads():
+    """Results and gradients are finite where the 21st power of 1/128 underflows float32."""
     cell = rnn.NTMCell(rnn.LSTMCell(8), 128, 4, 2, 1)
     params = cell.init(KEY, (3,))
     params["parameters_bias"] = params["parameters_bias"].at[9::10].set(20.0)
-    outputs = lambda p: rnn.dynamic_rnn(cell, p, INPUTS.astype(np.float32))[0]  # noqa: E731
+
+    def outputs(p):
+        return rnn.dynamic_rnn(cell, p, INPUTS.astype(np.float32))[0]
+
     gradient = jax.grad(lambda p: outputs(p).sum())(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((outputs(params), gradient)))
 
 
-def test_params():
+def test_names_and_shapes_of_params():
+    """Params of heads, outputs, memory and start states have TF1's names and shapes."""
     sizes = names(rnn.NTMCell(rnn.GRUCell(8), 6, 4, 2, 1, output_dim=7).init(KEY, (3,)))
     assert {name: shape for name, shape in sizes.items() if "cell/" not in name} == {
         "parameters_kernel": (8, 3 * 10 + 8), "parameters_bias": (38,),
@@ -109,14 +116,14 @@ def test_params():
 
 
 def test_initial_kernels():
-    """TF1's: normal numbers over the root of the rows, none beyond two, so 0.88 of it are left."""
+    """As in TF1, normal numbers truncated at 2 (of standard deviation 0.88), over sqrt(rows)."""
     params = rnn.NTMCell(rnn.LSTMCell(100), 6, 20, 2, 1, output_dim=50).init(KEY, (3,))
     for kernel in (params["parameters_kernel"], params["output_kernel"]):
         scaled = np.asarray(kernel) * len(kernel) ** 0.5
         assert abs(scaled.std() - 0.8796) < 0.02 and 1.9 < np.abs(scaled).max() <= 2
 
 
-def test_errors():
+def test_invalid_constructor_arguments():
     with pytest.raises(TypeError, match="NTMCell's controller: expected a cell"):
         rnn.NTMCell(8, 6, 4, 1, 1)
     with pytest.raises(ValueError, match="NTMCell: expected clip_value > 0, got -1.0"):

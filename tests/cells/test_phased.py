@@ -1,4 +1,4 @@
-"""The phased LSTM: TF's numbers, names, its gradients, times of every dtype, errors."""
+"""The phased LSTM: TF's numbers, names, gradients, dtypes of times, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ SHAPES = ((2, 4, 1), (2, 4, 3))
 def test_tf1s_numbers():
     """TF's testPhasedLSTMCell.
 
-    TF drew periods and phases at random and did not print them. A unit has one of each, so
-    that its memory at two of TF's three times tells them, and the rest must agree.
+    TF drew periods and phases at random and did not print them. A unit has one of each: they are
+    computed from its `c` at two of TF's three times, and all other numbers must agree.
     """
     c = np.array([[0.00072015, 0.00036633], [0.00083481, 0.00047266], [0.00085111, 0.00053054]])
     h = np.array([[0.0005159, 0.00026243], [0.00062958, 0.00035646], [0.00064732, 0.00040351]])
@@ -27,7 +27,7 @@ def test_tf1s_numbers():
     start = cell.zero_state(3, jnp.float64)
     always_open = dict(ratio_on=jnp.ones(2), period=jnp.full(2, 2.0), phase=time[0] * jnp.ones(2))
     _, opened = cell(params | always_open, (jnp.full((3, 1), 2.0), x), start)
-    phi = c / opened.c / cell.leak  # closed, but for the leak: k = leak * phi
+    phi = c / opened.c / cell.leak  # the gate is closed except for the leak: k = leak * phi
     period = 1 / (phi[1] - phi[0])
     phase = 1 - phi[0] * period
     ratio_on = jnp.full(2, 0.1)
@@ -37,7 +37,8 @@ def test_tf1s_numbers():
 
 
 @pytest.mark.parametrize("use_peepholes", [False, True])
-def test_params(use_peepholes):
+def test_names_and_shapes_of_params(use_peepholes):
+    """With peepholes, the kernels of the gates have additional rows for `c`."""
     cell = rnn.PhasedLSTMCell(4, use_peepholes=use_peepholes)
     rows = 3 + 4 + 4 * use_peepholes
     assert names(cell.init(KEY, SHAPES)) == {
@@ -49,7 +50,7 @@ def test_params(use_peepholes):
 
 
 def test_initial_values():
-    """The logarithm of the period is uniform, the phase is uniform within the period."""
+    """The logarithm of the period is uniform, and so is the phase within the period."""
     cell = rnn.PhasedLSTMCell(4000, ratio_on=0.3, period_init_min=2.0, period_init_max=50.0)
     params = cell.init(KEY, ((1,), (1,)), jnp.float64)
     position = np.log(params["period"] / 2.0) / np.log(25.0)
@@ -60,7 +61,7 @@ def test_initial_values():
 
 
 def test_openness():
-    """A unit opens, closes and leaks: with constant gates its memory shows how far."""
+    """The time gate opens, closes and leaks, as `c` shows if all other gates are constant."""
     cell = rnn.PhasedLSTMCell(1, leak=0.1, ratio_on=0.5)
     params = filled(cell.init(KEY, ((1,), (1,)), jnp.float64), 0.0, kept=())
     params |= {"period": jnp.full(1, 8.0), "phase": jnp.full(1, 3.0), "ratio_on": jnp.full(1, 0.5)}
@@ -77,8 +78,8 @@ def run(cell, params, time):
     return (outputs**2).sum() + state.c.sum()
 
 
-def rhythm(cell):
-    """Params with periods that binary numbers have, in which all times are at first."""
+def params_with_period_8(cell):
+    """Params with a period of 8, exact in binary, which contains all of `TIMES`."""
     params = cell.init(KEY, SHAPES, jnp.float64)
     phase = jnp.asarray([0.5, 0.75, 1.0, 0.25])
     ratio_on = jnp.asarray([0.3, 0.8, 0.6, 0.9])
@@ -90,9 +91,9 @@ TIMES = np.array([[1.25, 2.0, 4.75, 6.0], [1.5, 3.25, 3.5, 5.0]])[..., None]
 
 @pytest.mark.parametrize("use_peepholes", [False, True])
 def test_gradients(use_peepholes):
-    """In the first period they are derivatives: of times, periods, phases and all else."""
+    """In the first period, all gradients are derivatives: of times, periods, phases and weights."""
     cell = rnn.PhasedLSTMCell(4, use_peepholes=use_peepholes, leak=0.1)
-    given = (rhythm(cell), jnp.asarray(TIMES))
+    given = (params_with_period_8(cell), jnp.asarray(TIMES))
     gradients = jax.jit(jax.grad(lambda given: run(cell, *given)))(given)
     leaves, structure = jax.tree.flatten(given)
     value = jax.jit(lambda leaves: run(cell, *structure.unflatten(leaves)))
@@ -105,17 +106,18 @@ def test_gradients(use_peepholes):
         assert abs(predicted) > 1e-4 and abs(measured - predicted) <= 1e-7 * (1 + abs(predicted))
 
 
-def test_gradients_forget_the_periods_gone_by():
-    """As TF1's do: three periods later they are the same, that of the period too."""
+def test_gradients_ignore_the_number_of_past_periods():
+    """As in TF1, gradients three periods later are the same, even those of the period."""
     cell = rnn.PhasedLSTMCell(4, leak=0.1)
     gradient = jax.jit(jax.grad(lambda params, time: run(cell, params, time), (0, 1)))
-    params = rhythm(cell)
+    params = params_with_period_8(cell)
     close(gradient(params, TIMES + 24), gradient(params, TIMES), 1e-15)
 
 
-def test_a_ratio_that_is_not_trained():
+def test_trainable_ratio_on():
+    """`trainable_ratio_on=False` makes the gradient of `ratio_on` 0, and changes no other."""
     cell = rnn.PhasedLSTMCell(4, leak=0.1, trainable_ratio_on=False)
-    params = rhythm(cell)
+    params = params_with_period_8(cell)
     gradients = jax.grad(lambda p: run(cell, p, TIMES))(params)
     trained = rnn.PhasedLSTMCell(4, leak=0.1)
     expected = jax.grad(lambda p: run(trained, p, TIMES))(params)
@@ -124,9 +126,9 @@ def test_a_ratio_that_is_not_trained():
 
 
 def test_times_of_other_dtypes():
-    """A step computes in the dtype of its time; a run casts times, but not integers."""
+    """A step computes phases in the dtype of its time; a run casts floating times, not integers."""
     cell = rnn.PhasedLSTMCell(4, leak=0.1)
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), rhythm(cell))
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params_with_period_8(cell))
     late, x = 2.0**24 + TIMES[:, 0], jnp.ones((2, 3), jnp.float32)
     state = cell.zero_state(2)
     exact, _ = cell(params, (jnp.asarray(TIMES[:, 0]), x), state)
@@ -137,12 +139,15 @@ def test_times_of_other_dtypes():
 
     x, time = jnp.ones((2, 4, 3)), jnp.asarray([[1001, 1002, 1005, 1006]] * 2)[..., None]
     exact, _ = rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.float32)
-    error = lambda time: float(  # noqa: E731
-        jnp.abs(
-            rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.bfloat16)[0].astype(jnp.float32)
-            - exact
-        ).max()
-    )
+
+    def error(time):
+        return float(
+            jnp.abs(
+                rnn.dynamic_rnn(cell, params, (time, x), dtype=jnp.bfloat16)[0].astype(jnp.float32)
+                - exact
+            ).max()
+        )
+
     assert error(time) < 0.01 < 0.05 < error(time.astype(jnp.float32))
 
 
@@ -156,11 +161,13 @@ def test_times_of_other_dtypes():
     ],
 )
 def test_options_are_checked(options, message):
+    """Ratios, leaks and periods out of range are refused."""
     with pytest.raises(ValueError, match=message):
         rnn.PhasedLSTMCell(4, **options)
 
 
 def test_inputs_are_times_and_features():
+    """Inputs that are not a pair of times `[..., 1]` and features are refused."""
     cell = rnn.PhasedLSTMCell(4)
     params = cell.init(KEY, SHAPES)
     for inputs in (np.ones(SHAPES[1]), (np.ones(SHAPES[1]), np.ones(SHAPES[1]))):

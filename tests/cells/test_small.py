@@ -1,4 +1,4 @@
-"""NAS, update gates, SRU, independent units, the two small cells: TF's numbers, names, errors."""
+"""NAS, UGRNN, intersection, SRU, Ind and Indy, minimal and CFN cells: TF's numbers, names."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ THREE = jnp.asarray([[1.0] * 4, [2.0] * 4, [3.0] * 4])
 
 
 def one_step(cell, x, kept=("bias",)):
-    """All variables 0.5, all states 0.1."""
+    """One step with variables of 0.5 (except those in `kept`) and states of 0.1."""
     params = filled(cell.init(KEY, x.shape[1:], jnp.float64), kept=kept)
     state = jax.tree.map(lambda s: s + 0.1, cell.zero_state(len(x), jnp.float64))
     return cell(params, x, state)
@@ -39,20 +39,20 @@ def test_nas(num_proj, c, h):
 
 
 def test_ugrnn():
-    """TF's testUGRNNCell."""
+    """TF's testUGRNNCell: output and state."""
     expected = columns([0.13752282, 0.10545051, 0.10074195], 2)
     close(one_step(rnn.UGRNNCell(2), THREE), (expected, expected), 1e-7)
 
 
 def test_intersection():
-    """TF's testIntersectionRNNCell."""
+    """TF's testIntersectionRNNCell: output and state."""
     expected = columns([2.00431061, 4.00060606, 6.00008249], 2)
     state = columns([0.13752282, 0.10545051, 0.10074195], 2)
     close(one_step(rnn.IntersectionRNNCell(2, num_in_proj=2), THREE), (expected, state), 1e-6)
 
 
 def test_intersection_failure():
-    """TF's testIntersectionRNNCellFailure."""
+    """TF's testIntersectionRNNCellFailure: inputs must be projected to the number of units."""
     for make in (
         lambda: rnn.IntersectionRNNCell(2).init(KEY, (4,)),
         lambda: rnn.IntersectionRNNCell(2, num_in_proj=4),
@@ -68,7 +68,7 @@ def test_sru(size, expected):
     np.testing.assert_allclose(output, [[expected] * 2], atol=1e-6)
 
 
-def test_srus_bias_has_the_type_of_its_kernel():
+def test_the_bias_of_sru_has_the_dtype_of_its_kernel():
     """TF's testSRUCellBiasType."""
     params = rnn.SRUCell(2).init(KEY, (3,), jnp.float16)
     assert params["bias"].dtype == params["kernel"].dtype == jnp.float16
@@ -84,27 +84,27 @@ def test_srus_bias_has_the_type_of_its_kernel():
     ],
 )
 def test_minimal_and_cfn(cell, size, expected):
-    """TF's testMinimalRNNCell and testCFNCell: the kernels 0.5, the biases 1, as they are."""
+    """TF's testMinimalRNNCell and testCFNCell: with kernels of 0.5 and initial biases of 1."""
     output, new = one_step(cell, jnp.ones((1, size)))
     close((output, new), (np.full((1, 2), expected),) * 2, 1e-7)
 
 
 @pytest.mark.parametrize("cell", [rnn.MinimalRNNCell(2), rnn.CFNCell(2)])
 def test_end_to_end(cell):
-    """TF's testMinimalRNNCellEndToEnd and testCFNCellEndToEnd: a run, padded, and by hand."""
+    """TF's testMinimalRNNCellEndToEnd and ...CFN...: a padded run equals direct calls."""
     inputs = np.random.default_rng(0).normal(size=(3, 2, 5))
     params = cell.init(KEY, inputs.shape, jnp.float64)
     outputs, state = rnn.dynamic_rnn(cell, params, inputs, [2, 1, 2])
-    by_hand = cell.zero_state(3, jnp.float64)
-    first, by_hand = cell(params, jnp.asarray(inputs[:, 0]), by_hand)
-    second, _ = cell(params, jnp.asarray(inputs[:, 1]), by_hand)
+    stepped = cell.zero_state(3, jnp.float64)
+    first, stepped = cell(params, jnp.asarray(inputs[:, 0]), stepped)
+    second, _ = cell(params, jnp.asarray(inputs[:, 1]), stepped)
     expected = np.stack([first, second], 1)
     expected[1, 1] = 0
     close((outputs, state), (expected, np.stack([second[0], first[1], second[2]])), 1e-14)
 
 
 def test_indy_cells_with_diagonal_kernels_are_gated_cells():
-    """TF's testIndyGRUCell and testIndyLSTMCell: the units of a GRU, or LSTM, of one unit each."""
+    """TF's testIndyGRUCell and testIndyLSTMCell: each unit equals a GRU or LSTM of one unit."""
     inputs = np.random.default_rng(0).normal(size=(2, 4, 3))
     indy = rnn.IndyLSTMCell(2)
     params = indy.init(KEY, inputs.shape, jnp.float64)
@@ -132,7 +132,7 @@ def test_indy_cells_with_diagonal_kernels_are_gated_cells():
 
 
 def test_ind_rnn():
-    """TF's testIndRNNCell, with numbers: each unit sees its own state only."""
+    """TF's testIndRNNCell, with numbers: each unit depends on its own state only."""
     cell = rnn.IndRNNCell(2)
     params = {
         "kernel_w": jnp.asarray([[1.0, 2.0]]),
@@ -186,8 +186,8 @@ def test_ind_rnn():
     ],
     ids=lambda x: type(x).__name__,
 )
-def test_params(cell, expected):
-    """TF1's names; and biases of 1 where TF1 has them."""
+def test_names_shapes_and_biases_of_params(cell, expected):
+    """Params have TF1's names, and biases of 1 where TF1 has them."""
     params = cell.init(KEY, (3,))
     assert names(params) == expected
     if isinstance(cell, rnn.MinimalRNNCell | rnn.CFNCell):
@@ -196,7 +196,8 @@ def test_params(cell, expected):
         assert (params["gates"]["bias"] == 1).all() and not params["candidate"]["bias"].any()
 
 
-def test_independent_units_begin_between_minus_1_and_1():
+def test_initial_recurrent_weights_of_indy_cells():
+    """They are uniform between -1 and 1."""
     u = rnn.IndyLSTMCell(200).init(KEY, (3,))["kernel_u"]
     assert float(u.min()) < -0.9 and float(u.max()) > 0.9 and float(jnp.abs(u).max()) <= 1
 
@@ -206,7 +207,7 @@ def test_independent_units_begin_between_minus_1_and_1():
     [rnn.NASCell, rnn.UGRNNCell, rnn.IntersectionRNNCell, rnn.MinimalRNNCell, rnn.CFNCell],
 )
 def test_recurrent_initializer(make):
-    """Fills what multiplies the state, gate by gate, and only that."""
+    """`recurrent_initializer` fills the rows for the state only, each gate separately."""
     ortho = jax.nn.initializers.orthogonal()
     params = make(4, recurrent_initializer=ortho).init(KEY, (4,))
     rest = make(4).init(KEY, (4,))

@@ -1,4 +1,4 @@
-"""The time-frequency LSTM: TF's case, names, what it is made of, errors."""
+"""The time-frequency LSTM: TF's case, names of params, equivalences, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ INPUTS = np.random.default_rng(0).normal(size=(2, 4, 7))
 def test_rows_differ():
     """TF's testTimeFreqLSTMCell, with numbers.
 
-    All weights are 1/2, all inputs of a row equal and all states 0.1: TF asserts only that
-    different rows give different results. Eight units sum eight times what one does.
+    All weights are 1/2, all inputs of a row are equal, and all states are 0.1, so that the results
+    have a simple formula. TF asserts only that different rows have different results.
     """
     cell = rnn.TimeFreqLSTMCell(8, input_size=4, feature_size=2)
     params = filled(cell.init(KEY, (4,), jnp.float64), kept=("B",))
@@ -25,7 +25,9 @@ def test_rows_differ():
     output, state = cell(params, x, jnp.full((3, 48), 0.1))
     assert output.shape == (3, 24) and state.shape == (3, 48)
 
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
     below, row = 0.0, np.arange(1.0, 4.0)[:, None]
     for k in range(3):
         z = 0.5 * (2 * row + 8 * 0.1 + 8 * below)
@@ -38,7 +40,8 @@ def test_rows_differ():
         assert all(float(jnp.linalg.norm(result[0] - result[i])) > 1e-6 for i in (1, 2))
 
 
-def test_params():
+def test_names_and_shapes_of_params():
+    """Names and shapes are TF1's, with and without peepholes; biases start at 0."""
     cell = rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=3, use_peepholes=True)
     expected = {"W_0": (11, 16), "B": (16,)}
     peepholes = dict.fromkeys(("W_F_diag", "W_I_diag", "W_O_diag"), (4,))
@@ -48,8 +51,8 @@ def test_params():
     assert names(params) == expected and not params["B"].any()
 
 
-def test_the_state_has_the_size_it_says():
-    """Differs from TF1: `zero_state` fits, for windows that leave features out too."""
+def test_size_of_the_state():
+    """`zero_state` has the size of the state for all skips (unlike TF1)."""
     for skip, windows in ((1, 5), (2, 3), (3, 2), (4, 2), (5, 1)):
         cell = rnn.TimeFreqLSTMCell(2, input_size=7, feature_size=3, frequency_skip=skip)
         outputs, state = rnn.dynamic_rnn(cell, cell.init(KEY, INPUTS.shape), INPUTS)
@@ -59,7 +62,7 @@ def test_the_state_has_the_size_it_says():
 
 
 def test_one_window_is_an_lstm():
-    """Nothing is below it: the last rows of the kernel meet zeros."""
+    """With one window, the kernel rows for the window below multiply zeros."""
     options = {"use_peepholes": True, "cell_clip": 0.3, "forget_bias": 0.5}
     cell = rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=7, **options)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
@@ -70,8 +73,8 @@ def test_one_window_is_an_lstm():
     close(rnn.dynamic_rnn(cell, params, INPUTS), expected, 1e-14)
 
 
-def test_frequency_is_a_time_for_one_step():
-    """From zeros, the windows of one step are the steps of an LSTM that forgets its memory."""
+def test_windows_of_one_step_equal_steps_of_an_lstm():
+    """From a zero state, windows are steps of an LSTM whose forget gate is closed."""
     cell = rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=3, frequency_skip=2)
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
     x = INPUTS[:, 0]
@@ -84,6 +87,7 @@ def test_frequency_is_a_time_for_one_step():
 
 
 def test_sizes_are_checked():
+    """Invalid window sizes, skips and clips, and inputs of another size, are refused."""
     with pytest.raises(ValueError, match="feature_size.*at most input_size=7, got 8"):
         rnn.TimeFreqLSTMCell(4, input_size=7, feature_size=8)
     with pytest.raises(ValueError, match="frequency_skip should be a positive int, got 0"):

@@ -1,4 +1,4 @@
-"""Wrappers of contrib, and zoneout: TF's numbers, names, errors, what is drawn."""
+"""Wrappers of tf.contrib, and zoneout: TF's numbers, names of params, random draws, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,20 @@ ONES = jnp.ones((1, 3))
 
 
 def one_step(cell, x, state, kept=("bias",)):
+    """One step with variables of 0.5, except those in `kept`."""
     params = filled(cell.init(KEY, x.shape[1:], jnp.float64), kept=kept)
     return cell(params, x, jnp.asarray(state))
 
 
 def test_output_projection():
-    """TF's testOutputProjectionWrapper; with biases of the GRU's gates of 1, its own of 0."""
+    """TF's testOutputProjectionWrapper, with gate biases of 1 and a projection bias of 0."""
     output, new = one_step(rnn.OutputProjectionWrapper(rnn.GRUCell(3), 2), ONES, [[0.1] * 3])
     np.testing.assert_allclose(output, [[0.231907, 0.231907]], atol=1e-6)
     np.testing.assert_allclose(new, [[0.154605] * 3], atol=1e-6)
 
 
 def test_input_projection():
-    """TF's testInputProjectionWrapper."""
+    """TF's testInputProjectionWrapper: output and state."""
     cell = rnn.InputProjectionWrapper(rnn.GRUCell(3), 3)
     output, new = one_step(cell, jnp.ones((1, 2)), [[0.1] * 3])
     np.testing.assert_allclose(output, [[0.154605] * 3], atol=1e-6)
@@ -34,7 +35,7 @@ def test_input_projection():
 
 
 def test_embedding():
-    """TF's testEmbeddingWrapper."""
+    """TF's testEmbeddingWrapper: output and state."""
     cell = rnn.EmbeddingWrapper(rnn.GRUCell(2), 3, 2)
     params = filled(cell.init(KEY, (), jnp.float64))
     output, new = cell(params, jnp.array([1]), jnp.full((1, 2), 0.1))
@@ -43,7 +44,7 @@ def test_embedding():
 
 
 def test_embedding_in_a_run():
-    """TF's testEmbeddingWrapperWithDynamicRnn: floats come of integers; NaN of a wrong id."""
+    """TF's testEmbeddingWrapperWithDynamicRnn: ids give floats, and invalid ids give NaN."""
     cell = rnn.EmbeddingWrapper(rnn.BasicLSTMCell(1), 1, 2)
     params = cell.init(KEY, (1, 2))
     outputs, _ = rnn.dynamic_rnn(cell, params, np.zeros((1, 2), int), np.array([2]))
@@ -57,12 +58,13 @@ def test_embedding_in_a_run():
 
 
 def test_initial_embeddings_have_variance_1():
+    """They are uniform in [-sqrt(3), sqrt(3)], as in TF1."""
     table = rnn.EmbeddingWrapper(rnn.GRUCell(2), 100, 100).init(KEY, ())["embedding"]
     assert abs(float(table.std()) - 1) < 0.02 and float(jnp.abs(table).max()) <= 3**0.5
 
 
 def test_highway():
-    """TF's testHighwayWrapper: carrying nothing it is the cell, carrying all the inputs."""
+    """TF's testHighwayWrapper: with the carry gate closed it is the cell, open the identity."""
     x, state = jnp.array([[1.0, 2.0, 3.0]]), [[0.1] * 3]
     gru, kept = rnn.GRUCell(3), ("bias", "_b")
     output, new = one_step(gru, x, state)
@@ -74,8 +76,8 @@ def test_highway():
         close(one_step(everything, x, state, kept), (x, new), 1e-5)
 
 
-def test_params():
-    """The wrappers' variables beside their cell's."""
+def test_names_and_shapes_of_params():
+    """Wrappers with params have those of their cell under `cell`; zoneout has only the cell's."""
     gru = {f"cell/{name}": shape for name, shape in names(rnn.GRUCell(4).init(KEY, (4,))).items()}
     own = {
         rnn.HighwayWrapper(rnn.GRUCell(4)): {"carry_w": (4, 4), "carry_b": (4,)},
@@ -97,7 +99,7 @@ def test_params():
 
 
 def test_attention_cell_failures():
-    """TF's testAttentionCellWrapperFailures."""
+    """TF's testAttentionCellWrapperFailures: invalid cell, length and size."""
     with pytest.raises(TypeError, match="AttentionCellWrapper's cell: expected a cell"):
         rnn.AttentionCellWrapper(None, 4)
     for length in (0, -1):
@@ -109,7 +111,7 @@ def test_attention_cell_failures():
 
 
 def test_attention_cell_zeros():
-    """TF's testAttentionCellWrapperZeros: of zeros come zeros."""
+    """TF's testAttentionCellWrapperZeros: zero inputs and states give zeros."""
     cell = rnn.AttentionCellWrapper(rnn.BasicLSTMCell(8), 16)
     params, start = cell.init(KEY, (8,)), cell.zero_state(3, jnp.float32)
     results = cell(params, jnp.zeros((3, 8), jnp.float32), start)
@@ -118,9 +120,9 @@ def test_attention_cell_zeros():
 
 
 def test_attention_cell_values():
-    """TF's testAttentionCellWrapperValues: rows with other inputs have other results.
+    """TF's testAttentionCellWrapperValues: rows with different inputs have different results.
 
-    But the same attention, of a past that is the same everywhere.
+    Their attention is the same, since the past outputs are.
     """
     cell = rnn.AttentionCellWrapper(rnn.BasicLSTMCell(8), 16)
     params = cell.init(KEY, (8,))
@@ -134,7 +136,7 @@ def test_attention_cell_values():
 
 
 def test_zoneout_draws_units():
-    """Each unit of each row its old value or its new one, as often as was asked for."""
+    """Each unit of each row keeps its old value or takes its new one, with `state_keep_prob`."""
     cell = rnn.ZoneoutWrapper(rnn.LSTMCell(40), state_keep_prob=0.3)
     inputs = np.random.default_rng(0).normal(size=(8, 1, 3))
     params = cell.init(KEY, inputs.shape, jnp.float64)
@@ -148,12 +150,12 @@ def test_zoneout_draws_units():
             kept, taken = x == 5.0, np.abs(x - updated) < 1e-14
             assert (kept | taken).all() and 0.2 < taken.mean() < 0.4 and not kept.all(0).all()
         assert ((state.c == 5.0) != (state.h == 5.0)).any()
-    again = rnn.dynamic_rnn(cell, params, inputs, None, start, key=key)[1]
-    close(again, state, 0)
+    repeated = rnn.dynamic_rnn(cell, params, inputs, None, start, key=key)[1]
+    close(repeated, state, 0)
 
 
-def test_zoneout_of_nothing():
-    """A probability of 1.0 is the cell, counters count, and others are refused."""
+def test_zoneout_with_a_probability_of_1_and_0():
+    """A probability of 1 equals the inner cell; one of 0 is refused."""
     inputs = np.random.default_rng(0).normal(size=(2, 4, 3))
     cell = rnn.ZoneoutWrapper(rnn.GRUCell(4), state_keep_prob=1.0)
     params = cell.init(KEY, inputs.shape)
@@ -163,7 +165,8 @@ def test_zoneout_of_nothing():
         rnn.ZoneoutWrapper(rnn.GRUCell(4), state_keep_prob=0)
 
 
-def test_highway_needs_the_inputs_size():
+def test_highway_needs_outputs_of_the_size_of_the_inputs():
+    """A cell with outputs of another size is refused, with advice."""
     cell = rnn.HighwayWrapper(rnn.GRUCell(4))
     params = cell.init(KEY, (3,))
     with pytest.raises(ValueError, match=r"inputs' shape \(2, 3\), got \(2, 4\); give the cell"):

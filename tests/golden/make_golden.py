@@ -1,10 +1,10 @@
 """Makes the golden files with TensorFlow 2.21: `python tests/golden/make_golden.py`.
 
-Each `NAME.npz` holds, for one cell of `tensorflow_oracle.CONFIGS`, a run of `dynamic_rnn`
-from a given state and one of `bidirectional_dynamic_rnn` from zeros (both from where the
-cell starts, if that is learned), in float64: weights, inputs, lengths (full, partial, one,
-zero) and states, and TensorFlow's outputs, final state and all gradients. Dropout uses the
-mask `tensorflow_oracle.kept`.
+Each `NAME.npz` holds, for one cell of `tensorflow_oracle.CONFIGS`, a run of `dynamic_rnn` from a
+given state and one of `bidirectional_dynamic_rnn` from zeros (both from the start state, if that
+is learned). It has, in float64, weights, inputs, lengths (full, partial, one, zero) and states,
+and TensorFlow's outputs, final state and all gradients. Dropout uses the mask
+`tensorflow_oracle.dropout_mask`.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ RUNS = ("dynamic", "bidirectional")
 
 
 def problem(config, run):
-    """What is computed in one run of a golden file."""
+    """The problem of one run of a golden file."""
     import tensorflow_oracle as oracle
 
     return oracle.problem(
@@ -37,7 +37,7 @@ def problem(config, run):
 
 
 def expected(stored, run):
-    """What TensorFlow computed in that run, of a golden file."""
+    """TensorFlow's results of one run, from a golden file."""
     begin = f"{run}:expected:"
     return {key.removeprefix(begin): x for key, x in stored.items() if key.startswith(begin)}
 

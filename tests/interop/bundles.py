@@ -1,4 +1,4 @@
-"""Bundles that TensorFlow writes and reads, for the tests of checkpoints. `tf` is the oracle."""
+"""Checkpoints written and read by TensorFlow (`tf`), the oracle of our reader and writer."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from jax_dynrnn.interop._formats import tensors
 
 
 def random_array(name, shape=(3, 5), seed=0):
-    """Of any bits that the dtype of this name has, NaN among them; strings of 0 to 300 bytes."""
+    """An array of random bits of the named dtype, with NaN, or of strings of 0 to 300 bytes."""
     rng = np.random.default_rng(seed)
     if name == "object":
         strings = [rng.bytes(n) for n in rng.integers(0, 300, np.prod(shape, dtype=int))]
@@ -31,7 +31,7 @@ SHAPES = {
 
 
 def save(tf, prefix, arrays):
-    """`{name: array}`, or `{name: (spec of a slice, its array)}`."""
+    """Saves `{name: array}`, or `{name: (spec of a slice, its array)}`, with TensorFlow."""
     given = [value if isinstance(value, tuple) else ("", value) for value in arrays.values()]
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
@@ -46,7 +46,7 @@ def save(tf, prefix, arrays):
 
 
 def load(tf, prefix):
-    """Everything in a bundle, by TensorFlow."""
+    """Loads all arrays of a checkpoint with TensorFlow."""
     reader = tf.train.load_checkpoint(str(prefix))
     arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     return {
@@ -56,7 +56,7 @@ def load(tf, prefix):
 
 
 def assert_same(actual, expected):
-    """Names, dtypes, shapes and bits."""
+    """Asserts equal names, dtypes, shapes and bits."""
     assert sorted(actual) == sorted(expected)
     for name, array in actual.items():
         other = np.asarray(expected[name])

@@ -1,4 +1,4 @@
-"""A cap on what reading a file takes: memory by the file's size, and time."""
+"""`capped`: limits the memory, relative to the size of a file, and the time of reading it."""
 
 import contextlib
 import os
@@ -8,21 +8,21 @@ import sys
 import tracemalloc
 
 MEBIBYTE = 1 << 20
-SLACK = 512 * MEBIBYTE  # of address space, in which allocators reserve more than they use
+SLACK = 512 * MEBIBYTE  # allocators reserve more address space than they use
 
 
 class TooSlow(AssertionError):
-    pass
+    """Raised in code that exceeds its time limit."""
 
 
 @contextlib.contextmanager
-def capped(file_bytes, asked_bytes=0, *, fixed_bytes=64 * MEBIBYTE, seconds=10):
-    """A fixed part, 4 times the file, and the size of what is asked for.
+def capped(file_bytes, result_bytes=0, *, fixed_bytes=64 * MEBIBYTE, seconds=10):
+    """Asserts that memory stays below a fixed part, 4 times the file, and the size of the result.
 
-    Address space is limited too, so that a reader without a cap of its own fails the test and not
-    the machine; a reader that would not end is interrupted.
+    Address space is limited too, so that a reader without a limit of its own fails the test, and
+    does not exhaust the machine. A reader that takes too long is interrupted.
     """
-    cap = fixed_bytes + 4 * file_bytes + asked_bytes
+    cap = fixed_bytes + 4 * file_bytes + result_bytes
     tracemalloc.start()
     try:
         with address_space(cap + SLACK), interrupted(seconds):
@@ -35,6 +35,7 @@ def capped(file_bytes, asked_bytes=0, *, fixed_bytes=64 * MEBIBYTE, seconds=10):
 
 @contextlib.contextmanager
 def address_space(size):
+    """Limits further allocations of address space to `size` bytes, on Linux."""
     if sys.platform != "linux":
         yield
         return
@@ -50,7 +51,10 @@ def address_space(size):
 
 @contextlib.contextmanager
 def interrupted(seconds):
-    """Of the processor's time, since others may use it too; to wait for something is ten times."""
+    """Raises `TooSlow` after `seconds` of CPU time, or 10 times that of wall time.
+
+    CPU time, since other processes may use the CPU; wall time, in case the code only waits.
+    """
 
     def interrupt(*_):
         raise TooSlow(f"not read within {seconds} seconds")

@@ -1,4 +1,4 @@
-"""Bundles, against TensorFlow: what it writes is read bit by bit, and what is written it reads."""
+"""Checkpoints: files by TensorFlow are read bit by bit, and TensorFlow reads ours."""
 
 import functools
 import io
@@ -40,6 +40,7 @@ def saved_session(v1, build, prefix, **saver):
 
 
 def test_reads_every_dtype_and_shape(tf, tmp_path):
+    """A file by TensorFlow with every dtype is read bit by bit, into writeable arrays."""
     prefix = save(tf, tmp_path / "model", {**EVERY_DTYPE, **SHAPES})
     found = checkpoint.read_checkpoint(prefix)
     assert_same(dict(found), load(tf, prefix))
@@ -48,6 +49,7 @@ def test_reads_every_dtype_and_shape(tf, tmp_path):
 
 
 def test_tensorflow_reads_what_is_written(tf, tmp_path):
+    """Every dtype and shape; an existing file is replaced; a file may have no variables."""
     arrays = {**EVERY_DTYPE, **SHAPES}
     checkpoint.write_checkpoint(tmp_path / "model", arrays)
     assert_same(load(tf, tmp_path / "model"), arrays)
@@ -58,7 +60,8 @@ def test_tensorflow_reads_what_is_written(tf, tmp_path):
     assert load(tf, tmp_path / "none") == dict(checkpoint.read_checkpoint(tmp_path / "none")) == {}
 
 
-def test_writes_what_is_not_laid_out_as_in_a_file(tf, tmp_path):
+def test_writes_arrays_of_other_layouts(tf, tmp_path):
+    """Transposed, strided, big-endian and JAX arrays are written correctly."""
     kernel = np.arange(12, dtype=np.float32).reshape(3, 4)
     given = {"transposed": kernel.T, "big endian": kernel.astype(">f4"), "strided": kernel[:, ::2]}
     checkpoint.write_checkpoint(tmp_path / "model", {**given, "jax": jnp.ones(3, jnp.bfloat16)})
@@ -67,7 +70,8 @@ def test_writes_what_is_not_laid_out_as_in_a_file(tf, tmp_path):
     assert_same(load(tf, tmp_path / "model"), expected)
 
 
-def test_a_saver_restores_what_is_written(v1, tmp_path):
+def test_a_tf1_saver_restores_what_is_written(v1, tmp_path):
+    """TF1's `Saver.restore` reads a checkpoint that we wrote."""
     kernel = random_array("float32", (3, 4))
     checkpoint.write_checkpoint(tmp_path / "model", {"rnn/kernel": kernel, "other": np.ones(2)})
     with v1.Graph().as_default(), v1.Session() as session:
@@ -77,7 +81,7 @@ def test_a_saver_restores_what_is_written(v1, tmp_path):
 
 
 def test_an_index_of_many_blocks(tf, tmp_path):
-    """TensorFlow's blocks are of 256 KiB: 6,000 names fill several."""
+    """An index of several blocks (of 256 KiB each), with 6,000 names."""
     arrays = {f"tower_{i % 7}/layer_{i}/" + "scope/" * 20 + "w": np.int32(i) for i in range(6000)}
     prefix = save(tf, tmp_path / "model", arrays)
     assert os.path.getsize(prefix + ".index") > 1 << 18
@@ -100,7 +104,8 @@ def partitioned(v1):
     return build
 
 
-def test_partitioned_variables_come_in_one_piece(tf, v1, tmp_path):
+def test_partitioned_variables_are_joined(tf, v1, tmp_path):
+    """Variables that TensorFlow stored in slices are read as whole arrays."""
     prefix = saved_session(v1, partitioned(v1), tmp_path / "model")
     found = checkpoint.read_checkpoint(prefix)
     assert_same(dict(found), load(tf, prefix))
@@ -108,7 +113,7 @@ def test_partitioned_variables_come_in_one_piece(tf, v1, tmp_path):
 
 
 def test_a_slice_of_whole_dimensions(tf, tmp_path):
-    """`-` is all of a dimension; TensorFlow has another key for it than for `0,5`."""
+    """A slice spec of `-` means a whole dimension; TensorFlow encodes it differently from `0,5`."""
     whole = random_array("float32", (4, 5))
     first = save(tf, tmp_path / "a", {"w": ("4 5 0,2:-", whole[:2])})
     second = save(tf, tmp_path / "b", {"w": ("4 5 2,2:0,5", whole[2:])})
@@ -117,8 +122,8 @@ def test_a_slice_of_whole_dimensions(tf, tmp_path):
     assert_same(dict(checkpoint.read_checkpoint(merged)), {"w": whole})
 
 
-def test_the_keys_of_slices_are_those_of_tensorflow(tf, tmp_path):
-    """At both sides of every size of an encoded integer."""
+def test_keys_of_slices_agree_with_tensorflow(tf, tmp_path):
+    """Encoded integers are tested on both sides of every size."""
     starts = [bound + step for bits in range(6, 55) for step in (-1, 0) for bound in [1 << bits]]
     specs = {f"größe{i}": (f"{1 << 55} {start},1", np.ones(1)) for i, start in enumerate(starts)}
     prefix = save(tf, tmp_path / "model", specs)
@@ -127,6 +132,7 @@ def test_the_keys_of_slices_are_those_of_tensorflow(tf, tmp_path):
 
 
 def test_missing_slices_are_an_error(tf, tmp_path):
+    """A variable without all of its slices is an error; others can be read."""
     part = np.ones((2, 5), np.float32)
     prefix = save(tf, tmp_path / "model", {"w": ("4 5 0,2:-", part), "a": np.ones(2)})
     found = checkpoint.read_checkpoint(prefix)
@@ -136,6 +142,8 @@ def test_missing_slices_are_an_error(tf, tmp_path):
 
 
 def test_several_data_files(tf, v1, tmp_path):
+    """A checkpoint with several data files is read; a missing one is an error."""
+
     def build():
         for device in (0, 1):
             with v1.device(f"/cpu:{device}"):
@@ -154,7 +162,7 @@ def test_several_data_files(tf, v1, tmp_path):
     "given", ["", "model-20", "model-20.index", "model-20.data-00000-of-00001"]
 )
 def test_a_path_is_a_folder_a_prefix_or_a_file(v1, tmp_path, given):
-    """TensorFlow's own state file; then after the folder was moved."""
+    """A checkpoint may be given by folder, prefix or file, also after the folder was moved."""
 
     build = functools.partial(v1.get_variable, "w", initializer=np.float32(7))
     for step in ("model-10", "model-20"):
@@ -167,29 +175,32 @@ def test_a_path_is_a_folder_a_prefix_or_a_file(v1, tmp_path, given):
 
 
 def test_the_folder_of_a_saved_model(tmp_path):
+    """The folder of a SavedModel is a path to its variables/variables."""
     (tmp_path / "variables").mkdir()
     checkpoint.write_checkpoint(tmp_path / "variables/variables", {"w": np.ones(2)})
     assert checkpoint.read_checkpoint(tmp_path)["w"].tolist() == [1, 1]
 
 
 def test_a_state_file_of_an_older_tensorflow(tmp_path):
-    """It wrote bytes beyond ASCII in octal digits."""
+    """Older versions wrote non-ASCII bytes of paths as octal escapes."""
     checkpoint.write_checkpoint(tmp_path / 'ö"1', {"w": np.ones(2)})
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "\\303\\266\\"1"\n')
     assert list(checkpoint.read_checkpoint(tmp_path)) == ["w"]
 
 
-def test_version_1_is_refused_in_words(v1, tmp_path):
+def test_format_v1_is_refused_with_advice(v1, tmp_path):
+    """Checkpoints of the older format V1 are refused, and the error says how to read them."""
     build = functools.partial(v1.get_variable, "w", (2,), use_resource=False)
     for name, sharded in (("one", False), ("sharded", True)):
         version = v1.train.SaverDef.V1
         saved_session(v1, build, tmp_path / name, write_version=version, sharded=sharded)
-        for path in (tmp_path / name, tmp_path):  # whose file names the newest
+        for path in (tmp_path / name, tmp_path):  # the folder's state file names the newest
             with pytest.raises(checkpoint.CheckpointError, match="format V1.*load_checkpoint of"):
                 checkpoint.read_checkpoint(path)
 
 
-def test_what_is_not_there_or_no_checkpoint(tmp_path):
+def test_missing_files_and_variables(tmp_path):
+    """Errors name what is missing and what exists; files of other formats are refused."""
     read, error = checkpoint.read_checkpoint, checkpoint.CheckpointError
     checkpoint.write_checkpoint(tmp_path / "model-3", {"rnn/kernel": np.ones(2)})
     with pytest.raises(
@@ -217,13 +228,15 @@ def test_what_is_not_there_or_no_checkpoint(tmp_path):
     ({"w": np.array(["a"])}, TypeError, "variable 'w': .* got dtype <U1"),
     ({"w": {"kernel": 1}}, TypeError, r"variable 'w': .* got objects, {'kernel': 1} among them"),
 ])  # fmt: skip
-def test_what_cannot_be_written(tmp_path, given, error, text):
+def test_names_and_arrays_that_cannot_be_written(tmp_path, given, error, text):
+    """Invalid names and dtypes are refused before any file is written."""
     with pytest.raises(error, match=text):
         checkpoint.write_checkpoint(tmp_path / "model", given)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dtype_that_numpy_lacks_is_an_error_of_that_variable(tf, tmp_path):
+    """Other variables of the checkpoint can still be read."""
     quantised = tf.quantization.quantize([0.0, 1.0], 0.0, 1.0, tf.qint8).output
     names = {"prefix": str(tmp_path / "model"), "tensor_names": ["a", "q"]}
     tf.raw_ops.SaveV2(**names, shape_and_slices=["", ""], tensors=[tf.zeros(2), quantised])
@@ -233,13 +246,14 @@ def test_a_dtype_that_numpy_lacks_is_an_error_of_that_variable(tf, tmp_path):
         found["q"]
 
 
-def test_tensorflow_is_not_needed():
+def test_tensorflow_is_not_imported():
+    """Importing `interop` does not import TensorFlow."""
     program = "import sys, jax_dynrnn.interop; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_real_model(tf, monkeypatch):
-    """g2p-en's, trained with TensorFlow 1."""
+    """The checkpoint of g2p-en, trained with TensorFlow 1, is read as TensorFlow reads it."""
     monkeypatch.syspath_prepend(EXAMPLES)
     import packages
 

@@ -1,4 +1,4 @@
-"""A damaged file gives this library's error or the right arrays: nothing else, and no hang."""
+"""A damaged checkpoint gives a `CheckpointError` or the right arrays, in little memory."""
 
 import io
 import shutil
@@ -21,8 +21,8 @@ from jax_dynrnn.interop._formats.wire import field, fixed32_field
 DTYPES = ("float32", "int64", "bfloat16", "bool", "object")
 ARRAYS = {f"rnn/cell_{i}/{name}": random_array(name) for i in range(4) for name in DTYPES}
 SLICED, EXTENTS = "rnn/cell_0/float32", [[(0, 2), (0, 5)], [(2, 1), (0, 5)]]
-"""A variable in two slices, and where they are."""
-MOST_MEMORY = 1 << 20  # bytes; the arrays are of 9 kB
+"""A variable that is stored in two slices, and their extents."""
+MAX_MEMORY = 1 << 20  # bytes; the arrays have 9 kB
 INDEX, DATA = "model.index", "model.data-00000-of-00001"
 
 
@@ -45,7 +45,7 @@ def slice_field(extents):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A bundle; a variable of it is made of two slices."""
+    """A checkpoint with one variable in two slices."""
     folder = tmp_path_factory.mktemp("written")
     parts = [ARRAYS[SLICED][:2], ARRAYS[SLICED][2:]]
     checkpoint.write_checkpoint(
@@ -63,7 +63,7 @@ def written(tmp_path_factory):
 
 
 def damaged(random, content):
-    """One bit flipped, or some bytes changed, cut, lost, doubled, or added behind."""
+    """The content with a flipped bit, or bytes changed, truncated, removed, doubled or appended."""
     at = int(random.integers(len(content)))
     end = at + int(random.integers(1, 9))
     flipped = bytes([content[at] ^ 1 << int(random.integers(8))])
@@ -78,25 +78,27 @@ def damaged(random, content):
 
 
 def outcome(read):
-    """What is read, or the text of the error; in little memory."""
+    """The result of `read`, or the text of its error; asserts that it takes little memory."""
     tracemalloc.start()
     try:
         return read()
     except checkpoint.CheckpointError as error:
         return str(error)
     finally:
-        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
         tracemalloc.stop()
 
 
 @pytest.fixture
 def copied(written, tmp_path):
+    """A copy of the checkpoint that a test may damage."""
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 @pytest.mark.parametrize("file", [INDEX, DATA])
 def test_damage_is_an_error_or_harmless(copied, file):
+    """Each of 200 random damages is an error that names the file or variable, or has no effect."""
     errors, content, random = 0, (copied / file).read_bytes(), np.random.default_rng(0)
     for _ in range(200):
         (copied / file).write_bytes(damaged(random, content))
@@ -106,11 +108,11 @@ def test_damage_is_an_error_or_harmless(copied, file):
             errors += 1
         else:
             assert_same(found, ARRAYS)
-    assert 150 < errors < 200  # bytes behind the data, and a few of the footer, do not matter
+    assert 150 < errors < 200  # appended bytes, and a few bytes of the footer, have no effect
 
 
-def test_damage_under_right_checksums_is_no_other_error(copied):
-    """Of a faulty writer: what an entry says may be wrong, or no entry at all."""
+def test_damage_with_valid_checksums_raises_no_other_error(copied):
+    """Entries damaged before checksums are computed, as by a faulty writer."""
     errors, random = 0, np.random.default_rng(1)
     table = read_table((copied / INDEX).read_bytes())
     for _ in range(200):
@@ -125,7 +127,8 @@ def test_damage_under_right_checksums_is_no_other_error(copied):
     assert 100 < errors < 200
 
 
-def test_a_damaged_block_is_no_other_error():
+def test_a_damaged_block_raises_no_other_error():
+    """Entries of a damaged block are read, or raise `CheckpointError`."""
     content = block((name.encode(), b"value") for name in ARRAYS)
     assert dict(block_entries(content)) == {name.encode(): b"value" for name in ARRAYS}
     random = np.random.default_rng(2)
@@ -133,14 +136,14 @@ def test_a_damaged_block_is_no_other_error():
     assert 100 < sum(isinstance(found, str) for found in outcomes) < 200
 
 
-def test_variables_that_are_whole_are_read(copied):
-    """Only what is asked for is read, and an error says which variable is damaged."""
+def test_undamaged_variables_are_read(copied):
+    """Variables are read on access, and an error names the one that is damaged."""
     content = (copied / DATA).read_bytes()
     found = checkpoint.read_checkpoint(copied / "model")
     (copied / DATA).write_bytes(content[:-1])
     assert_same({"": found["rnn/cell_1/bool"]}, {"": ARRAYS["rnn/cell_1/bool"]})
     with pytest.raises(checkpoint.CheckpointError, match="cell_0/float32': .* file of .*truncated"):
-        found[SLICED]  # whose slices are the last
+        found[SLICED]  # its slices are the last in the file
     first = 3 * 5 * 4  # the byte after the first variable, which its slices replace
     (copied / DATA).write_bytes(
         content[:first] + bytes([content[first] ^ 1]) + content[first + 1 :]
@@ -180,11 +183,12 @@ FAULTS = {
         slice_key("w", [(0, 0)] * 2): FLOAT + shape_field(0) + fixed32_field(6, masked(0)),
     },
 }
-"""Errors, and what of the index is replaced."""
+"""Error messages, and the index entries that are replaced to cause them."""
 
 
 @pytest.mark.parametrize("text", FAULTS)
-def test_what_the_errors_say(copied, text):
+def test_error_messages(copied, text):
+    """Each fault in the index raises the error that names it."""
     table = {**read_table((copied / INDEX).read_bytes()), **FAULTS[text]}
     table = {key: value for key, value in table.items() if value is not None}
     (copied / INDEX).write_bytes(write_table(table))

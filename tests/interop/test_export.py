@@ -1,4 +1,4 @@
-"""Exported to a file and served by another process, which need not have this package."""
+"""Exported programs run in another process, even one that does not import this package."""
 
 import subprocess
 import sys
@@ -44,6 +44,7 @@ np.savez(folder / "results.npz", typed=outputs, c=state.c, h=state.h, **results)
 
 
 def export(function, **options):
+    """The serialised export of `function(x, lengths)`, with symbolic batch and time."""
     batch, time = jax.export.symbolic_shape("b, t")
     exported = jax.export.export(jax.jit(function))(
         jax.ShapeDtypeStruct((batch, time, 3), jnp.float32),
@@ -53,6 +54,7 @@ def export(function, **options):
 
 
 def data(batch, time):
+    """Random inputs with NaN as padding, and their lengths."""
     random = np.random.default_rng(batch)
     x = random.normal(size=(batch, time, 3)).astype(np.float32)
     lengths = np.linspace(0, time, batch).astype(np.int32)
@@ -61,7 +63,7 @@ def data(batch, time):
 
 
 def test_served_by_another_process(tmp_path):
-    """An LSTM below a bidirectional GRU, of symbolic batch and time; and one with its state."""
+    """Two programs with symbolic sizes; the one that returns a state tuple needs the package."""
     with jax.enable_x64(False):
         lstm = perturbed(LSTM.init(jax.random.key(0), (1, 1, 3)), 1)
         gru = perturbed(rnn.init_bidirectional(jax.random.key(1), GRU, GRU, (1, 1, 4)), 2)
@@ -92,8 +94,8 @@ def test_served_by_another_process(tmp_path):
                 np.testing.assert_allclose(results[name], expected, atol=1e-6)
 
 
-def test_gradients_of_a_program():
-    """One exported with its derivative has that of the run, for other sizes."""
+def test_gradients_of_an_exported_program():
+    """A program exported with `vjp_order=1` has the gradients of the run."""
     with jax.enable_x64(False):
         lstm = perturbed(LSTM.init(jax.random.key(0), (1, 1, 3)), 1)
 

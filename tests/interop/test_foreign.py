@@ -1,7 +1,7 @@
-"""Cells of Flax, Haiku and Equinox in `dynamic_rnn`, against the loops of their frameworks.
+"""Cells of Flax, Haiku and Equinox in `dynamic_rnn` agree with the loops of their frameworks.
 
-The loop runs over one row, cut where it ends and at every reset; pieces begin where the
-framework begins.
+The framework's loop runs over one row at a time, cut at its length and at every reset. After a
+reset it starts from the framework's own initial state.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ RESETS[0, 1] = RESETS[1, 1] = RESETS[2, 2] = True
 
 @dataclasses.dataclass
 class Theirs:
-    """A cell of theirs here, and what their framework itself does with it."""
+    """An adapted foreign cell, and its framework's initial state and loop."""
 
     cell: Any
     start: Any
-    """Where their framework begins `B` rows."""
+    """The framework's initial state of `B` rows."""
     run: Any
-    """Its own loop: `run(params, x [1, n, ...], state) -> (outputs, state)`."""
+    """The framework's loop: `run(params, x [1, n, ...], state) -> (outputs, state)`."""
     features: tuple = (D,)
 
     def inputs(self):
         return jnp.asarray(np.random.default_rng(0).normal(size=(B, T, *self.features)))
 
     def params(self, seed=1):
-        """In float64, with no bias zero."""
+        """Random params in float64, without zeros."""
         shape = (B, T, *self.features)
         return perturbed(self.cell.init(jax.random.key(0), shape, jnp.float64), seed)
 
@@ -71,7 +71,9 @@ def of_nnx(module):
 
 def haiku(hk, make_core, features=(D,), **options):
     def run(params, x, state):
-        unroll = lambda x, state: hk.dynamic_unroll(make_core(), x, state, time_major=False)  # noqa: E731
+        def unroll(x, state):
+            return hk.dynamic_unroll(make_core(), x, state, time_major=False)
+
         return hk.transform(unroll).apply(params, None, x, state)
 
     start = hk.transform(lambda: make_core().initial_state(B)).apply({}, None)
@@ -115,28 +117,31 @@ MAKE = {
 }
 
 
-def row_by_row(their, params, inputs, initial):
-    """Padded outputs `[B, T, ...]` and final states by the framework's loop over pieces."""
+def run_row_by_row(their, params, inputs, initial):
+    """Padded outputs `[B, T, ...]` and final states, by the framework's loop over row segments."""
     outputs, states = [], []
     for b, length in enumerate(LENGTHS):
-        row = lambda tree, b=b: jax.tree.map(lambda s: jnp.asarray(s[b : b + 1], float), tree)  # noqa: E731
-        state, pieces = row(initial), []
-        walls = [0, *(t for t in range(1, length) if RESETS[b, t]), length]
-        for begin, end in itertools.pairwise(walls if length else []):
+
+        def row(tree, b=b):
+            return jax.tree.map(lambda s: jnp.asarray(s[b : b + 1], float), tree)
+
+        state, segments = row(initial), []
+        cuts = [0, *(t for t in range(1, length) if RESETS[b, t]), length]
+        for begin, end in itertools.pairwise(cuts if length else []):
             state = row(their.start) if begin else state
             y, state = their.run(params, inputs[b : b + 1, begin:end], state)
-            pieces.append(y[0])
-        y = jnp.concatenate(pieces) if pieces else jnp.zeros((0, *outputs[0].shape[1:]))
+            segments.append(y[0])
+        y = jnp.concatenate(segments) if segments else jnp.zeros((0, *outputs[0].shape[1:]))
         outputs.append(jnp.pad(y, [(0, T - length), *[(0, 0)] * (y.ndim - 1)]))
         states.append(state)
     return jnp.stack(outputs), jax.tree.map(lambda *s: jnp.concatenate(s), *states)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_padded_is_the_frameworks_loop_over_cut_rows(name, load_oracle):
-    """Outputs, state and gradients, by params, inputs and state; the padding is NaN.
+def test_a_padded_run_equals_the_loop_of_the_framework(name, load_oracle):
+    """Outputs, state and gradients agree, with NaN as padding, lengths and resets.
 
-    Compiled once, for two sets of params under vmap.
+    Two sets of params are tested under `vmap`, with one compilation.
     """
     theirs = MAKE[name](load_oracle)
     inputs = theirs.inputs()
@@ -159,14 +164,14 @@ def test_padded_is_the_frameworks_loop_over_cut_rows(name, load_oracle):
         return rnn.dynamic_rnn(theirs.cell, params, inputs, LENGTHS, initial, resets=RESETS)
 
     actual = gradients(ours, spoilt)
-    expected = gradients(lambda *a: row_by_row(theirs, *a), inputs)
+    expected = gradients(lambda *a: run_row_by_row(theirs, *a), inputs)
     close(actual, expected, 1e-12)
     close(theirs.cell.zero_state(B, jnp.float64), theirs.start, 0)
 
 
 @pytest.mark.parametrize("name", ["linen LSTM", "nnx LSTM", "haiku LSTM", "equinox LSTM"])
 def test_in_a_stack_in_a_layer(name, load_oracle):
-    """The params are made, found and cast in wrappers and layers; one step of one row is a step."""
+    """Foreign cells work inside of wrappers, stacks and Flax layers, and in a direct call."""
     theirs = MAKE[name](load_oracle)
     cell = rnn.MultiRNNCell([rnn.DropoutWrapper(theirs.cell), rnn.GRUCell(4)])
     x = np.asarray(theirs.inputs(), np.float32)

@@ -1,4 +1,4 @@
-"""Foreign cells that draw, that hold trained weights, and that are refused."""
+"""Foreign cells with dropout, with trained weights, and invalid ones, which are refused."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ LENGTHS = np.array([3, 0, 1])
 
 
 class DropsLinen(nn.RNNCellBase):
-    """Sums what dropout leaves of its inputs."""
+    """A Linen cell that sums its inputs after dropout."""
 
     deterministic: bool = False
     num_feature_axes = 1
@@ -39,7 +39,7 @@ class DropsLinen(nn.RNNCellBase):
 
 
 class DropsNNX(nnx.Module):
-    """The same, side by side with another stream of keys."""
+    """An NNX cell that sums its inputs after dropout, with two random streams side by side."""
 
     num_feature_axes = 1
 
@@ -59,32 +59,33 @@ X = np.ones((2, 3, 64))
 KEY = jax.random.key(3)
 
 
-def kept(outputs):
-    """What is kept at each step, 0 or 1, of sums."""
+def masks_of(outputs):
+    """The dropout mask of each step, of 0 and 1, recovered from running sums."""
     return np.diff(np.asarray(outputs), axis=1, prepend=0) / 2
 
 
-def drawn(cell, steps):
-    """Compares a run with the framework's own steps, `steps(t, state) -> state`."""
+def assert_draws_as(cell, steps):
+    """Asserts that a run equals the framework's own steps, `steps(t, state) -> state`."""
     state, expected = jnp.zeros((2, 64)), []
     for t in range(3):
         state = steps(t, state)
         expected.append(state)
     outputs, _ = rnn.dynamic_rnn(cell, cell.init(KEY, X.shape), X, key=KEY)
     np.testing.assert_array_equal(outputs, jnp.stack(expected, 1))
-    masks = kept(outputs)
+    masks = masks_of(outputs)
     assert set(np.unique(masks)) == {0, 1}
     assert (masks[:, 0] != masks[:, 1]).any() and (masks[0] != masks[1]).any()
 
 
 def test_dropout_of_linen():
+    """Step t of a Linen cell draws from fold_in(key, t); without a key Flax raises its error."""
     cell = foreign.LinenCell(DropsLinen(), input_shape=(64,))
 
     def steps(t, state):
         rngs = {"dropout": jax.random.fold_in(KEY, t)}
         return DropsLinen().apply({}, state, X[:, t], rngs=rngs)[0]
 
-    drawn(cell, steps)
+    assert_draws_as(cell, steps)
     with pytest.raises(flax.errors.InvalidRngError, match='needs PRNG for "dropout"'):
         rnn.dynamic_rnn(cell, {}, X)
     evaluated = foreign.LinenCell(DropsLinen(deterministic=True), input_shape=[64])
@@ -92,6 +93,7 @@ def test_dropout_of_linen():
 
 
 def test_dropout_of_haiku(load_oracle):
+    """Step t of a Haiku core draws from fold_in(key, t); without a key Haiku raises its error."""
     hk = load_oracle("haiku")
 
     class Drops(hk.RNNCore):
@@ -105,13 +107,13 @@ def test_dropout_of_haiku(load_oracle):
 
     step = hk.transform(lambda x, state: Drops()(x, state))
     cell = foreign.HaikuCell(Drops)
-    drawn(cell, lambda t, s: step.apply({}, jax.random.fold_in(KEY, t), X[:, t], s)[0])
+    assert_draws_as(cell, lambda t, s: step.apply({}, jax.random.fold_in(KEY, t), X[:, t], s)[0])
     with pytest.raises(ValueError, match="must pass a non-None PRNGKey"):
         rnn.dynamic_rnn(cell, {}, X)
 
 
 def test_dropout_of_equinox(load_oracle):
-    """Each row has its own key."""
+    """Each step equals Equinox's own with a split key, one per row; a key is required."""
     eqx = load_oracle("equinox")
 
     class Drops(eqx.Module):
@@ -127,30 +129,33 @@ def test_dropout_of_equinox(load_oracle):
         return jnp.stack([module(X[b, t], state[b], keys[b]) for b in range(2)])
 
     cell = foreign.EquinoxCell(module, state=np.zeros(64))
-    drawn(cell, steps)
+    assert_draws_as(cell, steps)
     with pytest.raises(RuntimeError, match="requires a key"):
         rnn.dynamic_rnn(cell, cell.params, X)
 
 
 def test_dropout_of_nnx():
-    """All streams draw, each by itself; without a key they do not, and none moves."""
+    """All streams draw independently; without a key none draws, and no counter advances."""
     module = DropsNNX()
     cell = foreign.NNXCell(module, input_shape=(64,))
-    run = lambda key: rnn.dynamic_rnn(cell, {}, X, key=key)[0]  # noqa: E731
-    masks = kept(run(KEY))
+
+    def run(key):
+        return rnn.dynamic_rnn(cell, {}, X, key=key)[0]
+
+    masks = masks_of(run(KEY))
     assert set(np.unique(masks)) == {0, 1}
     assert (masks[..., :64] != masks[..., 64:]).any()
     assert (masks[:, 0] != masks[:, 1]).any() and (masks[0] != masks[1]).any()
-    np.testing.assert_array_equal(masks, kept(run(KEY)))
-    assert (masks != kept(run(jax.random.PRNGKey(4)))).any()
+    np.testing.assert_array_equal(masks, masks_of(run(KEY)))
+    assert (masks != masks_of(run(jax.random.PRNGKey(4)))).any()
     np.testing.assert_array_equal(run(None)[..., :64], np.cumsum(X, 1))
     assert int(module.one.rngs.count.get_value()) == 0 and not module.one.deterministic
     module.eval()
     np.testing.assert_array_equal(run(KEY), run(None))
 
 
-def test_trained_weights_go_back():
-    """`cell.params` are what the module computes with now, also traced inside a model."""
+def test_params_of_an_nnx_module_are_current():
+    """`cell.params` are the current values of the module, even as tracers inside of a model."""
     module = nnx.GRUCell(D, H, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, D)))
     cell = foreign.NNXCell(module)
@@ -163,12 +168,15 @@ def test_trained_weights_go_back():
         return weighted_sum(rnn.dynamic_rnn(cell, cell.params, x, LENGTHS))
 
     gradients = nnx.to_pure_dict(nnx.jit(nnx.grad(total))(module))
-    function = lambda params: weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))  # noqa: E731
+
+    def function(params):
+        return weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))
+
     close(gradients, jax.jit(jax.grad(function))(params), 1e-6)
 
 
-def test_a_module_of_equinox_is_its_params(load_oracle):
-    """As it is, or inside a model; with leaves that are not arrays by `cell.params`."""
+def test_params_of_an_equinox_module(load_oracle):
+    """The module itself serves as params; `cell.params` leaves out what is not an array."""
     eqx = load_oracle("equinox")
     module = eqx.nn.GRUCell(D, H, use_bias=False, key=jax.random.key(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, D)))
@@ -177,7 +185,10 @@ def test_a_module_of_equinox_is_its_params(load_oracle):
         return weighted_sum(rnn.dynamic_rnn(foreign.EquinoxCell(module), module, x, LENGTHS))
 
     cell = foreign.EquinoxCell(module)
-    function = lambda params: weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))  # noqa: E731
+
+    def function(params):
+        return weighted_sum(rnn.dynamic_rnn(cell, params, x, LENGTHS))
+
     gradients = eqx.filter_jit(eqx.filter_grad(total))(module)
     close(gradients, jax.jit(jax.grad(function))(cell.params), 1e-12)
 
@@ -197,11 +208,14 @@ def test_a_module_of_equinox_is_its_params(load_oracle):
     np.testing.assert_allclose(state[2], np.tanh(0.5 * x[2, 0] + 1), rtol=1e-12)
 
 
-def test_equal_cells_compile_once():
-    """A Linen module and the function that makes a core are compared by value."""
+def test_foreign_cells_compare_by_value():
+    """Linen cells with equal modules are equal, and Haiku cells with the same function."""
     one, other = (foreign.LinenCell(nn.GRUCell(H)) for _ in range(2))
     assert one == other and hash(one) == hash(other) and one != foreign.LinenCell(nn.GRUCell(3))
-    make = lambda: None  # noqa: E731
+
+    def make():
+        return None
+
     assert foreign.HaikuCell(make) == foreign.HaikuCell(make) != foreign.HaikuCell(lambda: None)
     made = []
 
@@ -216,6 +230,8 @@ def test_equal_cells_compile_once():
 
 
 class Averages(nnx.Module):
+    """An NNX cell with batch statistics, which are not params."""
+
     num_feature_axes = 1
 
     def __init__(self):
@@ -225,13 +241,16 @@ class Averages(nnx.Module):
 
 
 class Counts(DropsLinen):
+    """A Linen cell with a variable that is not a param."""
+
     @nn.compact
     def __call__(self, carry, inputs):
         self.variable("counts", "n", lambda: jnp.zeros(()))
         return carry, carry
 
 
-def test_what_is_refused(load_oracle):
+def test_invalid_modules_are_refused(load_oracle):
+    """Other objects, and modules with variables that are not params, are refused."""
     refused = [
         (lambda: foreign.LinenCell(nn.Dense(3)), TypeError, "instance of RNNCellBase.*got Dense"),
         (lambda: foreign.LinenCell(nn.GRUCell), TypeError, "instance of RNNCellBase.*got <class"),
@@ -276,7 +295,8 @@ def test_what_is_refused(load_oracle):
         foreign.EquinoxCell(eqx.nn.Linear(2, 2, key=KEY))
 
 
-def test_nothing_is_imported_before_it_is_used():
+def test_no_framework_is_imported_before_it_is_used():
+    """Importing `interop` imports none of the frameworks."""
     names = ["flax", "haiku", "equinox", "torch", "keras", "tensorflow"]
     program = f"import sys, jax_dynrnn.interop; print(set({names}) & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The formats of TensorFlow's files on their own: checksums, compression, integers, messages."""
+"""Parts of TensorFlow's file formats: checksums, Snappy, varints, protocol buffer messages."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def integers(data):
     (bytes(range(32)), 0x46DD794E), (bytes(range(31, -1, -1)), 0x113FDB5C),
 ])  # fmt: skip
 def test_checksums_of_the_standard(data, expected):
-    """RFC 3720, B.4."""
+    """CRC-32C of the examples in RFC 3720, B.4."""
     assert crc32c(data) == expected
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 1000, 4 * BLOCK + 3, 12 * BLOCK + 6])
 def test_checksums_by_single_bits(size):
-    """The definition: long division, of all sizes of a first block and a last word."""
+    """CRC-32C agrees with its definition by long division, for all kinds of sizes."""
     data = np.random.default_rng(size).bytes(min(size, 1000))
     data += bytes(size - len(data))
     remainder = 0xFFFFFFFF
@@ -54,11 +54,11 @@ def crc_of_byte(octet):
 
 
 def compress(data):
-    """Snappy in few lines: copies of all three kinds, and literals of both."""
-    out, literal, at, seen = to_varint(len(data)), b"", 0, {}
+    """A small Snappy compressor, with all three kinds of copies and both kinds of literals."""
+    out, literal, at, last_position = to_varint(len(data)), b"", 0, {}
     while at < len(data):
-        start = seen.get(data[at : at + 4], at)
-        seen[data[at : at + 4]] = at
+        start = last_position.get(data[at : at + 4], at)
+        last_position[data[at : at + 4]] = at
         length = 0
         while length < 60 and at + length < len(data) and data[start + length] == data[at + length]:
             length += 1
@@ -86,7 +86,7 @@ def as_copy(offset, length):
 
 
 def test_snappy_blocks(load_oracle, tmp_path, monkeypatch):
-    """An index that TensorFlow decompresses, and so do we."""
+    """An index with compressed blocks, which TensorFlow can read, is read."""
     tf, sealed = load_oracle("tensorflow"), table.sealed
     written = []
 
@@ -102,12 +102,13 @@ def test_snappy_blocks(load_oracle, tmp_path, monkeypatch):
     assert_same(dict(checkpoint.read_checkpoint(tmp_path / "model")), names)
 
 
-def test_snappy_by_hand():
+def test_snappy_decompression():
+    """Round trips, known bytes, and damaged data, which gives errors or a bounded output."""
     random = np.random.default_rng(0)
     data = b"abcabcabcabcabcabcabc" + random.bytes(70) + random.bytes(300) + b"a" * 100
     assert decompress(compress(data)) == data
     assert decompress(b"\x05\x10hello") == b"hello"
-    assert decompress(b"\x0a\x00a\x15\x01") == b"a" * 10  # from one byte before: a run
+    assert decompress(b"\x0a\x00a\x15\x01") == b"a" * 10  # a copy with offset 1 repeats a byte
     for wrong in (
         b"\x05\x10hell",
         b"\x04\x10hell",
@@ -129,7 +130,7 @@ def test_snappy_by_hand():
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**31, 2**63 - 1, -1, -(2**63)])
 def test_integers(load_oracle, value):
-    """As protocol buffers write them: an Int64List of one."""
+    """Packed and unpacked integers are read as TensorFlow writes them in an Int64List."""
     tf = load_oracle("tensorflow")
     written = tf.train.Feature(int64_list={"value": [value, 7]}).int64_list.SerializeToString()
     assert integers(written) == [value, 7]  # packed
@@ -147,22 +148,25 @@ def test_integers(load_oracle, value):
     (b"\x0b", "one of type 3"),
     (b"\x0a\x01a", "field 1: expected wire type 0, got 2"),
 ])  # fmt: skip
-def test_messages_that_are_none(data, text):
+def test_invalid_messages(data, text):
+    """Truncated and malformed protocol buffer messages raise `CheckpointError`."""
     with pytest.raises(CheckpointError, match=text):
         Message(data).integer(1)
 
 
-def test_numbers_strings_and_entries_that_are_none():
+def test_invalid_floats_strings_and_entries():
+    """Values of impossible sizes, and entries with impossible prefixes, are refused."""
     with pytest.raises(CheckpointError, match="field 5: expected float32, got 5 bytes"):
         Message(field(5, b"12345")).floats(5, np.dtype("float32"), Budget(0))
     with pytest.raises(CheckpointError, match="expected 2 strings in 15 bytes"):
         read_strings(to_varint(-1) + to_varint(1) + bytes(4), 2)
     with pytest.raises(CheckpointError, match="an entry before byte 3"):
-        list(table.block_entries(b"\x01\x01\x00a" + bytes(4), Budget(8)))  # a prefix of what?
+        # The first entry claims to share a prefix with one before it.
+        list(table.block_entries(b"\x01\x01\x00a" + bytes(4), Budget(8)))
 
 
-def test_masks_are_undone_by_tensorflow(load_oracle, tmp_path):
-    """A record of TensorFlow's has the masked checksum of its length behind it."""
+def test_masked_checksums_agree_with_tensorflow(load_oracle, tmp_path):
+    """The masked checksums in a TFRecord file are those that we compute."""
     tf = load_oracle("tensorflow")
     with tf.io.TFRecordWriter(str(tmp_path / "record")) as writer:
         writer.write(b"123456789")

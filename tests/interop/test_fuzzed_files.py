@@ -1,4 +1,4 @@
-"""Random bytes, and mutated files of every format: only `CheckpointError` leaves, within the caps.
+"""Random bytes and mutated files of every format raise `CheckpointError` only, within the caps.
 
 `pytest --hypothesis-profile=long tests/interop/test_fuzzed_files.py` tries many more.
 """
@@ -38,18 +38,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory):
-    """A file of each format, and what is inside of some; of the bundle, one variable is sliced."""
-    made = tmp_path_factory.mktemp("valid")
+    """Valid content of each format; one variable of the checkpoint is stored in slices."""
+    files = tmp_path_factory.mktemp("valid")
     parts = {"part_0": ARRAYS[SLICED][:2], "part_1": ARRAYS[SLICED][2:]}
-    checkpoint.write_checkpoint(made / "model", {**ARRAYS, **parts})
-    entries = dict(read_table(io.BytesIO((made / INDEX).read_bytes())))
+    checkpoint.write_checkpoint(files / "model", {**ARRAYS, **parts})
+    entries = dict(read_table(io.BytesIO((files / INDEX).read_bytes())))
     for i, extents in enumerate(EXTENTS):
         entries[slice_key(SLICED, extents)] = entries.pop(f"part_{i}".encode())
         entries[SLICED.encode()] += slice_field(extents)
     numbers = {name: x for name, x in ARRAYS.items() if not x.dtype.hasobject}
     plain = {name: x for name, x in numbers.items() if x.dtype.isbuiltin == 1}
-    np.savez(made / "stored.npz", **plain)
-    np.savez_compressed(made / "deflated.npz", **plain)
+    np.savez(files / "stored.npz", **plain)
+    np.savez_compressed(files / "deflated.npz", **plain)
     nodes = [
         constant(name.encode(), field(1, NUMBERS[x.dtype.name]) + shape_field(*x.shape) + values)
         for name, x in ARRAYS.items()
@@ -62,16 +62,16 @@ def valid(tmp_path_factory):
         "entries": entries,
         "index": write_table(entries),
         "block": block(sorted(entries.items())),
-        "data": (made / DATA).read_bytes(),
+        "data": (files / DATA).read_bytes(),
         "graph": b"".join(nodes),
-        "stored": (made / "stored.npz").read_bytes(),
-        "deflated": (made / "deflated.npz").read_bytes(),
+        "stored": (files / "stored.npz").read_bytes(),
+        "deflated": (files / "deflated.npz").read_bytes(),
     }
 
 
 @st.composite
 def mutated(draw, content):
-    """A few bytes replaced, left out or added, at a few places."""
+    """The content with a few bytes replaced, removed or inserted at one to three positions."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(content)))
         removed = draw(st.integers(0, 8))
@@ -96,7 +96,7 @@ def read_archive(folder, content):
 
 
 def safely(size, read, *arguments):
-    """What is read; `None` where that is refused."""
+    """What is read, or `None` if it is refused; asserts that the caps are kept."""
     with capped(size, sum(x.nbytes for x in ARRAYS.values()), seconds=5):
         try:
             return read(*arguments)
@@ -130,12 +130,13 @@ def read_state(folder, content):
 @pytest.mark.parametrize("reader", RANDOM)
 @given(content=st.binary(max_size=120))
 def test_random_bytes(folder, reader, content):
+    """Each reader refuses or reads random bytes, within the caps."""
     safely(len(content), RANDOM[reader], folder, content)
 
 
 @given(data=st.data())
 def test_mutated_bundles(folder, valid, data):
-    """Of bytes; then, under right checksums, of an entry and of a block, compressed or not."""
+    """Mutated files, and, with valid checksums, mutated entries, keys and (compressed) blocks."""
     index, content = valid["index"], valid["data"]
     kind = data.draw(st.sampled_from(["index", "data", "entry", "key", "block", "snappy"]))
     if kind == "index":
@@ -163,6 +164,7 @@ def test_mutated_bundles(folder, valid, data):
 
 @given(data=st.data())
 def test_mutated_graphs(folder, valid, data):
+    """A mutated graph is read or refused, within the caps."""
     content = data.draw(mutated(valid["graph"]))
     safely(len(content), read_graph, folder, content)
 
@@ -170,6 +172,7 @@ def test_mutated_graphs(folder, valid, data):
 @pytest.mark.parametrize("compression", ["stored", "deflated"])
 @given(data=st.data())
 def test_mutated_archives(folder, valid, compression, data):
+    """A mutated .npz file is read or refused, within the caps."""
     content = data.draw(mutated(valid[compression]))
     safely(len(content), read_archive, folder, content)
 
@@ -190,8 +193,8 @@ SHAPES = st.sampled_from(
 
 
 @given(variables=st.dictionaries(NAMES, SHAPES, min_size=1, max_size=6))
-def test_the_command_on_any_names_and_shapes(folder, variables):
-    """It lists what there is; what it prints has one line for each variable, and is a program."""
+def test_the_command_with_any_names_and_shapes(folder, variables):
+    """The command prints one line per variable, and a printable Python program."""
     content = b"".join(
         constant(name.encode(errors="replace"), field(1, 1) + shape_field(*shape))
         for name, shape in variables.items()

@@ -1,4 +1,4 @@
-"""A real model of TensorFlow 1, ported by examples/port_tf1_g2p.py, beside its own graph."""
+"""A real model of TensorFlow 1, ported by examples/port_tf1_g2p.py, agrees with its own graph."""
 
 import sys
 from pathlib import Path
@@ -16,8 +16,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
-def as_users_run_it():
-    """In JAX's default modes: it is an example."""
+def jax_defaults():
+    """Sets JAX's default modes, in which users run the example."""
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
@@ -28,7 +28,7 @@ def as_users_run_it():
 
 @pytest.fixture(scope="module")
 def g2p(load_oracle):
-    """The example as a module, with its params."""
+    """The module of the example, with its params loaded."""
     load_oracle("tqdm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
@@ -42,7 +42,7 @@ def g2p(load_oracle):
 
 
 def test_pronunciations_and_errors(g2p, capsys):
-    """TensorFlow has the same four words, and the same rate on the same words."""
+    """Pronunciations and the error rate are those of TensorFlow's graph."""
     assert g2p.main(smoke=True)[1]["value"] == RATE
     assert capsys.readouterr().out.splitlines()[:4] == [
         "activationist -> AE2 K T AH0 V EY1 SH AH0 N IH0 S T",
@@ -53,13 +53,13 @@ def test_pronunciations_and_errors(g2p, capsys):
 
 
 RATE = 0.51
-"""That of TensorFlow's graph; on the 2,000 words of the example it is 0.4165."""
+"""The error rate of TensorFlow's graph; on the 2,000 words of the example it is 0.4165."""
 
 
 def their_logits_and_gradients(path, letters, phones):
-    """Of the package's own graph, its `.meta`, with its weights, on given phones.
+    """The logits and gradients of g2p-en's own graph (its `.meta` file), on given phones.
 
-    It has the gradients of the mean cross-entropy in it: they are what Adam's steps take.
+    The gradients of the mean cross-entropy are the inputs of the graph's Adam operations.
     """
     import tensorflow as tf
 
@@ -74,8 +74,8 @@ def their_logits_and_gradients(path, letters, phones):
         return session.run(("dense/BiasAdd:0", gradients), fed)
 
 
-def test_logits_and_gradients_are_tensorflows(g2p, load_oracle, fused):
-    """Of the whole model, by every variable of it, on phones that are given (as it trains)."""
+def test_logits_and_gradients_agree_with_tensorflow(g2p, load_oracle, fused):
+    """Logits of the model, and gradients by all variables, with given phones as in training."""
     load_oracle("tensorflow")
     letters, lengths = g2p.encoded(["attention", "a", "don't", "uncharacteristically"])
     phones = np.random.default_rng(0).integers(len(g2p.PHONES), size=letters.shape, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Constants of graphs, against TensorFlow, which runs the graph."""
+"""Constants of frozen graphs are read as TensorFlow evaluates them."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def v1(load_oracle):
 
 
 def numbers(name, count):
-    """The first of some numbers, large and negative ones where there are, as a field has them."""
+    """Example values of a dtype, extremes included, in the form of its protocol buffer field."""
     if name == "object":
         return [b"a", b"", b"\xff" * 200, b"b", b"c", b"d"][:count]
     if name in ("float16", "bfloat16"):
-        return [0x3C00, 0x7E01, 0x8000, 0, 1, 0xFFFF][:count]  # bits: numbers, and NaN
+        return [0x3C00, 0x7E01, 0x8000, 0, 1, 0xFFFF][:count]  # bit patterns, including NaN
     if name.startswith("complex"):
         return [0.5, -1.0, 3e38, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 1.0, 2.0, 3.0][: 2 * count]
     if name.startswith("float"):
@@ -46,7 +46,7 @@ def constant(v1, node, dtype):
 
 
 def as_run(v1, graph):
-    """What a session of TensorFlow says of every node."""
+    """The values of all nodes, evaluated by TensorFlow."""
     with v1.Graph().as_default(), v1.Session() as session:
         v1.import_graph_def(graph, name="")
         run = session.run({node.name: node.name + ":0" for node in graph.node})
@@ -63,7 +63,7 @@ def written(graph, tmp_path):
 
 
 def test_repeated_values(v1, tmp_path):
-    """None are zeros; the last of fewer than the shape has stands for all that follow."""
+    """Missing values: no values mean zeros, and the last of too few values is repeated."""
     graph = v1.GraphDef()
     for name, field in FIELDS.items():
         for count in (0, 1, 2, 5, 6):
@@ -79,6 +79,7 @@ def test_repeated_values(v1, tmp_path):
 
 
 def test_float8_values(v1, tmp_path):
+    """Constants of the float8 dtypes are read, with the last value repeated."""
     graph = v1.GraphDef()
     for name in ("float8_e5m2", "float8_e4m3fn"):
         tensor = constant(v1, graph.node.add(name=name), v1.as_dtype(name).as_datatype_enum)
@@ -89,6 +90,7 @@ def test_float8_values(v1, tmp_path):
 
 
 def test_constants_as_tensorflow_writes_them(v1, tmp_path):
+    """Constants of every dtype are read bit by bit, and other nodes are left out."""
     arrays = {**EVERY_DTYPE, "scalar": np.float32(2), "empty": np.zeros((0, 2)), "ones": np.ones(9)}
     with v1.Graph().as_default() as graph:
         for name, array in arrays.items():
@@ -100,6 +102,7 @@ def test_constants_as_tensorflow_writes_them(v1, tmp_path):
 
 
 def test_the_weights_of_a_frozen_model(v1, load_oracle, tmp_path):
+    """The weights of a model frozen by TensorFlow are among the constants."""
     load_oracle("tensorflow")
     from tensorflow.python.ops import rnn_cell_impl
 
@@ -117,7 +120,8 @@ def test_the_weights_of_a_frozen_model(v1, load_oracle, tmp_path):
     assert_same({name: found[name] for name in expected}, expected)
 
 
-def test_what_is_no_frozen_graph(tmp_path):
+def test_files_that_are_not_frozen_graphs(tmp_path):
+    """Empty files, SavedModels and other formats are refused with advice."""
     path = tmp_path / "graph.pb"
     for content, text in [
         (b"", "with constants, got none: is it frozen"),
@@ -130,7 +134,8 @@ def test_what_is_no_frozen_graph(tmp_path):
             checkpoint.read_graph_def(path)
 
 
-def test_constants_that_are_none(v1, tmp_path):
+def test_invalid_constants(v1, tmp_path):
+    """Constants whose values do not fit their shape or dtype are refused."""
     graph, tensor = v1.GraphDef(), type(v1.make_tensor_proto(0.0))
     node = graph.node.add(name="w", op="Const")
     three, many = ({"dim": [{"size": size}]} for size in (3, 1 << 40))
@@ -147,8 +152,8 @@ def test_constants_that_are_none(v1, tmp_path):
             checkpoint.read_graph_def(written(graph, tmp_path))
 
 
-def test_damage_is_no_other_error(v1, tmp_path):
-    """There are no checksums here: numbers may be others, but nothing else goes wrong."""
+def test_damage_raises_no_other_error(v1, tmp_path):
+    """Graphs have no checksums: damage may change values, or raise `CheckpointError`."""
     with v1.Graph().as_default() as graph:
         for name, array in EVERY_DTYPE.items():
             v1.constant(array, v1.string if array.dtype == object else None, name=name)

@@ -1,4 +1,4 @@
-"""The command on files made to mislead it: what it prints, and that it ends in few words."""
+"""The command with hostile files: it prints safe text and code, or fails with one line."""
 
 import ast
 import collections
@@ -30,7 +30,7 @@ def in_scopes(variables):
 
 
 def stored(tmp_path, form, variables):
-    """A file of the form; a checkpoint and a graph cannot have surrogates in names."""
+    """Writes a file; returns its path, and the variables whose names the format allows."""
     path = tmp_path / f"model{form}"
     variables = {n: x for n, x in variables.items() if form == ".npz" or "\ud800" not in n}
     if form == ".npz":
@@ -58,8 +58,8 @@ def assert_printable(text):
 
 
 @pytest.mark.parametrize("form", ["", ".npz", ".pb"])
-def test_names_are_no_lines_of_the_program(tmp_path, capsys, form):
-    """Of cells that are recognised, that do not fit, and of which the sizes are not known."""
+def test_names_cannot_inject_code(tmp_path, capsys, form):
+    """Names with newlines add no lines to the printed program, for cells recognised or not."""
     given = {f"{n}/ExponentialMovingAverage": x for n, x in variables_of(WORDS, scope="w").items()}
     given |= in_scopes(variables_of(WORDS, scope="fits"))
     given |= in_scopes({"part/gru_cell/gates/bias": np.ones(4, np.float32)})
@@ -84,8 +84,8 @@ def test_names_are_no_lines_of_the_program(tmp_path, capsys, form):
     assert set(found["params"]) == set(found["cells"])
 
 
-def test_names_in_errors(tmp_path, capsys):
-    """Messages of the command, of the readers of files and of `import_params`."""
+def test_names_in_errors_are_escaped(tmp_path, capsys):
+    """Errors of the command and of the reader of checkpoints are printable."""
     path, variables = stored(tmp_path, "", in_scopes(variables_of(WORDS, scope="fits")))
     for arguments in ([path, "--scope", "x\n"], [f"{path}\n\x1b"], [tmp_path / "a\n.npz"]):
         with pytest.raises(SystemExit) as error:
@@ -103,7 +103,8 @@ def test_names_in_errors(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_names_in_errors_of_matching(missing):
+def test_names_in_errors_of_import_params_are_escaped(missing):
+    """Errors about hostile names, shapes and missing variables are printable."""
     variables = in_scopes(variables_of(WORDS, scope="fits"))
     name = f"{HOSTILE[0]}/fits/gru_cell/gates/bias"
     variables[name] = np.ones(3, np.float32)
@@ -117,7 +118,8 @@ def test_names_in_errors_of_matching(missing):
                 assert_printable(error.args[0])
 
 
-def test_folders_with_names_of_two_lines(tmp_path):
+def test_folder_names_with_newlines_are_escaped(tmp_path):
+    """Errors about hostile folder and file names are printable."""
     folder = tmp_path / "a\nb\x1b"
     folder.mkdir()
     checkpoint.write_checkpoint(folder / "c\nd", {"w": np.ones(2)})
@@ -132,7 +134,8 @@ def test_folders_with_names_of_two_lines(tmp_path):
     assert_printable(str(error.value))
 
 
-def test_escaping_is_done_once():
+def test_escaping():
+    """`escaped` is idempotent and printable; `quoted` is a literal of the name."""
     for name in HOSTILE:
         assert escaped(name).isprintable() and escaped(escaped(name)) == escaped(name)
         assert ast.literal_eval(quoted(name)) == name
@@ -140,13 +143,13 @@ def test_escaping_is_done_once():
 
 
 def test_the_closest_of_many_names():
-    """Those that end alike are compared first, and only so many."""
+    """Only some names are compared, those with a common ending first."""
     names = [f"a/{i}" for i in range(3000)] + ["b/kernel"]
     assert closest("a/kernel", names) == ["b/kernel"]
 
 
 def fails(capsys, *arguments):
-    """The command ends with one line on stderr, which is its exit status too."""
+    """Asserts that the command exits with one printable line, and returns that."""
     with capped(0, seconds=10), pytest.raises(SystemExit) as error:
         command.main([str(argument) for argument in arguments])
     message = error.value.code
@@ -154,7 +157,8 @@ def fails(capsys, *arguments):
     return message
 
 
-def test_the_command_on_what_it_cannot_read(tmp_path, capsys):
+def test_the_command_with_unreadable_files(tmp_path, capsys):
+    """Damaged files, empty files, pipes and folders give an error of one line."""
     np.savez(tmp_path / "cut.npz", kernel=np.ones((4, 4)))
     content = (tmp_path / "cut.npz").read_bytes()
     for name, damaged in {
@@ -189,7 +193,7 @@ DEEP = {
 
 @pytest.mark.parametrize("name", DEEP)
 def test_a_very_deep_scope(tmp_path, capsys, name):
-    """It is listed, and other cells are recognised."""
+    """A variable in a very deep scope is listed, and other cells are recognised."""
     deep = DEEP[name].rstrip("/")
     variables = GRU | {deep: np.ones(2, np.float32), f"{deep}/kernel": np.ones((2, 2), np.float32)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
@@ -210,7 +214,7 @@ def test_a_very_deep_scope(tmp_path, capsys, name):
 ])  # fmt: skip
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (3, 8), (1, 2, 3)])
 def test_a_variable_where_a_scope_is_expected(name, shape):
-    """Nothing but the cells that are there is recognised, and nothing is raised."""
+    """A variable with the name of a scope neither hides the other cell nor raises an error."""
     variables = GRU | {name: np.ones(shape, np.float32)}
     inner = {f"{name}/gru_cell/gates/bias": np.ones(4, np.float32)}
     for given in (variables, variables | inner):
@@ -219,14 +223,14 @@ def test_a_variable_where_a_scope_is_expected(name, shape):
 
 
 def calls(monkeypatch, name):
-    """The first arguments of a function of the table, as it is called."""
+    """Records the first arguments of calls of a function of the module `table`."""
     given, original = [], getattr(table_module, name)
     monkeypatch.setattr(table_module, name, lambda x: (given.append(x), original(x))[1])
     return given
 
 
-def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch):
-    """Each is compared with the variables in its own scope, not with all there are."""
+def test_many_incomplete_cells(tmp_path, capsys, monkeypatch):
+    """Each cell is compared with the variables of its own scope only: the cost is linear."""
     names = calls(monkeypatch, "canonical")
     variables = {f"scope_{i}/gru_cell/gates/bias": np.ones(4, np.float32) for i in range(20)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
@@ -236,7 +240,7 @@ def test_many_cells_of_which_each_lacks_a_variable(tmp_path, capsys, monkeypatch
 
 
 def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
-    """The nearest layers of each cell are found by its scope, not among all there are."""
+    """The nearest memory layers of a cell are found by its scope, not by a search of all."""
     numbered = calls(monkeypatch, "_memory_number")
     cell = "decoder/attention_wrapper"
     variables = {f"m_{i}/memory_layer/kernel": np.ones((2, 4), np.float32) for i in range(500)}
@@ -250,18 +254,19 @@ def test_many_memory_layers_beside_many_cells(tmp_path, capsys, monkeypatch):
     assert 0 < len(numbered) <= 3 * 20 * table_module.MAX_MEMORIES
 
 
-def test_long_names_do_not_widen_the_rows_of_others(tmp_path, capsys):
+def test_long_names_do_not_pad_other_rows(tmp_path, capsys):
+    """One name of 1 MiB does not make the rows of all other variables as long."""
     variables = {"a" * MEBIBYTE: np.ones(2)} | {f"b{i}": np.ones(2) for i in range(100)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     assert len(printed(capsys, tmp_path / "model")) < 2 * MEBIBYTE
 
 
-# How often a file is read
+# How often tensors are read
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often the checksum of each tensor was computed."""
+    """Counts how often each tensor is read, by the computations of its checksum."""
     counted = collections.Counter()
 
     def crc32c(data, original=bundle.crc32c):
@@ -274,7 +279,7 @@ def reads(monkeypatch):
 
 @pytest.fixture(params=[False, True], ids=["whole", "in_shards"])
 def stored_lstm(request, tmp_path):
-    """With optimizer's slots of any name, each of which has the shape of its variable."""
+    """A checkpoint of an LSTM, with optimizer slots of the shapes of its variables."""
     random = np.random.default_rng(0)
     cell = rnn.LSTMCell(3, use_peepholes=True, num_proj=2)
     variables = {n: random.normal(size=x.shape).astype(np.float32)
@@ -291,13 +296,14 @@ def stored_lstm(request, tmp_path):
 
 
 def test_cells_are_recognised_without_reading(stored_lstm, reads):
+    """Cells are recognised by names and shapes alone: no tensor is read."""
     cell, path, _, _ = stored_lstm
     assert recognised(CanonicalWeights(checkpoint.read_checkpoint(path))) == [("rnn", cell)]
     assert not reads
 
 
 def test_params_are_read_once(stored_lstm, reads):
-    """And what is not theirs is not read."""
+    """`import_params` reads each variable of the cell once, and no other one."""
     cell, path, variables, _ = stored_lstm
     tf1.import_params(cell, checkpoint.read_checkpoint(path))
     assert reads == {x.tobytes(): 1 for x in variables.values()}
@@ -307,7 +313,8 @@ def test_params_are_read_once(stored_lstm, reads):
     assert reads == {x.tobytes(): 1 for x in variables.values()}
 
 
-def test_the_command_reads_once(stored_lstm, reads, capsys):
+def test_the_command_reads_each_variable_once(stored_lstm, reads, capsys):
+    """Each variable is read once, and with `--scope` only those of the scope."""
     _, path, _, stored = stored_lstm
     output = printed(capsys, path)
     assert "'rnn': rnn.LSTMCell(3, use_peepholes=True, num_proj=2)" in output

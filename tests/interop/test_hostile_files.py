@@ -1,4 +1,4 @@
-"""Files made to exhaust memory or time: each is refused, or read within the caps."""
+"""Files made to exhaust memory or time are refused, or read within the caps."""
 
 import functools
 import io
@@ -28,7 +28,7 @@ from jax_dynrnn.interop._formats.table import (
 from jax_dynrnn.interop._formats.wire import field, fixed32_field, to_varint
 
 SMALL = {"fixed_bytes": 3 * MEBIBYTE}
-"""The cap where the fixed part of a budget is `small_budget`'s, so that files can be small too."""
+"""The cap that matches the fixture `small_budget`, which allows test files to be small."""
 MANY = 1 << 15
 FLOAT, FLOAT_BYTES = field(1, 1), 4
 BUNDLE_HEADER = field(1, 1) + field(3, field(1, 1))
@@ -36,6 +36,7 @@ BUNDLE_HEADER = field(1, 1) + field(3, field(1, 1))
 
 @pytest.fixture(autouse=True)
 def small_budget(monkeypatch):
+    """Reduces the fixed part of the memory budget to 1 MiB."""
     assert budget.FIXED_BYTES <= 48 * MEBIBYTE
     monkeypatch.setattr(budget, "FIXED_BYTES", MEBIBYTE)
 
@@ -45,6 +46,7 @@ def shape_field(*shape):
 
 
 def refused(read, path, text, **caps):
+    """Asserts that reading raises a `CheckpointError` with the text, within the caps."""
     with capped(os.path.getsize(path), **SMALL, **caps):
         with pytest.raises(checkpoint.CheckpointError, match=text):
             read(path)
@@ -65,7 +67,7 @@ def graph(tmp_path, content):
 
 
 def two_floats(*shape):
-    """The second of which stands for all elements but one."""
+    """A tensor of two float values, of which the second is repeated to fill the shape."""
     return FLOAT + shape_field(*shape) + field(5, np.float32([1, 2]).tobytes())
 
 
@@ -99,12 +101,14 @@ GRAPHS = {
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graphs_are_refused(tmp_path, name):
+def test_hostile_graphs_are_refused(tmp_path, name):
+    """Graphs that would need much memory are refused, within the caps."""
     content, text = GRAPHS[name]
     refused(checkpoint.read_graph_def, graph(tmp_path, content), text)
 
 
-def test_one_value_for_a_whole_constant_is_a_view(tmp_path):
+def test_a_constant_of_one_value_is_a_view(tmp_path):
+    """1000 constants of 1 GiB with one value each are read in little memory, as broadcasts."""
     value = FLOAT + shape_field(1 << 28) + field(5, np.float32(3).tobytes())
     content = b"".join(constant(b"w%d" % i, value) for i in range(1000))
     path = graph(tmp_path, content)
@@ -118,7 +122,7 @@ def test_one_value_for_a_whole_constant_is_a_view(tmp_path):
     ("int64", 9, 10), ("int8", 6, 7), ("float16", 19, 13),
 ])  # fmt: skip
 def test_integers_are_read_in_place(tmp_path, dtype, number, field_number):
-    """They are never all Python objects at one time; nor the fields that each is in."""
+    """Integers are decoded into the array, without a list of Python objects."""
     count = MANY
     integers = b"".join(field(field_number, i & 127) for i in range(count // 2))
     integers += field(field_number, bytes(range(128)) * (count // 256))
@@ -131,6 +135,7 @@ def test_integers_are_read_in_place(tmp_path, dtype, number, field_number):
 
 
 def test_floats_are_read_in_place(tmp_path):
+    """Floats in separate fields are decoded into the array."""
     expected = np.arange(MANY, dtype=np.float32)
     values = b"".join(fixed32_field(5, int(x)) for x in expected.view(np.uint32))
     path = graph(tmp_path, constant(b"w", FLOAT + shape_field(MANY) + values))
@@ -139,7 +144,8 @@ def test_floats_are_read_in_place(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_sparse_graph(tmp_path):
+def test_a_sparse_graph_is_refused(tmp_path):
+    """A sparse file of 1 TiB is refused without reading it."""
     path = tmp_path / "graph.pb"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
@@ -166,7 +172,7 @@ def one_restart(*entries):
 
 
 def table(*blocks, handles=None, index=block):
-    """Blocks that are sealed, and an index of them or of `handles`."""
+    """A table file of sealed blocks, with an index of them, or of `handles`."""
     data, offsets = b"", []
     for each in blocks:
         offsets.append(to_varint(len(data)) + to_varint(len(each) - TRAILER))
@@ -202,14 +208,14 @@ def small_entries():
 
 
 def long_index(handles):
-    """The prefix is that of the keys of the index itself."""
+    """An index block whose keys share a long prefix."""
     (_, handle), *_ = handles
     keys = [entry(MANY, as_key(i), handle) for i in range(1, 2000)]
     return one_restart(entry(0, PREFIX, handle), *keys)
 
 
 def zeros(size):
-    """In snappy's copies of 64 bytes, three bytes each."""
+    """A block of zeros, compressed 64 bytes to 3 by copies of Snappy."""
     return sealed(to_varint(size + 1) + b"\0\0" + b"\xfe\1\0" * (size // 64), SNAPPY)
 
 
@@ -246,13 +252,14 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_indexes_are_refused(tmp_path, name):
+def test_hostile_indexes_are_refused(tmp_path, name):
+    """Indexes that would need much memory or time are refused, within the caps."""
     content, text = INDEXES[name]
     refused(read_all, bundle(tmp_path, content()), text)
 
 
 def compressed_block(key, value, repeated):
-    """A block with one entry, whose value is repeated by copies of 64 bytes."""
+    """A compressed block with one entry, whose value is repeated by copies of 64 bytes."""
     size = len(value) + 64 * repeated
     head = to_varint(0) + to_varint(len(key)) + to_varint(size) + key + value
     tail = bytes(4) + (1).to_bytes(4, "little")
@@ -261,8 +268,8 @@ def compressed_block(key, value, repeated):
     return sealed(to_varint(length) + literals[0] + b"\xfe\1\0" * repeated + literals[1], SNAPPY)
 
 
-def test_all_snappy_blocks_have_one_budget(tmp_path):
-    """Each is small enough; their values are fields of 66 bytes, which say nothing."""
+def test_compressed_blocks_share_a_budget(tmp_path):
+    """Many blocks, each of which is small enough alone, are refused together."""
     first = sealed(block([(HEADER, BUNDLE_HEADER)]))
     blocks = [compressed_block(b"%03d" % i, b"\x42" * 4, 17 * 100 + 1) for i in range(40)]
     path = bundle(tmp_path, table(first, *blocks[:3]))
@@ -280,7 +287,8 @@ def extents_field(*extents):
     return field(7, b"".join(field(1, field(1, a) + field(2, n)) for a, n in extents))
 
 
-def test_a_slice_that_is_named_many_times(tmp_path):
+def test_a_slice_that_is_listed_twice_is_refused(tmp_path):
+    """A variable that lists the same slice 2000 times is refused."""
     data = bytes(MANY)
     rows = len(data) // FLOAT_BYTES
     extent = (0, rows)
@@ -295,7 +303,8 @@ def test_a_slice_that_is_named_many_times(tmp_path):
             read_all(path)
 
 
-def test_a_slice_that_says_it_is_large(tmp_path):
+def test_a_slice_that_claims_to_be_large_is_refused(tmp_path):
+    """A slice whose shape exceeds its bytes is refused before it is allocated."""
     many = 1 << 40
     index = write_table({
         HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(many) + extents_field((0, many)),
@@ -304,7 +313,8 @@ def test_a_slice_that_says_it_is_large(tmp_path):
     refused(read_all, bundle(tmp_path, index), r"expected float32 \[1099511627776\], got 0 bytes")
 
 
-def test_slices_of_another_dtype(tmp_path):
+def test_slices_of_another_dtype_are_refused(tmp_path):
+    """A slice must have the dtype of its variable."""
     index = write_table({
         HEADER: BUNDLE_HEADER, b"w": FLOAT + shape_field(1) + extents_field((0, 1)),
         slice_key("w", [(0, 1)]): field(1, 7) + shape_field(1) + field(5, 6),
@@ -312,8 +322,8 @@ def test_slices_of_another_dtype(tmp_path):
     refused(read_all, bundle(tmp_path, index, b"\1....a"), "a slice of float32, got another")
 
 
-def test_tensors_that_share_bytes(tmp_path):
-    """Else all of few bytes are read for each of many names."""
+def test_tensors_that_share_bytes_are_refused(tmp_path):
+    """Otherwise a small file could describe many large arrays."""
     index = write_table({HEADER: BUNDLE_HEADER} | {
         b"w%04d" % i: tensor((MANY // 4 - i,), 4 * i, MANY - 4 * i) for i in range(2000)
     })  # fmt: skip
@@ -325,8 +335,8 @@ def sparse(path, size):
         file.truncate(size)
 
 
-def test_sparse_data(tmp_path):
-    """What asks for little is read; what asks for all does not fit."""
+def test_a_sparse_data_file(tmp_path):
+    """In a sparse data file, a small tensor is read, and one of its whole size is refused."""
     size, checksum = 1 << 40, masked(crc32c(bytes(8)))
     index = write_table({
         HEADER: BUNDLE_HEADER, b"all": tensor((size // 4 - 2,), 8, size - 8),
@@ -344,7 +354,7 @@ def test_sparse_data(tmp_path):
 
 
 def test_a_sparse_index(tmp_path):
-    """Its blocks are where its end says; what is between them is not read."""
+    """Only the footer and the blocks that it points to are read, not the hole between them."""
     end = table(ENTRIES)
     path = bundle(tmp_path, end)
     sparse(path, 1 << 40)
@@ -359,7 +369,8 @@ def test_a_sparse_index(tmp_path):
         assert len(checkpoint.read_checkpoint(path)) == 500
 
 
-def test_a_sparse_state_file(tmp_path):
+def test_a_sparse_state_file_is_refused(tmp_path):
+    """A sparse state file of 1 TiB is refused without reading it."""
     (tmp_path / "checkpoint").write_bytes(b"")
     sparse(tmp_path / "checkpoint", 1 << 40)
     with (
@@ -388,7 +399,8 @@ def npy(shape, dtype="<f4", data=None):
     return file.getvalue() + (bytes(size) if data is None else data)
 
 
-def test_archives_are_not_decompressed(tmp_path):
+def test_specs_of_archives_need_no_decompression(tmp_path):
+    """Shapes are read from the headers of members, without decompressing their data."""
     shape = (16 * MEBIBYTE,)
     path = archive(tmp_path / "zeros.npz", {"a.npy": npy(shape), "b.npy": npy((2, 3))})
     with capped(path.stat().st_size, **SMALL):
@@ -397,7 +409,7 @@ def test_archives_are_not_decompressed(tmp_path):
 
 
 def large_header():
-    """Whose length is not that of the file; its bytes are few when compressed."""
+    """An .npy header of 32 MiB, which is small when compressed."""
     return b"\x93NUMPY\2\0" + struct.pack("<I", 32 * MEBIBYTE) + b" " * 32 * MEBIBYTE
 
 
@@ -414,15 +426,16 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_archives_are_refused(tmp_path, monkeypatch, name):
+def test_hostile_archives_are_refused(tmp_path, monkeypatch, name):
+    """Archives with large headers, other compressions, objects or many members are refused."""
     members, compression, text = ARCHIVES[name]
     monkeypatch.setattr(npz, "MAX_READ_BYTES", 3 * MANY)
     path = archive(tmp_path / "a.npz", members(), compression)
     refused(lambda path: read_npz_specs(str(path)), path, text)
 
 
-def test_an_archive_that_says_it_is_large(tmp_path):
-    """The size of a member is no more than its bytes can be of when they are decompressed."""
+def test_an_archive_that_claims_to_be_large_is_refused(tmp_path):
+    """The claimed size of a member is limited by what its compressed bytes can expand to."""
     path = archive(tmp_path / "a.npz", {"a.npy": npy((1 << 38,), data=b"")})
     size = len(npy((1 << 38,), data=b""))
     content = path.read_bytes()
@@ -434,6 +447,7 @@ def test_an_archive_that_says_it_is_large(tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_damaged_archives(tmp_path, damage):
+    """A flipped byte or a truncation at any position raises `CheckpointError` only."""
     path = tmp_path / "a.npz"
     np.savez_compressed(path, kernel=np.arange(40.0), bias=np.ones(3))
     content, outcomes = path.read_bytes(), set()
@@ -449,7 +463,7 @@ def test_damaged_archives(tmp_path, damage):
     assert "error" in outcomes
 
 
-# What is no file
+# What is not a regular file
 
 
 READERS = {
@@ -462,6 +476,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_pipes_are_refused(tmp_path, reader):
+    """Readers refuse a pipe instead of waiting for data."""
     read, name = READERS[reader]
     os.mkfifo(tmp_path / name)
     with capped(0, **SMALL, seconds=2):
@@ -471,6 +486,7 @@ def test_pipes_are_refused(tmp_path, reader):
 
 @pytest.mark.parametrize("reader", ["checkpoint", "graph", "archive"])
 def test_devices_are_refused(reader):
+    """Readers refuse a device, whose data never end."""
     with capped(0, **SMALL, seconds=2):
         with pytest.raises(checkpoint.CheckpointError, match="or a device"):
             READERS[reader][0](os.path.join("/dev", "zero"))

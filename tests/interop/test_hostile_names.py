@@ -1,4 +1,4 @@
-"""Many, long and strange names: what they cost, and that the command says what it passes over."""
+"""Many, long and strange names: their cost is limited, and the command says what it skips."""
 
 import os
 from typing import Any
@@ -35,15 +35,16 @@ from jax_dynrnn.interop._formats.table import write_table
 from jax_dynrnn.interop._formats.wire import field
 from jax_dynrnn.interop._tf1 import recognise
 
-RARE = "\U0001f600"  # with which each character of a string takes 4 bytes
+RARE = "\U0001f600"  # makes every character of a Python string take 4 bytes
 
 
 def grus(count):
+    """Variables of GRUs, each of which is incomplete."""
     return {f"scope_{i}/gru_cell/gates/bias": np.ones(4, np.float32) for i in range(count)}
 
 
 def test_many_variables_are_listed_in_little_memory(tmp_path):
-    """Each row is dropped when it is printed; too many to recognise are not recognised."""
+    """Rows are printed one at a time, and cells are not searched among too many variables."""
     count = 5000
     empty = FLOAT + shape_field(0)
     header = field(1, 1) + field(3, field(1, 1))
@@ -65,7 +66,7 @@ def test_many_variables_are_listed_in_little_memory(tmp_path):
 
 
 def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
-    """It says so, and finds those of a scope."""
+    """The command says that there are too many variables, and works within a scope."""
     monkeypatch.setattr(command, "MAX_WEIGHTS_BYTES", 1 << 14)
     checkpoint.write_checkpoint(tmp_path / "model", grus(30))
     assert "# 30 variables are too many to find cells among; use --scope" in printed(
@@ -76,6 +77,7 @@ def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatch):
+    """Only some cells are printed; the command says so, and finds others by `--scope`."""
     for module in (command, recognise):
         monkeypatch.setattr(module, "MAX_FOUND", 3)
     for count in (3, 4):
@@ -87,12 +89,14 @@ def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("scope", ["a/" * 64, "a" * 1000 + "/"], ids=["deep", "long"])
-def test_the_command_says_which_names_it_passes_over(tmp_path, capsys, scope):
+def test_the_command_says_which_names_it_skips(tmp_path, capsys, scope):
+    """Very long or deep names are skipped, with a note."""
     checkpoint.write_checkpoint(tmp_path / "model", grus(1) | {f"{scope}w": np.ones(2)})
     assert "# names above 1000 characters or 64 scopes" in printed(capsys, tmp_path / "model")
 
 
-def test_the_names_of_scopes_in_an_error_are_few(tmp_path, capsys):
+def test_an_error_lists_only_some_scopes(tmp_path, capsys):
+    """An error about a missing scope lists few of many long scopes."""
     variables = {f"{'x' * 2000}{i}": np.ones(1) for i in range(500)}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
     message = fails(capsys, tmp_path / "model", "--scope", "y")
@@ -101,13 +105,14 @@ def test_the_names_of_scopes_in_an_error_are_few(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["\0" * (4 * MEBIBYTE), "a" * (4 * MEBIBYTE)], ids=["nul", "a"])
 def test_a_very_long_name(tmp_path, capsys, name):
+    """A name of 4 MiB is printed in short, in little memory."""
     (tmp_path / "model.pb").write_bytes(constant(name.encode(), FLOAT))
     size = os.path.getsize(tmp_path / "model.pb")
     with capped(size, fixed_bytes=4 * MEBIBYTE):
         assert len(printed(capsys, tmp_path / "model.pb")) < 10_000
 
 
-def test_escaping_takes_few_objects():
+def test_escaping_a_long_name_needs_little_memory():
     text = "a" * (4 * MEBIBYTE) + "\n"
     with capped(0, fixed_bytes=12 * MEBIBYTE):
         found = escaped(text)
@@ -115,7 +120,7 @@ def test_escaping_takes_few_objects():
 
 
 def test_names_with_a_rare_character(tmp_path):
-    """A long prefix in many names takes 4 times its bytes in each of them."""
+    """The budget counts 4 bytes per character of a name with a non-BMP character."""
     prefix = b"a" * 32_000 + RARE.encode()
     keys = [entry(len(prefix), b"%04d" % i, FLOAT) for i in range(1150)]
     index = table(sealed(one_restart(FIRST, entry(0, prefix, FLOAT), *keys)))
@@ -131,7 +136,8 @@ def test_names_with_a_rare_character(tmp_path):
 
 
 @pytest.mark.parametrize("named", ["a" * 60_000, "[" * 60_000, "a/" * 30_000, r"a\000/b"])
-def test_a_state_file_that_names_no_path(tmp_path, named):
+def test_a_state_file_with_an_invalid_path(tmp_path, named):
+    """Long and malformed paths in a state file are refused quickly."""
     (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
     with capped(0, fixed_bytes=16 * MEBIBYTE, seconds=2):
         with pytest.raises(checkpoint.CheckpointError, match="expected a path, got '"):
@@ -139,7 +145,7 @@ def test_a_state_file_that_names_no_path(tmp_path, named):
 
 
 def test_structured_arrays_and_long_headers_are_refused(tmp_path):
-    """Their dtypes take twenty times the characters that they are written with."""
+    """Parsing such dtypes takes twenty times the memory of their text."""
     fields: Any = [(f"{i}", "<f4") for i in range(3)]
     path = archive(tmp_path / "a.npz", {"a.npy": npy((2,), fields)})
     refused(lambda path: read_npz_specs(str(path)), path, "got a structured one")
@@ -149,15 +155,15 @@ def test_structured_arrays_and_long_headers_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="there is no /proc")
-def test_what_the_system_makes_up_is_not_read(tmp_path):
-    """Its size is 0: to read more may never end."""
+def test_files_of_proc_are_not_read(tmp_path):
+    """Their size is 0, and reading beyond that may never end."""
     os.symlink("/proc/self/maps", tmp_path / "model.pb")
     with pytest.raises(checkpoint.CheckpointError, match="got none: is it frozen"):
         checkpoint.read_graph_def(tmp_path / "model.pb")
 
 
-def test_an_index_that_names_many_data_files(tmp_path):
-    """The names of those that are missing are not all made at one time."""
+def test_an_index_with_many_missing_data_files(tmp_path):
+    """The error is raised without building all of their names."""
     entries = {b"%05d" % i: FLOAT + field(3, i) for i in range(2000)}
     header = field(1, 2000) + field(3, field(1, 1))
     folder = tmp_path.joinpath(*["d" * 250] * 10)
@@ -169,7 +175,7 @@ def test_an_index_that_names_many_data_files(tmp_path):
 
 
 def test_many_slices_of_a_long_name(tmp_path):
-    """The name is in the key of each, which the index has; no second copy is made."""
+    """Each key in the index contains the name; joining the slices makes no second copy of them."""
     count, name = 300, "a" * 30_000
     whole = FLOAT + shape_field(count)
     whole += b"".join(extents_field((i, 1)) for i in range(count))
@@ -185,7 +191,7 @@ def test_many_slices_of_a_long_name(tmp_path):
 
 
 def test_a_model_of_usual_size_is_recognised():
-    """Thousands of variables, with the slots of an optimizer."""
+    """Thousands of variables with optimizer slots are below the limit of the command."""
     names = sorted(
         f"model/encoder/rnn/multi_rnn_cell/cell_{i}/lstm_cell/{part}{slot}"
         for i in range(1000)

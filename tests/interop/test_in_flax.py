@@ -1,4 +1,4 @@
-"""Our cells in Flax's own `nn.RNN` and `nnx.RNN`, against `dynamic_rnn`."""
+"""Our cells in Flax's own `nn.RNN` and `nnx.RNN` agree with `dynamic_rnn`."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ CELLS = {
 
 
 def in_linen(cell, features, params):
-    """`run(params, inputs, **options) -> (carry, outputs)`, after an `init` of its own."""
+    """`run(params, inputs, **options) -> (carry, outputs)` of `nn.RNN`; checks its `init` too."""
     layer = nn.RNN(rnnl.RNNCell(cell, param_dtype=jnp.float64), return_carry=True)
     made = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((B, T, *features)))
     assert jax.tree.structure(made) == jax.tree.structure({"params": {"cell": {"cell": params}}})
@@ -37,6 +37,7 @@ def in_linen(cell, features, params):
 
 
 def in_nnx(cell, features, params):
+    """`run(params, inputs, **options) -> (carry, outputs)` of `nnx.RNN`."""
     del params
     module = rnnx.RNNCell(cell, in_features=features, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
 
@@ -50,8 +51,8 @@ def in_nnx(cell, features, params):
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("make", [in_linen, in_nnx])
-def test_flaxs_loop_is_dynamic_rnn(make, name):
-    """Outputs of real steps, final states (from a start that is learned), and gradients."""
+def test_the_loop_of_flax_equals_dynamic_rnn(make, name):
+    """Outputs of valid steps, final states (from a learned start), and gradients agree."""
     cell, features = CELLS[name]
     shape = (B, T, *features)
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape))
@@ -82,10 +83,11 @@ DROP = rnn.DropoutWrapper(PLAIN, 1.0, 0.5)
 
 
 def test_dropout_in_linen():
-    """It follows `split_rngs`: masks of each step, or one for all; or it is evaluated."""
-    layer = lambda cell=DROP, drop=True, **o: nn.RNN(  # noqa: E731
-        rnnl.RNNCell(cell, **o), split_rngs={"params": False, "dropout": drop}
-    )
+    """Masks follow `split_rngs`, one per step or one for all; `deterministic` drops nothing."""
+
+    def layer(cell=DROP, drop=True, **o):
+        return nn.RNN(rnnl.RNNCell(cell, **o), split_rngs={"params": False, "dropout": drop})
+
     variables = layer().init(jax.random.key(0), X)  # the params need no stream
     streams = {"dropout": jax.random.key(1)}
     plain = layer(PLAIN).apply(variables, X)
@@ -96,16 +98,19 @@ def test_dropout_in_linen():
         assert (masks[:, 0] != masks[:, 1]).any() == drop and (masks[0] != masks[1]).any()
     evaluated = layer(deterministic=True).apply(variables, X, rngs=streams)
     np.testing.assert_array_equal(evaluated, plain)
-    for blind in (lambda: layer().apply(variables, X), lambda: nn.RNN(layer().cell).apply(
+    for without_stream in (lambda: layer().apply(variables, X), lambda: nn.RNN(layer().cell).apply(
         variables, X, rngs=streams
     )):  # fmt: skip
         with pytest.raises(ValueError, match="draws random numbers; expected a stream of keys"):
-            blind()
+            without_stream()
 
 
 def test_dropout_in_nnx():
-    """Each step draws; `eval` evaluates."""
-    make = lambda cell, **o: rnnx.RNNCell(cell, in_features=64, rngs=nnx.Rngs(**o))  # noqa: E731
+    """Each step and each call draws a new mask; `eval` turns dropout off."""
+
+    def make(cell, **o):
+        return rnnx.RNNCell(cell, in_features=64, rngs=nnx.Rngs(**o))
+
     cell = make(DROP, params=0, dropout=1)
     plain = nnx.RNN(make(PLAIN, params=0))(X)
     layer = nnx.RNN(cell)
@@ -119,8 +124,8 @@ def test_dropout_in_nnx():
         nnx.RNN(make(DROP, params=0))(X)
 
 
-def test_a_cell_alone():
-    """As Flax's cells are used without a loop: the carry first, also without variables."""
+def test_an_rnn_cell_without_a_loop():
+    """An `RNNCell` called directly has Flax's order, `(carry, x)`, and its `initialize_carry`."""
     cell = rnn.LearnedInitialState(rnn.LSTMCell(4))
     module, x = rnnl.RNNCell(cell), X[:, 0, :3]
     carry = module.initialize_carry(jax.random.key(1), x.shape)

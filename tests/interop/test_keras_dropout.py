@@ -1,4 +1,4 @@
-"""Recurrent dropout of Keras's layers, with equal masks for all gates: the same results."""
+"""Recurrent dropout agrees with that of Keras's layers, if all gates have the same mask."""
 
 import functools
 
@@ -26,13 +26,13 @@ LAYERS = {
     "gru": ("GRU", {}, rnn.CudnnCompatibleGRUCell(H)),
     "tf1 gru": ("GRU", {"reset_after": False}, rnn.GRUCell(H)),
 }
-# Keras's own: how it makes an array of a variable
+# A warning of Keras's own code, which converts variables to arrays.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_recurrent_dropout(name, load_oracle):
-    """Outputs, final state, and all gradients."""
+    """Outputs, final state and all gradients agree with Keras, given our mask."""
     keras = load_oracle("keras")
     kind, options, cell = LAYERS[name]
     dropped = rnn.DropoutWrapper(cell, recurrent_keep_prob=KEEP)

@@ -1,4 +1,4 @@
-"""What is a weight, and what an optimizer's: against the variables that TensorFlow makes."""
+"""`checkpoint.kind` distinguishes weights, optimizer slots, steps and moving averages."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def v1(load_oracle):
 
 
 def test_every_optimizer_of_tensorflow(v1):
-    """All that it adds to a variable are slots, in a scope or not."""
+    """All variables that TensorFlow's optimizers add are slots, inside of a scope or not."""
     with v1.Graph().as_default():
         step, train = v1.train.get_or_create_global_step(), v1.train
         before = {"global_step"}
@@ -45,12 +45,12 @@ def test_every_optimizer_of_tensorflow(v1):
     ("save_counter/.ATTRIBUTES/VARIABLE_VALUE", "step"),
     ("bn/moving_mean", "weight"), ("bn/moving_mean/biased", "slot"),
 ])  # fmt: skip
-def test_names(name, expected):
+def test_kind_of_a_name(name, expected):
     assert checkpoint.kind(name) == expected
 
 
 def test_moving_averages_of_tensorflow(v1, tmp_path):
-    """They have the names of the variables, as TensorFlow's own map has them."""
+    """`moving_averages` maps variables to averages as TensorFlow's `variables_to_restore` does."""
     with v1.Graph().as_default(), v1.Session() as session:
         average = v1.train.ExponentialMovingAverage(0.5, zero_debias=True)
         first = v1.get_variable("rnn/kernel", initializer=np.ones(2, np.float32))
@@ -73,6 +73,7 @@ def test_moving_averages_of_tensorflow(v1, tmp_path):
 
 
 def test_moving_averages_of_a_graph():
+    """Names of a graph end with `:0`, which is removed."""
     given = {"rnn/w:0": 1.0, "rnn/w/ExponentialMovingAverage:0": 2.0, "rnn/w/Adam:0": 3.0}
     assert checkpoint.moving_averages(given) == {"rnn/w": 2.0}
 

@@ -1,4 +1,4 @@
-"""Params and models saved in today's formats come back as they were, to the bit."""
+"""Params and layers saved by NumPy, safetensors and Orbax are restored bit by bit."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,8 @@ def orbax(path, tree):
 FORMATS = pytest.mark.parametrize("through", [npz, safetensor, orbax])
 
 
-def same(actual, expected):
+def assert_same(actual, expected):
+    """Asserts equal structure, dtypes and values."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
@@ -48,32 +49,37 @@ def same(actual, expected):
 
 @FORMATS
 def test_params(through, tmp_path):
-    """Of two directions and two layers, in several dtypes; bfloat16 where the format has it."""
+    """Params of two directions and two layers, in several dtypes, bfloat16 if supported."""
     params = perturbed(rnn.init_bidirectional(jax.random.key(0), CELL, CELL, SHAPE), 1)
     params["fw"]["cell_0"] = jax.tree.map(lambda x: x.astype("float64"), params["fw"]["cell_0"])
     half = jnp.float16 if through is npz else jnp.bfloat16
     params["bw"]["cell_1"] = jax.tree.map(lambda x: x.astype(half), params["bw"]["cell_1"])
-    same(through(tmp_path, params), params)
+    assert_same(through(tmp_path, params), params)
 
 
 @FORMATS
 def test_an_nnx_layer(through, tmp_path):
-    """Into one that was made with other random numbers."""
+    """Params are restored into an NNX layer that was initialised with another key."""
     first, second = (rnnx.RNN(CELL, in_features=3, rngs=nnx.Rngs(n)) for n in (0, 1))
-    values = lambda layer: nnx.to_pure_dict(nnx.state(layer, nnx.Param))  # noqa: E731
+
+    def values(layer):
+        return nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+
     kernels = [values(layer)["params"]["cell_1"]["gates"]["kernel"] for layer in (first, second)]
     assert (kernels[0] != kernels[1]).any()
     nnx.update(second, through(tmp_path, values(first)))
-    same(values(second), values(first))
+    assert_same(values(second), values(first))
 
 
 @FORMATS
 def test_the_variables_of_a_linen_layer(through, tmp_path):
+    """Variables of a bidirectional Linen layer are restored bit by bit."""
     variables = rnnl.Bidirectional(CELL).init(jax.random.key(0), jnp.ones(SHAPE))
-    same(through(tmp_path, variables), variables)
+    assert_same(through(tmp_path, variables), variables)
 
 
-def test_what_is_loaded_for_another_cell_is_refused(tmp_path):
+def test_loaded_params_of_another_cell_are_refused(tmp_path):
+    """A run with loaded params of another cell, or with flat names, raises a clear error."""
     params = npz(tmp_path, CELL.init(jax.random.key(0), SHAPE))
     located = r"params\[\"cell_0\"\]: expected .* missing: bias, kernel; unexpected: cell/bias"
     with pytest.raises(KeyError, match=located):

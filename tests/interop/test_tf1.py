@@ -1,4 +1,4 @@
-"""TF1's variables as params and back: names of every cell and version, and what is refused."""
+"""TF1's variables are converted to params and back, under the names of every cell and version."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,27 +15,28 @@ from jax_dynrnn.interop._tf1.table import CanonicalWeights
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
 def test_there_and_back(case):
-    """With the noise of a checkpoint beside it, for every cell and wrapper."""
+    """Exported params are imported unchanged, with other variables of a checkpoint beside them."""
     params = params_of(case)
     variables = tf1.export_params(case.cell, params, "model/run")
     noise = {"global_step": 7, "beta1_power": 0.9, "dense/kernel": np.ones((2, 3))}
     noise |= {"model/run/labels": np.array([b"a"], object), "model/run/Const": np.float32(1)}
     noise |= {f"{name}/Adam": value for name, value in variables.items()}
     noise |= {f"{name}/ExponentialMovingAverage": 0 * x for name, x in variables.items()}
-    again = tf1.import_params(case.cell, variables | noise)
-    assert_equal(again, params)
-    assert_equal(tf1.export_params(case.cell, again, "model/run"), variables)
+    imported = tf1.import_params(case.cell, variables | noise)
+    assert_equal(imported, params)
+    assert_equal(tf1.export_params(case.cell, imported, "model/run"), variables)
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
 def test_names_are_unique(case):
-    """No two variables of a cell have one name among the versions, and none has none."""
+    """No two variables of a cell have the same canonical name, and none has an empty one."""
     variables = tf1.export_params(case.cell, params_of(case))
     names = {canonical(name)[0] for name in variables}
     assert len(names) == len(variables) and all(names)
 
 
-def test_both_directions_and_stacks_of_them():
+def test_bidirectional_runs_and_stacks_of_them():
+    """Params of both directions are exported under TF1's scopes, and imported from them."""
     lists = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
     pair = lists[0][0], rnn.MultiRNNCell(lists[1])
     for cells, init, scope in (
@@ -67,8 +68,8 @@ CONNECTED = {
 
 
 @pytest.mark.parametrize("name", CONNECTED)
-def test_what_is_added_to_the_inputs(name):
-    """The cells that see them accept one number of features only, as many as come out."""
+def test_residual_connections_determine_the_number_of_features(name):
+    """Cells that add outputs to their inputs have as many features as outputs."""
     cells = CONNECTED[name]
     init = getattr(cells, "init", lambda *x: rnn.init_stack_bidirectional(x[0], *cells, x[1]))
     params = drawn(init)
@@ -76,6 +77,7 @@ def test_what_is_added_to_the_inputs(name):
 
 
 def test_params_keep_their_dtype():
+    """Variables in bfloat16 are imported as bfloat16."""
     variables = variables_of(rnn.BasicRNNCell(H))
     variables = {name: x.astype(jnp.bfloat16) for name, x in variables.items()}
     params = tf1.import_params(rnn.BasicRNNCell(H), variables)
@@ -166,7 +168,7 @@ OLD = {
 
 @pytest.mark.parametrize("name", OLD)
 def test_names_of_other_versions(name):
-    """Each is another name of the same variable."""
+    """Old names of variables are recognised."""
     cell, renamed = OLD[name]
     shape = ((1,), (D,)) if name.startswith("phased") else (D,)
     params = drawn(cell.init, shape)
@@ -177,7 +179,7 @@ def test_names_of_other_versions(name):
 
 
 def test_names_of_a_static_stack():
-    """Its layers have one scope less."""
+    """Static bidirectional stacks lack the scope `bidirectional_rnn` of each layer."""
     cells = [rnn.GRUCell(H), rnn.GRUCell(H)]
     params = drawn(lambda key, x: rnn.init_stack_bidirectional(key, cells, cells, x))
     variables = tf1.export_params((cells, cells), params)
@@ -190,7 +192,7 @@ def test_names_of_a_static_stack():
 
 
 def test_names_of_objects():
-    """Those of `tf.train.Checkpoint`; the scope is the attribute that the cell is."""
+    """Names of `tf.train.Checkpoint`, where the scope is the attribute that holds the cell."""
     params = drawn(rnn.LSTMCell(H).init)
     of_value = "/.ATTRIBUTES/VARIABLE_VALUE"
     variables = {f"model/encoder/{name}{of_value}": x for name, x in params.items()}
@@ -199,7 +201,7 @@ def test_names_of_objects():
 
 
 def test_old_names_become_new_ones():
-    """A checkpoint of TF 1.1 under the names of 1.15, and one of these is left as it is."""
+    """Names of TF 1.1 are exported as those of 1.15, and names of 1.15 stay the same."""
     cell, renamed = OLD["lstm_1.1"]
     arrays = by_name(drawn(cell.init))
     old = {name: np.asarray(arrays[new]) for name, new in renamed.items()}
@@ -217,7 +219,7 @@ def test_old_names_become_new_ones():
     ("gates/kernel/part_{}", rnn.GRUCell(H), 12),
 ], ids=["coupled", "projection", "time_freq", "grid", "partitioned"])  # fmt: skip
 def test_shards(name, cell, inputs):
-    """Twelve of them, one below the other: W_10 comes after W_9."""
+    """Twelve shards are concatenated in numerical order: W_10 comes after W_9."""
     params = drawn(cell.init, (inputs,))
     variables = tf1.export_params(cell, params)
     whole = next(n for n in variables if n.endswith(name.format(0).removesuffix("/part_0")))
@@ -239,7 +241,7 @@ def decoder(kernel=8):
 
 
 def test_memory_layers_of_several_mechanisms():
-    """Numbered in the order of the mechanisms, where these were made."""
+    """Memory layers are numbered in the order of the mechanisms."""
     luong, bahdanau = rnn.LuongAttention(H, memory_size=6), rnn.BahdanauAttention(H, memory_size=5)
     cell = rnn.AttentionWrapper(rnn.GRUCell(H), [luong, bahdanau, bahdanau])
     params = drawn(cell.init)
@@ -253,7 +255,7 @@ def test_memory_layers_of_several_mechanisms():
 
 
 def test_the_nearest_memory_layer():
-    """Two translators in one checkpoint have one each."""
+    """Of several memory layers, a decoder takes the one in the nearest scope."""
     both = {way: variables_of(decoder(), scope=f"{way}/decoder") for way in ("there", "back")}
     variables = both["there"] | {n: 2 * x for n, x in both["back"].items()}
     params = tf1.import_params(decoder(), variables, "back")
@@ -272,6 +274,7 @@ def test_the_nearest_memory_layer():
 
 
 def test_a_memory_in_the_params_is_not_exported():
+    """`export_params` ignores a memory that `attend` added to the params."""
     params = drawn(decoder().init)
     attended = decoder().attend(params, jnp.ones((2, 7, 6)), [7, 4])
     assert_equal(tf1.export_params(decoder(), attended), tf1.export_params(decoder(), params))
@@ -285,8 +288,8 @@ BESIDE = {
 }  # fmt: skip
 
 
-def test_what_lies_beside_the_cells_is_nobodys_business():
-    """Names that would clash in a cell, names of scopes, and slots under a name of their own."""
+def test_variables_beside_the_cells_are_ignored():
+    """Other variables are ignored, even with names that resemble scopes, slots or params."""
     cell = rnn.GRUCell(4)
     params = drawn(cell.init)
     variables = tf1.export_params(cell, params) | {n: np.ones(s) for n, s in BESIDE.items()}

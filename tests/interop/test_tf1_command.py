@@ -1,4 +1,4 @@
-"""`python -m jax_dynrnn.interop` prints code that makes params of the variables of a model."""
+"""`python -m jax_dynrnn.interop` prints code that converts the variables of a model to params."""
 
 import jax
 import numpy as np
@@ -11,27 +11,27 @@ from jax_dynrnn.interop import checkpoint, tf1
 from jax_dynrnn.interop._tf1.recognise import recognised
 from jax_dynrnn.interop._tf1.table import CanonicalWeights
 
-NOT_TOLD = {
+NOT_INFERRED = {
     rnn.AttentionCellWrapper, rnn.BidirectionalGridLSTMCell, rnn.Conv1DLSTMCell,
     rnn.Conv2DLSTMCell, rnn.Conv3DLSTMCell, rnn.ConvLSTMCell, rnn.GridLSTMCell, rnn.NTMCell,
     rnn.TimeFreqLSTMCell,
 }  # fmt: skip
-"""How far they attend, their images, windows or heads are not in their variables."""
+"""Cells whose sizes (attention length, images, windows, heads) cannot be inferred."""
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
 def test_every_cell_is_recognised(case):
-    """Its sizes, and the options that its variables show."""
+    """Cells are recognised with the sizes and options that their variables determine."""
     variables = tf1.export_params(case.cell, params_of(case), "model/run")
     [(scope, cells)] = recognised(CanonicalWeights(variables))
-    if type(case.cell) in NOT_TOLD:
+    if type(case.cell) in NOT_INFERRED:
         assert cells is type(case.cell) and scope.startswith("model/run/")
         return
     assert scope == "model/run"
     params = tf1.import_params(cells, variables)
-    again = tf1.export_params(cells, params, "model/run")
+    exported = tf1.export_params(cells, params, "model/run")
     expected = {n.replace("/basic_lstm_", "/lstm_"): x for n, x in variables.items()}
-    assert_equal(again, expected)
+    assert_equal(exported, expected)
 
 
 ENCODER = [rnn.GRUCell(2), rnn.LSTMCell(3, num_proj=2)], [rnn.LSTMCell(2), rnn.GRUCell(2)]
@@ -44,7 +44,7 @@ WORDS = rnn.EmbeddingWrapper(rnn.HighwayWrapper(rnn.GRUCell(4)), 7, 4)
 
 
 def model():
-    """Params of several runs, and their variables with the noise of a checkpoint."""
+    """Params and cells of several runs, and their variables, with other ones of a checkpoint."""
     params = {
         "encoder": drawn(lambda key, x: rnn.init_stack_bidirectional(key, *ENCODER, x)),
         "net/decoder": drawn(DECODER.init, (5,)),
@@ -69,7 +69,8 @@ def printed(capsys, *arguments):
 
 
 @pytest.mark.parametrize("name", ["model.npz", "model.ckpt"])
-def test_the_code_that_is_printed_runs(name, tmp_path, capsys):
+def test_the_printed_code_runs(name, tmp_path, capsys):
+    """The printed program imports the params of all recognised cells."""
     params, cells, variables = model()
     write = checkpoint.write_checkpoint if name == "model.ckpt" else (
         lambda path, given: np.savez(path, **given)
@@ -89,7 +90,7 @@ def test_the_code_that_is_printed_runs(name, tmp_path, capsys):
 
 
 def test_only_one_scope(tmp_path, capsys):
-    """What it attends to is outside of it."""
+    """With `--scope` only one cell is printed, with a memory layer from outside of the scope."""
     params, cells, variables = model()
     np.savez(tmp_path / "model.npz", **variables)
     listed, code = printed(capsys, tmp_path / "model.npz", "--scope", "net/decoder/")
@@ -101,6 +102,7 @@ def test_only_one_scope(tmp_path, capsys):
 
 
 def test_averages_and_cells_that_do_not_fit(tmp_path, capsys):
+    """The code says how to load moving averages, and which variables a cell lacks."""
     variables = tf1.export_params(rnn.GRUCell(2), drawn(rnn.GRUCell(2).init))
     variables |= {f"{name}/ExponentialMovingAverage": 0.5 * x for name, x in variables.items()}
     variables["bad/gru_cell/gates/bias"] = np.ones(4, np.float32)
@@ -119,7 +121,7 @@ def test_averages_and_cells_that_do_not_fit(tmp_path, capsys):
 
 
 def test_a_variable_that_cannot_be_read(tmp_path, capsys):
-    """It is listed with the reason, and the others are recognised."""
+    """A damaged variable is listed with its error, and other cells are recognised."""
     params = drawn(rnn.GRUCell(2).init)
     variables = tf1.export_params(rnn.GRUCell(2), params) | {"dense/kernel": np.ones((2, 3))}
     checkpoint.write_checkpoint(tmp_path / "model", variables)
@@ -135,7 +137,8 @@ def test_a_variable_that_cannot_be_read(tmp_path, capsys):
     assert_equal(found["params"]["rnn"], params)
 
 
-def test_a_stack_of_which_one_layer_is_recognised():
+def test_a_stack_with_one_recognised_layer():
+    """If sizes of one layer are unknown, the other layers are recognised one by one."""
     cell = rnn.MultiRNNCell([rnn.GRUCell(2), rnn.AttentionCellWrapper(rnn.GRUCell(2), 3)])
     variables = tf1.export_params(cell, drawn(cell.init))
     assert recognised(CanonicalWeights(variables)) == [
@@ -148,7 +151,8 @@ def test_a_stack_of_which_one_layer_is_recognised():
     rnn.MultiRNNCell([rnn.LSTMCell(2, forget_bias=0.0)] * 2),
     ([rnn.LSTMCell(2, forget_bias=0.0)] * 2,) * 2,
 ], ids=["one_way", "both_ways"])  # fmt: skip
-def test_what_a_cudnn_lstm_saves(cells):
+def test_variables_of_a_cudnn_lstm(cells):
+    """Variables saved by CudnnLSTM are recognised as LSTMs with `forget_bias=0.0`."""
     init = cells.init if isinstance(cells, rnn.MultiRNNCell) else (
         lambda key, x: rnn.init_stack_bidirectional(key, *cells, x)
     )  # fmt: skip
@@ -158,7 +162,7 @@ def test_what_a_cudnn_lstm_saves(cells):
 
 
 def test_the_second_cell_of_a_scope():
-    """TF1 numbers it; the scope that is given for it is its own."""
+    """TF1 numbers a second cell in a scope: it is recognised under its own scope."""
     one, two = rnn.GRUCell(2), rnn.LSTMCell(3, use_peepholes=True)
     variables = tf1.export_params(two, drawn(two.init), "decoder")
     variables = {n.replace("lstm_cell", "basic_lstm_cell_1"): x for n, x in variables.items()}
@@ -170,6 +174,7 @@ def test_the_second_cell_of_a_scope():
 
 
 def test_nothing_to_list(tmp_path):
+    """A file without variables, and a scope without any, are errors."""
     np.savez(tmp_path / "none.npz")
     with pytest.raises(SystemExit, match="there are no variables in it"):
         command.main([str(tmp_path / "none.npz")])
@@ -179,6 +184,7 @@ def test_nothing_to_list(tmp_path):
 
 
 def test_no_cells(tmp_path, capsys):
+    """A file without cells is listed, and the code says that none was recognised."""
     np.savez(tmp_path / "dense.npz", **{"dense/kernel": np.ones((2, 3))})
     listed, code = printed(capsys, tmp_path / "dense.npz")
     assert listed.startswith("dense/kernel  [2, 3]  float64  weight")
@@ -186,7 +192,8 @@ def test_no_cells(tmp_path, capsys):
     exec(code, {})
 
 
-def test_one_array_is_no_model(tmp_path):
+def test_a_single_array_is_refused(tmp_path):
+    """A file with one array instead of an archive is refused."""
     with open(tmp_path / "kernel.npz", "wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(SystemExit, match="arrays by name, as np.savez writes them, got one array"):
@@ -198,7 +205,8 @@ def test_one_array_is_no_model(tmp_path):
     ("model.npz", b"PK\3\4 no zip", "model.npz: "),
     ("model.pb", b"no graph", "model.pb: "),
 ])  # fmt: skip
-def test_files_that_it_cannot_read(name, content, message, tmp_path):
+def test_unreadable_files(name, content, message, tmp_path):
+    """Missing and damaged files of each format exit with an error that names them."""
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     elif content:
@@ -208,7 +216,7 @@ def test_files_that_it_cannot_read(name, content, message, tmp_path):
 
 
 def test_a_frozen_graph(tmp_path, capsys, load_oracle):
-    """Beside its weights it has constants of operations, in the scopes of the cells too."""
+    """The cells of a frozen graph are recognised beside other constants in their scopes."""
     load_oracle("tensorflow")
     import tensorflow as tf
     import tf1_graphs

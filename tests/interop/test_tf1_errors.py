@@ -1,4 +1,4 @@
-"""Which scope TF1's variables are taken from, and what is refused."""
+"""`tf1.import_params`: which scope variables are taken from, and which errors it raises."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,11 @@ from jax_dynrnn.interop import tf1
 LSTM = rnn.LSTMCell(H, use_peepholes=True, num_proj=2)
 
 
-# Which scope
+# Scopes
 
 
-def test_a_scope_or_one_around_it():
+def test_scope_may_be_an_enclosing_one():
+    """`scope=` may be the scope of the cell or an enclosing one; without it two are ambiguous."""
     cell = rnn.GRUCell(H)
     variables = {n: i * x for i in (1, 2)
                  for n, x in variables_of(cell, scope=f"Net{i}/RNN").items()}  # fmt: skip
@@ -28,15 +29,16 @@ def test_a_scope_or_one_around_it():
         tf1.import_params(cell, variables, "Net")
 
 
-def test_a_scope_itself_before_those_inside():
+def test_a_scope_takes_precedence_over_those_inside():
+    """If a scope and a scope inside of it both fit, the outer one is imported."""
     cell = rnn.GRUCell(H)
     inner, outer = variables_of(cell, scope="a/b"), variables_of(cell, scope="a")
     params = tf1.import_params(cell, {n: 0 * x for n, x in inner.items()} | outer, "a")
     np.testing.assert_array_equal(params["gates"]["bias"], outer["a/gru_cell/gates/bias"])
 
 
-def test_a_cell_that_has_a_name_of_its_own():
-    """The second that was made in a scope, or one of another name: with its own scope."""
+def test_a_cell_with_a_custom_name():
+    """A numbered or renamed cell is imported by its full scope."""
     cell = rnn.LSTMCell(H, use_peepholes=True)
     usual = variables_of(cell, scope="decoder")
     for own in ("lstm_cell_1", "Words"):
@@ -52,8 +54,8 @@ def test_a_cell_that_has_a_name_of_its_own():
             tf1.import_params(cell, variables, f"decoder/{own}")
 
 
-def test_a_part_alone_is_asked_for():
-    """A cell of a stack does not pass for the model."""
+def test_a_cell_of_a_stack_needs_its_full_scope():
+    """One cell of a stack is not mistaken for the whole model."""
     cell = rnn.MultiRNNCell([rnn.GRUCell(H)])
     variables = variables_of(cell)
     part = "rnn/multi_rnn_cell/cell_0"
@@ -64,8 +66,8 @@ def test_a_part_alone_is_asked_for():
     assert_equal(params, tf1.import_params(cell, variables)["cell_0"])
 
 
-def test_shapes_choose_no_scope():
-    """Between an encoder and a decoder of other sizes; and where none fits, why not."""
+def test_shapes_do_not_select_a_scope():
+    """Two scopes are ambiguous even if only one fits; if none fits, the error says why."""
     variables = variables_of(rnn.GRUCell(H), scope="encoder/rnn")
     variables |= variables_of(rnn.GRUCell(2), scope="decoder/rnn")
     with pytest.raises(ValueError, match="got 'encoder/rnn', 'decoder/rnn'; pass scope"):
@@ -79,7 +81,7 @@ def test_shapes_choose_no_scope():
         tf1.import_params(rnn.GRUCell(5), variables)
 
 
-# What is refused
+# Errors
 
 
 GRU = variables_of(rnn.GRUCell(H))
@@ -159,14 +161,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name):
+def test_variables_that_do_not_fit_are_refused(name):
+    """Missing, left over, ambiguous and misshapen variables raise errors that name them."""
     cells, variables, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         tf1.import_params(cells, variables)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c not in KNOWN], ids=lambda case: case.name)
-def test_cells_that_tf1_does_not_name(case):
+def test_cells_without_names_in_tf1_are_refused(case):
+    """Cells that are not the library's have no names in TF1."""
     with pytest.raises(TypeError, match="expected cells of jax_dynrnn, whose variables have known"):
         tf1.import_params(case.cell, {})
 
@@ -178,5 +182,6 @@ def test_cells_that_tf1_does_not_name(case):
      r"expected bias of shape \(4,\) for .* on inputs of 3 features, got \(5,\)"),
 ])  # fmt: skip
 def test_params_of_other_cells_are_not_exported(params, error, message):
+    """`export_params` checks the names and shapes of the params."""
     with pytest.raises(error, match=message):
         tf1.export_params(rnn.BasicRNNCell(H), params)

@@ -1,4 +1,4 @@
-"""Variables that TensorFlow made and trained: the same outputs, states and gradients here."""
+"""Models trained by TensorFlow have the same outputs, states and gradients after import."""
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ def options(cells):
 
 
 def layers(tf):
-    """A stack in wrappers without variables, in TensorFlow or here."""
-    kept = {"output_keep_prob": 1.0 if hasattr(tf, "softsign") else 0.5}  # evaluated here
+    """A stack with wrappers that have no variables, of TensorFlow's or of our cells."""
+    # Our run has no key, and so drops nothing.
+    keep = {"output_keep_prob": 1.0 if hasattr(tf, "softsign") else 0.5}
     return [
-        tf.DropoutWrapper(tf.LSTMCell(3, use_peepholes=True), **kept),
+        tf.DropoutWrapper(tf.LSTMCell(3, use_peepholes=True), **keep),
         tf.ResidualWrapper(tf.GRUCell(3)),
         tf.BasicRNNCell(2),
     ]
@@ -76,7 +77,7 @@ def results_and_gradients(kind, cells, params, inputs, lengths):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_trained_model(name, load_oracle):
-    """Beside its weights TensorFlow has slots and steps, which are passed over."""
+    """Results and gradients agree; optimizer slots and steps among the variables are ignored."""
     load_oracle("tensorflow")
     import tf1_graphs
 
@@ -96,13 +97,13 @@ def test_a_trained_model(name, load_oracle):
     )
     exported = tf1.export_params(cells, by_params, scope)
     close({f"{name}:0": x for name, x in exported.items()}, by_name, 1e-12)
-    again = tf1.export_params(cells, params, scope)
-    for key, value in again.items():
+    reexported = tf1.export_params(cells, params, scope)
+    for key, value in reexported.items():
         np.testing.assert_array_equal(value, variables[f"{key}:0"])
 
 
 def test_a_partitioned_model(load_oracle):
-    """Every kernel and bias in shards: `kernel/part_0`."""
+    """A model with every kernel and bias in shards (`kernel/part_0`) has TensorFlow's results."""
     load_oracle("tensorflow")
     import tf1_graphs
 
@@ -120,7 +121,7 @@ def test_a_partitioned_model(load_oracle):
 
 
 def test_a_model_of_two_runs(load_oracle):
-    """In one graph: each is found in its own scope, and together they are ambiguous."""
+    """Two runs in one graph are imported by their scopes, and are ambiguous without."""
     load_oracle("tensorflow")
     import tensorflow as tf
     import tf1_graphs
@@ -146,7 +147,7 @@ def test_a_model_of_two_runs(load_oracle):
 
 
 def test_a_checkpoint_under_old_names(tmp_path, load_oracle):
-    """What TF 0.12 saved: read, renamed, and restored by TensorFlow under the names of today."""
+    """Names of TF 0.12 are imported; the export is restored by TensorFlow under current names."""
     tf = load_oracle("tensorflow")
     import tf1_graphs
 

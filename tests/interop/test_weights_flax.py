@@ -1,4 +1,4 @@
-"""Weights of Flax's own cells: the live modules compute what the run here does."""
+"""Weights of Flax's cells: Flax's modules and our runs compute the same with them."""
 
 import functools
 
@@ -29,8 +29,8 @@ RELU = rnn.BasicRNNCell(H, activation=jax.nn.relu)
 F64 = jnp.float64
 
 
-def one_above_the_other(layers):
-    """Runs a list of `(weights, x) -> (carry, y)` on a list of weights."""
+def stacked(layers):
+    """A stack of layers `(weights, x) -> (carry, y)`, which takes a list of weights."""
 
     def run(weights, x):
         carries = []
@@ -65,17 +65,20 @@ LINEN = {
 
 
 def linen_layer(module):
-    """`(weights, x) -> (carry, y)`, and the shapes of the weights."""
+    """A function `(weights, x) -> (carry, y)`, and the shapes of its weights."""
     x = jax.ShapeDtypeStruct((B, T, D), F64)
     weights = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     return (lambda w, x: module.apply({"params": w}, x)), weights
 
 
 def assert_layers_agree(there, cells, **options):
-    """`there` is one `(layer, weights)`, or a list of these; `options` are those of cells."""
+    """Asserts that layers of Flax agree with our cells.
+
+    `there` is a pair `(layer, weights)` or a list of pairs; `options` are those of the import.
+    """
     if isinstance(there, list):
         layers, weights = zip(*there, strict=True)
-        run, weights = one_above_the_other(layers), list(weights)
+        run, weights = stacked(layers), list(weights)
     else:
         run, weights = outputs_first(there[0]), there[1]
     layout = {"layout": options.pop("layout")} if "layout" in options else {}
@@ -90,13 +93,14 @@ def assert_layers_agree(there, cells, **options):
 
 @pytest.mark.parametrize("name", LINEN)
 def test_linen(name):
+    """Linen cells and our cells agree, in results and gradients."""
     module, cells = LINEN[name]
     options = {"activation": jax.nn.relu} if name == "relu" else {}
     assert_layers_agree(linen_layer(module), cells, **options)
 
 
 class Compact(linen.Module):
-    """Cells that are made where they are used lie beside each other, under their own names."""
+    """A module that creates its cells in `__call__`, so that Flax numbers their names."""
 
     @linen.compact
     def __call__(self, x):
@@ -106,6 +110,7 @@ class Compact(linen.Module):
 
 
 def test_linen_within_compact():
+    """Weights of cells created in a compact module are imported, in pairs of either form."""
     run, shapes = linen_layer(Compact())
     weights, x = randomized(shapes), random_inputs()
     assert sorted(weights) == ["GRUCell_0", "SimpleCell_0", "SimpleCell_1"]
@@ -147,7 +152,7 @@ def nnx_layer(module):
     definition, params, rest = nnx.split(module, nnx.Param, ...)
 
     def run(weights, x):
-        given, others = jax.tree.map(lambda x: x, (params, rest))  # its own, in this trace
+        given, others = jax.tree.map(lambda x: x, (params, rest))  # copies for this trace
         nnx.replace_by_pure_dict(given, weights)
         return nnx.merge(definition, given, others)(x)
 
@@ -156,6 +161,7 @@ def nnx_layer(module):
 
 @pytest.mark.parametrize("name", NNX)
 def test_nnx(name):
+    """NNX cells and our cells agree, in results and gradients."""
     make, cells, layout = NNX[name]
     there = make()
     there = [nnx_layer(m) for m in there] if isinstance(there, list) else nnx_layer(there)

@@ -1,4 +1,4 @@
-"""Weights of Haiku, Equinox and `jax.experimental.rnn`: they compute what the run here does."""
+"""Weights of Haiku, Equinox and `jax.experimental.rnn`: their cells and ours compute the same."""
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ HAIKU = {
 
 @pytest.mark.parametrize("name", HAIKU)
 def test_haiku(load_oracle, name):
+    """Haiku's cores and our cells agree, in results and gradients."""
     haiku = load_oracle("haiku")
     make, cells = HAIKU[name]
     there = haiku.without_apply_rng(haiku.transform(lambda x: haiku_unroll(haiku, make(haiku), x)))
@@ -65,7 +66,7 @@ def haiku_weights(there):
 
 
 def test_haiku_in_a_model(load_oracle):
-    """In both directions and under other names: `modules` says which is which."""
+    """A bidirectional run with custom names: `modules` lists the modules of both directions."""
     haiku = load_oracle("haiku")
 
     class Net(haiku.Module):
@@ -80,14 +81,15 @@ def test_haiku_in_a_model(load_oracle):
     modules = ["net/gru", "net/backward"]
     params = interop.haiku.import_params((GRU, GRU), weights, modules=modules)
     linear = weights["net/linear"]
-    seen = x @ linear["w"] + linear["b"]
-    outputs, _ = rnn.bidirectional_dynamic_rnn(GRU, GRU, params, seen)
+    cell_inputs = x @ linear["w"] + linear["b"]
+    outputs, _ = rnn.bidirectional_dynamic_rnn(GRU, GRU, params, cell_inputs)
     assert_close(rnn.concatenate(*outputs), as_there(there.apply)(weights, x), 1e-12)
     exported = interop.haiku.export_params((GRU, GRU), params, modules=modules)
     assert_close(exported | {"net/linear": linear}, weights, 0)
 
 
-def test_haikus_lstm_is_ours_bit_by_bit():
+def test_the_weights_of_haikus_lstm_are_ours_bit_by_bit():
+    """Neither order of gates nor forget bias differs, so that no element changes."""
     weights = {"lstm/linear": {"w": np.ones((D + H, 4 * H)) / 3, "b": np.ones(4 * H) / 7}}
     params = interop.haiku.import_params(LSTM, weights)
     expected = {"kernel": weights["lstm/linear"]["w"], "bias": weights["lstm/linear"]["b"]}
@@ -95,11 +97,14 @@ def test_haikus_lstm_is_ours_bit_by_bit():
 
 
 def equinox_scan(cell, weights, x, reverse=False):
-    """All rows of a batch through a cell of Equinox, whose LSTM has h before c."""
+    """Runs a cell of Equinox over a batch; its LSTM has the state (h, c)."""
     import equinox
 
     names = tuple(weights)
-    at = lambda m: tuple(getattr(m, name) for name in names)  # noqa: E731
+
+    def at(m):
+        return tuple(getattr(m, name) for name in names)
+
     cell = equinox.tree_at(at, cell, tuple(weights.values()))
     lstm = isinstance(cell, equinox.nn.LSTMCell)
 
@@ -123,6 +128,7 @@ def equinox_cell(equinox, kind, features=D, seed=0):
 
 
 def test_equinox(load_oracle):
+    """Equinox's LSTM and ours agree; weights may be a dict or a module."""
     there, weights = equinox_cell(load_oracle("equinox"), "LSTMCell")
     assert_agrees(
         as_there(differentiated(lambda w, x: equinox_scan(there, w, x))),
@@ -135,7 +141,8 @@ def test_equinox(load_oracle):
     assert_close(of_module, interop.equinox.import_params(STORED, weights), 0)
 
 
-def test_equinox_both_directions_of_a_stack(load_oracle):
+def test_equinox_bidirectional_stack(load_oracle):
+    """Two directions and two layers of GRUs agree, in results and gradients."""
     equinox = load_oracle("equinox")
     made = [
         [equinox_cell(equinox, "GRUCell", n, seed) for n, seed in ((D, seed), (2 * H, seed + 1))]
@@ -164,7 +171,7 @@ def test_equinox_both_directions_of_a_stack(load_oracle):
 
 
 def test_cudnn():
-    """The reference that JAX has beside cuDNN's: it runs on the CPU."""
+    """JAX's reference of its cuDNN LSTM, which runs on the CPU, and our cells agree."""
     layers, both, cells = 2, True, ([STORED] * 2, [STORED] * 2)
 
     def run(weights, x):

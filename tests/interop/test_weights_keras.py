@@ -1,4 +1,4 @@
-"""Weights of Keras's layers: on JAX, in its single precision, they compute what the run does."""
+"""Weights of Keras's layers (in JAX, float32): its layers and our runs compute the same."""
 
 import functools
 
@@ -35,7 +35,7 @@ CASES = {
     "stack": ([("SimpleRNN", {})] * 2, rnn.MultiRNNCell([RNN, RNN])),
     "stack both": ([("both LSTM", {}), ("both GRU", {})], ([LSTM, GRU], [LSTM, GRU])),
 }
-# Keras's own: how it makes an array of a variable
+# A warning of Keras's own code, which converts variables to arrays.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")
 
 
@@ -54,14 +54,14 @@ def built(keras, kind, options, features):
 
 
 def run_there(layers, stack):
-    """`(weights, x) -> (outputs, states)`, of one layer or of several."""
+    """A function `(weights, x) -> (outputs, states)` of one layer or of a stack."""
 
     def run(weights, x):
         states = []
         for layer, w in zip(layers, weights if stack else [weights], strict=True):
             seeds = [v.value for v in layer.non_trainable_variables]
             (x, *new), _ = layer.stateless_call(w, seeds, x)
-            if "lstm" in getattr(layer, "forward_layer", layer).name:  # it has h before c
+            if "lstm" in getattr(layer, "forward_layer", layer).name:  # its states are (h, c)
                 new = [s for h, c in zip(new[::2], new[1::2], strict=True) for s in (c, h)]
             states += new
         return x, states
@@ -79,6 +79,7 @@ def made(keras, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_layers(keras, name):
+    """Keras's layers and our cells agree, in results and gradients."""
     layers, weights, cells = made(keras, name)
     options = {"activation": jax.nn.relu} if name == "relu" else {}
     assert_agrees(
@@ -91,8 +92,8 @@ def test_layers(keras, name):
     )
 
 
-def test_by_the_paths_of_variables(keras):
-    """In any order: it is the names that say which is which."""
+def test_weights_by_the_paths_of_variables(keras):
+    """A dict by variable paths is imported, whatever its order."""
     (layer,), weights, cells = made(keras, "both")
     paths = [v.path for v in layer.weights]
     assert paths[0].startswith("bidirectional") and "/forward_simple_rnn" in paths[0]
@@ -105,8 +106,8 @@ def test_by_the_paths_of_variables(keras):
     assert_close(params, interop.keras.import_params(cells, weights), 0)
 
 
-def test_by_path_where_the_backward_layer_was_given(keras):
-    """It keeps its own name."""
+def test_weights_by_path_with_a_given_backward_layer(keras):
+    """A backward layer that the user passed keeps its own name in the paths."""
     backward = keras.layers.GRU(H, go_backwards=True)
     layer = keras.layers.Bidirectional(keras.layers.LSTM(H), backward_layer=backward)
     as_there(layer.build)((None, None, D))
@@ -116,8 +117,8 @@ def test_by_path_where_the_backward_layer_was_given(keras):
     assert_close(params, interop.keras.import_params((LSTM, GRU), weights), 0)
 
 
-def test_variables_and_the_weights_of_a_model(keras):
-    """Variables themselves; and all arrays of a stack in one list, as a model gives them."""
+def test_variables_and_flat_lists_of_weights(keras):
+    """Keras variables, and all arrays of a stack in one list, are imported."""
     layers, weights, cells = made(keras, "stack")
     flat = sum(weights, [])
     expected = interop.keras.import_params(cells, weights)
@@ -129,7 +130,7 @@ def test_variables_and_the_weights_of_a_model(keras):
 
 
 def test_a_stack_inside_of_bidirectional(keras):
-    """`Bidirectional(RNN([a, b]))`: two stacks, each of which sees its own direction."""
+    """`Bidirectional(RNN([a, b]))` is a pair of stacks, each for one direction."""
     inner = keras.layers.RNN(
         [keras.layers.LSTMCell(H), keras.layers.SimpleRNNCell(H)], return_sequences=True
     )
@@ -146,6 +147,7 @@ def test_a_stack_inside_of_bidirectional(keras):
 
 
 def test_no_bias(keras):
+    """A layer without biases is imported with zero biases, and exported without."""
     layer = as_there(built)(keras, "LSTM", {"use_bias": False}, D)
     weights = layer.get_weights()
     params = interop.keras.import_params(LSTM, weights)

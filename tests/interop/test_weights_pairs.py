@@ -1,4 +1,4 @@
-"""Weights of one framework through the params here into another, and back: bit by bit."""
+"""Weights are converted from one framework to another and back without changing a bit."""
 
 import functools
 import itertools
@@ -49,7 +49,7 @@ HOLD = {
     ),
     "rnn": (rnn.BasicRNNCell(H), ["torch", "keras", "linen", "nnx"]),
 }
-"""Who holds the weights of a cell. (Haiku's plain RNN is another: it has relu.)"""
+"""The frameworks that have a cell. (Haiku's plain RNN is a different one: it has relu.)"""
 
 RUNS = {
     "one": lambda cell: cell,
@@ -65,8 +65,11 @@ PAIRS = [
 
 
 def params_of(name, cells, pair):
-    """Random params that both hold: a GRU of NNX has one bias of its candidate, and adding 1 to
-    the forget bias, which Haiku does not store, is exact where there are bits left for it."""
+    """Random params that both frameworks can represent exactly.
+
+    A GRU of NNX has only one bias of its candidate. Haiku does not store the forget bias of 1:
+    adding it is exact only for biases with few bits.
+    """
     params = random_params(cells, jnp.float32)
 
     def leaf(path, x):
@@ -87,6 +90,7 @@ def assert_same_bits(a, b):
 
 @pytest.mark.parametrize("name, a, b", PAIRS)
 def test_there_and_back(name, a, b):
+    """Params survive export and import, by a, and by a and then b, for one cell and all stacks."""
     (import_a, export_a), (import_b, export_b) = NAMES[a], NAMES[b]
     for run in RUNS.values():
         cells = run(HOLD[name][0])
@@ -99,8 +103,8 @@ def test_there_and_back(name, a, b):
 
 
 @pytest.mark.parametrize("a, b", list(itertools.permutations(["keras", "haiku", "equinox"], 2)))
-def test_two_stacks_apart(a, b):
-    """Each of which sees its own direction only: not in one module of PyTorch, cuDNN and Flax."""
+def test_a_pair_of_stacks(a, b):
+    """A stack for each direction is converted by frameworks that support it."""
     stack = rnn.MultiRNNCell([rnn.LSTMCell(H), rnn.EmitState(rnn.LSTMCell(2))])
     (import_a, export_a), (import_b, export_b) = NAMES[a], NAMES[b]
     params = params_of("lstm", (stack, stack), ("haiku",))
@@ -109,7 +113,7 @@ def test_two_stacks_apart(a, b):
 
 
 def test_a_forget_bias_that_is_stored_rounds_once():
-    """Exact where neither side adds one; else within one rounding of the sum."""
+    """Adding the forget bias of 1 to a stored bias, and subtracting it, rounds once."""
     cell = rnn.LSTMCell(H)
     params = random_params(cell, jnp.float32)
     back = interop.torch.import_params(cell, interop.torch.export_params(cell, params))
@@ -124,7 +128,7 @@ def test_a_forget_bias_that_is_stored_rounds_once():
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_dtypes_are_kept(name, dtype):
-    """NumPy's 64 bits too, which JAX keeps only when told to."""
+    """Dtypes are kept, even float64 of NumPy arrays while x64 is off."""
     cell = rnn.LSTMCell(H)
     import_params, export_params = NAMES[name]
     params = random_params(cell, dtype)
@@ -137,7 +141,7 @@ def test_dtypes_are_kept(name, dtype):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_params_of_jax_stay_there(name):
-    """On the device, and traced: `import_params` and `export_params` are part of a program."""
+    """JAX arrays stay JAX arrays, and `import_params` can be traced."""
     cell = rnn.LSTMCell(H)
     import_params, export_params = NAMES[name]
     weights = jax.tree.map(jnp.asarray, export_params(cell, random_params(cell, jnp.float32)))

@@ -1,4 +1,4 @@
-"""What cannot be carried over is refused, with the reason; what does not fit is listed."""
+"""Cells that a framework cannot represent, and weights that do not fit, are refused."""
 
 import inspect
 import subprocess
@@ -50,8 +50,8 @@ CELLS = {
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_cells(name):
-    """In both directions, before any weights are looked at."""
+def test_unsupported_cells(name):
+    """Import and export refuse a cell with the reason, before any weights are examined."""
     module, cells, message = CELLS[name]
     module = getattr(interop, module)
     size = {"input_size": D} if module is interop.cudnn else {}
@@ -62,12 +62,15 @@ def test_cells(name):
 
 
 @pytest.mark.parametrize("cells", [[LSTM, LSTM], (LSTM,), (LSTM, [LSTM])], ids=str)
-def test_not_a_run(cells):
+def test_invalid_cells(cells):
+    """Lists of cells, tuples of one, and mixed pairs are refused."""
     with pytest.raises(TypeError, match="cells: expected"):
         interop.torch.import_params(cells, {})
 
 
-def test_a_subclass_may_compute_something_else():
+def test_subclasses_are_refused():
+    """A subclass may compute something else than the cell that a framework has."""
+
     class Other(rnn.LSTMCell):
         pass
 
@@ -79,7 +82,8 @@ def relu(x):
     return jax.nn.relu(x)
 
 
-def test_a_function_of_the_same_name():
+def test_an_activation_of_the_same_name_is_not_the_same():
+    """Activations are compared by identity, and the error says that the names are equal."""
     with pytest.raises(ValueError, match="is relu, and that of Keras is another function, also"):
         interop.keras.import_params(RELU, [], activation=relu)
 
@@ -87,7 +91,7 @@ def test_a_function_of_the_same_name():
 @pytest.mark.parametrize("module, option", [("torch", "bias"), ("keras", "use_bias"),
                                             ("equinox", "use_bias")])  # fmt: skip
 def test_layers_without_biases(module, option):
-    """Hold a cell whose biases are 0, of which none adds to the forget gate."""
+    """Layers without biases can represent cells with biases and forget bias of 0 only."""
     module, cell = getattr(interop, module), rnn.LSTMCell(H, forget_bias=0.0)
     zero = random_params(cell) | {"bias": np.zeros(4 * H)}
     weights = module.export_params(cell, zero, **{option: False})
@@ -99,19 +103,21 @@ def test_layers_without_biases(module, option):
 
 
 @pytest.mark.parametrize("weights", [None, [np.ones(3)]], ids=["None", "list"])
-def test_no_state_dict(weights):
+def test_weights_that_are_not_a_state_dict(weights):
+    """PyTorch's weights must be a mapping."""
     with pytest.raises(TypeError, match="the state_dict.. of a module, got (NoneType|list)"):
         interop.torch.import_params(LSTM, weights)
 
 
 def test_two_biases_of_a_candidate():
-    """NNX's GRU has one; 0 fits, all else does not."""
+    """NNX's GRU has one bias of the candidate: the second one must be 0."""
     params = random_params(GRU)
     with pytest.raises(ValueError, match="candidate/hidden_projection/bias to be 0, since NNX"):
         interop.flax.export_params(GRU, params, layout="nnx")
 
 
 def test_single_cell_of_a_stack():
+    """`single_cell=True` refuses stacks, and cells that PyTorch's single cells lack."""
     with pytest.raises(ValueError, match="one cell.*got 2 layers"):
         interop.torch.export_params(rnn.MultiRNNCell([LSTM] * 2), {}, single_cell=True)
     projected = rnn.LSTMCell(H, num_proj=2)
@@ -120,6 +126,7 @@ def test_single_cell_of_a_stack():
 
 
 def test_weights_of_a_single_cell_for_a_stack():
+    """Weights without layer numbers do not fit a stack."""
     weights = interop.torch.export_params(LSTM, random_params(LSTM), single_cell=True)
     with pytest.raises(KeyError, match="missing: weight_ih_l0.*unexpected: weight_ih, weight_hh"):
         interop.torch.import_params(rnn.MultiRNNCell([LSTM] * 2), weights)
@@ -151,27 +158,30 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays(name):
+def test_invalid_arrays(name):
+    """Missing, unexpected and misshapen arrays raise errors that name them."""
     changed, error, message = ARRAYS[name]
     with pytest.raises(error, match=message):
         interop.torch.import_params(LSTM, torch_weights(**changed))
 
 
-def test_an_upper_layer_sees_what_is_below():
+def test_input_size_of_an_upper_layer():
+    """The input size of a layer must be the output size of the one below, unless unknown."""
     cells = rnn.MultiRNNCell([GRU, GRU])
     weights = interop.torch.export_params(cells, random_params(cells))
     weights["weight_ih_l1"] = np.ones((3 * H, H + 1))
     with pytest.raises(ValueError, match=r"weight_ih_l1 of shape \(12, 4\).*got \(12, 5\)"):
         interop.torch.import_params(cells, weights)
     summed = rnn.ResidualWrapper(GRU, residual_fn=lambda x, y: np.concatenate([y, y], -1))
-    changed = rnn.MultiRNNCell([summed, GRU])  # what a function of the user's does is not known
+    changed = rnn.MultiRNNCell([summed, GRU])  # the output size of a custom residual_fn is unknown
     assert interop.torch.import_params(changed, weights)["cell_1"]["gates"]["kernel"].shape == (
         9,
         8,
     )
 
 
-def test_both_directions_see_the_same():
+def test_both_directions_have_the_same_input_size():
+    """A backward kernel for another number of features is refused."""
     weights = interop.torch.export_params((GRU, GRU), random_params((GRU, GRU)))
     weights["weight_ih_l0_reverse"] = np.ones((3 * H, D + 1))
     with pytest.raises(ValueError, match=r"weight_ih_l0_reverse of shape \(12, 3\).*got \(12, 4\)"):
@@ -179,6 +189,7 @@ def test_both_directions_see_the_same():
 
 
 def test_params_that_do_not_fit():
+    """`export_params` checks the names and shapes of the params."""
     params = random_params(LSTM)
     with pytest.raises(
         KeyError, match="params: expected kernel, bias of jax_dynrnn; missing: bias"
@@ -188,7 +199,7 @@ def test_params_that_do_not_fit():
         interop.keras.export_params(LSTM, params | {"bias": params["bias"][1:]})
 
 
-ELSEWHERE = {
+OF_ONE_FRAMEWORK = {
     "reset_after=True": (
         lambda: interop.keras.import_params(
             rnn.GRUCell(H), [np.ones((D, 3 * H)), np.ones((H, 3 * H)), np.ones((2, 3 * H))]
@@ -235,9 +246,10 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_elsewhere(name):
-    call, message = ELSEWHERE[name]
+@pytest.mark.parametrize("name", OF_ONE_FRAMEWORK)
+def test_invalid_arguments_of_one_framework(name):
+    """Errors about options and formats that only one framework has."""
+    call, message = OF_ONE_FRAMEWORK[name]
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -249,7 +261,8 @@ def test_elsewhere(name):
         (rnn.MultiRNNCell([GRU] * 3), [{}] * 2, "a list of 3 where the cells have cell_0.* of 2"),
     ],
 )
-def test_equinox_looks_as_the_cells_do(cells, weights, message):
+def test_equinox_weights_must_have_the_structure_of_the_cells(cells, weights, message):
+    """Pairs and lists of modules must match the directions and layers of the cells."""
     with pytest.raises(TypeError, match=message):
         interop.equinox.import_params(cells, weights)
 
@@ -257,13 +270,14 @@ def test_equinox_looks_as_the_cells_do(cells, weights, message):
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("function", ["import_params", "export_params"])
 def test_is_documented_with_an_example(module, function):
+    """Docstrings of import and export have all sections, and an example."""
     text = inspect.getdoc(getattr(getattr(interop, module), function))
     assert text.splitlines()[0].endswith(".")
     assert all(part in text for part in ("Args:", "Returns:", "Raises:", ">>> "))
 
 
-def test_no_framework_is_needed():
-    """Not to import this, and not to import weights."""
+def test_no_framework_is_imported():
+    """`interop` and `import_params` import no other framework."""
     program = """
 import sys
 import numpy as np

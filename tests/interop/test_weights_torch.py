@@ -1,4 +1,4 @@
-"""Weights of PyTorch's modules, in double precision: they compute what the run here does."""
+"""Weights of PyTorch's modules (float64): its modules and our runs compute the same."""
 
 import functools
 
@@ -39,7 +39,7 @@ def torch(load_oracle):
 
 
 def states_in_order(states):
-    """`[layers * directions, B, H]`, c before h, as a list."""
+    """States `[layers * directions, B, H]` as a list, with c before h."""
     if not isinstance(states, tuple):
         return list(states)
     h, c = states
@@ -47,7 +47,7 @@ def states_in_order(states):
 
 
 def results_there(torch, module):
-    """A function of `(weights, x)`: outputs, states, and gradients by both."""
+    """A function `(weights, x)` that returns PyTorch's outputs, states, and gradients by both."""
 
     def run(weights, x):
         module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -71,6 +71,7 @@ def weights_of(module):
 
 @pytest.mark.parametrize("name", CASES)
 def test_layers(torch, name):
+    """PyTorch's modules and our cells agree, in results and gradients."""
     kind, options, cells = CASES[name]
     module = getattr(torch.nn, kind)(D, H, batch_first=True, dtype=torch.float64, **options)
     ours = {"nonlinearity": "relu"} if name == "relu" else {}
@@ -89,7 +90,7 @@ SINGLE = {"LSTMCell": LSTM, "GRUCell": GRU, "RNNCell": RNN}
 
 @pytest.mark.parametrize("kind", SINGLE)
 def test_single_cells(torch, kind):
-    """One step of `nn.LSTMCell`, ..., whose names have no layer."""
+    """One step of `nn.LSTMCell` etc. agrees; their weight names have no layer number."""
     module, cell = getattr(torch.nn, kind)(D, H, dtype=torch.float64), SINGLE[kind]
     x, weights = random_inputs(), weights_of(module)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -102,8 +103,8 @@ def test_single_cells(torch, kind):
     assert_close(module(torch.from_numpy(x[:, 0])), output, 1e-12)
 
 
-def test_of_a_model(torch):
-    """`prefix` takes the weights of one module out of a model's, and writes them so."""
+def test_prefix(torch):
+    """`prefix` selects the weights of one module of a model, in import and export."""
     model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(D, H), "head": torch.nn.Linear(H, 2)})
     weights = {name: array for name, array in model.state_dict().items()}
     params = interop.torch.import_params(GRU, weights, prefix="encoder")
@@ -115,7 +116,8 @@ def test_of_a_model(torch):
     assert_close(interop.torch.import_params(GRU, model["encoder"].state_dict()), alone, 0)
 
 
-def test_a_module_that_trains_on_changes_its_own(torch):
+def test_imported_params_are_copies(torch):
+    """Params do not change if the module is trained further."""
     module = torch.nn.LSTM(D, H, proj_size=2)
     params = interop.torch.import_params(PROJECTED, module.state_dict())
     before = jax.tree.map(np.array, params)
@@ -125,6 +127,7 @@ def test_a_module_that_trains_on_changes_its_own(torch):
 
 
 def test_bfloat16_through_dlpack(torch):
+    """NumPy has no bfloat16: such tensors are refused with advice, and imported via dlpack."""
     weights = torch.nn.GRU(D, H, dtype=torch.bfloat16).state_dict()
     with pytest.raises(TypeError, match="from_dlpack"):
         interop.torch.import_params(GRU, weights)
@@ -133,7 +136,8 @@ def test_bfloat16_through_dlpack(torch):
     assert {str(x.dtype) for x in jax.tree.leaves(params)} == {"bfloat16"}
 
 
-def test_parameters_that_require_gradients(torch):
+def test_parameters_that_require_gradients_are_refused(torch):
+    """Parameters that require gradients are refused with advice, as NumPy cannot read them."""
     weights = dict(torch.nn.GRU(D, H).named_parameters())
     with pytest.raises(TypeError, match="requires grad.*state_dict"):
         interop.torch.import_params(GRU, weights)

@@ -1,4 +1,4 @@
-"""Models of TensorFlow 1 as TensorFlow 2.21 builds and trains them. Imports TensorFlow."""
+"""Models of TensorFlow 1, built and trained by TensorFlow 2.21 (which this imports)."""
 
 import contextlib
 
@@ -20,7 +20,7 @@ def bidirectional(cells, inputs, lengths):
 
 
 def stacked(cells, inputs, lengths):
-    """`tf.contrib.rnn.stack_bidirectional_dynamic_rnn`, from its description."""
+    """`tf.contrib.rnn.stack_bidirectional_dynamic_rnn`, written from its description."""
     states = []
     with v1.variable_scope("stack_bidirectional_rnn"):
         for i, pair in enumerate(zip(*cells, strict=True)):
@@ -32,21 +32,21 @@ def stacked(cells, inputs, lengths):
 
 
 def train(run, build, inputs, lengths, *, scope="model", partitions=0):
-    """A step of Adam, then all variables, and the results and gradients with them.
+    """Trains two steps of Adam; returns all variables, and results and gradients with them.
 
     Args:
         run: one of the functions above.
-        build: `build(module of cells)`.
+        build: a function of the namespace of cells that builds those of the model.
 
     Returns:
-        `(variables, results, gradients)`: arrays by the names that TensorFlow gives, results in
-        our structure, gradients by name and that of the inputs.
+        `(variables, results, gradients)`: arrays by TensorFlow's names, results in our structure,
+        and the gradients by name and by the inputs.
     """
     partitioner = v1.fixed_size_partitioner(partitions) if partitions else None
     with tf.Graph().as_default(), v1.Session() as session:
         x = tf.constant(inputs)
-        place = v1.variable_scope(scope, partitioner=partitioner)
-        with place if scope else contextlib.nullcontext():
+        variable_scope = v1.variable_scope(scope, partitioner=partitioner)
+        with variable_scope if scope else contextlib.nullcontext():
             results = run(build(CELLS), x, tf.constant(lengths))
         trained = v1.trainable_variables()
         gradients = v1.gradients(total(results), [*trained, x])
@@ -54,7 +54,7 @@ def train(run, build, inputs, lengths, *, scope="model", partitions=0):
             zip(gradients, trained, strict=False), v1.train.get_or_create_global_step()
         )
         session.run(v1.global_variables_initializer())
-        for _ in range(2):  # biases leave 0, slots leave it too
+        for _ in range(2):  # so that neither biases nor slots are 0
             session.run(step)
         *gradients, of_inputs = session.run(gradients)
         named = {v.name: g for v, g in zip(trained, gradients, strict=True)}

@@ -1,4 +1,4 @@
-"""Params and variables of random numbers, for the cells that TF1 names."""
+"""Random params and variables of the cells that have names in TF1."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ D, H = 3, 4
 
 
 def drawn(init, shape=(D,)):
-    """Params of random numbers, in float32."""
+    """Random params in float32, with the shapes of `init`."""
     random = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jnp.asarray(random.normal(size=x.shape), jnp.float32),

@@ -1,4 +1,4 @@
-"""A run here against a run there, on the same weights: outputs, states and gradients."""
+"""`assert_agrees`: compares our run with a framework's on the same weights, with gradients."""
 
 import functools
 
@@ -16,7 +16,7 @@ def random_inputs(dtype=np.float64):
 
 
 def randomized(tree, seed=0, scale=0.5):
-    """Every array anew, so that no bias is zero."""
+    """The tree with random values in every array, so that no bias is zero."""
     random = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: np.asarray(scale * random.normal(size=np.shape(x)), x.dtype), tree
@@ -24,19 +24,26 @@ def randomized(tree, seed=0, scale=0.5):
 
 
 def random_params(cells, dtype=jnp.float64, seed=2):
-    """Params of the run of `cells`."""
+    """Random params of a cell, a pair for two directions, or a pair of lists for a stack."""
     key, shape = jax.random.key(0), (B, T, D)
     if not isinstance(cells, tuple):
-        init = lambda: cells.init(key, shape, dtype)  # noqa: E731
+
+        def init():
+            return cells.init(key, shape, dtype)
     elif isinstance(cells[0], list):
-        init = lambda: rnn.init_stack_bidirectional(key, *cells, shape, dtype)  # noqa: E731
+
+        def init():
+            return rnn.init_stack_bidirectional(key, *cells, shape, dtype)
     else:
-        init = lambda: rnn.init_bidirectional(key, *cells, shape, dtype)  # noqa: E731
+
+        def init():
+            return rnn.init_bidirectional(key, *cells, shape, dtype)
+
     return randomized(jax.eval_shape(init), seed)
 
 
 def outputs_and_states(cells, params, x):
-    """`(outputs, leaves of the states)`, both directions of a layer one after the other."""
+    """`(outputs, leaves of the states)`; directions alternate within each layer."""
     if not isinstance(cells, tuple):
         outputs, states = rnn.dynamic_rnn(cells, params, x)
     elif isinstance(cells[0], tuple | list):
@@ -49,8 +56,10 @@ def outputs_and_states(cells, params, x):
 
 
 def differentiated(run):
-    """A function of `(weights, x)`: the leaves of what it gives, and the gradients by both of a
-    sum of it all, in which each number has its own factor."""
+    """A function `(weights, x)` that returns the leaves of `run(weights, x)` and two gradients.
+
+    They are the gradients of a weighted sum of all leaves, by the weights and by x.
+    """
 
     def weighed(weights, x):
         leaves = jax.tree.leaves(run(weights, x))
@@ -64,17 +73,18 @@ def differentiated(run):
 
 
 def factors(leaf):
+    """The weights of the elements of a leaf in the loss."""
     return np.cos(np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
 
 
 @functools.cache
 def run_here(cells):
-    """The same of the run of `cells`, a pair of tuples for a stack of pairs: compiled once."""
+    """The differentiated run of our cells, compiled once; `cells` must be hashable."""
     return differentiated(functools.partial(outputs_and_states, cells))
 
 
 def results_here(cells, importer, weights, x):
-    """The same by the weights of a framework, through `import_params`."""
+    """Our results and gradients, by the weights of a framework, through `import_params`."""
     imports = functools.partial(importer, cells)
     leaves, by_params, by_x = run_here(hashable(cells))(imports(weights), x)
     back = jax.jit(lambda weights, gradient: jax.vjp(imports, weights)[1](gradient))
@@ -86,7 +96,7 @@ def hashable(cells):
 
 
 def as_there(run):
-    """`run` under JAX's own rules of promotion, which other frameworks count on."""
+    """Wraps `run` with JAX's default promotion modes, which other frameworks rely on."""
 
     def wrapped(*args):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -107,9 +117,9 @@ def assert_close(got, expected, bound):
 
 
 def assert_agrees(there, weights, importer, exporter, cells, bound=1e-12):
-    """Weights that came from there compute the same here, and so do those that go back.
+    """Asserts that imported weights compute the same here, and exported ones the same there.
 
-    `there(weights, x)` gives outputs, states, and gradients by the weights and by x.
+    `there(weights, x)` returns the framework's outputs, states, and gradients by weights and x.
     """
     x = random_inputs(jax.tree.leaves(weights)[0].dtype)
     expected = there(weights, x)

@@ -1,12 +1,12 @@
-"""The equations of the cells once more, in NumPy, one step at a time.
+"""Transcriptions of the cells in NumPy, one step at a time: the reference for their equations.
 
-They are written from papers and from the description of TensorFlow 1, apart from the cells,
-for what TensorFlow 2 no longer has. One module for each family; each has a dict
+They are written from papers and from the description of TensorFlow 1, independently of the
+package, for cells that TensorFlow 2 no longer has. Each module has a family of cells, and a dict
 
     STEPS = {"NameOfTheCell": step}
 
 of functions `step(cell, params, x, state) -> (output, new_state)`, for a batch, in float64:
-`cell` gives the configuration, `params` is the nested dict, `state` has the cell's structure.
+`cell` is the configuration, `params` the nested dict, and `state` has the cell's structure.
 """
 
 import importlib
@@ -24,5 +24,5 @@ def is_transcribed(cell):
 
 
 def step(cell, params, x, state):
-    """One step of any cell that has a transcription: what wrappers call for their cell."""
+    """One step of any transcribed cell; transcriptions of wrappers call it for their cell."""
     return STEPS[type(cell).__name__](cell, params, x, state)

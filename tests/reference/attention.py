@@ -1,4 +1,4 @@
-"""Attention to a memory, row by row and place by place."""
+"""AttentionWrapper in NumPy, row by row and slot by slot of the memory."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ import reference
 
 
 def score(mechanism, params, query, key):
-    """Of one place."""
+    """The score of one slot of the memory for one row."""
     if isinstance(mechanism, rnn.LuongAttention):
         return key @ query * (params["attention_g"] if mechanism.scale else 1.0)
     query, v = query @ params["query_layer"]["kernel"], params["attention_v"]
@@ -18,7 +18,7 @@ def score(mechanism, params, query, key):
 
 
 def attend(mechanism, params, query, values, length):
-    """Of one row: the context, and the weights of the places."""
+    """The context and the weights of the slots, for one row."""
     context, weights = np.zeros(values.shape[1]), np.zeros(len(values))
     if length == 0:
         return context, weights
@@ -29,15 +29,17 @@ def attend(mechanism, params, query, values, length):
 
 
 def attention(cell, params, x, state):
-    seen = np.concatenate([x, state.attention], 1)
-    y, cell_state = reference.step(cell.cell, params["cell"], seen, state.cell_state)
-    given, seen_kinds = cell.attention_mechanism, []
+    cell_inputs = np.concatenate([x, state.attention], 1)
+    y, cell_state = reference.step(cell.cell, params["cell"], cell_inputs, state.cell_state)
+    given, previous_kinds = cell.attention_mechanism, []
     several = isinstance(given, tuple)
     attentions, alignments = [], []
     for i, mechanism in enumerate(given if several else (given,)):
         kind = "luong" if isinstance(mechanism, rnn.LuongAttention) else "bahdanau"
-        name = f"{kind}_attention" + (f"_{seen_kinds.count(kind)}" if kind in seen_kinds else "")
-        seen_kinds.append(kind)
+        name = f"{kind}_attention" + (
+            f"_{previous_kinds.count(kind)}" if kind in previous_kinds else ""
+        )
+        previous_kinds.append(kind)
         memory = params["memory"][i]
         length = memory.length
         if length is None:

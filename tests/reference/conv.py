@@ -1,4 +1,4 @@
-"""Convolutional LSTMs: a sum over the places of the kernel."""
+"""Convolutional LSTMs in NumPy: a convolution is a sum over the offsets of its window."""
 
 import itertools
 
@@ -10,17 +10,17 @@ from .core import sigmoid
 
 
 def convolve(images, kernel):
-    """`[B, *sizes, C]` by `[*window, C, Z]`, stride 1, padded with zeros as TF's SAME is.
+    """Convolves `[B, *sizes, C]` with `[*window, C, Z]`, with stride 1 and TF's padding SAME.
 
-    Of a window of n places (n - 1) // 2 lie before the middle, the rest behind it.
+    A window of n pixels has (n - 1) // 2 of them before its centre, and n // 2 behind it.
     """
     window, sizes = kernel.shape[:-2], images.shape[1:-1]
     around = [((n - 1) // 2, n // 2) for n in window]
     padded = np.pad(images, [(0, 0), *around, (0, 0)])
     total = 0.0
-    for place in itertools.product(*map(range, window)):
-        part = tuple(slice(p, p + n) for p, n in zip(place, sizes, strict=True))
-        total = total + padded[(slice(None), *part)] @ kernel[place]
+    for offset in itertools.product(*map(range, window)):
+        part = tuple(slice(p, p + n) for p, n in zip(offset, sizes, strict=True))
+        total = total + padded[(slice(None), *part)] @ kernel[offset]
     return total
 
 

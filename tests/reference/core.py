@@ -1,4 +1,4 @@
-"""TF1's core cells."""
+"""TF1's core cells in NumPy."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def sigmoid(x):
 
 
 def activation(cell, default=np.tanh):
-    """The cell's activation, for NumPy."""
+    """The cell's activation, as a function of NumPy arrays."""
     given = cell.activation
     return default if given is None else (lambda x: np.asarray(given(x)))
 

@@ -1,4 +1,4 @@
-"""The contrib cells of the LSTM family: normalised, coupled, in groups."""
+"""The LSTMs of tf.contrib in NumPy: normalised, coupled, and grouped."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ def layer_norm(x, params):
 
 
 def project(cell, m, kernel):
-    """The output's projection, clipped."""
+    """Projects the output, and clips it."""
     m = m @ kernel
     return m if cell.proj_clip is None else np.clip(m, -cell.proj_clip, cell.proj_clip)
 
 
 def lstm(cell, params, x, state, kernel, cell_clip=None, normed=False):
-    """With every option: TF's own order of operations."""
+    """`(c, m)` of a step of an LSTM with all options, in TF's order of operations."""
     z = np.concatenate([x, state.h], 1) @ kernel
     if not normed:
         z = z + params["bias"]

@@ -1,4 +1,4 @@
-"""The neural Turing machine, row by row."""
+"""The neural Turing machine in NumPy, row by row."""
 
 import numpy as np
 
@@ -17,26 +17,26 @@ def softmax(x):
 
 
 def address(cell, p, memory, before):
-    """Section 3.3 of the paper, for one head of one row."""
-    width, places = cell.memory_vector_dim, cell.memory_size
+    """The address weights of one head for one row: section 3.3 of the paper."""
+    width, slots = cell.memory_vector_dim, cell.memory_size
     k, beta, g = np.tanh(p[:width]), softplus(p[width]), sigmoid(p[width + 1])
     shift, gamma = softmax(p[width + 2 : -1]), 1 + softplus(p[-1])
     similarity = [m @ k / (np.linalg.norm(m) * np.linalg.norm(k) + 1e-8) for m in memory]
     gated = g * softmax(beta * np.array(similarity)) + (1 - g) * before
-    by_distance = np.zeros(places)
+    by_distance = np.zeros(slots)
     by_distance[: cell.shift_range + 1] = shift[: cell.shift_range + 1]
     by_distance[-cell.shift_range :] = shift[-cell.shift_range :]
     moved = [
-        sum(gated[j] * by_distance[(i - j) % places] for j in range(places)) for i in range(places)
+        sum(gated[j] * by_distance[(i - j) % slots] for j in range(slots)) for i in range(slots)
     ]
     sharp = np.array(moved) ** gamma
     return sharp / sharp.sum()
 
 
 def ntm(cell, params, x, state):
-    seen = np.concatenate([x, *state.read_vector_list], 1)
+    controller_inputs = np.concatenate([x, *state.read_vector_list], 1)
     y, controller_state = reference.step(
-        cell.controller, params["cell"], seen, state.controller_state
+        cell.controller, params["cell"], controller_inputs, state.controller_state
     )
     bound, width = cell.clip_value, cell.memory_vector_dim
     p = np.clip(y @ params["parameters_kernel"] + params["parameters_bias"], -bound, bound)

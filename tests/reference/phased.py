@@ -1,4 +1,4 @@
-"""The phased LSTM."""
+"""The phased LSTM in NumPy."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""NAS, update gates, SRU, independent units, and the two small cells."""
+"""NAS, UGRNN, intersection, SRU, Ind and Indy, minimal and CFN cells in NumPy."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The time-frequency LSTM and the grid LSTMs."""
+"""The time-frequency LSTM and the grid LSTMs in NumPy."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def time_freq_lstm(cell, params, x, state):
 
 
 def grid_block(cell, params, block, windows, times):
-    """One block of a grid: `times` are the pairs (c, m) of its windows in the step before."""
+    """One block of a grid; `times` are the pairs (c, m) of its windows at the previous step."""
     shared, coupled = cell.share_time_frequency_weights, cell.couple_input_forget_gates
     c_freq, m_freq = np.zeros_like(times[0][0]), np.zeros_like(times[0][0])
     outputs, states = [], []
@@ -72,8 +72,8 @@ def grid_direction(cell, params, x, state, prefix, backward=False):
     outputs, states = [], []
     for block, count in enumerate(cell.num_frequency_blocks):
         start = 0 if cell.start_freqindex_list is None else cell.start_freqindex_list[block]
-        places = [start + k * cell.frequency_skip for k in range(count)]
-        windows = [x[:, place : place + cell.feature_size] for place in places]
+        starts = [start + k * cell.frequency_skip for k in range(count)]
+        windows = [x[:, first : first + cell.feature_size] for first in starts]
         names = [f"{prefix}_f{k:02d}_b{block:02d}" for k in range(count)]
         times = [(getattr(state, f"{name}_c"), getattr(state, f"{name}_m")) for name in names]
         windows = windows[::-1] if backward else windows

@@ -1,4 +1,4 @@
-"""Wrappers: the inner cell's step is its own transcription."""
+"""Wrappers in NumPy; the step of the inner cell is that of its own transcription."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def highway(cell, params, x, state):
 
 
 def zoneout(cell, params, x, state):
-    """In evaluation: the mean over all masks."""
+    """Zoneout without a key, in evaluation: the mean over all masks."""
     output, new = reference.step(cell.cell, params, x, state)
     keep = cell.state_keep_prob
     return output, jax.tree.map(lambda old, new: keep * new + (1 - keep) * old, state, new)
@@ -46,8 +46,8 @@ def embedding(cell, params, x, state):
 def attention_cell(cell, params, x, state):
     state, attention, past = state
     size, own = attention.shape[1], params["attention"]
-    seen = dense(params, np.concatenate([x, attention], 1))
-    output, state = reference.step(cell.cell, params["cell"], seen, state)
+    cell_inputs = dense(params, np.concatenate([x, attention], 1))
+    output, state = reference.step(cell.cell, params["cell"], cell_inputs, state)
     rows = past.reshape(len(past), -1, size)
     query = dense(own, np.concatenate(jax.tree.leaves(state), 1))
     attended = np.zeros_like(attention)

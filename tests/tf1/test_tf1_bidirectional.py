@@ -1,4 +1,4 @@
-"""TF's BidirectionalRNNTest, and StackBidirectionalRNNTest of contrib's rnn_test.py."""
+"""Ports of TF's BidirectionalRNNTest, and of StackBidirectionalRNNTest (contrib/rnn_test.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,10 @@ PARAMS = tied(LSTM.init(jax.random.key(0), (B, D), jnp.float64))
 
 
 def check_mirrored(outputs, lengths):
-    """`[T, B, 2 H]`: forward at t is backward at length - 1 - t, and 0 behind."""
+    """Asserts that forward outputs at t equal backward ones at length - 1 - t, and are 0 behind.
+
+    Outputs are `[T, B, 2 H]`.
+    """
     for row, n in enumerate(lengths):
         fw, bw = np.split(np.asarray(outputs[:, row]), 2, -1)
         np.testing.assert_allclose(fw[:n], bw[:n][::-1], rtol=1e-12)
@@ -32,7 +35,7 @@ def check_mirrored(outputs, lengths):
 
 @pytest.mark.parametrize("lengths", [None, [2, 3]])
 def test_lists(lengths):
-    """TF's testBidirectionalRNN, and ...WithoutSequenceLength."""
+    """TF's testBidirectionalRNN, and ...WithoutSequenceLength: lists of steps."""
     outputs, fw, bw = rnn.static_bidirectional_rnn(
         LSTM, LSTM, PARAMS, STEPS, sequence_length=lengths
     )
@@ -44,7 +47,7 @@ def test_lists(lengths):
 @pytest.mark.parametrize("lengths", [None, [2, 3]])
 @pytest.mark.parametrize("time_major", [True, False])
 def test_arrays(lengths, time_major):
-    """TF's testBidirectionalDynamicRNN; its other options are of shapes in graphs."""
+    """TF's testBidirectionalDynamicRNN: arrays; TF's other options are about shapes in graphs."""
     inputs = np.stack(STEPS, 0 if time_major else 1)
     outputs, (fw, bw) = rnn.bidirectional_dynamic_rnn(
         LSTM, LSTM, PARAMS, inputs, lengths, time_major=time_major
@@ -86,8 +89,8 @@ KINDS = pytest.mark.parametrize("kind", ["list", "array", "time-major array"])
 def test_stacked(kind):
     """TF's testStackBidirectionalRNN and its testBidirectionalRNN: lengths 2 and 3.
 
-    The first layer is as symmetric as its inputs; the second is not, as what it sees is
-    forward beside backward.
+    The first layer is symmetric in time, as its inputs are. The second is not: its inputs are the
+    concatenated outputs of both directions.
     """
     outputs, fw, bw = stack(kind, np.array([2, 3], np.int64))
     assert outputs.shape == (T, B, 6)
@@ -102,9 +105,9 @@ def test_stacked(kind):
 
 @KINDS
 def test_stacked_states_are_fed_back(kind):
-    """TF's _testStackBidirectionalRNNStates: 3 + 2 steps and 2 + 1 are 5 and 3.
+    """TF's _testStackBidirectionalRNNStates: 3 + 2 and 2 + 1 steps equal 5 and 3 steps.
 
-    Of the first layer; the second also sees what comes later.
+    This holds in the first layer only: inputs of the second depend on later steps.
     """
     _, fw, bw = stack(kind, np.array([3, 2], np.int32))
     _, fed_fw, fed_bw = stack(kind, np.array([2, 1], np.int32), list(fw), list(bw))

@@ -1,4 +1,4 @@
-"""TF's rnn_cell_test.py: RNNCellTest, what tests/test_cells.py does not have."""
+"""Ports of RNNCellTest in TF's rnn_cell_test.py; more are in tests/test_cells.py."""
 
 import pickle
 
@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def halves(cell, features, dtype):
-    """TF's constant_initializer(0.5): kernels of 0.5, biases as they are."""
+    """Params of a stack with kernels of 0.5 and initial biases, as in TF's tests."""
     half = jax.nn.initializers.constant(0.5)
     cells = [type(c)(c.num_units, kernel_initializer=half) for c in cell.cells]
     return rnn.MultiRNNCell(cells).init(KEY, (1, features), dtype)
@@ -22,7 +22,7 @@ def halves(cell, features, dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
 def test_basic_lstm(dtype):
-    """TF's testBasicLSTMCell, in its two dtypes and with its bound."""
+    """TF's testBasicLSTMCell: numbers in two dtypes, with TF's tolerance."""
     cell = rnn.MultiRNNCell([rnn.BasicLSTMCell(2)] * 2)
     start = jax.tree.map(lambda x: x + 0.1, cell.zero_state(1, dtype))
     output, state = cell(halves(cell, 2, dtype), jnp.ones((1, 2), dtype), start)
@@ -33,7 +33,7 @@ def test_basic_lstm(dtype):
 
 
 def test_sizes_that_do_not_fit():
-    """TF's testBasicLSTMCellDimension0Error and testBasicLSTMCellStateSizeError."""
+    """TF's testBasicLSTMCellDimension0Error and ...StateSizeError: states of other sizes."""
     cell, inputs = rnn.BasicLSTMCell(2), jnp.ones((3, 4))
     params = cell.init(KEY, inputs.shape, inputs.dtype)
     with pytest.raises((TypeError, ValueError), match=r"\(3, 2\).*\(2, 2\)"):
@@ -47,22 +47,22 @@ def test_sizes_that_do_not_fit():
 
 
 def test_states_are_state_tuples():
-    """TF's testBasicLSTMCellStateTupleType: given plain tuples, or its own."""
+    """TF's testBasicLSTMCellStateTupleType: plain tuples are accepted, state tuples returned."""
     cell = rnn.MultiRNNCell([rnn.BasicLSTMCell(2)] * 2)
     params = cell.init(KEY, (1, 2))
     zero = cell.zero_state(1)
     plain = tuple(tuple(state) for state in zero)
     inputs = np.ones((1, 1, 2), np.float32)
     results = [rnn.dynamic_rnn(cell, params, inputs, None, state) for state in (zero, plain)]
-    close(results[1], results[0], 0)  # of one structure
+    close(results[1], results[0], 0)  # `close` compares the structure too
     _, state = cell(params, inputs[0], zero)
     for states in (zero, state, results[1][1]):
         assert type(states) is tuple
         assert [type(s) for s in states] == [rnn.LSTMStateTuple] * 2
 
 
-def test_a_stacks_state_is_a_tuple():
-    """TF's testMultiRNNCellWithStateTuple, whose numbers test_cells.py has."""
+def test_the_state_of_a_stack_is_a_tuple():
+    """TF's testMultiRNNCellWithStateTuple: one joined array is refused."""
     cell = rnn.MultiRNNCell([rnn.GRUCell(2)] * 2)
     params = cell.init(KEY, (1, 2))
     joined = np.zeros((1, 4), np.float32)
@@ -80,8 +80,11 @@ def test_lstm_with_a_projection():
     params = cell.init(KEY, inputs.shape, inputs.dtype)
     start = jax.tree.map(lambda x: x + 0.1, cell.zero_state(3, inputs.dtype))
     output, state = cell(params, inputs, start)
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    for row in range(3):  # all kernels are 0.5: units of a row are alike
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    for row in range(3):  # all kernels are 0.5, so that all units of a row are equal
         gate = 0.5 * (2 * (row + 1) + 6 * 0.1)
         c = sigmoid(gate + 1) * 0.1 + sigmoid(gate) * np.tanh(gate)
         np.testing.assert_allclose(state.c[row], [c] * 8, rtol=1e-12)
@@ -97,8 +100,8 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_wrappers_keep_their_cells_params(name):
-    """TF's testWrapperCheckpointing: a cell's params, saved, are its wrapper's."""
+def test_wrappers_have_the_params_of_their_cell(name):
+    """TF's testWrapperCheckpointing: saved params of a cell are those of its wrapper."""
     cell = rnn.BasicRNNCell(1)
     params = {**cell.init(KEY, (1, 1), jnp.float64), "bias": jnp.array([40.0])}
     restored = pickle.loads(pickle.dumps(jax.tree.map(np.asarray, params)))
@@ -112,7 +115,7 @@ def test_wrappers_keep_their_cells_params(name):
 
 @pytest.mark.parametrize("sliced", [False, True])
 def test_residual(sliced):
-    """TF's testResidualWrapper and testResidualWrapperWithSlice: 1 is added, and no state."""
+    """TF's testResidualWrapper and ...WithSlice: inputs of 1 are added to outputs, not states."""
     half = jax.nn.initializers.constant(0.5)
     cell = rnn.GRUCell(3, kernel_initializer=half, bias_initializer=half)
     inputs, state = jnp.ones((1, 5 if sliced else 3)), jnp.full((1, 3), 0.1)

@@ -1,4 +1,4 @@
-"""TF's fused_rnn_cell_test.py: its adaptors are calls of `dynamic_rnn` with time major."""
+"""Ports of TF's fused_rnn_cell_test.py: its adaptors are time-major calls of `dynamic_rnn`."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def results_and_gradients(run, params):
 
 
 def test_fused_is_static():
-    """TF's testBasicRNNFusedWrapper: outputs, state, gradients by inputs and weights."""
+    """TF's testBasicRNNFusedWrapper: results and gradients of arrays, lists and a loop agree."""
     params = CELL.init(jax.random.key(0), INPUTS.shape, jnp.float64)
 
     def fused(params, inputs):
@@ -32,7 +32,7 @@ def test_fused_is_static():
         outputs, state = rnn.static_rnn(CELL, params, list(inputs))
         return jnp.stack(outputs), state
 
-    def by_hand(params, inputs):
+    def looped(params, inputs):
         state, outputs = jnp.zeros((B, 10)), []
         for x in inputs:
             sums = jnp.concatenate([x, state], 1) @ params["kernel"]
@@ -40,13 +40,13 @@ def test_fused_is_static():
             outputs.append(state)
         return jnp.stack(outputs), state
 
-    expected = results_and_gradients(by_hand, params)
+    expected = results_and_gradients(looped, params)
     close(results_and_gradients(fused, params), expected, 1e-12)
     close(results_and_gradients(listed, params), expected, 1e-12)
 
 
 def test_time_reversed():
-    """TF's testTimeReversedFusedRNN: what a flipped run makes is the backward direction."""
+    """TF's testTimeReversedFusedRNN: a run over flipped inputs is the backward direction."""
     params = rnn.init_bidirectional(jax.random.key(0), CELL, CELL, INPUTS.shape, jnp.float64)
 
     def flipped(params, inputs):

@@ -1,6 +1,6 @@
-"""TensorFlow's own functions, live: lists of steps, saved states, and `raw_rnn`.
+"""Static runs, saved states and `raw_rnn` agree with TensorFlow's own functions, run live.
 
-Outputs, states and all gradients, in float64, on random weights and lengths.
+Outputs, states and all gradients are compared in float64, for random weights and lengths.
 """
 
 import types
@@ -18,11 +18,14 @@ T, B, D, H = 5, 4, 3, 3
 
 
 def problem(cell, seed, directions=()):
-    """Random inputs `[T, B, D]`, lengths with a 0 and a T, params and a state."""
+    """Random inputs `[T, B, D]`, lengths that include 0 and T, params and a state."""
     random = np.random.default_rng(seed)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), (B, D)))
     params = {name: params for name in directions} if directions else params
-    draw = lambda x: 0.6 * random.normal(size=x.shape)  # noqa: E731
+
+    def draw(x):
+        return 0.6 * random.normal(size=x.shape)
+
     lengths = random.permutation([0, T, *random.integers(T + 1, size=B - 2)])
     return types.SimpleNamespace(
         inputs=random.normal(size=(T, B, D)),
@@ -33,7 +36,7 @@ def problem(cell, seed, directions=()):
 
 
 def ours(run, given):
-    """Results of `run(params, inputs)`, and the gradients of a weighted sum of them."""
+    """Our results of `run(params, inputs)`, and the gradients of their weighted sum."""
 
     def loss(params, inputs):
         results = run(params, inputs)
@@ -45,7 +48,7 @@ def ours(run, given):
 
 
 def theirs(run, given):
-    """The same of TensorFlow's `run(inputs)`, in a graph."""
+    """TensorFlow's results and gradients of `run(inputs)`, in a graph."""
     import tensorflow as tf
     import tensorflow_run
 
@@ -54,7 +57,7 @@ def theirs(run, given):
         inputs = tf.constant(given.inputs)
         results = tf.nest.flatten(run(inputs))
 
-        def weighted(i, x):  # as tensorflow_oracle.weights, of shapes unknown as yet
+        def weighted(i, x):  # like tensorflow_oracle.weights, for shapes that are not static
             angles = tf.cast(tf.range(tf.size(x)), tf.float64) + (1.0 + i)
             return tf.reduce_sum(x * tf.reshape(tf.cos(angles), tf.shape(x)))
 
@@ -94,7 +97,7 @@ def cells(tf):
 
 @pytest.mark.parametrize("lengths", [True, False])
 def test_static_rnn(tf, cells, lengths):
-    """From a given state, with lengths and without."""
+    """`static_rnn` from an initial state, with and without lengths."""
     options = {"use_peepholes": True, "num_proj": 2}
     cell = rnn.LSTMCell(H, **options)
     given = problem(cell, seed=1)
@@ -112,7 +115,7 @@ def test_static_rnn(tf, cells, lengths):
 
 
 def test_static_bidirectional_rnn(tf, cells):
-    """Two states given, and lengths."""
+    """`static_bidirectional_rnn` with two initial states and lengths."""
     cell = rnn.GRUCell(H)
     given = problem(cell, 2, ("fw", "bw"))
     states = given.state, -given.state
@@ -132,7 +135,7 @@ def test_static_bidirectional_rnn(tf, cells):
 
 
 def test_static_state_saving_rnn(tf, cells):
-    """What TensorFlow's saver is told is what ours holds."""
+    """Our saver holds the states that TensorFlow passes to its saver."""
     cell = rnn.BasicLSTMCell(H)
     given = problem(cell, 3)
     names = ("c", "m")
@@ -165,7 +168,7 @@ def test_static_state_saving_rnn(tf, cells):
 
 
 def feeding_back(ops, inputs, given):
-    """One `loop_fn` for both: it uses all that `raw_rnn` lets it change."""
+    """A `loop_fn` for both libraries, which changes inputs, state, emission and loop state."""
 
     def loop_fn(time, output, state, loop_state):
         x = ops.take(inputs, ops.minimum(time, T - 1))
@@ -181,7 +184,7 @@ def feeding_back(ops, inputs, given):
 
 
 def test_raw_rnn(tf, cells):
-    """Outputs fed back, states changed, two things emitted, and a loop state."""
+    """`raw_rnn` with a `loop_fn` that feeds outputs back, changes states, and emits a pair."""
     cell = rnn.GRUCell(H)
     given = problem(cell, 4)
     ours_ops = types.SimpleNamespace(
@@ -207,8 +210,8 @@ def test_raw_rnn(tf, cells):
     compare(our_run, their_run, given)
 
 
-def test_kerass_own_layer(tf):
-    """TF's testKerasAndTFRNNLayerOutputComparison: Keras's weights, side by side, are TF1's."""
+def test_keras_simple_rnn_layer(tf):
+    """TF's testKerasAndTFRNNLayerOutputComparison: Keras's weights, concatenated, are TF1's."""
     from tensorflow.python.keras.layers import recurrent
 
     given = problem(rnn.BasicRNNCell(H), 5)

@@ -1,4 +1,4 @@
-"""TF's rnn_cell_test.py: LSTMTest. Lists of steps, arrays of steps, and Python loops agree."""
+"""Ports of LSTMTest in TF's rnn_cell_test.py: lists, arrays and Python loops over steps agree."""
 
 import functools
 
@@ -30,7 +30,7 @@ def dynamic(cell, params, inputs, lengths, **options):
 
 
 def unrolled(cell, params, inputs, lengths):
-    """Python loops over steps and rows, as TF's static_rnn was unrolled."""
+    """The run in Python loops over steps and rows, as TF's static_rnn was unrolled."""
     lengths = [T] * B if lengths is None else lengths
     outputs, state = row_by_row.run(
         cell, params, jnp.swapaxes(inputs, 0, 1), cell.zero_state(B, jnp.float64), lengths
@@ -40,7 +40,7 @@ def unrolled(cell, params, inputs, lengths):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
 def test_params_have_the_dtype_asked_for(dtype):
-    """TF's testDType: float32 if nothing is said."""
+    """TF's testDType: params have the requested dtype, by default float32."""
     cell = rnn.LSTMCell(10)
     assert cell.init(KEY, (10, 50))["bias"].dtype == jnp.float32
     params = cell.init(KEY, (10, 50), dtype)
@@ -49,9 +49,12 @@ def test_params_have_the_dtype_asked_for(dtype):
 
 @pytest.mark.parametrize("cell", [PROJECTED, STACK], ids=["one", "stack"])
 def test_tuple_states(cell):
-    """TF's testDynamicRNNWithTupleStates and WithNestedTupleStates: lengths 4 and 6."""
+    """TF's testDynamicRNNWithTupleStates and ...WithNestedTupleStates, with lengths 4 and 6."""
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
-    run = lambda kind: kind(cell, params, INPUTS, [4, 6])  # noqa: E731
+
+    def run(kind):
+        return kind(cell, params, INPUTS, [4, 6])
+
     expected = run(unrolled)
     for kind in (static, dynamic):
         actual = run(kind)
@@ -68,8 +71,8 @@ def test_tuple_states(cell):
 def test_dynamic_is_static(lengths):
     """TF's testDynamicEquivalentToStaticRNN, and ...WithSequenceLength.
 
-    Outputs, state, and the gradients by inputs and by each param of everything, of the
-    first output, of the last one, and of the state.
+    Outputs, states, and gradients by inputs and params: of the sum of all results, of the first
+    output, of the last output, and of the state.
     """
     params = PROJECTED.init(KEY, INPUTS.shape, jnp.float64)
 
@@ -91,7 +94,7 @@ def test_dynamic_is_static(lengths):
 
 
 def test_doubles_with_dropout_and_lengths():
-    """TF's testDoubleInputWithDropoutAndDynamicCalculation: lengths 2 and 3, half dropped.
+    """TF's testDoubleInputWithDropoutAndDynamicCalculation: float64, lengths, and dropout.
 
     Masks are those of `dynamic_rnn`, and do not depend on the lengths.
     """
@@ -109,7 +112,7 @@ def test_doubles_with_dropout_and_lengths():
 
 
 def test_sharing_weights():
-    """TF's testSharingWeightsWithReuse, and ...WithDifferentNamescope: the params are it."""
+    """TF's testSharingWeightsWithReuse, ...WithDifferentNamescope: equal params, equal results."""
     same, other = (PROJECTED.init(key, INPUTS.shape) for key in jax.random.split(KEY))
     outputs = [static(PROJECTED, p, INPUTS, None)[0] for p in (same, dict(same), other)]
     close(outputs[1], outputs[0], 0)

@@ -1,4 +1,4 @@
-"""TF's rnn_cell_test.py: RawRNNTest."""
+"""Ports of RawRNNTest in TF's rnn_cell_test.py."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ RANDOM = np.random.default_rng(23489)
 def reading(inputs, lengths, emit=None, loop_state=None):
     """A `loop_fn` that reads `[T, B, D]` inputs step by step, as `dynamic_rnn` does.
 
-    `emit` and `loop_state` are made by what is given for them; what behind the end is read
-    is zeros.
+    `emit(first)` and `loop_state(time, previous)`, if given, return what is emitted and the loop
+    state. Inputs behind the end are zeros.
     """
     T = inputs.shape[0]
 
@@ -28,8 +28,8 @@ def reading(inputs, lengths, emit=None, loop_state=None):
         x = jax.lax.dynamic_index_in_dim(padded, jnp.minimum(time, T), keepdims=False)
         state = CELL.zero_state(B, jnp.float64) if first else state
         emitted = emit(first) if emit else output
-        going_on = loop_state(time, previous) if loop_state else None
-        return time >= jnp.asarray(lengths, jnp.int32), x, state, emitted, going_on
+        next_loop_state = loop_state(time, previous) if loop_state else None
+        return time >= jnp.asarray(lengths, jnp.int32), x, state, emitted, next_loop_state
 
     return loop_fn
 
@@ -48,15 +48,17 @@ def dynamic(params, inputs, lengths):
 
 
 def gradients(run, inputs, lengths):
-    function = lambda params, inputs: weighted_sum(run(params, inputs, lengths))  # noqa: E731
+    def function(params, inputs):
+        return weighted_sum(run(params, inputs, lengths))
+
     return jax.jit(jax.grad(function, (0, 1)))(PARAMS, inputs)
 
 
 @pytest.mark.parametrize("more", [0, 2])
 def test_it_is_dynamic_rnn(more):
-    """TF's testRawRNN: outputs, state and gradients, lengths random, 10 in the first row.
+    """TF's testRawRNN: outputs, state and gradients agree, with random lengths.
 
-    With a larger maximum there are more steps, of zeros, that are not taken.
+    With a larger maximum of iterations, further steps are not run and emit zeros.
     """
     T = 10
     inputs, lengths = RANDOM.normal(size=(T, B, D)), RANDOM.integers(T, size=B)
@@ -75,7 +77,7 @@ def test_it_is_dynamic_rnn(more):
 
 @pytest.mark.parametrize("maximum_iterations", [0, 3])
 def test_no_steps(maximum_iterations):
-    """TF's testRawRNNZeroLength: nothing is emitted, and the state is the first one."""
+    """TF's testRawRNNZeroLength: nothing is emitted, and the state is the initial one."""
     inputs, lengths = np.zeros((0, B, D)), np.zeros(B, int)
     (outputs, state), size = raw(PARAMS, inputs, lengths, maximum_iterations)
     expected = dynamic(PARAMS, inputs, lengths)
@@ -98,7 +100,7 @@ def test_loop_state():
 
 
 def test_a_buffer_in_the_loop_state():
-    """TF's testLoopStateWithTensorArray: 1, 2, 2 + 2, 4 + 3, 7 + 4."""
+    """TF's testLoopStateWithTensorArray: the loop state is a buffer of running sums."""
     inputs = RANDOM.normal(size=(4, B, D))
 
     def write(time, previous):
@@ -111,9 +113,11 @@ def test_a_buffer_in_the_loop_state():
     assert written.tolist() == [1, 2, 4, 7, 11]
 
 
-def test_what_is_emitted_has_its_own_structure():
-    """TF's testEmitDifferentStructureThanCellOutput: int32 [2, 3] and int64 [1]; by arrays
-    or by shapes."""
+def test_emissions_have_their_own_structure():
+    """TF's testEmitDifferentStructureThanCellOutput: int32 [2, 3] and int64 [1].
+
+    The first call of `loop_fn` may declare them by arrays or by shapes.
+    """
     inputs = RANDOM.normal(size=(10, B, D))
     shapes = ((2, 3), jnp.int32), ((1,), jnp.int64)
 

@@ -1,4 +1,4 @@
-"""TF's python/kernel_tests/rnn_test.py: what `dynamic_rnn` accepts, and refuses."""
+"""Ports of TF's python/kernel_tests/rnn_test.py: what `dynamic_rnn` accepts and refuses."""
 
 import jax
 import jax.export
@@ -15,7 +15,7 @@ ONE_TO_FOUR = np.array([[[1.0], [2.0], [3.0], [4.0]]])
 
 
 def test_lengths_must_be_a_vector():
-    """TF's testInvalidSequenceLengthShape, of both of its files: [[4]] and 4."""
+    """TF's testInvalidSequenceLengthShape, in two of its files: lengths of [[4]] and 4."""
     with pytest.raises(ValueError, match=r"each of the 1 rows, a vector, got shape \(1, 1\)"):
         rnn.dynamic_rnn(toys.Plus1(), {}, np.ones((1, 3, 4)), [[4]])
     with pytest.raises(ValueError, match=r"each of the 3 rows, a vector, got shape \(\)"):
@@ -24,7 +24,7 @@ def test_lengths_must_be_a_vector():
 
 @pytest.mark.parametrize("make", [rnn.BasicRNNCell, rnn.GRUCell, rnn.BasicLSTMCell, rnn.LSTMCell])
 def test_integers_are_refused(make):
-    """TF's testInvalidDtype: of the inputs, and asked for."""
+    """TF's testInvalidDtype: integer inputs, and an integer `dtype=`, are refused."""
     cell, inputs = make(2), np.zeros((3, 4, 5), np.int32)
     params = cell.init(KEY, inputs.shape)
     with pytest.raises(TypeError, match="expected a real floating dtype, got int32"):
@@ -34,7 +34,7 @@ def test_integers_are_refused(make):
 
 
 def test_batch_size_from_the_inputs():
-    """TF's testBatchSizeFromInput: known or not, with an initial state or without."""
+    """TF's testBatchSizeFromInput: known and symbolic, with and without an initial state."""
     cell, inputs = toys.Plus1(), np.zeros((3, 4, 5))
     for start in (None, np.full((3, 5), 2.0)):
         outputs, state = rnn.dynamic_rnn(cell, {}, inputs, None, start)
@@ -59,7 +59,7 @@ def test_a_scalar_state_is_accepted():
 
 
 def test_outputs_of_two_widths_are_accepted():
-    """TF's testUnbalancedOutputIsAccepted."""
+    """TF's testUnbalancedOutputIsAccepted: a pair of outputs of different sizes."""
     outputs, state = rnn.dynamic_rnn(toys.UnequalOutputs(), {}, ONE_TO_FOUR, [4])
     assert isinstance(outputs, tuple) and state == 4
     np.testing.assert_array_equal(outputs[0], ONE_TO_FOUR)
@@ -67,7 +67,7 @@ def test_outputs_of_two_widths_are_accepted():
 
 
 def test_a_buffer_in_the_state_is_accepted():
-    """TF's testTensorArrayStateIsAccepted; a row that ends keeps what it wrote."""
+    """TF's testTensorArrayStateIsAccepted: a row that ends leaves its part of the buffer."""
     inputs = np.concatenate([ONE_TO_FOUR, 10 * ONE_TO_FOUR])
     outputs, (count, buffer) = rnn.dynamic_rnn(toys.Recorder(), {}, inputs, [4, 2])
     np.testing.assert_array_equal(outputs[0], ONE_TO_FOUR[0])
@@ -77,8 +77,8 @@ def test_a_buffer_in_the_state_is_accepted():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("make", [rnn.BasicRNNCell, rnn.LSTMCell])
-def test_where_a_run_starts(make, dtype):
-    """TF's testCellGetInitialState; its errors are of arguments that do not exist here."""
+def test_zero_state(make, dtype):
+    """TF's testCellGetInitialState: shapes and dtypes of `zero_state`, where runs start."""
     cell = make(5)
     for batch, shape in [(50, (50, 5)), ((), (5,)), ((2, 3), (2, 3, 5))]:
         for leaf in jax.tree.leaves(cell.zero_state(batch, dtype)):
@@ -101,7 +101,7 @@ FOREIGN = {
 def test_foreign_cells_run_and_learn(name):
     """TF's testRNNWithKeras{SimpleRNN,GRU,LSTM,Stack}Cell, testStaticRNNWithKerasSimpleRNNCell.
 
-    One step of gradient descent on a loss of the state lowers it, however it is run.
+    One step of gradient descent lowers a loss of the state; static runs have the same outputs.
     """
     cell = FOREIGN[name]()
     inputs = np.random.default_rng(0).normal(size=(6, 4, 10))
@@ -129,8 +129,8 @@ def test_foreign_cells_run_and_learn(name):
     close(listed, outputs, 1e-12)
 
 
-def test_kerass_weights_are_tf1s_side_by_side():
-    """TF's testSimpleRNNCellAndBasicRNNCellComparison: kernel over recurrent_kernel."""
+def test_keras_weights_concatenated_are_tf1s():
+    """TF's testSimpleRNNCellAndBasicRNNCellComparison: `kernel` above `recurrent_kernel`."""
     inputs = np.random.default_rng(0).normal(size=(20, 4, 10))
     keras = toys.KerasSimpleRNN(5)
     weights = keras.init(KEY, inputs.shape, jnp.float64)

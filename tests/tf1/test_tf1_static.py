@@ -1,4 +1,4 @@
-"""TF's rnn_cell_test.py: RNNTest, the containers of steps, and the state savers."""
+"""Ports of RNNTest, of the tests of containers, and of state savers in TF's rnn_cell_test.py."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ STEPS = [ROW] * T  # TF feeds one placeholder to all steps
 MOVING = list(np.random.default_rng(1).normal(size=(T, B, D)))
 
 
-def test_every_step_is_seen():
-    """TF's testRNN: outputs are inputs + 1, the state counts to 8."""
+def test_every_step_is_run():
+    """TF's testRNN: outputs are inputs + 1, and the state counts to 8."""
     outputs, state = rnn.static_rnn(toys.Plus1(), {}, MOVING)
     assert isinstance(outputs, list)
     close(outputs, [x + 1 for x in MOVING], 0)
@@ -24,7 +24,7 @@ def test_every_step_is_seen():
 
 
 def test_all_inputs_dropped():
-    """TF's testDropout: of a cell that adds 1 to nothing, ones are left."""
+    """TF's testDropout: if all inputs are dropped, a cell that adds 1 returns ones."""
     cell = rnn.DropoutWrapper(toys.Plus1(), input_keep_prob=1e-12)
     whole, _ = rnn.static_rnn(cell, {}, STEPS)
     dropped, state = rnn.static_rnn(cell, {}, STEPS, key=jax.random.key(0))
@@ -33,8 +33,8 @@ def test_all_inputs_dropped():
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_rows_end(dtype):
-    """TF's testDynamicCalculation: lengths 2 and 3 of 8 steps."""
+def test_rows_end_at_their_lengths(dtype):
+    """TF's testDynamicCalculation: with lengths 2 and 3 of 8 steps."""
     lengths = np.array([2, 3], dtype)
     outputs, state = rnn.static_rnn(toys.Plus1(), {}, STEPS, sequence_length=lengths)
     close(outputs[:2], [ROW + 1] * 2, 0)
@@ -44,7 +44,7 @@ def test_rows_end(dtype):
 
 
 def containers(cell, steps, lengths):
-    """The same run in all of TF's containers: by name, its outputs and states."""
+    """`{name: (outputs, state)}` by array, list and state saver; and a bidirectional run."""
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *steps)
     outputs, state = rnn.dynamic_rnn(cell, {}, stacked, lengths, time_major=True)
     outputs = [jax.tree.map(lambda y, t=t: y[t], outputs) for t in range(len(steps))]
@@ -69,13 +69,16 @@ def containers(cell, steps, lengths):
 def test_all_containers_agree(cell, shapes):
     """TF's testMultiDimensionalLSTMAllRNNContainers and testNestedIOLSTMAllRNNContainers.
 
-    Lengths 4 and 6 of 8. Both directions are concatenated on axis 1, whatever the rank.
+    Lengths are 4 and 6 of 8. Both directions are concatenated on axis 1 for all ranks.
     """
     random, lengths = np.random.default_rng(0), [4, 6]
-    is_shape = lambda s: isinstance(s[0], int)  # noqa: E731
-    draw = lambda: jax.tree.map(  # noqa: E731
-        lambda s: random.normal(size=(B, *s)), shapes, is_leaf=is_shape
-    )
+
+    def is_shape(s):
+        return isinstance(s[0], int)
+
+    def draw():
+        return jax.tree.map(lambda s: random.normal(size=(B, *s)), shapes, is_leaf=is_shape)
+
     steps = [draw() for _ in range(T)]
     one_way, (both, fw, bw) = containers(cell, steps, lengths)
 
@@ -106,17 +109,17 @@ def lstms(*units):
         ((3, 4, 5, 6), (("c0", "m0"), ("c1", "m1"), ("c2", "m2"), ("c3", "m3"))),
     ],
 )
-def test_an_lstms_state_is_saved(units, names):
+def test_the_state_of_an_lstm_is_saved(units, names):
     """TF's testNoProjNoSharding{Tuple,NestedTuple}StateSaver: 2 leaves, and 4 x 2.
 
-    The saved state is the one that is returned, and the next piece goes on from it.
+    The saved state is the final one, and the next chunk starts from it.
     """
     cell, params = lstms(*units)
     flat = jax.tree.leaves(names)
     zeros = jax.tree.leaves(cell.zero_state(B, jnp.float64))
     saver = {**dict(zip(flat, zeros, strict=True)), "other": 7}
     first, state, half = rnn.static_state_saving_rnn(cell, params, MOVING[:3], saver, names)
-    assert all(not saver[name].any() for name in flat)  # what came in is left alone
+    assert all(not saver[name].any() for name in flat)  # the given saver is not changed
     assert half["other"] == 7 and set(half) == set(saver)
     close([half[name] for name in flat], jax.tree.leaves(state), 0)
     rest, state, end = rnn.static_state_saving_rnn(cell, params, MOVING[3:], half, names)

@@ -1,4 +1,4 @@
-"""The toy cells of TF's own tests, from their descriptions: most of them add 1."""
+"""The toy cells of TF's own tests, written from their descriptions; most of them add 1."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax_dynrnn as rnn
 
 @config
 class Plus1(rnn.Cell):
-    """`(inputs + 1, state + 1)`, the state a row of `size` numbers."""
+    """Returns `(inputs + 1, state + 1)`; the state has `size` elements per row."""
 
     size: int = 5
 
@@ -25,7 +25,7 @@ class Plus1(rnn.Cell):
 
 @config
 class Plus1OfThreeAxes(Plus1):
-    """The same on arrays of three feature axes, the state a pair of them."""
+    """Adds 1 to arrays with three feature axes; the state is a pair of them."""
 
     size: tuple = (3, 4, 5)
     feature_ndim = 3
@@ -36,7 +36,7 @@ class Plus1OfThreeAxes(Plus1):
 
 @config
 class Plus1OfPairs(Plus1):
-    """The same on pairs of inputs, with pairs of outputs, the state a pair of sixes."""
+    """Adds 1 to pairs of inputs; the state is a pair of arrays of size 6."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         return (jnp.zeros((*batch_of(batch_shape), 6), dtype),) * 2
@@ -44,7 +44,7 @@ class Plus1OfPairs(Plus1):
 
 @config
 class Counter(Plus1):
-    """The output is the input; the state is an integer that all rows share."""
+    """Returns its inputs; the state is an integer that all rows share."""
 
     def zero_state(self, batch_shape=(), dtype=jnp.float32):
         return jnp.zeros((), jnp.int32)
@@ -55,7 +55,7 @@ class Counter(Plus1):
 
 @config
 class UnequalOutputs(Counter):
-    """Two outputs, the second twice as wide."""
+    """Returns two outputs, of which the second is twice as wide."""
 
     def __call__(self, params, inputs, state, *, key=None):
         return (inputs, jnp.concatenate([inputs, inputs], -1)), state + 1
@@ -63,7 +63,7 @@ class UnequalOutputs(Counter):
 
 @config
 class Recorder(Counter):
-    """Writes its inputs down: a counter, and a buffer `[B, size, 1]` (TF: a TensorArray)."""
+    """Records its inputs in its state: a counter, and a buffer `[B, size, 1]`."""
 
     size: int = 4
 
@@ -77,7 +77,7 @@ class Recorder(Counter):
 
 
 class Foreign:
-    """A cell that hides in an object of no base class, not hashable and not compared."""
+    """A cell inside of an unhashable object without a base class."""
 
     __hash__ = None
 
@@ -89,7 +89,7 @@ class Foreign:
 
 
 class KerasSimpleRNN:
-    """Keras's layout: what multiplies the inputs and what multiplies the state apart."""
+    """A foreign cell with Keras's params: separate kernels for the inputs and the state."""
 
     def __init__(self, units):
         self.units = units
