@@ -55,6 +55,7 @@ lint: $(VENV)/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tests/type_completeness.py $(BIN)/pyright
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -18,7 +18,7 @@ from ._cell import Params, State, as_cell
 from ._protocol import ask, same_shapes, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape
-from ._types import CellLike, DTypeLike, Inputs, Outputs, Shapes
+from ._types import CellLike, DTypeLike, Implementation, Inputs, Outputs, Remat, Shapes
 
 ORDER = "bidirectional_dynamic_rnn(cell_fw, cell_bw, params, inputs, sequence_length)"
 
@@ -75,8 +75,8 @@ def bidirectional_dynamic_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
     unroll: int = 1,
-    remat: int | str | None = None,
-    implementation: str | None = None,
+    remat: Remat = None,
+    implementation: Implementation = None,
 ) -> tuple[tuple[Any, Any], tuple[State, State]]:
     """Runs one cell forward and one backward over the valid steps of each row.
 

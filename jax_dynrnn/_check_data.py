@@ -22,7 +22,7 @@ from ._check_options import floating as floating
 from ._check_options import got as _got
 from ._check_options import one_key as one_key
 from ._tools import is_flag
-from ._types import Inputs, Lengths, PyTree, Size
+from ._types import Inputs, Lengths, PyTree, Remat, Size
 
 
 def check_inputs(cell: Cell, inputs: Inputs, time_axis: int) -> tuple[Any, int, int]:
@@ -260,7 +260,7 @@ def count(where: str, n: Any, least: int) -> int:
     return number
 
 
-def remat(given: Any) -> int | str | None:
+def remat(given: Any) -> Remat:
     """Checks the option `remat`: which states are saved for the backward pass."""
     if given is None or (isinstance(given, str) and given in ("sqrt", "offload")):
         return given

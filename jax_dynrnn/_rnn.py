@@ -21,7 +21,7 @@ from ._cell import PREPARE, Params, State, as_cell, take_step
 from ._memoize import why_not_cached
 from ._protocol import ask
 from ._tools import fold_in
-from ._types import CellLike, DTypeLike, Inputs, Key, Lengths, PyTree
+from ._types import CellLike, DTypeLike, Implementation, Inputs, Key, Lengths, PyTree, Remat
 from .engines import Engine, Request, Run
 from .engines.masks import Masks
 from .sequence import as_lengths
@@ -42,8 +42,8 @@ def dynamic_rnn(
     dtype: DTypeLike | None = None,
     key: jax.Array | None = None,
     unroll: int = 1,
-    remat: int | str | None = None,
-    implementation: str | None = None,
+    remat: Remat = None,
+    implementation: Implementation = None,
 ) -> tuple[Any, State]:
     """Runs a cell over a padded batch of sequences of different lengths.
 
@@ -139,8 +139,8 @@ def explain(
     dtype: DTypeLike | None = None,
     key: Key = None,
     unroll: int = 1,
-    remat: int | str | None = None,
-    implementation: str | None = None,
+    remat: Remat = None,
+    implementation: Implementation = None,
 ) -> engines.Explanation:
     """Says which engine would run a call of `dynamic_rnn`, and why the others would not.
 
@@ -177,8 +177,8 @@ class RunOptions(TypedDict, total=False):
     dtype: Any
     key: jax.Array | None
     unroll: int
-    remat: int | str | None
-    implementation: str | None
+    remat: Remat
+    implementation: Implementation
 
 
 def takes(options: type[Any]) -> Callable[[F], F]:
@@ -201,7 +201,7 @@ def takes(options: type[Any]) -> Callable[[F], F]:
 def _request(
     cell: CellLike, params: Params, inputs: Inputs, sequence_length: Lengths | None,
     initial_state: State, mask: ArrayLike | None, resets: ArrayLike | None, *, reverse: bool,
-    time_major: bool, dtype: DTypeLike | None, key: Key, unroll: int, remat: int | str | None,
+    time_major: bool, dtype: DTypeLike | None, key: Key, unroll: int, remat: Remat,
 ) -> Request:  # fmt: skip
     """Makes a request after the checks that do not trace the cell."""
     cell = as_cell(cell)

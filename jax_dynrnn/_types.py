@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -47,6 +47,12 @@ PyTreeDef: TypeAlias = Any
 
 Index: TypeAlias = int | np.integer | jax.Array
 """An int, or an int32 scalar that may be traced."""
+
+Remat: TypeAlias = int | Literal["sqrt", "offload"] | None
+"""What the backward pass may keep: see `dynamic_rnn`."""
+
+Implementation: TypeAlias = Literal["scan", "blocked", "cudnn", "pallas"] | None
+"""The name of an engine, or `None`: the fastest is chosen."""
 
 Lengths: TypeAlias = ArrayLike | Sequence[int]
 """One integer for each row."""
