@@ -16,7 +16,7 @@ import numpy as np
 from .._cell import PREPARE, as_cell, feature_shapes
 from .._rnn import dynamic_rnn
 from .._tools import depends_on_last, fold_in, map_shapes, unboxed
-from .._types import DTypeLike, Implementation, Inputs, Key, Lengths, Params, PyTree, Shapes, State
+from .._types import DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes, State
 from .compare import Broken, described
 
 B, T, CUT = 4, 5, 3
@@ -153,7 +153,7 @@ class Problem:
 
     def gradients(
         self, lengths: Lengths, inputs: Inputs, state: State, *, params: Params = None,
-        key: Key = None, engine: Implementation = "scan", dtype: DTypeLike | None = None,
+        key: Key = None, engine: str = "scan", dtype: DTypeLike | None = None,
     ) -> Any:  # fmt: skip
         """The results of a run with an engine, with the `loss` and its gradients."""
         run = self._program(self._gradients, engine, dtype or self.dtype, key is not None)
@@ -165,7 +165,7 @@ class Problem:
             raise Broken(f"there is no gradient: {described(error)}", "gradients") from error
 
     def _program(
-        self, f: Callable[..., Any], engine: Implementation, dtype: DTypeLike, keyed: bool
+        self, f: Callable[..., Any], engine: str, dtype: DTypeLike, keyed: bool
     ) -> Callable[..., Any]:
         """`f` under `jax.jit`, cached: the same object is compiled once for each set of shapes."""
         name = f.__name__, engine, jnp.dtype(dtype), keyed
@@ -173,18 +173,14 @@ class Problem:
             self._programs[name] = jax.jit(functools.partial(f, engine, dtype))
         return self._programs[name]
 
-    def _run(
-        self, engine: Implementation, dtype: DTypeLike, params, inputs, state, lengths, key
-    ) -> Any:
+    def _run(self, engine: str, dtype: DTypeLike, params, inputs, state, lengths, key) -> Any:
         outputs, final = dynamic_rnn(
             self.given, params, inputs, lengths, state, dtype=dtype, key=key,
-            implementation=engine,
+            implementation=engine,  # pyright: ignore[reportArgumentType]  # any name in the table
         )  # fmt: skip
         return {"outputs": outputs, "state": final}
 
-    def _gradients(
-        self, engine: Implementation, dtype: DTypeLike, params, inputs, state, lengths, key
-    ) -> Any:
+    def _gradients(self, engine: str, dtype: DTypeLike, params, inputs, state, lengths, key) -> Any:
         def loss(params, inputs, state):
             results = self._run(engine, dtype, params, inputs, state, lengths, key)
             return weighted_sum(results), results
