@@ -303,7 +303,7 @@ def test_a_cell_must_define_a_step():
     class Nothing(rnn.Cell):
         pass
 
-    with pytest.raises(TypeError, match="Nothing to define __call__.*got neither"):
+    with pytest.raises(TypeError, match="Nothing to define __call__.*got none of them"):
         rnn.dynamic_rnn(Nothing(), {}, np.ones((2, 3, 1)))
 
 

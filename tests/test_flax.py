@@ -146,7 +146,7 @@ def test_attention_step_by_step():
         layer.apply(variables, X)
     with pytest.raises(TypeError, match="expected an AttentionWrapper somewhere inside, got none"):
         rnnl.RNN(LSTM).init(jax.random.key(0), X, **memory)
-    with pytest.raises(TypeError, match="expected a layer of one cell, an RNN"):
+    with pytest.raises(TypeError, match="only a layer of one cell, an RNN"):
         rnnl.Bidirectional(cell).init(jax.random.key(0), X, **memory)
     with pytest.raises(TypeError, match="memory_length: expected memory= with it, got None"):
         layer.apply(variables, X, memory_length=LENGTHS)

@@ -420,7 +420,9 @@ EVERYDAY = {
 def test_lowers_for_a_gpu(hopper, monkeypatch, name, flags):
     """Both kernels lower for a GPU at a realistic size, with the expected cluster."""
     launched, run = [], launch.launch
-    monkeypatch.setattr(kernels, "launch", lambda s, *a: launched.append(s.cluster) or run(s, *a))
+    monkeypatch.setattr(
+        kernels, "launch", lambda s, *a, **k: launched.append(s.cluster) or run(s, *a, **k)
+    )
     cell, dtype, cluster = LOWERED[name]
     batch, time = 80, 512
     inputs = jax.ShapeDtypeStruct((batch, time, 128), dtype)

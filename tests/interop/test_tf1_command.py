@@ -86,7 +86,7 @@ def test_the_printed_code_runs(name, tmp_path, capsys):
     for scope, own in params.items():
         assert_equal(found["params"][scope], own)
     assert "# takes 5 features" in code and "# takes 6 features" in code and "# takes ids" in code
-    assert "# video/rnn/conv_lstm_cell: ConvLSTMCell, whose sizes cannot all be told" in code
+    assert "# video/rnn/conv_lstm_cell: ConvLSTMCell, whose sizes cannot all be inferred" in code
 
 
 def test_only_one_scope(tmp_path, capsys):

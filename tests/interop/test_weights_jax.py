@@ -123,7 +123,7 @@ def equinox_scan(cell, weights, x, reverse=False):
 
 def equinox_cell(equinox, kind, features=D, seed=0):
     cell = getattr(equinox.nn, kind)(features, H, dtype=jnp.float64, key=jax.random.key(seed))
-    names = [n for n in interop.equinox.NAMES if getattr(cell, n, None) is not None]
+    names = [n for n in interop.equinox.ATTRIBUTES if getattr(cell, n, None) is not None]
     return cell, {name: np.asarray(getattr(cell, name)) for name in names}
 
 

@@ -18,7 +18,7 @@ from ..._types import Index, PyTree
 from ..loops import repeat
 from . import mosaic
 from .indexing import Position, Sizes, Steps, split_by_flags, widen
-from .launch import Shared, batched_by_vmap, exchange, factors, launch, load_matrix
+from .launch import SharedMemory, batched_by_vmap, exchange, factors, launch, load_matrix
 
 
 class ForwardArguments(NamedTuple):
@@ -81,7 +81,9 @@ def _forward(save: bool, sizes: Sizes) -> Callable[..., Any]:
 class _Forward:
     """The program of one warpgroup."""
 
-    def __init__(self, sizes: Sizes, arguments: ForwardArguments, results: PyTree, shared: Shared):
+    def __init__(
+        self, sizes: Sizes, arguments: ForwardArguments, results: PyTree, shared: SharedMemory
+    ):
         self.position, self.shared, self.arguments = Position(sizes), shared, arguments
         self.steps = Steps(self.position, arguments.flags, arguments.ends, arguments.counts)
         self.step = sizes.step
@@ -177,7 +179,9 @@ class _Loaded(NamedTuple):
 class _Backward:
     """The program of one warpgroup."""
 
-    def __init__(self, sizes: Sizes, arguments: BackwardArguments, results: PyTree, shared: Shared):
+    def __init__(
+        self, sizes: Sizes, arguments: BackwardArguments, results: PyTree, shared: SharedMemory
+    ):
         self.position, self.shared, self.arguments = Position(sizes), shared, arguments
         self.sizes, self.step, self.gates = sizes, sizes.step, sizes.step.gates
         self.steps = Steps(self.position, arguments.flags, arguments.ends, arguments.counts)

@@ -20,7 +20,7 @@ from .mosaic import ROWS, UNITS
 from .step import Step
 
 
-class Shared(NamedTuple):
+class SharedMemory(NamedTuple):
     """The shared memory and the barriers of a thread block."""
 
     exchange_barrier: Any
@@ -66,7 +66,7 @@ def launch(
         def kernel(*refs):
             given, rest = refs[: len(leaves)], refs[len(leaves) :]
             results, memory = structure.unflatten(rest[: len(flat)]), rest[len(flat) :]
-            shared = Shared(*memory[1], *memory[0])
+            shared = SharedMemory(*memory[1], *memory[0])
             if is_cluster:
                 cluster.begin(shared.cluster_barriers, local)
             body(arguments_structure.unflatten(given), results, shared)
@@ -180,7 +180,7 @@ def cut(matrix: jax.Array, transposed: bool) -> jax.Array:
     return jnp.stack([high, tiles - high], 1).astype(operand_dtype(matrix.dtype))
 
 
-def load_matrix(position: Position, ref: Ref, shared: Shared) -> None:
+def load_matrix(position: Position, ref: Ref, shared: SharedMemory) -> None:
     """Loads the warpgroup's part of the recurrent matrix into shared memory."""
     from jax.experimental.pallas import mosaic_gpu
 
@@ -192,7 +192,9 @@ def load_matrix(position: Position, ref: Ref, shared: Shared) -> None:
     mosaic_gpu.barrier_wait(shared.matrix_barrier)
 
 
-def exchange(position: Position, iteration: jax.Array, xs: list[jax.Array], shared: Shared) -> None:
+def exchange(
+    position: Position, iteration: jax.Array, xs: list[jax.Array], shared: SharedMemory
+) -> None:
     """Sends the arrays `xs` to all warpgroups, for the products of this iteration.
 
     The terms of each array are side by side, in one of two buffers: once all warpgroups have the
@@ -216,7 +218,7 @@ def exchange(position: Position, iteration: jax.Array, xs: list[jax.Array], shar
 
 
 def factors(
-    position: Position, iteration: jax.Array, gate: int, i: int, shared: Shared
+    position: Position, iteration: jax.Array, gate: int, i: int, shared: SharedMemory
 ) -> list[tuple[Any, Any]]:
     """The pairs whose products sum up to a gate of the matrix times the exchanged array `i`."""
     sizes, exchanged = position.sizes, shared.exchanged.at[_buffer(iteration), i]
