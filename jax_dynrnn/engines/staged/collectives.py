@@ -28,10 +28,9 @@ def why_collectives_forbid(request: Request) -> str | None:
         return None  # nothing is mapped
     try:
         jaxpr = _jaxpr_of_a_step(request)
-    except (
-        *ERRORS,
-        AssertionError,
-    ):  # JAX asserts for some collectives over an axis of `vmap`  # the run traces the same step to check it, and says what is wrong
+    except (*ERRORS, AssertionError):
+        # The run traces the same step to check it, and says what is wrong. (JAX raises an
+        # `AssertionError` for some collectives over an axis of `vmap` inside `jax.shard_map`.)
         return None
     axes_of_rows = varying_axes((request.inputs, request.lengths, request.mask, request.resets))
     for axis, axes_of_result in _collectives(jaxpr):
