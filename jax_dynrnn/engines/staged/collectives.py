@@ -12,7 +12,7 @@ from jax.extend import core
 
 from ..devices import varying_axes
 from ..request import Request
-from .probe import ERRORS, cast_type
+from .probe import COLLECTIVE_ERRORS, ERRORS, cast_type
 
 
 def why_collectives_forbid(request: Request) -> str | None:
@@ -28,9 +28,8 @@ def why_collectives_forbid(request: Request) -> str | None:
         return None  # nothing is mapped
     try:
         jaxpr = _jaxpr_of_a_step(request)
-    except (*ERRORS, AssertionError):
-        # The run traces the same step to check it, and says what is wrong. (JAX raises an
-        # `AssertionError` for some collectives over an axis of `vmap` inside `jax.shard_map`.)
+    except (*ERRORS, *COLLECTIVE_ERRORS):
+        # The run traces the same step to check it, and says what is wrong.
         return None
     axes_of_rows = varying_axes((request.inputs, request.lengths, request.mask, request.resets))
     for axis, axes_of_result in _collectives(jaxpr):

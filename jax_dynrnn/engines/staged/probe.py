@@ -24,6 +24,11 @@ ERRORS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueErro
 """What tracing a cell raises where its params or inputs do not fit it."""
 
 
+COLLECTIVE_ERRORS = (AssertionError, NameError)
+"""What JAX raises for a collective in a step: outside the map that its axis is of, or inside it for
+types that do not vary over the axis."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """A split cell with the types of one row."""
@@ -90,8 +95,7 @@ def asks_split_cell(
     def asked(cell, params, inputs, dtype, key):
         try:
             probe = _probe(cell, params, inputs, dtype, key)
-        except AssertionError:
-            # JAX's, for a collective over an axis that is mapped: these types do not vary over it.
+        except COLLECTIVE_ERRORS:
             # `collectives` answers for such a cell, with the types of the request itself.
             return None
         except ERRORS as error:
@@ -145,7 +149,7 @@ def output_types(cell: Cell, params: Params, inputs: Inputs, dtype: DTypeLike, k
 
     try:
         return jax.eval_shape(step, params, inputs)
-    except ERRORS:
+    except (*ERRORS, *COLLECTIVE_ERRORS):
         return None
 
 
@@ -163,5 +167,5 @@ def inner_input_types(
 
     try:
         return jax.eval_shape(before, params, inputs)
-    except ERRORS:
+    except (*ERRORS, *COLLECTIVE_ERRORS):
         return None
