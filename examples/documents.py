@@ -74,7 +74,7 @@ def scores(params, words, speech, lengths, most, key=None):
         CELL, CELL, params["rnn"], params["embedding"][words], lengths,
         resets=rnn.segment_starts(speech), key=key,
     )  # fmt: skip
-    # A one-hot sum over steps pools each speech: rows hold different numbers of speeches.
+    # One-hot masks sum the outputs of each speech, since rows differ in how many they have.
     of_speech = speech[..., None] == jnp.arange(most)
     steps = of_speech & rnn.sequence_mask(lengths, words.shape[1])[..., None]
     total = jnp.einsum("btf,btk->bkf", rnn.concatenate(*outputs), steps.astype(jnp.float32))

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     words: np.ndarray  # [B, T] ids of the words in lower case
     distinct: np.ndarray  # [B, T] indices of the words in `spelled`
     spelled: np.ndarray  # [U, LETTERS] ids of the letters of the distinct words
-    letters: np.ndarray  # [U] numbers of letters
+    letters: np.ndarray  # [U], how many letters each line has
     tags: np.ndarray  # [B, T]
     lengths: np.ndarray  # [B]
 

@@ -84,11 +84,6 @@ class Request(_Batch):
         """The params, which have not been prepared."""
         return self.params
 
-    @property
-    def is_ragged(self) -> bool:
-        """Whether a step may be invalid."""
-        return self.lengths is not None or self.mask is not None
-
 
 jax.tree_util.register_dataclass(
     Request, ["params", "inputs", "initial_state", "key", "lengths", "mask", "resets"], STATIC

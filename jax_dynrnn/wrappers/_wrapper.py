@@ -55,10 +55,6 @@ class Wrapper(Cell):
         del key
         return "it has work between the steps"
 
-    def cell_params(self, params: Params) -> Params:
-        """Returns the params of `cell`, from those of the wrapper."""
-        return params if self.params_name is None else params[self.params_name]
-
     def cell_step(
         self, params: Params, inputs: Inputs, state: State, key: Key
     ) -> tuple[Any, State]:
@@ -87,7 +83,6 @@ class AroundWrapper(Wrapper):
             why_not_separable=self.why_not_separable(key),
             same_features=self.same_features,
             same_output=self.same_output,
-            cell_params=self.cell_params,
             cell_key=self.cell_key,
         )
 

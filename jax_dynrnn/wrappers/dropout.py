@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
-from .._composition import Stacked
+from .._composition import Around, Stacked
 from .._protocol import name_of
 from .._tools import check_probability, is_flag
 from .._types import Inputs, Key, Outputs, Projected, PyTree, PyTreeDef
@@ -151,8 +151,8 @@ class DropoutWrapper(AroundWrapper):
         key = jax.random.fold_in(key, len(_Keys._fields))
         return jax.random.bernoulli(key, self.recurrent_keep_prob, h.shape)
 
-    def cell_params(self, params: Params) -> Params:
-        return params.cell if isinstance(params, _Prepared) else params
+    def composition(self, key: Key = None) -> Around:
+        return dataclasses.replace(super().composition(key), cell_params=_cell_params)
 
     def cell_key(self, key: Key) -> Any:
         return _Keys.split(key).cell
@@ -232,6 +232,11 @@ def _drop(tree: PyTree, key: Key, keep_prob: float, selected: Any, shared: int) 
 def _masked(x: jax.Array, mask: jax.Array, keep_prob: float) -> jax.Array:
     """Sets masked elements to 0, and scales the others so that the expectation is unchanged."""
     return jnp.where(jnp.broadcast_to(mask, x.shape), x / keep_prob, 0)
+
+
+def _cell_params(params: Params) -> Params:
+    """Returns the params of the cell inside, from raw or prepared params of the wrapper."""
+    return params.cell if isinstance(params, _Prepared) else params
 
 
 def _innermost(cell: Cell) -> Any:

@@ -78,9 +78,9 @@ def _run_stack(run: Run, stack: Stacked, run_part: Callable[[Run], Result]) -> R
     """Each layer by `run_part`."""
     outputs, states = run.inputs, []
     initial, start = stack.states(run.initial_state), stack.states(run.start_state)
-    for i, of_layer in enumerate(_layers(stack)):
+    for of_layer, initial_state, start_state in zip(_layers(stack), initial, start, strict=True):
         layer = _inner_run(run, *of_layer)
-        layer = dataclasses.replace(layer, initial_state=initial[i], start_state=start[i])
+        layer = dataclasses.replace(layer, initial_state=initial_state, start_state=start_state)
         outputs, state = run_part(layer.with_inputs(outputs))
         states.append(state)
     return outputs, tuple(states)
