@@ -104,19 +104,22 @@ class TransposedBlock:
         tiling, blocks = self.blocks.tiling, self.blocks
         row = tiling.first_row(self.tile)
 
-        def read(tree, steps):
+        def read(tree, start, steps):
             def read_array(buffer):
-                at = (self.block * steps, row, *(np.int32(0),) * (buffer.ndim - 2))
+                at = (start, row, *(np.int32(0),) * (buffer.ndim - 2))
                 return dynamic_slice(buffer, at, (steps, tiling.rows, *buffer.shape[2:]))
 
             return jax.tree.map(read_array, tree)
 
         if not tiling.rematerialises:
-            return blocks.residuals(read(saved, tiling.steps), inputs)
-        state = jax.tree.map(lambda s: s[0], read(saved, 1))
+            return blocks.residuals(read(saved, tiling.start(self.block), tiling.steps), inputs)
+        state = jax.tree.map(lambda s: s[0], read(saved, self.block, 1))
         buffers = blocks.residual_buffers(tiling.steps, tiling.rows)
-        origin = np.int32(0), np.int32(0)
-        saved = blocks.forward(self.tile, self.block, state, buffers, origin)[2]
+
+        def place(k):
+            return k, np.int32(0)
+
+        saved = blocks.forward(self.tile, self.block, state, buffers, place)[2]
         return blocks.residuals(saved, inputs)
 
     def _linearise(self, residuals: Residuals) -> tuple[list[jax.Array], Any]:

@@ -100,12 +100,17 @@ class Blocks:
         return valid & self.tiling.read(self.run.masks.resets, tile, block, time_axis=0)
 
     def forward(
-        self, tile: Index, block: Index, state: State, buffers: PyTree = None, at: Any = None
+        self,
+        tile: Index,
+        block: Index,
+        state: State,
+        buffers: PyTree = None,
+        place: Any = None,
     ) -> tuple[Any, Any, Any]:
         """Runs one block -> `(state, outputs, buffers)`.
 
         The residuals of step k of the block are written into the `buffers`, if there are any, at
-        `(at[0] + k, at[1])`.
+        `place(k)`, a step and a first row.
         """
         run = self.run
         valid = self.tiling.valid(tile, block)
@@ -122,7 +127,7 @@ class Blocks:
             output, new, products = self.split.step_with_products(run.params, projected, state)
             if buffers is not None:
                 saved = self._saved(projected, state, products)
-                buffers = write_step(buffers, saved, at[0] + k, at[1])
+                buffers = write_step(buffers, saved, *place(k))
             output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
             return (select(valid, new, state), buffers), output
 

@@ -12,7 +12,7 @@ from .blocks import Blocks, write_step
 def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
     """`((outputs, final_state), residuals)`; the residuals are `None` unless they are to be saved.
 
-    They are `[steps, B, ...]`; with `remat` the states that the blocks begin with,
+    They are `[T, B, ...]`; with `remat` the states that the blocks begin with,
     `[blocks, B, ...]`.
     """
     run, tiling = blocks.run, blocks.tiling
@@ -27,12 +27,15 @@ def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
         def run_block(i, carry):
             state, outputs, residuals = carry
             block, row = blocks.index(tile, i), tiling.first_row(tile)
+
+            def place(k):
+                return tiling.residual_step(block, k), row
+
             if save and tiling.rematerialises:
                 residuals = write_step(residuals, state, block, row)
                 state, y, _ = blocks.forward(tile, block, state)
             else:
-                at = block * tiling.steps, row
-                state, y, residuals = blocks.forward(tile, block, state, residuals, at)
+                state, y, residuals = blocks.forward(tile, block, state, residuals, place)
             return state, tiling.write(outputs, y, tile, block), residuals
 
         carry = state, outputs, residuals
@@ -53,6 +56,6 @@ def _outputs(blocks: Blocks) -> Any:
 def _residuals(blocks: Blocks) -> Any:
     run, tiling = blocks.run, blocks.tiling
     if not tiling.rematerialises:
-        return blocks.residual_buffers(tiling.num_blocks * tiling.steps, run.batch)
+        return blocks.residual_buffers(run.time, run.batch)
     one_state = blocks.one_residual.state
     return zeros(with_leading(one_state, tiling.num_blocks, run.batch), like=run)

@@ -105,6 +105,18 @@ class Tiling:
         """The step that a block begins with: the last one may reach back into the one before."""
         return jnp.minimum(block * self.steps, self.run.time - self.steps)
 
+    def residual_step(self, block: Index, k: Index) -> Any:
+        """The step of the buffers of residuals, `[T, B, ...]`, that step k of a block writes.
+
+        Steps that the block shares with the one before must not replace what that one wrote: they
+        write where the block's own first step, which is run after them, writes again. In a reverse
+        run the block before is run later, and writes them again itself.
+        """
+        step = self.start(block) + k
+        if self.last_block_overlaps and not self.run.reverse:
+            step = jnp.maximum(step, block * self.steps)
+        return step
+
     def valid(self, tile: Index, block: Index) -> jax.Array:
         """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
         t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
