@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .compiled import training_step
-from .grid import Size, lognormal
-from .measure import training_rows
+from .compiled import Compiled, training_step
+from .grid import Problem, Size, draw_inputs, lognormal
 from .peers import ours
 from .problems import cells_of, params_of
 from .report import aligned
+from .timing import rounds
 
 BASE = {"time": Size(16, 0, 32, 64), "batch": Size(0, 50, 32, 64)}
 """For each axis, the size whose field of that name is varied."""
@@ -50,31 +50,51 @@ Curve = tuple[str, str, Any]
 
 def count(short: bool) -> int:
     """The number of rows."""
-    return sum(1 for plan in _plans(short) for _ in plan)
+    memories, times = _plans(short)
+    return len(KINDS) * (len(memories) + sum(len(values) for _, values in times))
 
 
-def rows(short: bool, rounds: int) -> Iterator[Row]:
+def rows(short: bool, num_rounds: int) -> Iterator[Row]:
     """Measures the memory of every size and kind, and the time of some."""
     base, (memories, times) = TINY if short else BASE, _plans(short)
-    for axis, value, lengths, remat in memories:
+    for (axis, value), (lengths, remat) in itertools.product(memories, KINDS):
         size = base[axis]._replace(**{axis: value})
         cost = {"memory": _memory(size, lengths == "full", remat)}
         yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
-    for axis, value, lengths, remat in times:
-        size = base[axis]._replace(**{axis: value})
-        drawn = None if lengths == "full" else lognormal(size.batch, size.time, 0)
-        (row,) = training_rows({"ours: blocked": _run(size, remat)}, size, drawn, rounds)
-        cost = {"training": row["training"]}
-        yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
+    for (axis, values), (lengths, remat) in itertools.product(times, KINDS):
+        sizes = {value: base[axis]._replace(**{axis: value}) for value in values}
+        for value, time in _times(sizes, lengths == "full", remat, num_rounds).items():
+            cost = {"training": time}
+            yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
 
 
-def _plans(short: bool) -> list[list[tuple]]:
-    """Lists of `(axis, value, lengths, remat)`: those whose memory, and whose time is measured."""
+def _times(
+    sizes: dict[int, Size], full: bool, remat: Any, num_rounds: int
+) -> dict[int, Any]:
+    """The times of training steps. All sizes are timed in the same rounds: otherwise a disturbance
+    of the machine would look like a cliff."""
+    timers = {}
+    for value, size in sizes.items():
+        drawn = None if full else lognormal(size.batch, size.time, 0)
+        inputs = draw_inputs(Problem("lstm", size, "none"))
+        timers[str(value)] = Compiled(*_run(size, remat), inputs, drawn, ("training",)).seconds
+    measured = rounds(timers, "training", num_rounds)
+    return {value: measured[str(value)] for value in sizes}
+
+
+def _plans(short: bool) -> tuple[list[tuple[str, int]], list[tuple[str, list[int]]]]:
+    """The sizes whose memory is measured, and groups of near sizes whose time is."""
     if short:
-        plans = [_sizes(TINY_ANCHORS, (0, 1))] * 2
+        memories = timed = _sizes(TINY_ANCHORS, (0, 1))
     else:
-        plans = [_sizes(ANCHORS, OFFSETS), _sizes(CLIFFS, (0, *BESIDE))]
-    return [[(*at, *kind) for at, kind in itertools.product(p, KINDS)] for p in plans]
+        memories, timed = _sizes(ANCHORS, OFFSETS), _sizes(CLIFFS, (0, *BESIDE))
+    groups: list[tuple[str, list[int]]] = []
+    for axis, value in timed:
+        if groups and groups[-1][0] == axis and value - groups[-1][1][-1] <= NEAR:
+            groups[-1][1].append(value)
+        else:
+            groups.append((axis, [value]))
+    return memories, groups
 
 
 def _sizes(anchors: dict[str, tuple], offsets: tuple[int, ...]) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """The benchmarks: every peer computes what ours does, and reported figures are right."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -243,6 +244,14 @@ def test_worst_of_sizes_that_tiles_do_not_divide():
     ]
     line = odd_sizes.table(rows).splitlines()[-1]
     assert line.split() == ["time", "full", "None", "memory", "1.50", "127", "128"]
+
+
+def test_sizes_that_are_compared_are_timed_together():
+    """All timed sizes within `odd_sizes.NEAR` of each other are in one group."""
+    _, groups = odd_sizes._plans(short=False)
+    for (axis, sizes), (next_axis, next_sizes) in itertools.pairwise(groups):
+        assert axis != next_axis or next_sizes[0] - sizes[-1] > odd_sizes.NEAR
+    assert [axis for axis, sizes in groups for _ in sizes].count("time") >= 30
 
 
 @pytest.fixture(scope="module")
