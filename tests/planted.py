@@ -287,12 +287,13 @@ def _():
 
 @fault
 def _():
-    """blocks in the wrong order"""
+    """blocks of the backward pass in the order of the forward pass"""
+    right = blocks.Blocks.repeat
 
-    def wrong(self, tile, i, backward=False):
-        return self.tiling.num_blocks_of(tile) - 1 - i if backward else i
+    def wrong(self, tile, body, carry, backward=False):
+        return right(self, tile, body, carry)
 
-    replace(blocks.Blocks.index, wrong)
+    replace(right, wrong)
 
 
 @fault

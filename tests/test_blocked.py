@@ -202,7 +202,9 @@ def test_sizes_of_parts(aim, least, most):
 @pytest.mark.parametrize(
     "axis, sizes",
     [
+        (1, (64, 65, 70)),
         (1, (127, 128, 137)),
+        (0, (63, 65)),
         (0, (509, 512)),
         pytest.param(1, (4096, 4098, 4099, 4112), marks=pytest.mark.full),
         pytest.param(1, (10_000, 10_007, 10_032), marks=pytest.mark.full),

@@ -47,8 +47,8 @@ def repeat(count: Index, body: Callable[..., Any], carry: PyTree, unroll: int | 
     return jax.lax.fori_loop(np.int32(0), count, run, carry, unroll=unroll)
 
 
-def scan_first_steps(
-    count: Index,
+def scan_some_steps(
+    steps: tuple[Index, Index] | None,
     step: Callable[..., Any],
     carry: PyTree,
     xs: PyTree,
@@ -57,14 +57,14 @@ def scan_first_steps(
     unroll: int,
     read_ahead: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan` of `step(carry, x, k)` over the first `count` of `xs`; other results are 0.
+    """`lax.scan` of `step(carry, x, k)` over the `xs` from k = `steps[0]` to `steps[1] - 1`.
 
-    A `count` that is known is the length of `xs`, and `unroll` steps are one iteration. Else
-    `read_ahead` copies the next `x` into the carry: XLA's CPU compiler fuses a read at a computed
-    index into the arithmetic, and then vectorises little of it.
+    Other results are 0. If `steps` is `None`, all are scanned, and `unroll` steps are one
+    iteration. Else `read_ahead` copies the next `x` into the carry: XLA's CPU compiler fuses a read
+    at a computed index into the arithmetic, and then vectorises little of it.
     """
     length = jax.tree.leaves(xs)[0].shape[0]
-    if isinstance(count, int):
+    if steps is None:
 
         def numbered(carry, k_x):
             return step(carry, k_x[1], k_x[0])
@@ -75,13 +75,14 @@ def scan_first_steps(
     def read(k):
         return jax.tree.map(lambda x: dynamic_index_in_dim(x, k, keepdims=False), xs)
 
+    first, end = steps
     step = jax.jit(step, inline=True)  # traced once
     _, one = jax.eval_shape(step, carry, read(np.int32(0)), np.int32(0))
     axes = varying_axes((carry, xs))
     ys = jax.tree.map(lambda y: pcast(jnp.zeros((length, *y.shape), y.dtype), axes), one)
 
     def index(i):
-        return count - 1 - i if reverse else i
+        return end - 1 - i if reverse else first + i
 
     def body(i, loop):
         carry, x, ys = loop
@@ -90,6 +91,6 @@ def scan_first_steps(
         ys = jax.tree.map(lambda ys, y: dynamic_update_index_in_dim(ys, y, k, 0), ys, y)
         return carry, read(index(i + 1)) if read_ahead else None, ys
 
-    first = read(index(0)) if read_ahead else None
-    carry, _, ys = repeat(count, body, (carry, first, ys))
+    x = read(index(0)) if read_ahead else None
+    carry, _, ys = repeat(end - first, body, (carry, x, ys))
     return carry, ys

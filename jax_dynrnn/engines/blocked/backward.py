@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._types import DTypeLike, Inputs, PyTree
+from ..._types import DTypeLike, Index, Inputs, PyTree
 from ..devices import zeros
-from ..loops import dynamic_slice, repeat, scan_first_steps
+from ..loops import dynamic_slice, repeat, scan_some_steps
 from ..masks import expand_like, select
 from ..staged.split_cell import Weights, merge_steps
 from .blocks import Blocks, Residuals
@@ -37,9 +37,8 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
         d_weights, d_inputs, (d_initial, d_start) = carry
         d_state = tiling.read_rows(d_final, tile)
 
-        def run_block(i, carry):
+        def run_block(block, carry):
             d_state, d_tile_start, d_weights, d_inputs = carry
-            block = blocks.index(tile, i, backward=True)
             transposed = TransposedBlock(blocks, kernels, tile, block)
             d_state, d_reset, d_new, d_x = transposed.run(saved, d_outputs, d_state)
             d_tile_start = jax.tree.map(jnp.add, d_tile_start, d_reset)
@@ -48,8 +47,8 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
             return d_state, d_tile_start, d_weights, d_inputs
 
         carry = d_state, zeros(d_state, like=run), d_weights, d_inputs
-        d_state, d_tile_start, d_weights, d_inputs = repeat(
-            tiling.num_blocks_of(tile), run_block, carry
+        d_state, d_tile_start, d_weights, d_inputs = blocks.repeat(
+            tile, run_block, carry, backward=True
         )
         d_initial = tiling.write_rows(d_initial, d_state, tile)
         d_start = tiling.write_rows(d_start, d_tile_start, tile)
@@ -146,8 +145,8 @@ class TransposedBlock:
             del k
             return self._step(factors, carry, x)
 
-        (d_state, d_start), (d_factors, d_new) = scan_first_steps(
-            self._num_steps,
+        (d_state, d_start), (d_factors, d_new) = scan_some_steps(
+            self._own_steps,
             step,
             (d_state, d_start),
             (vjp, d_y, valid, resets),
@@ -157,8 +156,8 @@ class TransposedBlock:
         return d_state, d_start, (d_factors, d_y, d_new)
 
     @property
-    def _num_steps(self) -> Any:
-        return self.blocks.tiling.num_steps_of(self.tile, self.block)
+    def _own_steps(self) -> tuple[Index, Index] | None:
+        return self.blocks.tiling.own_steps(self.tile, self.block)
 
     def _step(self, factors: list[Any], carry: PyTree, x: Any) -> tuple[Any, Any]:
         d_state, d_start = carry
@@ -182,9 +181,11 @@ class TransposedBlock:
         """The cotangents of the elementwise weights, the projected inputs, and the products."""
         tiling = self.blocks.tiling
         every = jax.vmap(lambda vjp, d: vjp(d))(vjp, cotangents)
-        if not tiling.all_steps_count:
+        if self._own_steps is not None and not tiling.all_steps_count:
             # Steps that were not run have no residuals: 0 times their derivative may be NaN.
-            was_run = jnp.arange(tiling.steps, dtype=jnp.int32) < self._num_steps
+            first, end = self._own_steps
+            k = jnp.arange(tiling.steps, dtype=jnp.int32)
+            was_run = jnp.logical_and(first <= k, k < end)
             every = select(was_run, every, jax.tree.map(jnp.zeros_like, every))
         d_elementwise, d_projected, _, d_products = every
         d_elementwise = [d.astype(accumulator_dtype(d.dtype)).sum(0) for d in d_elementwise]

@@ -6,6 +6,7 @@ Arrays of a block are `[K, b, ...]`: `K` steps of `b` rows. Buffers of residuals
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..._types import Index, Inputs, Projected, PyTree, State
 from ..devices import with_leading, zeros
-from ..loops import dynamic_update_slice, scan_first_steps
+from ..loops import dynamic_update_slice, repeat, scan_some_steps
 from ..masks import select
 from ..request import Run
 from ..staged.preactivations import Preactivation
@@ -79,10 +80,20 @@ class Blocks:
         one = jax.eval_shape(lambda run: _one_step(split, run), run)
         return cls(split, run, tuning, Tiling.of(run, tuning), *one)
 
-    def index(self, tile: Index, i: Index, backward: bool = False) -> Any:
-        """Which block of a tile is the `i`th to be run."""
+    def repeat(
+        self, tile: Index, body: Callable[..., Any], carry: PyTree, backward: bool = False
+    ) -> Any:
+        """`body(block, carry)` for each block of a tile, in the order of the pass."""
+        if self.tiling.num_blocks == 1:
+            # XLA would move what does not depend on the carry out of the loop, and keep it longer.
+            return body(np.int32(0), carry)
+        count = self.tiling.num_blocks_of(tile)
         is_descending = self.run.reverse != backward
-        return self.tiling.num_blocks_of(tile) - 1 - i if is_descending else i
+
+        def run(i, carry):
+            return body(count - 1 - i if is_descending else i, carry)
+
+        return repeat(count, run, carry)
 
     def masked_inputs(self, tile: Index, block: Index, valid: jax.Array) -> Any:
         """The inputs of a block, with the padding replaced."""
@@ -131,8 +142,8 @@ class Blocks:
             output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
             return (select(valid, new, state), buffers), output
 
-        (state, buffers), outputs = scan_first_steps(
-            self.tiling.num_steps_of(tile, block),
+        (state, buffers), outputs = scan_some_steps(
+            self.tiling.own_steps(tile, block),
             step,
             (state, buffers),
             (projected, valid, self.resets(tile, block, valid)),

@@ -125,6 +125,6 @@ def _why_not_split(part: Request | Run) -> str | None:
 
 FIGURES = {
     "gpu": f"scan's speed forward, 1.2 to 1.7 times in training steps: {ON_H200}",
-    "cpu": "1.27 times the speed of scan in training steps, the mean of 88 problems",
+    "cpu": "1.19 times the speed of scan in training steps, the mean of 88 problems",
 }
 """By platform."""

@@ -24,9 +24,9 @@ def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
         outputs, final, residuals = carry
         state = tiling.read_rows(run.initial_state, tile)
 
-        def run_block(i, carry):
+        def run_block(block, carry):
             state, outputs, residuals = carry
-            block, row = blocks.index(tile, i), tiling.first_row(tile)
+            row = tiling.first_row(tile)
 
             def place(k):
                 return tiling.residual_step(block, k), row
@@ -39,7 +39,7 @@ def forward(blocks: Blocks, save: bool) -> tuple[Any, Any]:
             return state, tiling.write(outputs, y, tile, block), residuals
 
         carry = state, outputs, residuals
-        state, outputs, residuals = repeat(tiling.num_blocks_of(tile), run_block, carry)
+        state, outputs, residuals = blocks.repeat(tile, run_block, carry)
         return outputs, tiling.write_rows(final, state, tile), residuals
 
     carry = outputs, final, residuals

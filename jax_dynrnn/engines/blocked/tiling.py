@@ -73,11 +73,16 @@ class Tiling:
         """The blocks of a tile."""
         return (self.longest(tile) + self.steps - 1) // self.steps
 
-    def num_steps_of(self, tile: Index, block: Index) -> Any:
-        """The steps of a block that are run: up to the tile's last valid one, or all."""
+    def own_steps(self, tile: Index, block: Index) -> tuple[Index, Index] | None:
+        """The first step of a block that is run, and the one after the last; `None`: all are.
+
+        Steps of the block before are not run again, nor those after the tile's last valid one.
+        """
         if self.runs_whole_blocks:
-            return self.steps
-        return jnp.minimum(self.longest(tile) - self.start(block), self.steps)
+            return None
+        start = self.start(block)
+        first = block * self.steps - start if self.last_block_overlaps else np.int32(0)
+        return first, jnp.minimum(self.longest(tile) - start, self.steps)
 
     def tile(self, i: Index) -> Any:
         """The tile of iteration `i`: the last one first. Its first rows may be the last rows of the
@@ -108,12 +113,12 @@ class Tiling:
     def residual_step(self, block: Index, k: Index) -> Any:
         """The step of the buffers of residuals, `[T, B, ...]`, that step k of a block writes.
 
-        Steps that the block shares with the one before must not replace what that one wrote: they
-        write where the block's own first step, which is run after them, writes again. In a reverse
-        run the block before is run later, and writes them again itself.
+        Steps that the block shares with the one before must not replace what that one wrote. Where
+        they are run, they write where the block's own first step, which is run after them, writes
+        again. In a reverse run the block before is run later, and writes them again itself.
         """
         step = self.start(block) + k
-        if self.last_block_overlaps and not self.run.reverse:
+        if self.runs_whole_blocks and self.last_block_overlaps and not self.run.reverse:
             step = jnp.maximum(step, block * self.steps)
         return step
 

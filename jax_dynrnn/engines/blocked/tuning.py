@@ -26,7 +26,7 @@ class RowTuning:
     full_elements: int = 2**15
     """Of a tile, aimed at if no row ends early: large tiles lose nothing then."""
 
-    range: tuple[float, float] = (2 / 3, 3 / 2)
+    range: tuple[float, float] = (7 / 8, 9 / 8)
     """A tile may have from so many to so many times the rows aimed at."""
 
     scan_if_full: float = 0.55
@@ -64,9 +64,9 @@ class Tuning:
 CPU = Tuning(
     rows=RowTuning(),
     block_elements=2**18,
-    max_block_steps=48,
-    # The blocks of a longer sequence must not be so much shorter that it takes less memory.
-    block_range=(11 / 12, 4 / 3),
+    max_block_steps=56,
+    # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
+    block_range=(52 / 56, 64 / 56),
     recompute_flops=256,
 )
 
