@@ -68,9 +68,7 @@ def rows(short: bool, num_rounds: int) -> Iterator[Row]:
             yield {"axis": axis, "value": value, "lengths": lengths, "remat": remat} | cost
 
 
-def _times(
-    sizes: dict[int, Size], full: bool, remat: Any, num_rounds: int
-) -> dict[int, Any]:
+def _times(sizes: dict[int, Size], full: bool, remat: Any, num_rounds: int) -> dict[int, Any]:
     """The times of training steps. All sizes are timed in the same rounds: otherwise a disturbance
     of the machine would look like a cliff."""
     timers = {}
