@@ -135,7 +135,7 @@ def bidirectional_dynamic_rnn(
     for i, name in enumerate(("fw", "bw")):
         options["key"] = fold_in(key, i)
         options["reverse"] = name == "bw"
-        # Errors of `dynamic_rnn` speak of its own arguments; here those have other names.
+        # Errors of the inner run use its argument names; they are replaced by the names used here.
         labels = {"params": f'params["{name}"]', "initial_state": f"initial_state_{name}"}
         with _check_cell.relabel_errors(ORDER, **labels):
             runs.append(

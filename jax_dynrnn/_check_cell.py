@@ -366,7 +366,7 @@ def check_param_groups(params: Params, names: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def relabel_errors(order: str = "", **labels: str) -> Iterator[None]:
-    """Rewrites errors of an inner call: they then speak of the arguments of the outer call.
+    """Rewrites errors of an inner call to use the argument names of the outer call.
 
     `order` is the signature of the outer call. `labels` maps argument names of the inner call to
     what the user passed, as in `params='params["fw"]'`.

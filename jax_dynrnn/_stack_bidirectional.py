@@ -127,7 +127,7 @@ def stack_bidirectional_dynamic_rnn(
     initial_bw = _states(initial_states_bw, len(pairs), "initial_states_bw")
     states = []
     for i, (fw, bw) in enumerate(pairs):
-        # Errors of the inner run speak of its own arguments; here those have other names.
+        # Errors of the inner run use its argument names; they are replaced by the names used here.
         labels = {
             "params": f'params["{names[i]}"]',
             "initial_state_fw": f"initial_states_fw[{i}]",

@@ -187,8 +187,8 @@ def test_shard_map(engine):
         close(gradient, jax.jit(jax.grad(by_rows, (0, 1)))(params, inputs), 1e-12)
 
 
-# With few elements in a block, its steps depend on the number of rows: a device cuts its own rows
-# otherwise than one device cuts the whole batch.
+# With few elements in a block, its steps depend on the number of rows: a device divides its rows
+# into other blocks than one device divides the whole batch.
 FEW_ELEMENTS = dataclasses.replace(CPU, block_elements=2**11)
 MESHES = [
     ("scan", AxisType.Auto, CPU),

@@ -113,9 +113,9 @@ class Tiling:
     def residual_step(self, block: Index, k: Index) -> Any:
         """The step of the buffers of residuals, `[T, B, ...]`, that step k of a block writes.
 
-        Steps that the block shares with the one before must not replace what that one wrote. Where
-        they are run, they write where the block's own first step, which is run after them, writes
-        again. In a reverse run the block before is run later, and writes them again itself.
+        On a CPU, steps that the block before owns are not run. On an accelerator they are, and are
+        redirected to this block's first own step, which is run after them and overwrites them. A
+        reverse run needs no redirection: the block before is run later, and overwrites them itself.
         """
         step = self.start(block) + k
         if self.runs_whole_blocks and self.last_block_overlaps and not self.run.reverse:
