@@ -370,7 +370,6 @@ import jax_dynrnn as rnn
 
 mosaic.missing, jax.device_count = lambda: None, lambda: 1
 mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
-mosaic.MAX_CLUSTER = 1  # the interpreter has no clusters
 for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
     lengths = np.resize(test_pallas.LENGTHS, 20)
     test_pallas.assert_equals_scan(cell, batch=20, sequence_length=lengths)

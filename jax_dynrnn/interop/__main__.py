@@ -8,6 +8,7 @@ prints one line for each variable, then the code that makes params of them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,25 +22,27 @@ from ._formats.tensors import Spec
 from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
-from ._tf1.recognise import (
-    MAX_FOUND,
-    MAX_LENGTH,
-    is_too_long,
-    needed_bytes,
-    recognised,
-)
+from ._tf1.recognise import MAX_LENGTH, is_too_long, needed_bytes, recognised
 from ._tf1.scopes import as_run
 from ._tf1.shapes import describe_inputs
 from ._tf1.table import CanonicalWeights, spec_of
 
 MAX_WIDTH = 100
 """Of a column, in characters: longer names are printed, but do not widen the rows of others."""
-MAX_WEIGHTS_BYTES = 16 << 20
-"""Memory for the weights among which cells are looked for, beside what was read of the file."""
 MAX_LISTED = 8  # outermost scopes in an error message
 
 
-def main(arguments: list[str] | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How far the command goes in a large file."""
+
+    weights_bytes: int = 16 << 20
+    """Memory for the weights among which cells are looked for, beside what was read of the file."""
+    found: int = 1000
+    """The runs that are printed."""
+
+
+def main(arguments: list[str] | None = None, limits: Limits | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
@@ -57,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Names come from the file, which may be anyone's: all output is escaped.
         for line in _list_lines(variables, names, unreadable):
             print(escaped(line))
-        for line in _code_lines(variables, read_code, scope, unreadable):
+        for line in _code_lines(variables, read_code, scope, unreadable, limits or Limits()):
             print(escaped(line))
     except (OSError, ValueError) as error:
         sys.exit(escaped(f"{options.checkpoint}: {error}"))
@@ -152,7 +155,11 @@ class _Specs(Mapping[str, Spec]):
 
 
 def _code_lines(
-    variables: Mapping[str, Any], read_code: str, scope: str, unreadable: set[str]
+    variables: Mapping[str, Any],
+    read_code: str,
+    scope: str,
+    unreadable: set[str],
+    limits: Limits,
 ) -> Iterator[str]:
     """Yields the lines of code that make params of the cells recognised in a scope."""
     yield ""
@@ -165,21 +172,22 @@ def _code_lines(
     if any(kind(name) == "average" for name in variables):
         yield "# the averages of the weights: variables = checkpoint.moving_averages(variables)"
     relevant = _relevant(variables, scope, unreadable)
-    if needed_bytes(relevant) > MAX_WEIGHTS_BYTES:
+    if needed_bytes(relevant) > limits.weights_bytes:
         yield f"# {len(relevant)} variables are too many to find cells among; use --scope"
         return
     if any(map(is_too_long, variables)):
         yield f"# names above {MAX_LENGTH} characters or {MAX_SCOPES} scopes are not searched"
     weights = CanonicalWeights(_Specs(variables, relevant))
-    found = [run for run in recognised(weights) if _is_within(weights.scope(run.scope), scope)]
-    if len(found) > MAX_FOUND:
-        yield f"# there are more cells than these {MAX_FOUND}; use --scope for others"
+    found = recognised(weights, limits.found + 1)
+    found = [run for run in found if _is_within(weights.scope(run.scope), scope)]
+    if len(found) > limits.found:
+        yield f"# there are more cells than these {limits.found}; use --scope for others"
     if not found:
         yield "# no cells were recognised by their names"
         return
     yield "# forget_bias, activations and clips are not in variables: add them to the cells"
     yield "cells = {"
-    for scope_name, cells in found[:MAX_FOUND]:
+    for scope_name, cells in found[: limits.found]:
         yield f"    {_cells_entry(weights, scope_name, cells)}"
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"

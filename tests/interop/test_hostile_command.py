@@ -48,8 +48,8 @@ def stored(tmp_path, form, variables):
     return path, variables
 
 
-def printed(capsys, *arguments):
-    command.main([str(argument) for argument in arguments])
+def printed(capsys, *arguments, limits=None):
+    command.main([str(argument) for argument in arguments], limits)
     return capsys.readouterr().out
 
 

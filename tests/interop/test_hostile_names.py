@@ -59,33 +59,32 @@ def test_many_variables_are_listed_in_little_memory(tmp_path):
             written.append(text.count("\n"))
 
     with pytest.MonkeyPatch.context() as patch, capped(len(index), fixed_bytes=3 * MEBIBYTE):
-        patch.setattr(command, "MAX_WEIGHTS_BYTES", MEBIBYTE)
         patch.setattr("sys.stdout", Discarded())
-        command.main([str(tmp_path / "model")])
+        command.main([str(tmp_path / "model")], command.Limits(weights_bytes=MEBIBYTE))
     assert sum(written) > count
 
 
-def test_too_many_variables_to_recognise(tmp_path, capsys, monkeypatch):
+def test_too_many_variables_to_recognise(tmp_path, capsys):
     """The command says that there are too many variables, and works within a scope."""
-    monkeypatch.setattr(command, "MAX_WEIGHTS_BYTES", 1 << 14)
+    limits = command.Limits(weights_bytes=1 << 14)
     checkpoint.write_checkpoint(tmp_path / "model", grus(30))
     assert "# 30 variables are too many to find cells among; use --scope" in printed(
-        capsys, tmp_path / "model"
+        capsys, tmp_path / "model", limits=limits
     )
-    output = printed(capsys, tmp_path / "model", "--scope", "scope_7")
+    output = printed(capsys, tmp_path / "model", "--scope", "scope_7", limits=limits)
     assert "# scope_7: rnn.GRUCell(2) does not fit" in output and "too many" not in output
 
 
-def test_the_command_says_that_there_are_more_cells(tmp_path, capsys, monkeypatch):
+def test_the_command_says_that_there_are_more_cells(tmp_path, capsys):
     """Only some cells are printed; the command says so, and finds others by `--scope`."""
-    for module in (command, recognise):
-        monkeypatch.setattr(module, "MAX_FOUND", 3)
+    limits = command.Limits(found=3)
     for count in (3, 4):
         checkpoint.write_checkpoint(tmp_path / "model", grus(count))
-        output = printed(capsys, tmp_path / "model")
+        output = printed(capsys, tmp_path / "model", limits=limits)
         assert ("# there are more cells than these 3; use --scope" in output) == (count > 3)
         assert output.count("does not fit") == 3
-    assert "# scope_3: " in printed(capsys, tmp_path / "model", "--scope", "scope_3")
+    output = printed(capsys, tmp_path / "model", "--scope", "scope_3", limits=limits)
+    assert "# scope_3: " in output
 
 
 @pytest.mark.parametrize("scope", ["a/" * 64, "a" * 1000 + "/"], ids=["deep", "long"])
@@ -198,4 +197,4 @@ def test_a_model_of_usual_size_is_recognised():
         for part in ("kernel", "bias", "w_f_diag")
         for slot in ("", "/Adam", "/Adam_1")
     )
-    assert recognise.needed_bytes(names) < command.MAX_WEIGHTS_BYTES
+    assert recognise.needed_bytes(names) < command.Limits().weights_bytes

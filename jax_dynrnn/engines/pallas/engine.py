@@ -146,7 +146,7 @@ def _why_no_kernel(probe: Probe) -> str | None:
     dtype = probe.weights.kernels[0].dtype
     if cluster_size(step, dtype, tiles=1) is None:
         return (
-            f"no cluster of up to {mosaic.MAX_CLUSTER} SMs holds the recurrent matrix of "
+            f"no cluster of up to {mosaic.max_cluster()} SMs holds the recurrent matrix of "
             f"{probe.name} with {step.units} units in {dtype}, an equal part each"
         )
     return None

@@ -155,7 +155,7 @@ def cluster_size(step: Step, dtype: DTypeLike, tiles: int) -> int | None:
     warpgroups = round_up(step.units, UNITS) // UNITS
     sizes = [
         size
-        for size in range(1, mosaic.MAX_CLUSTER + 1)
+        for size in range(1, mosaic.max_cluster() + 1)
         if warpgroups % size == 0
         and warpgroups // size <= mosaic.MAX_WARPGROUPS
         and shared_bytes(step, dtype, size) <= mosaic.SHARED_MEMORY

@@ -18,12 +18,15 @@ MAX_WARPGROUPS = 5
 """In a thread block: a thread then has the registers for a cell of four gates."""
 SHARED_MEMORY = 232_448
 """The bytes of shared memory that a thread block may have."""
-MAX_CLUSTER = 8
-"""Thread blocks."""
 NUM_SMS = 132
 """Of an H100 (SXM) or H200; each runs one thread block."""
 INTERPRET: Any = None
 """What `kernel` takes for `interpret`; tests set it."""
+
+
+def max_cluster() -> int:
+    """The thread blocks that a cluster may have; the interpreter has no clusters."""
+    return 8 if INTERPRET is None else 1
 
 
 def missing() -> str | None:

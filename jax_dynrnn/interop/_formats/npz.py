@@ -23,20 +23,24 @@ SUFFIX = ".npy"
 class _BoundedFile(io.FileIO):
     """A file that refuses large reads, whatever size its contents declare."""
 
+    def __init__(self, path: str, max_read_bytes: int):
+        super().__init__(path)
+        self._max_read_bytes = max_read_bytes
+
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             size = file_size(self) - self.tell()
-        if size > MAX_READ_BYTES:
+        if size > self._max_read_bytes:
             raise CheckpointError(
-                f"expected a list of members of at most {MAX_READ_BYTES} bytes, got {size}"
+                f"expected a list of members of at most {self._max_read_bytes} bytes, got {size}"
             )
         return super().read(size) or b""
 
 
-def read_npz_specs(path: str) -> dict[str, Spec]:
+def read_npz_specs(path: str, max_read_bytes: int = MAX_READ_BYTES) -> dict[str, Spec]:
     """The shape and dtype of each array by name; raises `CheckpointError` for a damaged file."""
     check_regular(path)
-    with _BoundedFile(path) as file, error_context(escaped(path)):
+    with _BoundedFile(path, max_read_bytes) as file, error_context(escaped(path)):
         try:
             return _read_specs(file)
         except (CheckpointError, MemoryError):

@@ -21,7 +21,6 @@ ScopeTree = dict[str, Any]
 """Nested scopes; the leaves are the canonical names of variables."""
 
 
-MAX_FOUND = 1000  # runs
 MAX_LENGTH = 1000  # characters of a name
 NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, without the characters of names
 
@@ -45,11 +44,8 @@ RUN_SCOPES = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
 """The scopes inside of a recognised run, which are not searched again."""
 
 
-def recognised(weights: CanonicalWeights) -> list[Found]:
-    """The runs whose cells are recognised, and the single cells that are not, sorted by scope.
-
-    At most `MAX_FOUND + 1` are returned, so that the caller can say that there are more.
-    """
+def recognised(weights: CanonicalWeights, at_most: int | None = None) -> list[Found]:
+    """The first runs whose cells are recognised, and single cells that are not, sorted by scope."""
     root: ScopeTree = {}
     for key in sorted(weights):
         if not is_too_long(key) and weights.is_weight(key):
@@ -61,7 +57,7 @@ def recognised(weights: CanonicalWeights) -> list[Found]:
                     tree[scope] = {}
                 tree = tree[scope]
             tree.setdefault(name, key)
-    return list(itertools.islice(_find_runs(weights, root, ""), MAX_FOUND + 1))
+    return list(itertools.islice(_find_runs(weights, root, ""), at_most))
 
 
 def is_too_long(name: str) -> bool:
