@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import compare, fairness, machine, peers
 from .files import RESULTS, SHORT, write
 from .grid import SIZES, TINY, Problem, Size, lengths_of
-from .measure import Field, timed
+from .measure import Implementations, timed
 from .picture import draw
 from .report import markdown, tables
 
@@ -33,7 +33,7 @@ def main() -> None:
     print(tables(measured), markdown(measured), sep="\n\n")
     draw(measured, out.with_suffix(".png"))
     print(f"\nin {out}, and a picture beside it")
-    if fairness.off(measured.get("alone", [])):
+    if fairness.beyond_bound(measured.get("alone", [])):
         raise SystemExit("a framework is not as fast in the suite as it is alone: see above")
 
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     families = FAMILIES if options.peers is None else options.peers
     plan = left(planned(options), measured["rows"])
     total = sum(len(lengths) for _, _, lengths in plan)
-    with Field(families, 2 if options.short else 1) as field, tqdm(total=total) as bar:
+    with Implementations(families, 2 if options.short else 1) as field, tqdm(total=total) as bar:
         for family in field.missing:
             bar.write(f"{family}: not installed, no rows")
         check(field, measured, "start", options.short)
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     return measured
 
 
-def check(field: Field, measured: dict[str, Any], when: str, short: bool) -> None:
+def check(field: Implementations, measured: dict[str, Any], when: str, short: bool) -> None:
     """Compares the suite with each framework alone; skipped in a short run, whose figures mean
     nothing."""
     if not short:

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import peers
 from .grid import Problem, draw_inputs, draw_lengths
-from .timing import WHAT, rounds, seconds
+from .timing import PASSES, rounds, seconds
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     problem, weights, count = pickle.load(sys.stdin.buffer)
     built = _built(sys.argv[1], problem, weights)
     timers = {name: functools.partial(seconds, x) for name, x in built.items()}
-    pickle.dump({what: rounds(timers, what, count) for what in WHAT}, results)
+    pickle.dump({what: rounds(timers, what, count) for what in PASSES}, results)
 
 
 def _built(family: str, problem: Problem, weights: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def compare(
     """Raises a `ValueError` that begins with `where` if the results differ."""
     pairs = {
         "outputs": (_valid(got.outputs, lengths), _valid(expected.outputs, lengths)),
-        "gradient by the inputs": (got.gradient, expected.gradient),
+        "gradient with respect to the inputs": (got.gradient, expected.gradient),
     }
     if len(got.states) != len(expected.states):
         raise ValueError(

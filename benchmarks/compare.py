@@ -1,6 +1,7 @@
 """Ratios of the measured rows, and their means.
 
-A *speed-up* is the time of a rival divided by ours. A family is represented by its fastest variant.
+A *speed-up* is the time of another implementation divided by ours. A family is represented by its
+fastest variant.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GROUPS = {
 """Sets of lengths over which means are taken."""
 
 
-class Rival(NamedTuple):
+class Comparison(NamedTuple):
     """The frameworks that one of our implementations is compared with."""
 
     families: tuple[str, ...]
@@ -35,17 +36,17 @@ class Rival(NamedTuple):
     """The implementation of ours in this comparison."""
 
 
-SPREAD = f"ours{peers.DEVICES}"
+SHARDED = f"ours{peers.DEVICES}"
 """Ours with the batch sharded over one JAX device per core."""
-RIVALS = {
-    "best JAX peer": Rival(tuple(peers.JAX)),
-    "TensorFlow": Rival(("tensorflow",)),
-    "PyTorch": Rival(("pytorch",)),
-    "Flax, both with a device per core": Rival((f"flax{peers.DEVICES}",), SPREAD),
-    "PyTorch, ours with a device per core": Rival(("pytorch",), SPREAD),
+COMPARISONS = {
+    "best JAX peer": Comparison(tuple(peers.JAX)),
+    "TensorFlow": Comparison(("tensorflow",)),
+    "PyTorch": Comparison(("pytorch",)),
+    "Flax, both with a device per core": Comparison((f"flax{peers.DEVICES}",), SHARDED),
+    "PyTorch, ours with a device per core": Comparison(("pytorch",), SHARDED),
 }
 MARGIN = 0.95
-"""A speed-up below this counts as lost; one between this and 1 is within noise."""
+"""A speed-up below this counts as slower; one between this and 1 is within noise."""
 
 
 def by_problem(rows: Iterable[Row]) -> dict[Problem, Entry]:
@@ -68,12 +69,12 @@ def least(entry: Entry, families: Iterable[str], value: Callable[[Row], float]) 
     return min(found, default=None)
 
 
-def speed_up(entry: Entry, what: str, rival: Rival) -> float | None:
-    """The rival's fastest time divided by ours; `None` if either is missing."""
-    theirs = least(entry, rival.families, lambda row: row[what]["median"])
-    if theirs is None or rival.ours not in entry:
+def speed_up(entry: Entry, what: str, comparison: Comparison) -> float | None:
+    """Their fastest time divided by ours; `None` if either is missing."""
+    theirs = least(entry, comparison.families, lambda row: row[what]["median"])
+    if theirs is None or comparison.ours not in entry:
         return None
-    return theirs / entry[rival.ours][what]["median"]
+    return theirs / entry[comparison.ours][what]["median"]
 
 
 def over_scan(entry: Entry, what: str) -> float | None:

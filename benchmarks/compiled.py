@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .problems import loss
-from .timing import WHAT, Results, seconds
+from .timing import PASSES, Results, seconds
 
 
 def _put_on_device(*arguments: Any) -> Any:
@@ -39,7 +39,7 @@ class Compiled:
         weights: Any,
         inputs: Any,
         lengths: Any,
-        what: Sequence[str] = WHAT,
+        what: Sequence[str] = PASSES,
         place: Callable = _put_on_device,
     ):
         self.weights, self.place = weights, place

@@ -10,10 +10,10 @@ from typing import Any
 
 from . import peers
 from .grid import Problem, Size
-from .measure import Field, timed
+from .measure import Implementations, timed
 from .problems import cells_of, params_of
 from .remote import EXPORT
-from .timing import WHAT
+from .timing import PASSES
 
 PROBLEMS = (
     Problem("lstm", Size(32, 100, 64, 128), "full"),
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def check(
-    field: Field, count: int, when: str, problems: tuple[Problem, ...] = PROBLEMS
+    field: Implementations, count: int, when: str, problems: tuple[Problem, ...] = PROBLEMS
 ) -> Iterator[Row]:
     """Compares the two times of every implementation of another framework, problem by problem.
 
@@ -50,12 +50,14 @@ def check(
             left = families  # after the first try, only the families with a pair beyond the bound
             for _ in range(TRIES):
                 rows |= _closer(_pairs(problem, implementations, left, count), rows)
-                left = sorted({peers.family(row["implementation"]) for row in off(rows.values())})
+                left = sorted(
+                    {peers.family(row["implementation"]) for row in beyond_bound(rows.values())}
+                )
             shared = {"when": when, "kind": kind, "size": list(size), "lengths": lengths}
             yield from (shared | row for row in rows.values())
 
 
-def off(rows: Any) -> list[Row]:
+def beyond_bound(rows: Any) -> list[Row]:
     """The rows whose times differ by more than `BOUND`."""
     return [row for row in rows if _difference(row) > BOUND]
 
@@ -90,7 +92,7 @@ def _pairs(
     rows = {}
     for family in families:
         alone = measure(family, problem, count)
-        for what in WHAT:
+        for what in PASSES:
             for name, times in alone[what].items():
                 row = {"implementation": name, "what": what}
                 row |= {"suite": _lower_quartile(suite[name][what])}

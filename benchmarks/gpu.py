@@ -37,7 +37,7 @@ from .measure import timed  # noqa: E402
 from .peers import cudnn, flax, nnx, ours  # noqa: E402
 from .problems import cells_of, params_of  # noqa: E402
 from .remote import Process  # noqa: E402
-from .timing import WHAT  # noqa: E402
+from .timing import PASSES  # noqa: E402
 
 SIZES = (
     Size(64, 512, 128, 128),
@@ -104,7 +104,7 @@ def measured_rows(
             each.feed(draw_inputs(problem) if name not in runs else inputs, lengths)
         failures = disagreeing(built, problem, runs["ours"][0], inputs, lengths, BOUND[dtype])
         for message in failures.values():
-            tqdm.write(f"no figure: {message[:1000]}")
+            tqdm.write(f"not measured: {message[:1000]}")
         agreeing = {name: each for name, each in built.items() if name not in failures}
         columns = {"dtype": dtype, "floor": floor(kind, size, dtype)}
         rows += [row | columns for row in timed(problem, agreeing, count)]
@@ -116,7 +116,7 @@ def _compiled(name: str, *arguments: Any) -> Any:
     try:
         return Compiled(*arguments)
     except Exception as error:
-        tqdm.write(f"no figure: {name}: {type(error).__name__}: {str(error)[:1000]}")
+        tqdm.write(f"not measured: {name}: {type(error).__name__}: {str(error)[:1000]}")
         return None
 
 
@@ -162,7 +162,7 @@ def main() -> None:
         out = options.out or (SHORT if options.short else RESULTS) / "gpu.json"
         measured = run(options, out)
     print(gpu_report.table(measured))
-    for what in WHAT:
+    for what in PASSES:
         gpu_report.draw(measured, what).savefig(out.with_name(f"{out.stem}_{what}.png"), dpi=120)
     print(f"\nin {out}, and pictures beside it")
 

@@ -68,7 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         groups.setdefault((row["cell"], row["dtype"], row["engine"]), []).append(row)
     for group, found in groups.items():
         worst = max(found, key=lambda row: row["error"] / row["bound"])
-        verdict = "ok" if worst["error"] <= worst["bound"] else "MISS"
+        verdict = "ok" if worst["error"] <= worst["bound"] else "FAILED"
         figures = f"{worst['error']:.1e}", f"{worst['bound']:.1e}"
         lines.append([*group, worst["options"], *figures, verdict])
     return aligned(lines, left=4)
@@ -94,8 +94,8 @@ def main() -> None:
         if "failure" in row:
             print(*(row[k] for k in Point._fields), row["failure"][:500], sep=", ")
     if missed:
-        raise SystemExit(f"{missed} of {len(measured['rows'])} runs are off")
-    print(f"all {len(measured['rows'])} runs are right")
+        raise SystemExit(f"{missed} of {len(measured['rows'])} runs exceed their error bound")
+    print(f"all {len(measured['rows'])} runs are within their error bounds")
 
 
 if __name__ == "__main__":

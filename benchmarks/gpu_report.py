@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from .grid import Size
 from .peers import family
 from .report import aligned, heading
-from .timing import WHAT
+from .timing import PASSES
 
-RIVALS = {"Flax/it": ("flax", "nnx"), "PyTorch/it": ("pytorch",)}
+COMPARISONS = {"Flax/this": ("flax", "nnx"), "PyTorch/this": ("pytorch",)}
 """The families whose fastest implementation is compared with ours."""
 PROBLEM = ("kind", "size", "lengths", "dtype")
 COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange", "float16": "tab:green"}
@@ -26,20 +26,20 @@ def per_step(row: dict[str, Any], what: str) -> float:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Microseconds per step, their ratio to the floor, and the speed-up over the fastest rivals."""
+    """Microseconds per step, their ratio to the floor, and the speed-up over the fastest others."""
     lines, problems = [["cell", "size", "lengths", "dtype", "implementation"]], {}
-    lines[0] += ["forward, us", "floors", *RIVALS, "training, us", *RIVALS]
+    lines[0] += ["forward, us", "floors", *COMPARISONS, "training, us", *COMPARISONS]
     for row in measured["rows"]:
         problems.setdefault(str([row[k] for k in PROBLEM]), []).append(row)
     for rows in problems.values():
         for row in rows:
             line = [row["kind"], str(Size(*row["size"])), row["lengths"], row["dtype"]]
             line.append(row["implementation"])
-            for what in WHAT:
+            for what in PASSES:
                 step = per_step(row, what)
                 line.append(f"{step:.2f}")
                 line += [f"{step / row['floor']:.1f}"] if what == "forward" else []
-                line += [_ratio(rows, families, what, step) for families in RIVALS.values()]
+                line += [_ratio(rows, families, what, step) for families in COMPARISONS.values()]
             lines.append(line)
     machine = measured["machine"]
     setting = f"{machine['device']}, XLA_FLAGS={machine['flags']!r}"

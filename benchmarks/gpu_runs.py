@@ -53,7 +53,7 @@ CELLS = {
     "layer norm": rnn.LayerNormLSTMCell(32, layer_norm=True),
     "stack": rnn.MultiRNNCell([rnn.LSTMCell(64), rnn.GRUCell(32)]),
 }
-BOTH = "both ways"
+BOTH = "bidirectional"
 OPTIONS = {
     "ragged": {"sequence_length": LENGTHS},
     BOTH: {"sequence_length": LENGTHS},

@@ -62,7 +62,7 @@ OTHERS = (
     "minimal", "sru", "ind_rnn", "indy_gru", "indy_lstm", "stack",
 )  # fmt: skip
 """Cells that few of the peers have: ours against `scan`."""
-ALONE = (*MAPPED, *OTHERS)
+WITHOUT_PEERS = (*MAPPED, *OTHERS)
 COPIES = 8
 """The size of the mapped axis."""
 
@@ -75,7 +75,7 @@ SIZES |= {kind: (Size(64, 256, 64, 64),) for kind in OTHERS}
 
 def lengths_of(kind: str, size: Size) -> tuple[str, ...]:
     """The kinds of lengths that make sense: a single row is not ragged."""
-    if kind in ALONE:
+    if kind in WITHOUT_PEERS:
         return ("full", "lognormal")
     return LENGTHS[:2] if size.batch == 1 else LENGTHS
 

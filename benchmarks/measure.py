@@ -13,12 +13,12 @@ from .compiled import Compiled, warm_up
 from .grid import Problem, Size, draw_inputs, draw_lengths
 from .problems import params_of
 from .remote import Process
-from .timing import WHAT, rounds
+from .timing import PASSES, rounds
 
 Row = dict[str, Any]
 
 
-class Field:
+class Implementations:
     """All implementations, ours and the peers', as a context manager.
 
     Args:
@@ -41,7 +41,7 @@ class Field:
             process.call("ready")  # waits for its imports, which would disturb later measurements
         warm_up()
 
-    def __enter__(self) -> Field:
+    def __enter__(self) -> Implementations:
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -80,15 +80,15 @@ class Field:
 def timed(problem: Problem, implementations: dict[str, Any], count: int) -> list[Row]:
     """Times `count` rounds of a problem, and returns a row for each implementation."""
     timers = {name: x.seconds for name, x in implementations.items()}
-    measured = {what: rounds(timers, what, count) for what in WHAT}
+    measured = {what: rounds(timers, what, count) for what in PASSES}
     rows = []
     for name, implementation in implementations.items():
         # Only JAX reports compile time and memory.
-        cost = getattr(implementation, "cost", {what: {} for what in WHAT})
+        cost = getattr(implementation, "cost", {what: {} for what in PASSES})
         rows.append(
             {"kind": problem.kind, "size": list(problem.size), "lengths": problem.lengths}
             | {"implementation": name}
-            | {what: measured[what][name] | cost[what] for what in WHAT}
+            | {what: measured[what][name] | cost[what] for what in PASSES}
         )
     return rows
 

@@ -28,14 +28,14 @@ ANCHORS = {
 }
 OFFSETS = (-13, -7, -3, -2, -1, 0, 1, 2, 3, 7, 16, 37)
 """Memory is measured at each anchor plus each of these offsets."""
-CLIFFS = {
+TIMED_SIZES = {
     "time": (127, 262, 331, 514, 521, 1031, 2053, 4098, 4099, 10_007),
     "batch": (37, 134, 142, 149, 178, 262, 509, 1009, 1028, 2053),
 }
 """Primes and small multiples of large primes. Time is measured at each of these sizes and at two
 sizes after it."""
-BESIDE = (1, 16)
-NEAR = 50
+TIMED_OFFSETS = (1, 16)
+MAX_DISTANCE = 50
 """The largest difference of two sizes that are compared."""
 KINDS: tuple[tuple[str, Any], ...] = tuple(itertools.product(("full", "lognormal"), (None, "sqrt")))
 """Kinds of lengths and `remat`."""
@@ -70,7 +70,7 @@ def rows(short: bool, num_rounds: int) -> Iterator[Row]:
 
 def _times(sizes: dict[int, Size], full: bool, remat: Any, num_rounds: int) -> dict[int, Any]:
     """The times of training steps. All sizes are timed in the same rounds: otherwise a disturbance
-    of the machine would look like a cliff."""
+    of the machine would look like the cost of one size."""
     timers = {}
     for value, size in sizes.items():
         drawn = None if full else lognormal(size.batch, size.time, 0)
@@ -85,10 +85,10 @@ def _plans(short: bool) -> tuple[list[tuple[str, int]], list[tuple[str, list[int
     if short:
         memories = timed = _sizes(TINY_ANCHORS, (0, 1))
     else:
-        memories, timed = _sizes(ANCHORS, OFFSETS), _sizes(CLIFFS, (0, *BESIDE))
+        memories, timed = _sizes(ANCHORS, OFFSETS), _sizes(TIMED_SIZES, (0, *TIMED_OFFSETS))
     groups: list[tuple[str, list[int]]] = []
     for axis, value in timed:
-        if groups and groups[-1][0] == axis and value - groups[-1][1][-1] <= NEAR:
+        if groups and groups[-1][0] == axis and value - groups[-1][1][-1] <= MAX_DISTANCE:
             groups[-1][1].append(value)
         else:
             groups.append((axis, [value]))
@@ -138,15 +138,16 @@ def worst(curve: dict[int, float]) -> tuple[float, int, int]:
 
     A smaller size should cost less, so any ratio above 1 is an anomaly.
     """
-    pairs = [(n, m) for n, m in itertools.permutations(curve, 2) if 0 < m - n <= NEAR]
+    pairs = [(n, m) for n, m in itertools.permutations(curve, 2) if 0 < m - n <= MAX_DISTANCE]
     return max((curve[n] / curve[m], n, m) for n, m in pairs)
 
 
 def table(measured: list[Row]) -> str:
     """The worst pair of sizes of each curve."""
-    lines = [["axis", "lengths", "remat", "", "at most", "at", "beside"]]
+    lines = [["axis", "lengths", "remat", "", "ratio", "size", "larger size"]]
     for quantity, named in (("memory", "memory"), ("training", "time")):
         for (axis, lengths, remat), curve in curves(measured, quantity).items():
             ratio, n, m = worst(curve)
             lines.append([axis, lengths, str(remat), named, f"{ratio:.2f}", str(n), str(m)])
-    return f"what a size costs beside a larger one within {NEAR}\n{aligned(lines, left=4)}"
+    title = f"largest cost of a size relative to a size up to {MAX_DISTANCE} larger"
+    return f"{title}\n{aligned(lines, left=4)}"

@@ -12,9 +12,9 @@ matplotlib.use("Agg")  # draws without a display; must precede the import of pyp
 import matplotlib.pyplot as plt  # noqa: E402
 
 from . import compare  # noqa: E402
-from .compare import RIVALS, Entry  # noqa: E402
+from .compare import COMPARISONS, Entry  # noqa: E402
 from .grid import LENGTHS, Problem  # noqa: E402
-from .timing import WHAT  # noqa: E402
+from .timing import PASSES  # noqa: E402
 
 COLORS = {"none": "0.75", "full": "0.45", "uniform": "C0", "lognormal": "C3"}
 LABELS = {
@@ -48,10 +48,10 @@ def draw(measured: dict[str, Any], path: Path) -> None:
         len(kinds), 2, figsize=(13, 1 + 2.6 * len(kinds)), sharey=True, squeeze=False
     )
     for line, kind in zip(axes, kinds, strict=True):
-        for ax, what in zip(line, WHAT, strict=True):
+        for ax, what in zip(line, PASSES, strict=True):
             _panel(ax, what, {p: entry for p, entry in entries.items() if p.kind == kind})
         line[0].set_ylabel(f"{NAMES[kind]}\nspeed-up")
-    for ax, what in zip(axes[0], WHAT, strict=True):
+    for ax, what in zip(axes[0], PASSES, strict=True):
         ax.set_title(f"{TITLES[what]}: speed-up over the best JAX peer")
     handles = {}
     for ax in axes.flat:
@@ -69,11 +69,11 @@ def _panel(ax: Any, what: str, entries: dict[Problem, Entry]) -> None:
     for lengths in LENGTHS:
         found = [(p, e) for p, e in entries.items() if p.lengths == lengths]
         positions = [sizes.index(p.size) + 0.2 * (LENGTHS.index(lengths) - 1.5) for p, _ in found]
-        best = [compare.speed_up(e, what, RIVALS["best JAX peer"]) or 1.0 for _, e in found]
+        best = [compare.speed_up(e, what, COMPARISONS["best JAX peer"]) or 1.0 for _, e in found]
         heights = [ratio - 1 for ratio in best]  # bars start at 1, the speed of the peer
         ax.bar(positions, heights, 0.18, 1, color=COLORS[lengths], label=LABELS[lengths])
         for name, marker in OTHERS.items():
-            theirs = [compare.speed_up(e, what, RIVALS[name]) for _, e in found]
+            theirs = [compare.speed_up(e, what, COMPARISONS[name]) for _, e in found]
             pairs = zip(positions, best, theirs, strict=True)
             # The height of a mark is their speed on this scale, not our speed-up over them.
             points = [(x, b / t) for x, b, t in pairs if t]

@@ -70,7 +70,9 @@ class Process:
         except (EOFError, BrokenPipeError) as end:
             self.log.seek(0)
             said = self.log.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"{self.family}: its process has ended; it said:\n{said}") from end
+            raise RuntimeError(
+                f"{self.family}: its process ended with this output:\n{said}"
+            ) from end
         self.popen.send_signal(signal.SIGSTOP)
         if error:
             raise RuntimeError(f"{self.family}: {name} failed in its process:\n{error}")

@@ -6,9 +6,9 @@ import functools
 from typing import Any
 
 from . import compare, fairness
-from .compare import GROUPS, MARGIN, RIVALS, Entry, collect, geometric_mean
-from .grid import ALONE, SIZES, Problem
-from .timing import WHAT
+from .compare import COMPARISONS, GROUPS, MARGIN, Entry, collect, geometric_mean
+from .grid import SIZES, WITHOUT_PEERS, Problem
+from .timing import PASSES
 
 Entries = dict[Problem, Entry]
 
@@ -19,7 +19,7 @@ def tables(measured: dict[str, Any]) -> str:
     parts = [heading(measured)]
     for kind in SIZES:
         of_kind = {p: entry for p, entry in entries.items() if p.kind == kind}
-        parts += [_table(kind, what, of_kind) for what in WHAT if of_kind]
+        parts += [_table(kind, what, of_kind) for what in PASSES if of_kind]
     grid = compare.in_grid(entries)
     parts += _means(grid) if grid else []
     return "\n\n".join(parts + _alone(measured.get("alone", [])))
@@ -30,7 +30,7 @@ def _alone(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     ratios = [row["suite"] / row["alone"] for row in rows]
-    mean, off = geometric_mean(ratios), fairness.off(rows)
+    mean, off = geometric_mean(ratios), fairness.beyond_bound(rows)
     lines = [f"other frameworks: {mean:.2f} of their time alone, the mean of {len(rows)} pairs"]
     lines += [f"over {fairness.BOUND:.0%}: {fairness.sentence(row)}" for row in off]
     return ["\n".join(lines)]
@@ -48,7 +48,7 @@ def heading(measured: dict[str, Any]) -> str:
 
 def _table(kind: str, what: str, entries: Entries) -> str:
     names = list(dict.fromkeys(name for entry in entries.values() for name in entry))
-    rival = ("ours: scan",) if kind in ALONE else ("best JAX",)
+    rival = ("ours: scan",) if kind in WITHOUT_PEERS else ("best JAX",)
     heads = [("size", ""), ("lengths", "")]
     heads += [(name.split(": ")[0], (name.split(": ") + [""])[1]) for name in names]
     heads += [("spread", "of ours"), ("speed-up", rival[0])]
@@ -70,17 +70,17 @@ def _verdict(entry: Entry, what: str, kind: str) -> list[str]:
     """Our interquartile range relative to the median, and the speed-up; `<` marks a lost row."""
     ours = entry["ours"][what]
     low, high = ours["quartiles"]
-    if kind in ALONE:
+    if kind in WITHOUT_PEERS:
         ratio = compare.over_scan(entry, what)
     else:
-        ratio = compare.speed_up(entry, what, RIVALS["best JAX peer"])
+        ratio = compare.speed_up(entry, what, COMPARISONS["best JAX peer"])
     mark = " <" if ratio is not None and ratio < MARGIN else "  "
     return [f"{100 * (high - low) / ours['median']:.0f} %", _times(ratio) + mark]
 
 
 def _means(entries: Entries) -> list[str]:
     lines = [["geometric means of the speed-up", "", *GROUPS]]
-    for what in WHAT:
+    for what in PASSES:
         for name, ratio in _ratios(what).items():
             means = [geometric_mean(collect(entries, ratio, g).values()) for g in GROUPS]
             lines.append([_named(what), name, *map(_times, means)])
@@ -88,25 +88,25 @@ def _means(entries: Entries) -> list[str]:
 
 
 def _ratios(what: str) -> dict[str, Any]:
-    """The functions that compute the speed-up of an entry, by the name of the rival."""
+    """The functions that compute the speed-up of an entry, by the name of the comparison."""
     ratios: dict[str, Any] = {
-        name: functools.partial(compare.speed_up, what=what, rival=rival)
-        for name, rival in RIVALS.items()
+        name: functools.partial(compare.speed_up, what=what, comparison=comparison)
+        for name, comparison in COMPARISONS.items()
     }
     return ratios | {"our scan": functools.partial(compare.over_scan, what=what)}
 
 
 def _sentences(entries: Entries) -> list[str]:
-    """Sentences on the least speed-ups, the lost rows, memory, and compile time."""
+    """Sentences on the lowest speed-ups, the lost rows, memory, and compile time."""
     lines = []
-    for what in WHAT:
+    for what in PASSES:
         for name, ratio in _ratios(what).items():
             found = collect(entries, ratio)
             lost = sum(value < MARGIN for value in found.values())
             if found:
                 worst = min(found, key=found.__getitem__)
                 lines.append(
-                    f"{_named(what)}: least speed-up over {name} {found[worst]:.2f} ({worst}), "
+                    f"{_named(what)}: lowest speed-up over {name} {found[worst]:.2f} ({worst}), "
                     f"below {MARGIN} in {lost} of {len(found)} rows"
                 )
     for quantity, unit in (("memory", "temporary memory"), ("compile", "time to compile")):
@@ -127,11 +127,11 @@ def markdown(measured: dict[str, Any]) -> str:
     if not entries:
         return ""
     lines = ["| speed-up over | lengths | forward | training step |", "|---|---|---|---|"]
-    for name in (*RIVALS, "our scan"):
+    for name in (*COMPARISONS, "our scan"):
         for group in GROUPS:
             means = [
                 geometric_mean(collect(entries, _ratios(what)[name], group).values())
-                for what in WHAT
+                for what in PASSES
             ]
             lines.append(f"| {name} | {group} | {' | '.join(map(_times, means))} |")
     return "\n".join([*lines, "", *(f"* {s}" for s in _sentences(entries)), "", heading(measured)])

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WHAT = ("forward", "training")
-SHORTEST = 3e-2
-"""Seconds. If one call takes less, calls are repeated for this time, and the first is not counted:
-it finds the caches full of another framework's data, while in practice calls follow each other."""
+PASSES = ("forward", "training")
+MIN_SECONDS = 3e-2
+"""Seconds. A shorter call is repeated for this long. The first call is then not counted, because
+another framework's data fills the caches."""
 
 
 class Results(NamedTuple):
@@ -27,15 +27,15 @@ class Results(NamedTuple):
 
 
 def seconds(implementation: Any, what: str) -> float:
-    """The mean time of consecutive calls, at least one, which together take at least `SHORTEST`."""
+    """The mean time of consecutive calls, which together take at least `MIN_SECONDS`."""
     call = getattr(implementation, what)
     start = time.perf_counter()
     call()
     elapsed = time.perf_counter() - start
-    if elapsed >= SHORTEST:
+    if elapsed >= MIN_SECONDS:
         return elapsed
     calls, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < SHORTEST:
+    while (elapsed := time.perf_counter() - start) < MIN_SECONDS:
         call()
         calls += 1
     return elapsed / calls

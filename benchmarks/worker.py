@@ -18,7 +18,7 @@ from . import peers
 from .timing import Results, seconds
 
 
-class Host:
+class Worker:
     """The commands: each public method is one."""
 
     def __init__(self, family: str):
@@ -51,7 +51,7 @@ class Host:
 def main() -> None:
     commands, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # frameworks print to stdout, which must carry only the pickled results
-    host = Host(sys.argv[1])
+    host = Worker(sys.argv[1])
     while True:
         try:
             name, arguments = pickle.load(commands)

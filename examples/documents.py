@@ -175,7 +175,7 @@ def main(smoke):
     }
     draw(steps)
     return losses.ravel().tolist(), {
-        "task": "verse or prose: speeches packed into rows, their outputs pooled",
+        "task": "text classification (verse or prose): packed rows, pooled outputs",
         "measure": f"accuracy, {len(test)} speeches of {len(held_out)} plays not seen",
         "value": round(float(right.mean()), 4),
         "reference": f"{naive_bayes(train, test):.3f}, naive Bayes of the words",

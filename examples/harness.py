@@ -48,7 +48,7 @@ def save_result(name: str, figures: dict[str, Any], seconds: float, folder: Path
 
     Args:
         name: the name of the example.
-        figures: `task`, `measure`, `value` and `reference` (a value to reach) for the README's
+        figures: `task`, `measure`, `value` and `reference` (a baseline) for the README's
             table, and any others.
         seconds: the duration of the run.
         folder: the folder to write to; the README's table is made from `examples/results`.

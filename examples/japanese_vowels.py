@@ -191,7 +191,7 @@ def main(out, keep):
     draw(out, LSTM, jax.tree.map(operator.itemgetter(0), params["LSTM"]["rnn"]), test, curves)
     print(f"the picture: {out}")
     figures = {
-        "task": "who speaks: the final state of a bidirectional LSTM",
+        "task": "speaker recognition: the final state of a bidirectional LSTM",
         "measure": f"accuracy, 370 test utterances, mean of {len(SEEDS)} seeds",
         "value": round(float(np.mean(accuracies["bidirectional LSTM"])), 4),
         "reference": "0.954, MATLAB's example of the same",

@@ -179,7 +179,7 @@ def main(smoke):
     harness.draw("memory_policy", figure)
     with_memory, without = (float(curves[m][:, -CHUNK:].mean()) for m in (True, False))
     return (1 - curves[True].mean(0)).tolist(), {
-        "task": "a sign to be remembered: reinforcement learning",
+        "task": "reinforcement learning that needs memory",
         "measure": f"episodes that end well, mean of {SEEDS} seeds",
         "value": round(with_memory, 4),
         "reference": f"{without:.3f}, the same without memory",

@@ -186,7 +186,7 @@ def main(smoke):
     correct, predicted, actual = counts
     draw(*counts)
     return losses, {
-        "task": "names in newspapers: a tag for every word",
+        "task": "named-entity recognition in newspapers: a tag for every word",
         "measure": "entity F1, every fifth page",
         "value": round(2 * correct.total() / (predicted.total() + actual.total()), 4),
         "precision": round(correct.total() / max(predicted.total(), 1), 4),

@@ -1,4 +1,4 @@
-"""Errors for wrong arguments: an unknown name is answered with its name here, or with other advice.
+"""Errors for wrong arguments. For an unknown name, they give its name here, or other advice.
 
 Users come from TF1, Flax, Keras and PyTorch and pass the names that they know. Functions keep
 their written-out signatures, so that editors and type checkers see them; only calls that Python
@@ -269,4 +269,4 @@ def _params_hint(missing: list[str], positional: list[str], arguments: tuple[Any
     if isinstance(got, dict) or "inputs" not in positional:
         return ""
     what = f"an array of shape {tuple(got.shape)}" if hasattr(got, "shape") else type(got).__name__
-    return f"; params are what init made, and come before inputs: got {what} in their place"
+    return f"; params are the result of init and come before inputs; got {what} as params"

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data
+from ._adapter import as_cell
 from ._arguments import explained
-from ._cell import Params, State, as_cell
+from ._cell import Params, State
 from ._protocol import ask, same_shapes, structure
 from ._rnn import dynamic_rnn
 from ._tools import fold_in, is_shape

@@ -10,7 +10,6 @@ import abc
 import functools
 import importlib
 import inspect
-import itertools
 import types
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Self
@@ -21,9 +20,10 @@ import jax.numpy as jnp
 
 from . import _check_cell, _check_options
 from ._arguments import check_construction, explained
+from ._features import batch_shape_of
 from ._protocol import ask, result, structure
 from ._repr import BriefRepr
-from ._tools import fold_in, importable_name, is_shape, map_shapes, matmul, unboxed
+from ._tools import fold_in, importable_name, matmul
 from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Projected, PyTree, Shapes
 from ._types import Params as Params
 from ._types import State as State
@@ -75,12 +75,12 @@ def _explained_method(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             returned = method(*arguments, **options)
             if method.__name__ == "init":
-                _check_cell.made(arguments, returned)
+                _check_cell.check_initialized_params(arguments, returned)
             return returned
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             # The arguments are examined only after a failure, so that valid calls stay fast.
             given = dict(zip(names, arguments, strict=False)) | options
-            _check_cell.blame_arguments(method.__name__, given, error)
+            _check_cell.explain_argument_error(method.__name__, given, error)
             raise
 
     return explained(call)
@@ -188,10 +188,11 @@ class Cell(BriefRepr):
     def composition(self, key: Key = None) -> Composition | None:
         """Returns how the cell is made of other cells, or `None` if it is not.
 
-        The result is a `Stacked`, or an `Around` for one cell with work before and after it. Where
-        it permits, engines run the inner cells one by one, each with the fastest method for it.
-        `key` is the key of the run, or `None`. It may decide whether the inner cells can be run
-        apart: dropout of the state, for one, does work between the steps only with a key.
+        The result is a `Stacked`, or an `Around` for one cell with work before and after it. If the
+        composition permits, engines run the inner cells one by one, each with the fastest method
+        for it. `key` is the key of the run, or `None`. It may decide whether the inner cells can be
+        run separately: for example, dropout of the state works between the steps only in a run
+        with a key.
         """
         del key
         return None
@@ -221,7 +222,7 @@ class Cell(BriefRepr):
         The state is checked as the initial state of a run is. Flax's argument order (state before
         inputs) cannot be detected if both have the same shapes.
         """
-        batch_shape = leading_shape(inputs, self.feature_ndim)
+        batch_shape = batch_shape_of(inputs, self.feature_ndim)
         _check_options.one_key(key)
         try:
             state = _check_cell.state_of_step(self, params, inputs, state, batch_shape)
@@ -230,7 +231,7 @@ class Cell(BriefRepr):
             projected = ask(self, "project", prepared, inputs)
             return take_step(self, prepared, projected, state, key=key)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            _check_cell.blame_params(self, params, inputs, state, error)
+            _check_cell.explain_params_error(self, params, inputs, state, error)
             raise
 
     def prepare(self, params: Params, *, key: Key = None, batch_shape: tuple[Any, ...]) -> Params:
@@ -300,7 +301,7 @@ class Cell(BriefRepr):
                 setattr(cls, name, _explained_method(method))
         own = vars(cls)
         # A run calls project and step, never __call__ if step is overridden: an override of
-        # __call__ alone would be ignored without a word.
+        # __call__ alone would be silently ignored.
         if "__call__" in own and "step" not in own and cls.step is not Cell.step:
             raise TypeError(
                 f"{cls.__name__} overrides __call__, but a run takes {cls.__mro__[1].__name__}'s "
@@ -326,8 +327,8 @@ def _required_composition(cell: Cell, method: str) -> Composition:
     composition = cell.composition()
     if composition is None:
         raise NotImplementedError(
-            f"{type(cell).__name__}: expected it to define {method}, as every cell that is not "
-            "made of others, got none"
+            f"{type(cell).__name__}: expected a method {method}, which every cell without a "
+            "composition must define, got none"
         )
     return composition
 
@@ -427,17 +428,16 @@ def run_stages(stages: Stages, multiply: Callable[..., Any]) -> tuple[Any, State
             f"new_state), got {type(stages).__name__}"
         )
     try:
-        yielded = next(stages)
-        for i in itertools.count():
+        yielded, i = next(stages), 0
+        while True:
             if not isinstance(yielded, tuple) or len(yielded) != 2:
                 raise TypeError(
                     "stages: expected each yield to be a tuple (x, kernel), got "
                     f"{structure(yielded)}"
                 )
-            yielded = stages.send(multiply(i, *yielded))
+            yielded, i = stages.send(multiply(i, *yielded)), i + 1
     except StopIteration as end:
         return end.value  # what the generator returned
-    raise AssertionError("unreachable")  # type checkers do not know that count() never ends
 
 
 class MatmulCell(StagedCell):
@@ -519,161 +519,8 @@ PREPARE = 2**31 - 1
 """Folded into the run's key to derive the key of `prepare`; no step has this index."""
 
 
-@jax.tree_util.register_static
-class Adapter(Cell):
-    """An object with the three methods that is not a `Cell`, with the interface of one.
-
-    It is as static as that object: the two adapters of equal objects are equal.
-    """
-
-    def __init__(self, cell: Any):
-        self.foreign = cell
-        self.feature_ndim = getattr(cell, "feature_ndim", 1)
-        self.init = cell.init
-        self.zero_state = cell.zero_state
-        for name in ("prepare", "start"):
-            if hasattr(cell, name):
-                setattr(self, name, getattr(cell, name))
-        if hasattr(cell, "step"):
-            self.step = cell.step
-            self.project = getattr(cell, "project", self.project)
-
-    def __call__(
-        self, params: Params, inputs: Inputs, state: State, *, key: Key = None
-    ) -> tuple[Any, State]:
-        return ask(self.foreign, "__call__", params, inputs, state, key=key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Adapter) and self.foreign == other.foreign
-
-    def __hash__(self) -> int:
-        return hash(self.foreign)
-
-    def __repr__(self) -> str:
-        return repr(self.foreign)
-
-
 def take_step(
     cell: Cell, params: Params, projected: Projected, state: State, *, key: Key = None
 ) -> tuple[Any, State]:
     """Calls `cell.step`, and checks that it returns `(output, new_state)`."""
     return result(cell, ask(cell, "step", params, projected, state, key=key), state)
-
-
-def as_cell(cell: Any, name: str = "cell") -> Cell:
-    """Returns `cell` as a `Cell`: itself, or an `Adapter`.
-
-    Raises:
-        TypeError: methods are missing, which the message lists.
-    """
-    if isinstance(cell, Cell):
-        own_step = type(cell).__call__ is not Cell.__call__ or type(cell).step is not Cell.step
-        if not own_step and separable(cell) is None:
-            raise TypeError(
-                f"{name}: expected {type(cell).__name__} to define __call__, or project and "
-                "step, or composition, got none of them"
-            )
-        return cell
-    if isinstance(cell, type):
-        raise TypeError(
-            f"{name}: expected a cell, got the class {cell.__name__} itself; make an "
-            f"instance of it, as in {cell.__name__}(128)"
-        )
-    missing = [m for m in ("init", "zero_state") if not callable(getattr(cell, m, None))]
-    missing += [] if callable(cell) else ["__call__"]
-    if missing:
-        packages = {base.__module__.partition(".")[0] for base in type(cell).__mro__}
-        known = " and ".join(packages & {"flax", "haiku", "equinox"})
-        hint = f"; jax_dynrnn.interop.foreign makes cells of those of {known}" if known else ""
-        raise TypeError(
-            f"{name}: expected a cell (an object with init, zero_state and __call__), "
-            f"got {type(cell).__name__}, which has no {', '.join(missing)}{hint}"
-        )
-    return Adapter(cell)
-
-
-def output_shape(cell: Cell, input_shape: Shapes) -> Any:
-    """Returns the shape of the output for one row, by tracing a step without computing it."""
-    features = feature_shapes(cell, input_shape)
-
-    def output_of_step(dtype):
-        params = unboxed(cell.init(jax.random.key(0), features))
-        # None stands for a memory of one slot; no output but the alignments depends on the number.
-        params = cell.attend(params, None) if cell.attends else params
-        inputs = map_shapes(lambda s: jnp.zeros(s, dtype), features)
-        start = ask(cell, "start", params, (), jnp.float32)
-        # As a run takes it (prepare, project, step), even where __call__ is overridden.
-        return Cell.__call__(cell, params, inputs, start)[0]
-
-    try:
-        output = jax.eval_shape(lambda: output_of_step(jnp.float32))
-    except TypeError:  # a cell that takes ids refuses floats
-        output = jax.eval_shape(lambda: output_of_step(jnp.int32))
-    return jax.tree.map(lambda x: x.shape, output)
-
-
-def output_size(cell: Cell, input_shape: Shapes, owner: object) -> int:
-    """Returns the last size of the output of a cell inside `owner`.
-
-    Raises:
-        TypeError: the output is not one array.
-    """
-    shape = output_shape(cell, input_shape)
-    if not is_shape(shape) or not shape:
-        raise TypeError(
-            f"{type(owner).__name__}: expected a cell whose output is one array [batch, features], "
-            f"got {cell!r}, whose output has the shape {shape} for each row; put a wrapper like "
-            "EmitState outside"
-        )
-    return shape[-1]
-
-
-def feature_shapes(cell: Cell, input_shape: Shapes) -> Any:
-    """Returns the feature sizes of each shape in `input_shape`: those of one step of one row."""
-
-    def features(ndim, shape):
-        return tuple(shape)[len(shape) - ndim :]  # not shape[-ndim:], which keeps all if ndim is 0
-
-    return jax.tree.map(
-        features, feature_ndims(cell.feature_ndim, input_shape, is_shape), input_shape
-    )
-
-
-def feature_ndims(
-    feature_ndim: Any,
-    inputs: Inputs,
-    is_leaf: Callable[..., Any] | None = None,
-    where: str = "inputs",
-) -> Any:
-    """Returns the number of feature axes of each leaf: ints, in the structure of `inputs`.
-
-    `feature_ndim` may be a prefix of that structure; each int then applies to a whole subtree.
-
-    Raises:
-        ValueError: `feature_ndim` has another structure.
-    """
-    ndims, treedef = jax.tree.flatten(feature_ndim)
-    try:
-        subtrees = treedef.flatten_up_to(inputs)
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: expected the structure of the cell's feature_ndim={feature_ndim!r}, got "
-            f"{jax.tree.structure(inputs, is_leaf=is_leaf)}"
-        ) from error
-    broadcast = [
-        jax.tree.map(lambda _, n=n: n, subtree, is_leaf=is_leaf)
-        for n, subtree in zip(ndims, subtrees, strict=True)
-    ]
-    return treedef.unflatten(broadcast)
-
-
-def leading_shape(inputs: Inputs, feature_ndim: Any) -> tuple[Any, ...]:
-    """Returns the sizes before the feature axes: `(B,)` for one step, `()` for one row."""
-    return leading_axes(jax.tree.map(jnp.shape, inputs), feature_ndim)
-
-
-def leading_axes(input_shape: Shapes, feature_ndim: Any) -> tuple[Any, ...]:
-    """Returns the sizes before the feature axes, for inputs of the shapes `input_shape`."""
-    ndims = jax.tree.leaves(feature_ndims(feature_ndim, input_shape, is_shape))
-    shapes = jax.tree.leaves(input_shape, is_leaf=is_shape)
-    return tuple(shapes[0][: len(shapes[0]) - ndims[0]]) if shapes else ()

@@ -151,7 +151,7 @@ def _shape_message(
 def params_not_inputs(cell: CellWithAttributes, given: Params) -> None:
     """Raises if the inputs stand in place of the params, as in a call with TF1's arguments.
 
-    It is called when another argument was found to be wrong: this error is the better one then.
+    Called after another argument was rejected: wrong params are the more likely cause.
     """
     if not hasattr(cell, "foreign") and hasattr(given, "shape"):
         check_params(cell, given, tuple(given.shape))
@@ -209,15 +209,15 @@ def _start_shapes(
     return jax.eval_shape(lambda params: ask(cell, "start", params, batch_shape, dtype), params)
 
 
-def blame_params(
+def explain_params_error(
     cell: CellWithAttributes, given: Params, inputs: Inputs, state: State, error: Exception
 ) -> None:
     """Raises an error about the params if `error`, which a direct call raised, is due to them."""
     params_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
     if hasattr(given, "shape") and params_elsewhere:
         raise TypeError(
-            f"params: expected what init of {cell!r} made, got {_describe(given)}; the order of "
-            "arguments is cell(params, inputs, state)"
+            f"params: expected the params returned by init of {cell!r}, got {_describe(given)}; the "
+            "order of arguments is cell(params, inputs, state)"
         ) from error
     if str(error).startswith("state"):
         return
@@ -230,7 +230,7 @@ def blame_params(
             raise about_params from error
 
 
-def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> None:
+def explain_argument_error(method: str, given: dict[str, Any], error: Exception) -> None:
     """Raises if an argument is why `init`, `zero_state` or `attend` failed with `error`.
 
     `given` holds all arguments by name.
@@ -248,7 +248,7 @@ def blame_arguments(method: str, given: dict[str, Any], error: Exception) -> Non
         ) from error
 
 
-def made(arguments: tuple[Any, ...], params: Params) -> None:
+def check_initialized_params(arguments: tuple[Any, ...], params: Params) -> None:
     """Checks what `init` returned: raises if there are functions among the params.
 
     They come from an initialiser that was not called, as `jax.nn.initializers.orthogonal`.
@@ -266,7 +266,8 @@ def _check_initializers(cell: Any, error: Exception | None) -> None:
         if rejects_arguments(given, example) or _makes_a_function(given, example):
             raise TypeError(
                 f"{type(cell).__name__}: expected {name} to be a function of (key, shape, dtype), "
-                f"as jax.nn.initializers.orthogonal() is, got {as_code(given)}; is it to be called?"
+                f"as jax.nn.initializers.orthogonal() is, got {as_code(given)}; did you mean to "
+                "call it?"
             ) from error
 
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
-from ._cell import Cell, feature_ndims
+from ._cell import Cell
 from ._check_options import a_key as a_key
 from ._check_options import floating as floating
 from ._check_options import got as _got
 from ._check_options import one_key as one_key
+from ._features import feature_ndims
 from ._tools import is_flag
 from ._types import Inputs, Lengths, PyTree, Remat, Size
 
@@ -190,7 +191,9 @@ def sequence_length(given: Any, batch: Size, time: Size, time_axis: int) -> Any:
     if lengths.shape[0] == 0:  # an empty batch, whose lengths may have any dtype
         return np.zeros(0, np.int32)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"{expected}got dtype {lengths.dtype}; cast what you mean to integers")
+        raise TypeError(
+            f"{expected}got dtype {lengths.dtype}; cast the lengths to an integer dtype"
+        )
     known_values("sequence_length", lengths, time, "number of time steps")
     return lengths
 
@@ -238,7 +241,9 @@ def flags(where: str, x: Any, batch: Size, time: Size, time_axis: int) -> Any:
     if tuple(x.shape) != shape:
         raise ValueError(f"{where}: expected shape {shape}, {axes}, got {tuple(x.shape)}")
     if x.dtype != bool:
-        raise TypeError(f"{where}: expected dtype bool, got {x.dtype}; compare it with something")
+        raise TypeError(
+            f"{where}: expected dtype bool, got {x.dtype}; convert it to bool, for example by x > 0"
+        )
     return x
 
 

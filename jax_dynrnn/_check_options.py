@@ -42,7 +42,7 @@ def floating(dtype: DTypeLike | None) -> Any:
         raise TypeError(f"{expected}, got {got(dtype)}{hint}") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{expected}, got {found}")
-    # Without x64 JAX computes in float32 whatever is asked for: an error is better than that.
+    # Without x64 JAX would silently compute in float32.
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ValueError(
             f"dtype: {found} needs 64-bit types, which are off; turn them on before anything "

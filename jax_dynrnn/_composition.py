@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from ._cell import Cell, Composition, Params, State, as_cell, output_shape, take_step
+from ._adapter import as_cell, output_shape
+from ._cell import Cell, Composition, Params, State, take_step
 from ._protocol import ask
 from ._tools import fold_in
 from ._types import BatchShape, DTypeLike, Inputs, Key, Outputs, PyTree, Shapes
@@ -33,7 +34,7 @@ class Stacked(Composition):
     Raises:
         TypeError: one of them is not a cell. ValueError: there is none.
 
-    Example: a stack of two cells, which the same engines run as run `MultiRNNCell`
+    Example: a stack of two cells; every engine that runs `MultiRNNCell` runs it
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
         ... @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,8 @@ class Around(Composition):
         before: `before(params, inputs, key) -> (cell_inputs, saved)`; `saved` is passed to
             `after`. `None`: the cell receives the inputs unchanged, and `saved` is `None`.
         after: `after(params, saved, cell_output, key) -> output`; `None`: the output is the cell's.
-        why_not_separable: what the wrapper does besides, between the steps, so that only its own
-            `step` can run it; `None`: nothing.
+        why_not_separable: the reason, for messages, why `before` and `after` do not describe the
+            whole wrapper; it must then define `step`. `None`: they do.
         same_features: whether the cell receives as many features as the wrapper.
         same_output: whether the output has the shape of the cell's output. Both flags are only
             hints for `interop`, which infers sizes from weights.
@@ -157,7 +158,7 @@ class Around(Composition):
     Raises:
         TypeError: `cell` is not a cell.
 
-    Example: a wrapper with one function, which the same engines run as run its cell
+    Example: a wrapper with one function; every engine that runs its cell runs it
         >>> import dataclasses, jax, jax.numpy as jnp, jax_dynrnn as rnn
         >>> @jax.tree_util.register_static
         ... @dataclasses.dataclass(frozen=True)
@@ -198,8 +199,8 @@ class Around(Composition):
         # The params beside params[name] are the wrapper's own, which this class does not know.
         if self.name is not None:
             raise NotImplementedError(
-                f"init: expected a wrapper with params of its own beside params[{self.name!r}] to "
-                "define it, got none"
+                "init: expected a definition in the wrapper, which has params besides "
+                f"params[{self.name!r}], got none"
             )
         return ask(self.cell, "init", key, input_shape, dtype)
 

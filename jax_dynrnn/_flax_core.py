@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
-from ._cell import Cell, Memory, Params, as_cell, feature_ndims, leading_shape
+from ._adapter import as_cell
+from ._cell import Cell, Memory, Params
+from ._features import batch_shape_of, feature_ndims
 from ._memoize import memoize_by_cell
 from ._protocol import ask, call_back
 from ._rnn import RunOptions, cast, dynamic_rnn, promoted
@@ -190,7 +192,7 @@ def check_state(cell: CellLike, params: Params, inputs: Inputs, state: State) ->
     This comes first: whether the cell draws is found by a trace, which needs correct inputs.
     """
     cell = as_cell(cell)
-    batch_shape = leading_shape(inputs, cell.feature_ndim)
+    batch_shape = batch_shape_of(inputs, cell.feature_ndim)
     return _check_cell.state_of_step(cell, params, inputs, state, batch_shape)
 
 

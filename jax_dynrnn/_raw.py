@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
+from ._adapter import as_cell
 from ._arguments import explained
-from ._cell import PREPARE, Cell, Params, State, as_cell, feature_ndims, take_step
+from ._cell import PREPARE, Cell, Params, State, take_step
+from ._features import feature_ndims
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from ._types import CellLike, Inputs, PyTree

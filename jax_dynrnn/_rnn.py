@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data, engines
+from ._adapter import as_cell
 from ._arguments import F, explained
-from ._cell import PREPARE, Params, State, as_cell, take_step
+from ._cell import PREPARE, Params, State, take_step
 from ._memoize import why_not_cached
 from ._protocol import ask
 from ._tools import fold_in

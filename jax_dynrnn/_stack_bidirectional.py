@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data
+from ._adapter import as_cell, output_shape
 from ._arguments import explained
 from ._bidirectional import (
     bidirectional_dynamic_rnn,
@@ -20,7 +21,7 @@ from ._bidirectional import (
     concatenate,
     init_bidirectional,
 )
-from ._cell import Params, State, as_cell, output_shape
+from ._cell import Params, State
 from ._rnn import RunOptions, takes
 from ._tools import fold_in, is_shape
 from ._types import CellLike, DTypeLike, Inputs, PyTree, Shapes

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_cell
+from ._adapter import as_cell
 from ._arguments import explained
 from ._bidirectional import bidirectional_dynamic_rnn, check_features, concatenate_leaves
-from ._cell import Params, State, as_cell
+from ._cell import Params, State
 from ._protocol import structure
 from ._rnn import dynamic_rnn
 from ._stack_bidirectional import stack_bidirectional_dynamic_rnn

@@ -77,7 +77,7 @@ class CellLike(Protocol):
 
 
 class CellWithAttributes(CellLike, Protocol):
-    """A `Cell`, as the modules know it that `Cell` itself is checked by."""
+    """`Cell`, for modules that `_cell` imports and that so cannot import it."""
 
     feature_ndim: Any
     attends: Any

@@ -15,10 +15,12 @@ import jax.core
 import jax.numpy as jnp
 
 from . import _check_data
+from ._adapter import as_cell
 from ._arguments import explained
 from ._beam import OnBeams, extended, first_beams, gather_beams
-from ._cell import Cell, Params, State, as_cell, feature_ndims
+from ._cell import Cell, Params, State
 from ._check_cell import relabel_errors
+from ._features import feature_ndims
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._tools import widened

@@ -12,10 +12,12 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ._adapter import as_cell
 from ._arguments import explained
 from ._bidirectional import concatenate
-from ._cell import State, as_cell, leading_axes
+from ._cell import State
 from ._check_cell import relabel_errors
+from ._features import batch_shape_of_shapes
 from ._flax_core import (
     LayerOptions,
     OneCellOptions,
@@ -243,7 +245,7 @@ class RNNCell(OneCell, nn.RNNCellBase):
         else:
             # Only the shapes of the inputs matter, for params that are not made yet.
             params = self._params(map_shapes(lambda s: jnp.zeros(s, dtype), input_shape))
-        return cell.start(params, leading_axes(input_shape, cell.feature_ndim), dtype)
+        return cell.start(params, batch_shape_of_shapes(input_shape, cell.feature_ndim), dtype)
 
     @property
     def num_feature_axes(self) -> Any:

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ._adapter import as_cell
 from ._arguments import explained
 from ._bidirectional import concatenate
-from ._cell import State, as_cell, leading_axes
+from ._cell import State
 from ._check_cell import relabel_errors
+from ._features import batch_shape_of_shapes
 from ._flax_core import (
     LayerOptions,
     OneCellOptions,
@@ -223,7 +225,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
     def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None) -> State:
         """The start state for inputs of shape `input_shape`, `[*batch, *features]`."""
         del rngs  # the layer already has params, on which the start state may depend
-        return self.start(leading_axes(input_shape, self.num_feature_axes))
+        return self.start(batch_shape_of_shapes(input_shape, self.num_feature_axes))
 
     @property
     def num_feature_axes(self) -> Any:

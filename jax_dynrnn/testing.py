@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check_data
-from ._cell import as_cell
+from ._adapter import as_cell
 from ._testing.compare import Broken, described
 from ._testing.problem import Problem
 from ._testing.table import LAWS
@@ -26,7 +26,7 @@ __all__ = ["CellCheckError", "CellReport", "check_cell"]
 
 
 class CellCheckError(AssertionError):
-    """The error of `check_cell`: a law does not hold. The message says where, and how to mend it.
+    """The error of `check_cell`: a law does not hold. The message says where, and how to fix it.
 
     Attributes:
         law: the name of the broken law.
@@ -210,6 +210,6 @@ def _message(cell: CellLike, broken: Broken, checked: str, call: str) -> str:
     return (
         f"the law {name!r} is broken by {cell!r}: {law.statement}.\n"
         f"  Found: {broken.text}\n"
-        f"  Mend: {law.mend}\n"
+        f"  Fix: {law.fix}\n"
         f"  Reproduce: {call}, laws=[{checked!r}])"
     )

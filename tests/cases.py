@@ -39,15 +39,15 @@ class Case:
     time_invariant: bool = True
     """Whether shifting or flipping the inputs shifts or flips the outputs: not if the cell draws
     from the key of each step, which depends on the step's index."""
-    derivative: bool = True
-    """Whether its gradient is the derivative: not if it differentiates a rounding as TF1 does."""
+    has_exact_gradient: bool = True
+    """Whether its gradient agrees with finite differences; not `PhasedLSTMCell`'s, as in TF1."""
     memory_sizes: tuple = ()
     """For a cell that attends: the number of memory slots of each of its mechanisms."""
     positive: bool = False
-    """Whether its state must be positive: attention weights, which the cell raises to powers."""
+    """Whether the state must be positive: attention weights, which the cell raises to powers."""
     configuration: bool = True
     """Whether it is a frozen configuration: a foreign object is not compared, hashed or copied."""
-    cells_inside_are_ours: bool = True
+    inner_cells_are_ours: bool = True
     """Whether all cells inside of a wrapper or stack belong to the library too."""
 
     # By name only: the cell of a case may be unhashable.
@@ -58,7 +58,7 @@ class Case:
     def ours(self):
         """Whether the cell and all cells inside of it belong to the library."""
         known = type(self.cell).__module__.startswith("jax_dynrnn.")
-        return known and self.configuration and self.cells_inside_are_ours
+        return known and self.configuration and self.inner_cells_are_ours
 
     def inputs(self, dtype, time=T, seed=0):
         # The seed depends on the name only: new cases do not change the inputs of others.
@@ -89,7 +89,7 @@ class Case:
         return jax.tree.map(jnp.abs, state) if self.positive else state
 
     def start(self, dtype, batch_shape):
-        """The zero state; of cells that attend the start state, which depends on the memory."""
+        """The zero state; for a cell that attends, its start state, which depends on the memory."""
         if self.memory_sizes:
             return self.cell.start(self.params(dtype), batch_shape, dtype)
         return self.cell.zero_state(batch_shape, dtype)
@@ -209,7 +209,7 @@ CASES = [
         "phased",
         rnn.PhasedLSTMCell(H, leak=0.1, ratio_on=0.6, period_init_max=4.0),
         features=((1,), (D,)),
-        derivative=False,
+        has_exact_gradient=False,
         variant=True,
     ),
     Case(
@@ -224,7 +224,7 @@ CASES = [
             period_init_max=3.0,
         ),
         features=((1,), (D,)),
-        derivative=False,
+        has_exact_gradient=False,
     ),
     # over time and frequency
     Case(
@@ -426,7 +426,7 @@ CASES = [
         features=MIXED,
         keyed=True,
         variant=True,
-        cells_inside_are_ours=False,
+        inner_cells_are_ours=False,
     ),
     Case("duck", toys.Duck(H), configuration=False),
     Case(

@@ -1,8 +1,8 @@
 """Configures the suite: 64-bit types are on, and implicit promotion is an error.
 
     pytest           the everyday suite: every law on every cell with the reference engine, and
-                     core cells with every engine. Tests marked `full`, and laws that their
-                     `everyday` marker excludes, are left out.
+                     core cells with every engine. Tests marked `full` are left out, and so
+                     are the combinations that a test's `everyday` marker excludes.
     pytest --full    the whole product of cells, engines and dtypes, and the laws without x64.
                      Laws that do not depend on precision run with two dtypes only.
 
@@ -19,7 +19,7 @@ import os
 
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
-    # The suite mostly compiles. Without LLVM's optimisations it takes a third less time.
+    # Most of the time is compilation, which takes a third less without LLVM's optimisations.
     "--xla_backend_optimization_level=0",
     # Round to 16 bits wherever the program does. By default XLA keeps excess precision inside of
     # fusions, so that two engines that compute the same would differ.
@@ -61,37 +61,37 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrises the fixture `law` over cells, engines and dtypes: see laws.py."""
+    """Parametrises the fixture `combination` over cells, engines and dtypes: see laws.py."""
     import laws
 
     full = metafunc.config.getoption("--full")
-    if "law" in metafunc.fixturenames:
+    if "combination" in metafunc.fixturenames:
         names = ("where",) if full else ("where", "everyday")
         marks = [mark for name in names for mark in metafunc.definition.iter_markers(name)]
-        chosen = [law for law in laws.every_law(full) if all(m.args[0](law) for m in marks)]
-        metafunc.parametrize("law", [
-            pytest.param(law, id=str(law), marks=pytest.mark.xdist_group(law.case.name))
-            for law in chosen
+        chosen = [c for c in laws.all_combinations(full) if all(m.args[0](c) for m in marks)]
+        metafunc.parametrize("combination", [
+            pytest.param(c, id=str(c), marks=pytest.mark.xdist_group(c.case.name)) for c in chosen
         ])  # fmt: skip
 
 
 TESTS_RUN = []
 
 
-def law_of(item):
-    """The `Law` that a test is parametrised with, or `None`."""
-    return getattr(getattr(item, "callspec", None), "params", {}).get("law")
+def combination_of(item):
+    """The `Combination` that a test is parametrised with, or `None`."""
+    return getattr(getattr(item, "callspec", None), "params", {}).get("combination")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Runs all tests of one law (cell, engine, dtype) together: they share its compilations."""
+    """Runs all tests of one combination of cell, engine and dtype together: they share its
+    compilations."""
     if not config.getoption("--full"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("full")])
         items[:] = [item for item in items if not item.get_closest_marker("full")]
     order = {}
     for item in items:
-        order.setdefault(law_of(item), len(order))
-    items.sort(key=lambda item: order[law_of(item)])
+        order.setdefault(combination_of(item), len(order))
+    items.sort(key=lambda item: order[combination_of(item)])
 
 
 def pytest_collection_finish():
@@ -107,8 +107,10 @@ def pytest_runtest_teardown(item, nextitem):
     thousands of programs exceed the limit.
     """
     TESTS_RUN.append(item.nodeid)
-    same_law_next = nextitem is not None and law_of(item) == law_of(nextitem) is not None
-    if len(TESTS_RUN) > 200 and not same_law_next:
+    same_combination_next = (
+        nextitem is not None and combination_of(item) == combination_of(nextitem) is not None
+    )
+    if len(TESTS_RUN) > 200 and not same_combination_next:
         import laws
 
         TESTS_RUN.clear()
@@ -117,8 +119,8 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 @pytest.fixture
-def fused():
-    """Options of `jax.jit` for tests that compare bits: fusions are compiled as users have them."""
+def default_fusion():
+    """Options of `jax.jit` for bit-exact comparisons: fusions are compiled with XLA's defaults."""
     import laws
 
     return {"compiler_options": laws.USER_COMPILER_OPTIONS}

@@ -1,4 +1,4 @@
-"""Plants faults in the package, one at a time, and checks that the suite catches each.
+"""Mutation testing: injects faults into the package, and checks that the suite catches each.
 
 python tests/faults.py            all of them, some minutes
 python tests/faults.py mask       the faults whose name contains "mask"
@@ -49,7 +49,7 @@ def caught_by(fault=None):
 
 def main(pattern=""):
     if not pattern:
-        assert caught_by() is None, "the suite must pass where nothing is planted"
+        assert caught_by() is None, "the suite must pass without a fault"
     missed = []
     for name in tqdm([name for name in FAULTS if pattern in name], disable=None):
         test = caught_by(name)

@@ -22,12 +22,13 @@ USER_COMPILER_OPTIONS = (
 )
 """Compiler options of `jax.jit` that undo the fusion setting of conftest.py, as users compile."""
 MARGIN = 1.5
-"""In 16 bits, how many times the reference's error against float64 an engine's error may be."""
+"""In 16-bit dtypes, the largest allowed ratio of an engine's error to the reference's error, both
+measured against float64."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
-    """A cell, an engine and a dtype: one point of the product that laws run over."""
+class Combination:
+    """A cell, an engine and a dtype: one element of the product that laws are tested on."""
 
     case: Case
     engine: str
@@ -44,8 +45,8 @@ class Law:
         """The tolerance of `max|a - b| <= tolerance * (1 + max|b|)`, the same for every engine.
 
         The values for 16 bits were set from the first runs of all laws. `scan` mostly agreed with
-        the reference to the last bit; the largest difference was 2.7 roundings, in a gradient of
-        `emit`. A layer norm over few units magnifies roundings more on some machines: such a
+        the reference to the last bit; the largest difference was 2.7 times the machine
+        epsilon, in a gradient of `emit`. A layer norm over few units magnifies roundings more on some machines: such a
         leaf is compared with float64 instead, with `MARGIN`.
         """
         return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4 * 2**-8, "float16": 4 * 2**-11}[
@@ -53,18 +54,18 @@ class Law:
         ]
 
 
-def every_law(full):
-    """All laws: without `full`, every cell with `scan`, and core cells with every engine."""
+def all_combinations(full):
+    """Without `full`, every cell with `scan`, and core cells with every engine."""
     if not full:
         return [
-            Law(case, engine, "float64", gradients=case.core)
+            Combination(case, engine, "float64", gradients=case.core)
             for case in CASES
             for engine in (supporting_engines(case) if case.core else ["scan"])
         ]
     both = [(case, engine) for case in CASES for engine in supporting_engines(case)]
     dtypes = ("float64", "float32", "bfloat16", "float16")
-    wide = [Law(case, engine, dtype) for case, engine in both for dtype in dtypes]
-    return wide + [Law(case, engine, "float32", x64=False) for case, engine in both]
+    wide = [Combination(case, engine, dtype) for case, engine in both for dtype in dtypes]
+    return wide + [Combination(case, engine, "float32", x64=False) for case, engine in both]
 
 
 def supporting_engines(case):
@@ -84,7 +85,7 @@ def close(actual, expected, tolerance, exact=None):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     leaves = jax.tree_util.tree_flatten_with_path(expected)[0]
     for i, (a, (path, b)) in enumerate(zip(jax.tree.leaves(actual), leaves, strict=True)):
-        # Gradients by integer leaves have dtype float0, and no elements to compare.
+        # Gradients with respect to integer leaves have dtype float0, and no elements to compare.
         if getattr(b, "dtype", None) == jax.dtypes.float0:
             continue
         a, b = np.asarray(a), np.asarray(b)
@@ -116,22 +117,23 @@ def weighted_sum(tree, xp=jnp):
 
 
 @functools.cache
-def compiled(law, reverse=False, gradients=True):
-    """A compiled run of a law's cell: a function that returns `((outputs, state), gradients)`.
+def compiled(combination, reverse=False, gradients=True):
+    """A compiled run of a cell: a function that returns `((outputs, state), gradients)`.
 
-    The gradients are those of a weighted sum of all results, by params, inputs and state. A mask
+    The gradients are those of a weighted sum of all results, with respect to params, inputs
+    and state. A mask
     and resets are passed even for tests without them, so that one compilation serves many tests.
     Without x64, XLA compiles as it does for users: see conftest.py.
     """
-    options = None if law.x64 else USER_COMPILER_OPTIONS
+    options = None if combination.x64 else USER_COMPILER_OPTIONS
 
     @functools.partial(jax.jit, compiler_options=options)
     def jitted(params, inputs, state, lengths, mask, resets):
         def run(params, inputs, state):
             return rnn.dynamic_rnn(
-                law.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
-                reverse=reverse, key=law.case.key(),
-                implementation=law.engine,
+                combination.case.cell, params, inputs, lengths, state, mask=mask, resets=resets,
+                reverse=reverse, key=combination.case.key(),
+                implementation=combination.engine,
             )  # fmt: skip
 
         return differentiated(run, params, inputs, state, gradients)
@@ -157,8 +159,8 @@ def differentiated(run, params, inputs, state, gradients=True):
 
 
 @functools.cache
-def arguments(law):
-    """The params, inputs and initial state of a law, in its dtype."""
-    case, dtype = law.case, law.dtype
-    with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
+def arguments(combination):
+    """The params, inputs and initial state of a combination, in its dtype."""
+    case, dtype = combination.case, combination.dtype
+    with contextlib.nullcontext() if combination.x64 else jax.enable_x64(False):
         return jax.jit(lambda: (case.params(dtype), case.inputs(dtype), case.state(dtype)))()

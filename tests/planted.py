@@ -90,7 +90,7 @@ def _():
 
 @fault
 def _():
-    """reset at an invalid step forgotten"""
+    """reset at an invalid step ignored"""
     right = masks._between_steps
     replace(masks._at_valid_steps, lambda resets, valid, reverse: valid & right(resets, reverse))
 
@@ -98,7 +98,7 @@ def _():
 @fault
 def _():
     """rank-0 leaves updated at every step"""
-    replace(masks._scalar_ticks, lambda request, valid: None)
+    replace(masks._scalar_update_steps, lambda request, valid: None)
 
 
 @fault
@@ -118,12 +118,12 @@ def _():
 @fault
 def _():
     """final state from step T, outputs not zeroed"""
-    replace(scan._select, lambda flags, yes, no, ticks=None: yes)
+    replace(scan._select, lambda flags, yes, no, updates=None: yes)
 
 
 @fault
 def _():
-    """padding not masked in the gradient"""
+    """NaN as the input of padded steps"""
 
     right = masks.first_valid_step
 
@@ -278,7 +278,7 @@ def _():
 
 @fault
 def _():
-    """a wrapper's work after the step forgotten"""
+    """a wrapper's work after the step ignored"""
     replace(Around.work_after, lambda self, params, saved, output, key: output)
 
 
@@ -298,7 +298,7 @@ def _():
 
 @fault
 def _():
-    """rows written where they were sorted to"""
+    """rows written in sorted order"""
 
     replace(
         tiling.Tiling.write_rows,
@@ -339,11 +339,11 @@ def _():
 @fault
 def _():
     """a reset that lets a gradient through"""
-    right = backward.TransposedBlock._step
+    right = backward.BlockVJP._step
 
-    def wrong(self, factors, carry, x):
+    def wrong(self, operands, carry, x):
         vjp, d_y, valid, _ = x
-        return right(self, factors, carry, (vjp, d_y, valid, None))
+        return right(self, operands, carry, (vjp, d_y, valid, None))
 
     replace(right, wrong)
 
@@ -351,7 +351,7 @@ def _():
 @fault
 def _():
     """gradients that leave out what a block adds to the start state"""
-    right = backward.TransposedBlock.run
+    right = backward.BlockVJP.run
 
     def wrong(self, saved, d_outputs, d_state):
         d_state, d_start, d_weights, d_inputs = right(self, saved, d_outputs, d_state)
@@ -362,15 +362,15 @@ def _():
 
 @fault
 def _():
-    """gradients of kernels that include invalid steps"""
-    right = backward._kernel_cotangent
-    replace(right, lambda valid, x, d: right(jnp.ones_like(valid), x + 1, d))
+    """gradients of kernels with wrong operands"""
+    right = split_cell.kernel_cotangent
+    replace(right, lambda operand, d_product: right(operand + 1, d_product))
 
 
 @fault
 def _():
     """one added to the cotangents of the elementwise weights"""
-    right = backward.TransposedBlock._accumulate
+    right = backward.BlockVJP._sum_cotangents
 
     def wrong(self, vjp, cotangents, residuals):
         d_elementwise, *others = right(self, vjp, cotangents, residuals)
@@ -393,7 +393,7 @@ def _():
 
 @fault
 def _():
-    """a derivative that forgets the tangents of the params"""
+    """a derivative that omits the tangents of the params"""
     right = linearize._derivative
 
     def wrong(passes, x, constants, residuals, y, x_tangents):

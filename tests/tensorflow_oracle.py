@@ -158,7 +158,7 @@ def problem(config, *, bidirectional, batch, time, seed, lengths, given_state):
 
 
 def ours(config, problem, dtype, **options):
-    """Our outputs, state, and gradients by params, inputs and state, for a problem."""
+    """Our outputs, state, and gradients with respect to params, inputs and state, for a problem."""
     cell, lengths = config.ours, problem["lengths"]
     params, inputs, state = jax.tree.map(
         lambda x: jnp.asarray(x, dtype), (problem["params"], problem["inputs"], problem["state"])

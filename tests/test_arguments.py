@@ -13,7 +13,7 @@ from messages import says
 import jax_dynrnn as rnn
 from jax_dynrnn import linen as rnnl
 from jax_dynrnn import nnx as rnnx
-from jax_dynrnn._arguments import FOREIGN
+from jax_dynrnn._arguments import FOREIGN, Advice
 from jax_dynrnn._rnn import RunOptions
 
 X = jnp.ones((2, 3, 4), jnp.float32)
@@ -84,8 +84,10 @@ def test_foreign_argument_names(name):
         with says(TypeError, rf"^{owner}: no argument is named {foreign}; ") as caught:
             CALLS[name](**{foreign: 1})
         message = str(caught.value.args[0]).partition("; ")[2]
-        here = [n for n in FOREIGN.get(foreign, ((),))[0] if n in known]
-        assert (f"{here[0]}=" in message) if here else message
+        advice = FOREIGN.get(foreign, Advice())
+        here = [n for n in advice[0] if n in known]
+        expected = f"{here[0]}=" if here else advice.otherwise
+        assert message and expected in message
 
 
 @pytest.mark.parametrize(

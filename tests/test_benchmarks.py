@@ -35,10 +35,10 @@ CHECK = """
 import json, sys
 from benchmarks import machine
 from benchmarks.grid import TINY
-from benchmarks.measure import Field
+from benchmarks.measure import Implementations
 machine.prepare(short=True)
 agreed = []
-with Field(sys.argv[1].split(","), 2) as field:
+with Implementations(sys.argv[1].split(","), 2) as field:
     for problem, implementations in field.checked("lstm", TINY, ("lognormal",)):
         agreed += implementations
 print(json.dumps(agreed))
@@ -80,10 +80,10 @@ SLOWED = """
 import json
 from benchmarks import fairness, machine, remote
 from benchmarks.grid import Problem, Size
-from benchmarks.measure import Field
+from benchmarks.measure import Implementations
 machine.prepare(short=False)
 remote.ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"
-with Field(["pytorch"], 2) as field:
+with Implementations(["pytorch"], 2) as field:
     problem = Problem("lstm", Size(16, 16, 32, 64), "full")
     print(json.dumps([*fairness.check(field, 3, "end", [problem])]))
 """
@@ -98,7 +98,7 @@ def test_a_framework_slowed_by_the_suite_is_found(load_oracle):
     assert {row["implementation"] for row in rows} == {
         f"pytorch: {run}{threads}" for run in ("padded", "packed") for threads in ("", ", 1 thread")
     }
-    assert {row["implementation"] for row in fairness.off(rows)} & {
+    assert {row["implementation"] for row in fairness.beyond_bound(rows)} & {
         "pytorch: padded",
         "pytorch: packed",
     }
@@ -111,7 +111,7 @@ def test_a_peer_slower_in_the_suite_fails_the_run(stored, tmp_path, monkeypatch,
     row = {"when": "end", "kind": "lstm", "size": [4, 12, 3, 8], "lengths": "full"}
     row |= {"implementation": "pytorch: padded", "what": "training", "alone": 8.0}
     near, far = row | {"suite": 8.9}, row | {"suite": 125.0}
-    assert fairness.off([near, far, row | {"suite": 6.0}]) == [far, row | {"suite": 6.0}]
+    assert fairness.beyond_bound([near, far, row | {"suite": 6.0}]) == [far, row | {"suite": 6.0}]
     file = tmp_path / "cpu.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--report", str(file)])
     file.write_text(json.dumps(stored | {"alone": [near]}))
@@ -149,7 +149,11 @@ def test_a_result_that_differs_is_an_error(field):
     expected = results(lengths)
     value = getattr(expected, field)
     wrong = [value[0] * 1.001] if field == "states" else value * 1.001
-    what = {"outputs": "outputs", "states": "final state 0", "gradient": "gradient by the inputs"}
+    what = {
+        "outputs": "outputs",
+        "states": "final state 0",
+        "gradient": "gradient with respect to the inputs",
+    }
     with pytest.raises(ValueError, match=f"here: expected {what[field]} as ours within"):
         compare_results(results(lengths, **{field: wrong}), expected, lengths, "here")
 
@@ -184,10 +188,10 @@ def test_drawn_lengths():
 
 
 def test_rounds():
-    """In each round everyone runs once, in varying order; the first round is discarded."""
+    """In each round every implementation runs once, in varying order; the first is discarded."""
     taken = []
 
-    def turn(name):
+    def timer(name):
         def seconds(what):
             assert what == "forward"
             taken.append(name)
@@ -196,7 +200,7 @@ def test_rounds():
         return seconds
 
     names = ["fast", "slow", "third"]
-    found = timing.rounds({name: turn(name) for name in names}, "forward", 7)
+    found = timing.rounds({name: timer(name) for name in names}, "forward", 7)
     orders = [tuple(taken[i : i + 3]) for i in range(0, 24, 3)]
     assert len(taken) == 24 and all(sorted(order) == names for order in orders)
     assert len(set(orders)) > 2
@@ -206,8 +210,8 @@ def test_rounds():
     assert found["fast"] == {"median": 1.0, "quartiles": [1.0, 1.0]}
 
 
-def test_seconds_of_a_turn(monkeypatch):
-    """A turn averages calls over 30 ms after a first one; a long first call is the turn."""
+def test_seconds(monkeypatch):
+    """It averages calls over 30 ms after a first call; a longer first call is the result."""
     clock, calls = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
@@ -248,10 +252,10 @@ def test_worst_of_sizes_that_tiles_do_not_divide():
 
 
 def test_sizes_that_are_compared_are_timed_together():
-    """All timed sizes within `odd_sizes.NEAR` of each other are in one group."""
+    """All timed sizes within `odd_sizes.MAX_DISTANCE` of each other are in one group."""
     _, groups = odd_sizes._plans(short=False)
     for (axis, sizes), (next_axis, next_sizes) in itertools.pairwise(groups):
-        assert axis != next_axis or next_sizes[0] - sizes[-1] > odd_sizes.NEAR
+        assert axis != next_axis or next_sizes[0] - sizes[-1] > odd_sizes.MAX_DISTANCE
     assert sum(len(sizes) for _, sizes in groups) >= 30
 
 
@@ -263,13 +267,14 @@ def stored():
 def test_ratios(stored):
     """Ratios use the fastest variant of a family, and are `None` for a missing family."""
     lstm, ragged, gru, _ = compare.by_problem(stored["rows"]).values()
-    jax_peers = compare.RIVALS["best JAX peer"]
+    jax_peers = compare.COMPARISONS["best JAX peer"]
     assert compare.speed_up(lstm, "training", jax_peers) == 30 / 20
-    assert compare.speed_up(lstm, "training", compare.RIVALS["PyTorch"]) == 8 / 20
-    assert compare.speed_up(ragged, "training", compare.RIVALS["PyTorch"]) is None
-    spread = {compare.SPREAD: {"training": {"median": 16.0}}} | lstm
+    assert compare.speed_up(lstm, "training", compare.COMPARISONS["PyTorch"]) == 8 / 20
+    assert compare.speed_up(ragged, "training", compare.COMPARISONS["PyTorch"]) is None
+    spread = {compare.SHARDED: {"training": {"median": 16.0}}} | lstm
     assert (
-        compare.speed_up(spread, "training", compare.Rival(("pytorch",), compare.SPREAD)) == 8 / 16
+        compare.speed_up(spread, "training", compare.Comparison(("pytorch",), compare.SHARDED))
+        == 8 / 16
     )
     assert compare.over_scan(ragged, "forward") == 10 / 20
     assert compare.over_flax(lstm, "training", "memory") == 100 / 400
@@ -288,7 +293,9 @@ def test_tables(stored):
     assert tuple("16x128x32x64 full 10 8 20 % 0.80 <".split()) in lines  # against our scan
     assert tuple("forward best JAX peer 1.00 1.00 2.00 0.50 0.50".split()) in lines
     assert tuple("training step PyTorch 0.40 - 0.40 - -".split()) in lines
-    least = "least speed-up over best JAX peer 0.50 (lstm 4x12x3x8 lognormal), below 0.95 in 1 of 3"
+    least = (
+        "lowest speed-up over best JAX peer 0.50 (lstm 4x12x3x8 lognormal), below 0.95 in 1 of 3"
+    )
     assert f"forward: {least} rows" in text
     assert "temporary memory 0.50 of Flax's, at most 1.00 (lstm 4x12x3x8 lognormal)" in text
     assert "time to compile 2.45 of Flax's, at most 3.00 (lstm 4x12x3x8 lognormal)" in text
@@ -334,7 +341,7 @@ def test_the_accelerator_check_finds_wrong_engines(monkeypatch):
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
         "scan": True, "blocked": True, "wrong": False, "fails": False
     }  # fmt: skip
-    assert gpu_check.table(rows).count("MISS") == 2
+    assert gpu_check.table(rows).count("FAILED") == 2
     failed = {row["engine"]: (row["error"], row["failure"]) for row in rows if "failure" in row}
     assert failed == {"fails": (np.inf, "NotImplementedError: no such instruction")}
     assert gpu_runs.error([np.array([np.nan])], [np.array([0.0])]) == np.inf

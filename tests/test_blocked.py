@@ -1,4 +1,4 @@
-"""The engine `blocked`, with small tiles and blocks so that there are many: it equals `scan`."""
+"""`blocked` agrees with `scan`. Tiles and blocks are small, so that each run has many of them."""
 
 import dataclasses
 import itertools
@@ -42,8 +42,8 @@ def runs(cell, batch, time, remat=None, lengths=True, **options):
     return run("blocked"), run("scan")
 
 
-SMALL_TILES = RowTuning(rows=((float("inf"), 2),), full_elements=0)
-SMALL = dataclasses.replace(CPU, rows=SMALL_TILES, block_elements=64)
+SMALL_TILES = RowTuning(rows_by_kernel_bytes=((float("inf"), 2),), full_elements=0)
+SMALL = dataclasses.replace(CPU, row_tuning=SMALL_TILES, block_elements=64)
 TUNINGS = {
     "cpu": dataclasses.replace(SMALL, recompute_flops=0),
     "recompute": dataclasses.replace(SMALL, recompute_flops=float("inf")),
@@ -55,12 +55,12 @@ With `recompute` the backward pass recomputes the matmuls of a block."""
 
 
 @pytest.fixture(params=[*TUNINGS])
-def small_parts(request, monkeypatch):
+def small_tiles(request, monkeypatch):
     """The engine `blocked` with one of `TUNINGS`."""
     monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=TUNINGS[request.param]))
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(
     "remat",
     [None, 3, "sqrt", "offload", *(pytest.param(k, marks=pytest.mark.full) for k in (1, 4, 30))],
@@ -70,7 +70,7 @@ def test_many_blocks(remat):
     close(*runs(rnn.LSTMCell(4, use_peepholes=True), 10, 23, remat), 1e-12)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("remat", [None, 3])
 @pytest.mark.parametrize("lengths, reverse", [(True, False), (True, True), (False, True)])
 @pytest.mark.parametrize("batch, time", [pytest.param(7, 13, marks=pytest.mark.full), (14, 22)])
@@ -80,25 +80,29 @@ def test_sizes_that_tiles_do_not_divide(batch, time, lengths, reverse, remat):
     close(*runs(rnn.GRUCell(4), batch, time, remat, lengths, reverse=reverse, **flags), 1e-12)
 
 
-@pytest.mark.where(lambda law: law.engine == "blocked" and law.dtype == "float64")
-@pytest.mark.parametrize("small_parts", ["recompute"], indirect=True)
-def test_recomputed_matmuls(small_parts, law):
+@pytest.mark.where(
+    lambda combination: combination.engine == "blocked" and combination.dtype == "float64"
+)
+@pytest.mark.parametrize("small_tiles", ["recompute"], indirect=True)
+def test_recomputed_matmuls(small_tiles, combination):
     """With matmuls recomputed in the backward pass, every supported cell agrees with `scan`."""
     recomputed, scan = (
-        laws.compiled.__wrapped__(dataclasses.replace(law, engine=engine))(*laws.arguments(law))
+        laws.compiled.__wrapped__(dataclasses.replace(combination, engine=engine))(
+            *laws.arguments(combination)
+        )
         for engine in ("blocked", "scan")
     )
-    close(recomputed, scan, law.tolerance)
+    close(recomputed, scan, combination.tolerance)
 
 
-@pytest.mark.parametrize("small_parts", ["accelerator"], indirect=True)
+@pytest.mark.parametrize("small_tiles", ["accelerator"], indirect=True)
 @pytest.mark.parametrize("unroll", [3, 16])
-def test_many_steps_in_one_iteration(small_parts, unroll):
+def test_many_steps_in_one_iteration(small_tiles, unroll):
     """`unroll` below the steps of a block, without dividing them, and above."""
     close(*runs(rnn.GRUCell(4), 10, 23, unroll=unroll, reverse=True), 1e-12)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("lengths, reverse", [(True, True), (False, False)])
 def test_many_blocks_with_mask_and_resets(lengths, reverse):
     """A mask and resets in many blocks, forward and reversed, batch-major and time-major."""
@@ -135,10 +139,10 @@ def test_more_than_2_to_the_31_steps_in_all(options):
             )
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("lengths", [[1, 0, 3, 9], [9, 8, 9, 9], None])
 def test_forward_alone(lengths):
-    """Forward passes with much, little and no padding, which have programs of their own."""
+    """Forward passes with much, little and no padding; each compiles a different program."""
     close(forward("blocked", 4, lengths), forward("scan", 4, lengths), 1e-12)
 
 
@@ -146,7 +150,8 @@ def test_forward_alone(lengths):
 @pytest.mark.parametrize("lengths", [[0], [5], [9], None])
 def test_one_row_forward_alone(monkeypatch, lengths, reverse):
     """A forward pass over one row projects its inputs block by block, and never runs `scan`."""
-    tuning = dataclasses.replace(SMALL, rows=dataclasses.replace(SMALL_TILES, projection_bytes=0))
+    rows = dataclasses.replace(SMALL_TILES, projection_bytes=0)
+    tuning = dataclasses.replace(SMALL, row_tuning=rows)
     monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
     expected = forward("scan", 1, lengths, reverse=reverse)
     monkeypatch.setattr(blocked_engine, "run_scan", None)  # `blocked` must not fall back on it
@@ -183,18 +188,18 @@ def runs_time_major(flags, reverse, lengths):
     return run("blocked"), run("scan")
 
 
-@pytest.mark.parametrize("aim", [8, 16, 48])
-@pytest.mark.parametrize("least, most", [CPU.rows.range, CPU.block_range])
-def test_sizes_of_parts(aim, least, most):
-    """`tiling.cut` finds a divisor near the target size, or else the fewest overlapping parts."""
+@pytest.mark.parametrize("target", [8, 16, 48])
+@pytest.mark.parametrize("least, most", [CPU.row_tuning.rows_range, CPU.block_range])
+def test_sizes_of_tiles_and_blocks(target, least, most):
+    """`part_size` finds a divisor near the target size, or else the fewest overlapping parts."""
     for n in range(1, 2100):
-        size = tiling.cut(n, aim, (least, most))
-        assert min(n, least * aim) <= size <= most * aim and size <= n
+        size = tiling.part_size(n, target, (least, most))
+        assert min(n, least * target) <= size <= most * target and size <= n
         if n % size:
             assert not any(
-                n % d == 0 for d in range(int(np.ceil(least * aim)), int(most * aim) + 1)
+                n % d == 0 for d in range(int(np.ceil(least * target)), int(most * target) + 1)
             )
-            assert -(-n // size) == -(-n // int(most * aim))
+            assert -(-n // size) == -(-n // int(most * target))
 
 
 @pytest.mark.parametrize("remat", [None, pytest.param("sqrt", marks=pytest.mark.full)])
@@ -210,7 +215,7 @@ def test_sizes_of_parts(aim, least, most):
         pytest.param(1, (10_000, 10_007, 10_032), marks=pytest.mark.full),
     ],
 )
-def test_sizes_that_tiles_do_not_divide_need_no_more_memory(axis, sizes, lengths, remat):
+def test_memory_of_sizes_that_tiles_do_not_divide(axis, sizes, lengths, remat):
     """A size, prime or not, needs at most 1.3 times the memory of any larger one."""
     cell = rnn.LSTMCell(64)
 
@@ -270,7 +275,7 @@ def residual_elements(cell, *shape):
 def test_residuals(cell, states, sums, monkeypatch):
     """The residuals of a step are its inputs, its state, and the gates unless recomputed.
 
-    Of pure pre-activations only the sum is saved, of other gates also the recurrent product.
+    If a gate only adds its two products, their sum is saved; else the recurrent product is too.
     """
     for flops, elements in ((CPU.recompute_flops, states), (0, states + sums)):
         tuning = dataclasses.replace(CPU, recompute_flops=flops)
@@ -282,7 +287,7 @@ def test_residuals(cell, states, sums, monkeypatch):
 
 @toys.config
 class Root(rnn.MatmulCell):
-    """Has no finite derivative at 0, which is what unwritten buffers hold."""
+    """Its derivative at 0 is infinite; unwritten buffers contain 0."""
 
     units: int = 4
 
@@ -309,9 +314,9 @@ class Root(rnn.MatmulCell):
         return new, new
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("remat", [None, 4])
-def test_steps_that_are_not_run_have_no_gradient(remat):
+def test_skipped_steps_do_not_make_gradients_nan(remat):
     """Unwritten residuals of skipped steps do not make gradients NaN."""
     close(*runs(Root(), 10, 23, remat), 1e-12)
 
@@ -462,7 +467,7 @@ def test_params_prepared_for_each_row():
     """`blocked` sorts rows, so it refuses a cell whose prepared params have rows."""
     cell, params = Prepared(4), Root(4).init(jax.random.key(0), INPUTS.shape, jnp.float64)
     explained = rnn.explain(cell, params, INPUTS)
-    assert explained.reasons["blocked"] == "what Prepared prepares has rows, as the batch has"
+    assert explained.reasons["blocked"] == "the result of Prepared.prepare has a batch axis"
     assert_equals_scan(lambda e: rnn.dynamic_rnn(cell, params, INPUTS, ENDS, implementation=e))
 
 
@@ -494,13 +499,17 @@ def test_params_that_do_not_fit():
 
 
 def test_no_features():
-    """Inputs with 0 features run; `remat` may be a NumPy integer."""
+    """Inputs may have 0 features."""
     cell, none = rnn.LSTMCell(4), INPUTS[..., :0]
     params = cell.init(jax.random.key(0), none.shape, jnp.float64)
-    remat = np.int64(3)  # an integer of NumPy
-    assert_equals_scan(
-        lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e, remat=remat)
-    )
+    assert_equals_scan(lambda e: rnn.dynamic_rnn(cell, params, none, ENDS, implementation=e))
+
+
+def test_remat_may_be_a_numpy_integer():
+    """`remat` takes what `int` takes, such as the result of NumPy's `max`."""
+    cell = rnn.LSTMCell(4)
+    given = cell, cell.init(jax.random.key(0), INPUTS.shape, jnp.float64), INPUTS, ENDS
+    assert_equals_scan(lambda e: rnn.dynamic_rnn(*given, implementation=e, remat=np.int64(3)))
 
 
 def test_shapes_inferred_for_inner_cells():
@@ -563,7 +572,7 @@ def test_params_prepared_with_a_key():
         return rnn.explain(Masked(4), params, INPUTS, **o).reasons["blocked"]
 
     assert reason() is None
-    assert reason(key=jax.random.key(0)) == "what Masked prepares has rows, as the batch has"
+    assert reason(key=jax.random.key(0)) == "the result of Masked.prepare has a batch axis"
 
 
 @toys.config
@@ -580,7 +589,7 @@ class Between(Root):
         return new, new
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_tiles")
 def test_preactivations_in_some_columns():
     """Gradients are right where only some gate columns are pure pre-activations."""
     close(*runs(Between(4), 10, 23), 1e-12)
@@ -614,5 +623,9 @@ def test_stack_with_unsupported_layers():
         ]
     )
     close(*runs(cell, 6, 9, key=jax.random.key(3)), 1e-12)
+
+
+def test_a_wrapper_whose_output_is_its_state_is_refused():
+    """`EmitState` is run as a whole, by `scan`."""
     explained = rnn.explain(rnn.EmitState(rnn.GRUCell(3)), {}, np.ones((2, 3, 3)))
-    assert "EmitState cannot be taken apart: its output" in explained.reasons["blocked"]
+    assert "EmitState cannot be decomposed: its output" in explained.reasons["blocked"]

@@ -119,20 +119,21 @@ def test_a_user_defined_stack_equals_multi_rnn_cell():
     close(made, named, 0)
 
 
-def test_a_wrapper_inside_the_loop_runs_by_scan():
-    """A wrapper with `inside_loop` is refused by `blocked`, with its reason."""
+def test_a_wrapper_that_changes_the_state_runs_on_scan():
+    """A wrapper with `why_not_separable` is refused by `blocked`; `scan` calls its `step`."""
     cell = Accumulated(rnn.GRUCell(4))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     reasons = rnn.explain(cell, params, INPUTS).reasons
-    assert reasons["blocked"] == "Accumulated cannot be taken apart: it adds to the state"
-    _, state = rnn.dynamic_rnn(cell, params, INPUTS[:, :1])
-    _, inner = rnn.dynamic_rnn(cell.cell, params, INPUTS[:, :1])
-    close(state, inner, 1e-12)
+    assert reasons["blocked"] == "Accumulated cannot be decomposed: it adds to the state"
+    one, start = INPUTS[:, :1], jnp.ones((30, 4))
+    _, state = rnn.dynamic_rnn(cell, params, one, initial_state=start)
+    _, inner = rnn.dynamic_rnn(cell.cell, params, one, initial_state=start)
+    close(state, inner + 0.5, 1e-12)
 
 
 @toys.config
 class DrawsInside(rnn.Cell):
-    """A wrapper that forgets to define a step for a run with a key."""
+    """A wrapper without a step for runs with a key."""
 
     cell: Any
 
@@ -140,7 +141,8 @@ class DrawsInside(rnn.Cell):
         return rnn.Around(self.cell, why_not_separable=None if key is None else "it draws")
 
 
-def test_a_step_that_no_one_describes():
+def test_a_missing_step_is_refused():
+    """A composition that is not separable with a key needs a step; a run with a key says so."""
     cell = DrawsInside(rnn.GRUCell(4))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
     rnn.dynamic_rnn(cell, params, INPUTS[:, :1])
@@ -153,9 +155,12 @@ def test_attend_reaches_inside_a_user_defined_stack():
     attention = rnn.AttentionWrapper(rnn.GRUCell(4), rnn.LuongAttention(4, memory_size=3))
     cell, memory = Stack(attention, Gated(rnn.GRUCell(4))), jnp.ones((30, 7, 3))
     params = cell.init(jax.random.key(0), INPUTS.shape, jnp.float64)
-    params = cell.attend(params, memory)
-    outputs, _ = rnn.dynamic_rnn(cell, params, INPUTS, LENGTHS)
-    assert outputs.shape == (30, 20, 4) and cell.attends
+    attended = cell.attend(params, memory)
+    named = {"cell_0": attended["lower"], "cell_1": attended["upper"]}
+    expected = rnn.dynamic_rnn(rnn.MultiRNNCell([cell.lower, cell.upper]), named, INPUTS, LENGTHS)
+    close(rnn.dynamic_rnn(cell, attended, INPUTS, LENGTHS), expected, 1e-12)
+    other, _ = rnn.dynamic_rnn(cell, cell.attend(params, 2 * memory), INPUTS, LENGTHS)
+    assert cell.attends and not np.allclose(other, expected[0])
 
 
 @pytest.mark.parametrize(

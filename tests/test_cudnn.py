@@ -54,7 +54,7 @@ def stand_in(monkeypatch):
 
 
 def results(cell, params, x, state, engine, **options):
-    """The results, and the gradients by params, inputs and state."""
+    """The results, and the gradients with respect to params, inputs and state."""
 
     def run(params, x, state):
         found = rnn.dynamic_rnn(

@@ -24,7 +24,7 @@ OUTPUTS = jnp.ones((B, T, H), jnp.float32)
 RAGGED = [[True], [True, False]]
 FACTORY = jax.nn.initializers.orthogonal
 SIZES = "^batch_shape: expected an int >= 0, or a tuple of them, got"
-INITIALIZER = r"a function of \(key, shape, dtype\), .* is it to be called\?$"
+INITIALIZER = r"a function of \(key, shape, dtype\), .* did you mean to call it\?$"
 TABLE, KERNEL = jnp.ones((9, D), jnp.float32), jnp.ones((H, 9), jnp.float32)
 LOOKS = "can be traced, got one that looks at a value .* jnp.where"
 

@@ -22,34 +22,34 @@ def own(params):
     return {name: x for name, x in params.items() if not isinstance(x, tuple)}
 
 
-def memory(law):
-    """The memory of a law as keyword arguments of a layer."""
-    given = law.case.memory(law.dtype) if law.case.memory_sizes else ()
+def memory(combination):
+    """The memory of a combination as keyword arguments of a layer."""
+    given = combination.case.memory(combination.dtype) if combination.case.memory_sizes else ()
     return dict(zip(("memory", "memory_length"), given, strict=False))
 
 
-def deterministic(law):
+def deterministic(combination):
     """Options that let a cell with dropout run without a stream."""
-    return {} if law.case.keyed else {"deterministic": True}
+    return {} if combination.case.keyed else {"deterministic": True}
 
 
-def streams(law):
+def streams(combination):
     """The random streams that a keyed cell needs."""
-    return {"dropout": jax.random.key(3)} if law.case.keyed else {}
+    return {"dropout": jax.random.key(3)} if combination.case.keyed else {}
 
 
-def linen(law, **options):
+def linen(combination, **options):
     """`apply(params, ...)` of a Linen layer."""
-    layer = rnnl.RNN(law.case.cell)
+    layer = rnnl.RNN(combination.case.cell)
     return lambda params, *arguments, **o: layer.apply(
         {"params": {"cell": params}}, *arguments, **options, **o
     )
 
 
-def nnx_layer(law, params):
+def nnx_layer(combination, params):
     """An NNX layer that holds `params`, after checking that it creates params of their shapes."""
-    rngs = nnx.Rngs(params=0, **streams(law))
-    layer = rnnx.RNN(law.case.cell, in_features=law.case.features, rngs=rngs)
+    rngs = nnx.Rngs(params=0, **streams(combination))
+    layer = rnnx.RNN(combination.case.cell, in_features=combination.case.features, rngs=rngs)
 
     def is_param(x):
         return isinstance(x, nnx.Param)
@@ -60,32 +60,36 @@ def nnx_layer(law, params):
     return layer
 
 
-@pytest.mark.where(lambda law: law.engine == "scan" and law.x64)
-@pytest.mark.everyday(lambda law: not law.case.variant)
-def test_a_layer_equals_dynamic_rnn(law):
+@pytest.mark.where(lambda combination: combination.engine == "scan" and combination.x64)
+@pytest.mark.everyday(lambda combination: not combination.case.variant)
+def test_a_layer_equals_dynamic_rnn(combination):
     """A layer equals `dynamic_rnn` with the next key of its stream, if the cell draws."""
-    (params, inputs, state), case = laws.arguments(law), law.case
+    (params, inputs, state), case = laws.arguments(combination), combination.case
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     options = {"time_major": True, "mask": MASK.T, "resets": RESETS.T, "implementation": "scan"}
 
     def function(key):
         return rnn.dynamic_rnn(case.cell, params, swapped, LENGTHS, state, key=key, **options)
 
-    options_of_layer = options | memory(law) | deterministic(law)
-    apply = linen(law, rngs=streams(law))
+    options_of_layer = options | memory(combination) | deterministic(combination)
+    apply = linen(combination, rngs=streams(combination))
     key = apply({}, method=lambda layer: layer.make_rng("dropout")) if case.keyed else None
     actual = apply(own(params), swapped, LENGTHS, state, **options_of_layer)
     close(actual, function(key), 0)
-    layer = nnx_layer(law, params)
+    layer = nnx_layer(combination, params)
     key = nnx.clone(layer.rngs)() if case.keyed else None
     close(layer(swapped, LENGTHS, state, **options_of_layer), function(key), 0)
 
 
-@pytest.mark.where(lambda law: law.engine == "scan" and law.dtype == "float64" and law.x64)
-def test_linen_init_creates_the_params_of_the_cell(law):
+@pytest.mark.where(
+    lambda combination: (
+        combination.engine == "scan" and combination.dtype == "float64" and combination.x64
+    )
+)
+def test_linen_init_creates_the_params_of_the_cell(combination):
     """`init` needs no dropout stream, and its params have the shapes of `cell.init`."""
-    layer, (params, inputs, _) = rnnl.RNN(law.case.cell), laws.arguments(law)
-    made = jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs, **memory(law)))
+    layer, (params, inputs, _) = rnnl.RNN(combination.case.cell), laws.arguments(combination)
+    made = jax.eval_shape(lambda: layer.init(jax.random.key(0), inputs, **memory(combination)))
     made = made.get("params", {"cell": {}})["cell"]
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, own(params))
 
@@ -99,17 +103,21 @@ def cast(tree, dtype):
     return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree)
 
 
-def check(law, dtype, differentiate):
+def check(combination, dtype, differentiate):
     """Asserts that results and gradients of a layer are in `dtype` and equal the function's.
 
-    The function runs in the law's dtype, which with --full is `dtype`. In the everyday suite it is
-    float64, and the layer then takes one step only: that compiles faster, and few roundings add up.
+    The function runs in the combination's dtype, which with --full is `dtype`. In the everyday
+    suite it is float64, and the layer then takes one step only: that compiles faster, and few roundings add up.
     """
-    arguments = cast(laws.arguments(law), dtype)
-    steps = T if law.dtype == dtype else 1
+    arguments = cast(laws.arguments(combination), dtype)
+    steps = T if combination.dtype == dtype else 1
     params, inputs, state = arguments
     inputs = jax.tree.map(lambda x: x[:, :steps], inputs)
-    options = cast(memory(law), dtype) | {"key": law.case.key()} | deterministic(law)
+    options = (
+        cast(memory(combination), dtype)
+        | {"key": combination.case.key()}
+        | deterministic(combination)
+    )
 
     def loss(run):
         outputs, final = run(inputs, None, state, **options)
@@ -119,9 +127,9 @@ def check(law, dtype, differentiate):
     gradients, results = differentiate(loss)
     found = [x.dtype for x in jax.tree.leaves((results, gradients))]
     assert {x for x in found if jnp.issubdtype(x, jnp.floating)} == {jnp.dtype(dtype)}
-    given = *cast(arguments, law.dtype), np.full(B, steps, np.int32)
-    expected, (of_params, _, _) = compiled(law)(*given)
-    tolerance = laws.Law(law.case, law.engine, dtype).tolerance
+    given = *cast(arguments, combination.dtype), np.full(B, steps, np.int32)
+    expected, (of_params, _, _) = compiled(combination)(*given)
+    tolerance = laws.Combination(combination.case, combination.engine, dtype).tolerance
     close((results, gradients), (expected, own(of_params)), tolerance)
 
 
@@ -136,43 +144,49 @@ def is_everyday(case):
 
 
 @pytest.mark.where(
-    lambda law: (
-        law.engine == "scan"
-        and (law.dtype == "bfloat16" or (law.dtype == "float64" and is_everyday(law.case)))
+    lambda combination: (
+        combination.engine == "scan"
+        and (
+            combination.dtype == "bfloat16"
+            or (combination.dtype == "float64" and is_everyday(combination.case))
+        )
     )
 )
-@pytest.mark.everyday(lambda law: is_everyday(law.case))
-def test_gradients_through_linen(law):
+@pytest.mark.everyday(lambda combination: is_everyday(combination.case))
+def test_gradients_through_linen(combination):
     """Gradients through a Linen layer, under jit, in bfloat16.
 
     With --full every cell is compared with the function in bfloat16. Every day some are compared
     with it in float64: none whose own rounding errors in bfloat16 exceed the tolerance.
     """
-    params = own(cast(laws.arguments(law)[0], jnp.bfloat16))
+    params = own(cast(laws.arguments(combination)[0], jnp.bfloat16))
 
     def differentiate(loss):
         def of_params(p):
-            return loss(lambda *a, **o: linen(law)(p, *a, **o))
+            return loss(lambda *a, **o: linen(combination)(p, *a, **o))
 
         return jax.jit(jax.grad(of_params, has_aux=True))(params)
 
-    check(law, "bfloat16", differentiate)
+    check(combination, "bfloat16", differentiate)
 
 
 @pytest.mark.where(
-    lambda law: (
-        law.engine == "scan"
-        and law.x64
-        and (law.dtype == "float32" or (law.dtype == "float64" and law.case.core))
+    lambda combination: (
+        combination.engine == "scan"
+        and combination.x64
+        and (
+            combination.dtype == "float32"
+            or (combination.dtype == "float64" and combination.case.core)
+        )
     )
 )
-@pytest.mark.everyday(lambda law: law.case.name in ("gru", "multi"))
-def test_gradients_through_nnx(law):
+@pytest.mark.everyday(lambda combination: combination.case.name in ("gru", "multi"))
+def test_gradients_through_nnx(combination):
     """Gradients through an NNX layer, under `nnx.jit` and `nnx.grad`, in float32."""
-    layer = nnx_layer(law, cast(laws.arguments(law)[0], jnp.float32))
+    layer = nnx_layer(combination, cast(laws.arguments(combination)[0], jnp.float32))
 
     def differentiate(loss):
         gradients, results = nnx.jit(nnx.grad(loss, has_aux=True))(layer)
         return nnx.to_pure_dict(gradients).get("params", {}), results
 
-    check(law, "float32", differentiate)
+    check(combination, "float32", differentiate)

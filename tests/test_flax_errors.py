@@ -92,7 +92,7 @@ def test_invalid_cells_of_layers():
         rnnx.StackedBidirectional(LSTM, in_features=D, rngs=nnx.Rngs(0))
     with says(ValueError, "at least one cell each, got 0 and 0"):
         rnnl.StackedBidirectional([]).init(jax.random.key(0), X)
-    with says(TypeError, "jax_dynrnn.interop.foreign makes cells of those of flax"):
+    with says(TypeError, "jax_dynrnn.interop.foreign adapts cells of flax"):
         rnnl.RNN(nn.LSTMCell(4)).init(jax.random.key(0), X)
 
 

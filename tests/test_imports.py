@@ -11,7 +11,17 @@ PACKAGE = pathlib.Path(jax_dynrnn.__file__).parent
 
 ORDER = [
     *("_types", "_arguments", "_check_options", "_tools", "_repr", "_memoize", "_protocol"),
-    *("_check_cell", "_cell", "_composition", "_init", "_check_data", "sequence", "packing"),
+    *(
+        "_features",
+        "_check_cell",
+        "_cell",
+        "_adapter",
+        "_composition",
+        "_init",
+        "_check_data",
+        "sequence",
+        "packing",
+    ),
     *("pooling", "attention", "cells", "wrappers", "engines", "_rnn", "_bidirectional"),
     *("_stack_bidirectional", "_static", "_raw", "_beam", "decode", "_flax_core"),
     *("linen", "nnx", "_testing", "testing", "__init__", "interop"),
@@ -19,8 +29,8 @@ ORDER = [
 """The modules and folders of the package; each imports only those before it."""
 
 ENGINES = [
-    *("devices", "hoist", "loops", "masks", "request", "engine", "scan", "selection", "staged"),
-    *("blocked", "cudnn", "pallas", "__init__"),
+    *("types", "devices", "hoist", "loops", "masks", "request", "engine", "scan", "selection"),
+    *("staged", "blocked", "cudnn", "pallas", "__init__"),
 ]
 """The same of `engines/`."""
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import laws
 import numpy as np
 import pytest
-import row_by_row
+import reference_loop
 from cases import LENGTHS, B, T, perturbed
 from laws import ALL, MASK, RESETS, close, compiled, weighted_sum
 
@@ -18,48 +18,53 @@ from jax_dynrnn._cell import StagedCell, run_stages
 
 
 @pytest.fixture(autouse=True)
-def x64_of_law(law):
+def x64_of_combination(combination):
     """Turns 64-bit types off for laws without x64."""
-    with contextlib.nullcontext() if law.x64 else jax.enable_x64(False):
+    with contextlib.nullcontext() if combination.x64 else jax.enable_x64(False):
         yield
 
 
 # The everyday suite runs these laws with one setting of each class of cells.
-one_setting = pytest.mark.everyday(lambda law: not law.case.variant)
+one_setting = pytest.mark.everyday(lambda combination: not combination.case.variant)
 
 # Laws that do not depend on precision: in float64, and with x64 off as users have it.
-two_dtypes = pytest.mark.where(lambda law: law.dtype == "float64" or not law.x64)
+two_dtypes = pytest.mark.where(
+    lambda combination: combination.dtype == "float64" or not combination.x64
+)
 
 
-STEPS = {
+RUN_OPTIONS = {
     "padded": {},
     "masked": {"mask": MASK, "resets": RESETS},
     "reversed": {"mask": MASK, "resets": RESETS, "reverse": True},
 }
 
 
-def by_rows(law, steps):
-    """Results and gradients of the reference `row_by_row`, in the form that `compiled` returns."""
+def reference_results(combination, options_name):
+    """Results and gradients of the reference loop, in the form that `compiled` returns."""
     # The reference has no engine: one cache entry serves the laws of all engines.
-    return _by_rows(dataclasses.replace(law, engine="scan"), steps)
+    return _reference_results(dataclasses.replace(combination, engine="scan"), options_name)
 
 
-# Tests of one law run together (see conftest.py): a small cache suffices.
+# Tests of one combination run together (see conftest.py): a small cache suffices.
 @functools.lru_cache(maxsize=64)
-def _by_rows(law, steps):
-    return _differentiated_by_rows(law, laws.arguments(law), steps)
+def _reference_results(combination, options_name):
+    return _differentiated_reference(combination, laws.arguments(combination), options_name)
 
 
-def _differentiated_by_rows(law, arguments, steps):
+def _differentiated_reference(combination, arguments, options_name):
     def run(params, inputs, state):
-        cell, options = law.case.cell, {"key": law.case.key(), **STEPS[steps]}
-        return row_by_row.run(cell, params, inputs, state, LENGTHS, **options)
+        cell, options = (
+            combination.case.cell,
+            {"key": combination.case.key(), **RUN_OPTIONS[options_name]},
+        )
+        return reference_loop.run(cell, params, inputs, state, LENGTHS, **options)
 
-    gradients = law.gradients or steps != "reversed"
+    gradients = combination.gradients or options_name != "reversed"
     return laws.differentiated(run, *arguments, gradients)
 
 
-def assert_agrees_with_reference(law, actual, steps):
+def assert_agrees_with_reference(combination, actual, options_name):
     """Asserts that a run agrees with the reference.
 
     In 16 bits its error against float64 is compared with the reference's where they disagree.
@@ -69,103 +74,113 @@ def assert_agrees_with_reference(law, actual, steps):
         """The results and gradients of the reference in float64."""
         wide = jax.tree.map(
             lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x,
-            laws.arguments(law),
+            laws.arguments(combination),
         )
-        return _differentiated_by_rows(law, wide, steps)
+        return _differentiated_reference(combination, wide, options_name)
 
-    bits = jnp.finfo(law.dtype).bits
-    close(actual, by_rows(law, steps), law.tolerance, exact if bits == 16 else None)
+    bits = jnp.finfo(combination.dtype).bits
+    close(
+        actual,
+        reference_results(combination, options_name),
+        combination.tolerance,
+        exact if bits == 16 else None,
+    )
 
 
-def backward(law):
+def reversed_run(combination):
     """The compiled run in reverse."""
-    return compiled(law, reverse=True, gradients=law.gradients)
+    return compiled(combination, reverse=True, gradients=combination.gradients)
 
 
 # The everyday suite runs this law for core cells only: in the masked law rows are padded too.
-@pytest.mark.everyday(lambda law: law.case.core)
-def test_padded_is_truncated(law):
-    """A padded batch has the outputs, state and gradients of its rows run without padding."""
-    arguments = laws.arguments(law)
-    assert_agrees_with_reference(law, compiled(law)(*arguments), "padded")
+@pytest.mark.everyday(lambda combination: combination.case.core)
+def test_padded_batches_agree_with_the_reference(combination):
+    """Outputs, state and gradients of a padded batch agree with the reference loop."""
+    arguments = laws.arguments(combination)
+    assert_agrees_with_reference(combination, compiled(combination)(*arguments), "padded")
 
 
 @two_dtypes
-@pytest.mark.where(lambda law: law.case.core)
-@pytest.mark.everyday(lambda law: law.case.core and law.engine != "scan")
+@pytest.mark.where(lambda combination: combination.case.core)
+@pytest.mark.everyday(lambda combination: combination.case.core and combination.engine != "scan")
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["lengths", "no lengths"])
-def test_default_mask_resets_and_lengths(law, lengths):
+def test_default_mask_resets_and_lengths(combination, lengths):
     """`None` as mask, resets or lengths equals a full mask, no resets and full lengths.
 
     Engines may have other programs for `None`.
     """
-    arguments = laws.arguments(law)
-    expected = compiled(law)(*arguments, np.full(B, T) if lengths is None else lengths)
-    close(compiled(law)(*arguments, lengths, None, None), expected, law.tolerance)
+    arguments = laws.arguments(combination)
+    expected = compiled(combination)(*arguments, np.full(B, T) if lengths is None else lengths)
+    close(compiled(combination)(*arguments, lengths, None, None), expected, combination.tolerance)
 
 
-def test_masks_and_resets(law):
+def test_masks_and_resets(combination):
     """Masks and resets in padded rows agree with the reference, in results and gradients."""
-    arguments = laws.arguments(law)
-    assert_agrees_with_reference(law, compiled(law)(*arguments, LENGTHS, MASK, RESETS), "masked")
+    arguments = laws.arguments(combination)
+    assert_agrees_with_reference(
+        combination, compiled(combination)(*arguments, LENGTHS, MASK, RESETS), "masked"
+    )
 
 
 @one_setting
-def test_masks_and_resets_in_reverse(law):
+def test_masks_and_resets_in_reverse(combination):
     """Masks and resets in a reversed run agree with the reference, with gradients."""
-    arguments = laws.arguments(law)
-    assert_agrees_with_reference(law, backward(law)(*arguments, LENGTHS, MASK, RESETS), "reversed")
+    arguments = laws.arguments(combination)
+    assert_agrees_with_reference(
+        combination, reversed_run(combination)(*arguments, LENGTHS, MASK, RESETS), "reversed"
+    )
 
 
 @one_setting
-@pytest.mark.where(lambda law: law.case.time_invariant)
-def test_reverse_is_flip_run_flip(law):
+@pytest.mark.where(lambda combination: combination.case.time_invariant)
+def test_reverse_is_flip_run_flip(combination):
     """A reversed run equals flipping each row, running forward, and flipping the outputs."""
-    params, inputs, state = laws.arguments(law)
+    params, inputs, state = laws.arguments(combination)
 
     def flip(x):
         return np.stack([np.r_[x[b, :n][::-1], x[b, n:]] for b, n in enumerate(LENGTHS)])
 
     flipped = jax.tree.map(lambda x: flip(np.asarray(x)), inputs)
-    outputs, final = compiled(law)(params, flipped, state, LENGTHS)[0]
+    outputs, final = compiled(combination)(params, flipped, state, LENGTHS)[0]
     expected = jax.tree.map(lambda y: flip(np.asarray(y)), outputs), final
-    actual = backward(law)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
-    close(actual, expected, law.tolerance)
+    actual = reversed_run(combination)(params, inputs, state, LENGTHS, ALL, ~ALL)[0]
+    close(actual, expected, combination.tolerance)
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, "largest"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_padding_changes_nothing(law, garbage, masked):
+def test_padding_changes_nothing(combination, garbage, masked):
     """NaN, infinity or huge numbers in padding change no result and no gradient.
 
-    Gradients by the padding are 0. Padding is behind the rows, and, if `masked`, also in gaps.
+    Gradients with respect to the padding are 0. Padding follows the valid steps of a row and, if
+    `masked`, also fills its gaps.
     """
-    params, inputs, state = laws.arguments(law)
+    params, inputs, state = laws.arguments(combination)
     steps = (LENGTHS, MASK, RESETS) if masked else (LENGTHS,)
     padding = np.arange(T) >= LENGTHS[:, None]
     padding = padding | ~MASK if masked else padding
 
-    def spoil(x):
+    def corrupt(x):
         # An id beyond the table is the garbage of integer inputs.
-        worst = law.case.integers + 5
+        worst = combination.case.integers + 5
         if jnp.issubdtype(x.dtype, jnp.floating):
             worst = jnp.finfo(x.dtype).max if garbage == "largest" else garbage
         flags = padding.reshape(B, T, *(1,) * (x.ndim - 2))
         return jnp.where(jnp.asarray(flags), jnp.asarray(worst, x.dtype), x)
 
-    clean = compiled(law)(params, inputs, state, *steps)
-    spoilt = compiled(law)(params, jax.tree.map(spoil, inputs), state, *steps)
-    for a, b in zip(jax.tree.leaves(spoilt), jax.tree.leaves(clean), strict=True):
+    clean = compiled(combination)(params, inputs, state, *steps)
+    corrupted = compiled(combination)(params, jax.tree.map(corrupt, inputs), state, *steps)
+    for a, b in zip(jax.tree.leaves(corrupted), jax.tree.leaves(clean), strict=True):
         np.testing.assert_array_equal(a, b)
-    for x in jax.tree.leaves(spoilt[1][1]):
+    for x in jax.tree.leaves(corrupted[1][1]):
         if x.dtype != jax.dtypes.float0:
             assert not np.asarray(x)[padding].astype(np.float64).any()
 
 
-def test_a_row_of_length_0(law):
+def test_a_row_of_length_0(combination):
     """A row of length 0 has outputs of 0 and returns its initial state unchanged."""
-    params, inputs, state = laws.arguments(law)
-    (outputs, final), _ = compiled(law)(params, inputs, state, LENGTHS)
+    params, inputs, state = laws.arguments(combination)
+    (outputs, final), _ = compiled(combination)(params, inputs, state, LENGTHS)
     empty = int(np.flatnonzero(LENGTHS == 0)[0])
     for y in jax.tree.leaves(outputs):
         assert not np.asarray(y[empty]).astype(np.float64).any()
@@ -174,36 +189,40 @@ def test_a_row_of_length_0(law):
             np.testing.assert_array_equal(new[empty], old[empty])
 
 
-@pytest.mark.where(lambda law: law.case.time_invariant)
-def test_split_and_carry_is_one_run(law):
+@pytest.mark.where(lambda combination: combination.case.time_invariant)
+def test_split_and_carry_is_one_run(combination):
     """Two runs, the second of which starts from the first one's state, equal one run."""
-    params, inputs, state = laws.arguments(law)
+    params, inputs, state = laws.arguments(combination)
     cut = 2
     first = np.minimum(LENGTHS, cut)
     # The first steps, which are rolled to the end, are behind the remaining lengths.
     rest = jax.tree.map(lambda x: jnp.roll(x, -cut, axis=1), inputs)
-    head, carried = compiled(law)(params, inputs, state, first)[0]
-    tail, final = compiled(law)(params, rest, carried, LENGTHS - first)[0]
+    head, carried = compiled(combination)(params, inputs, state, first)[0]
+    tail, final = compiled(combination)(params, rest, carried, LENGTHS - first)[0]
     outputs = jax.tree.map(
         lambda h, t: jnp.concatenate([h[:, :cut], t[:, : T - cut]], 1), head, tail
     )
-    close((outputs, final), compiled(law)(params, inputs, state, LENGTHS)[0], law.tolerance)
+    close(
+        (outputs, final),
+        compiled(combination)(params, inputs, state, LENGTHS)[0],
+        combination.tolerance,
+    )
 
 
-def time_major(law, run, params):
-    """Runs a law eagerly with `time_major=True`; returns `(outputs, state)`, batch-major.
+def time_major(combination, run, params):
+    """Runs a cell eagerly with `time_major=True`; returns `(outputs, state)`, batch-major.
 
     Also checks that `jax.eval_shape` infers the same shapes and dtypes.
     """
-    _, inputs, state = laws.arguments(law)
+    _, inputs, state = laws.arguments(combination)
     swapped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
     states = (state,) if run is rnn.dynamic_rnn else (state, state)
-    key = law.case.key() if run is rnn.dynamic_rnn else None
+    key = combination.case.key() if run is rnn.dynamic_rnn else None
 
     def called(params, inputs):
         return run(
-            *(law.case.cell,) * len(states), params, inputs, LENGTHS, *states, time_major=True,
-            mask=MASK.T, resets=RESETS.T, key=key, implementation=law.engine,
+            *(combination.case.cell,) * len(states), params, inputs, LENGTHS, *states,
+            time_major=True, mask=MASK.T, resets=RESETS.T, key=key, implementation=combination.engine,
         )  # fmt: skip
 
     outputs, final = called(params, swapped)
@@ -218,67 +237,69 @@ def time_major(law, run, params):
 
 
 @two_dtypes
-@pytest.mark.everyday(lambda law: law.case.keyed)
-def test_eager_and_time_major(law):
+@pytest.mark.everyday(lambda combination: combination.case.keyed)
+def test_eager_and_time_major(combination):
     """An eager run over time-major inputs equals the compiled, batch-major run.
 
     In the everyday suite for keyed cells only: the next law covers the others.
     """
-    params, inputs, state = laws.arguments(law)
-    expected = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
-    close(time_major(law, rnn.dynamic_rnn, params), expected, law.tolerance)
+    params, inputs, state = laws.arguments(combination)
+    expected = compiled(combination)(params, inputs, state, LENGTHS, MASK, RESETS)[0]
+    close(time_major(combination, rnn.dynamic_rnn, params), expected, combination.tolerance)
 
 
 @two_dtypes
 @one_setting
-@pytest.mark.where(lambda law: not law.case.keyed)
-def test_both_directions_are_two_runs(law):
+@pytest.mark.where(lambda combination: not combination.case.keyed)
+def test_both_directions_are_two_runs(combination):
     """An eager, time-major bidirectional run equals a forward and a reversed run.
 
     Not for keyed cells, since each direction derives its own key.
     """
-    params, inputs, state = laws.arguments(law)
+    params, inputs, state = laws.arguments(combination)
     both = {"fw": params, "bw": params}
     both_ways = [
         run(params, inputs, state, LENGTHS, MASK, RESETS)[0]
-        for run in (compiled(law), backward(law))
+        for run in (compiled(combination), reversed_run(combination))
     ]
-    actual = time_major(law, rnn.bidirectional_dynamic_rnn, both)
-    close(actual, tuple(zip(*both_ways, strict=True)), law.tolerance)
+    actual = time_major(combination, rnn.bidirectional_dynamic_rnn, both)
+    close(actual, tuple(zip(*both_ways, strict=True)), combination.tolerance)
 
 
 @two_dtypes
 @one_setting
-def test_vmap_is_a_loop(law):
+def test_vmap_is_a_loop(combination):
     """`vmap` over params, inputs, states, lengths, masks and resets equals a loop over runs."""
-    params, inputs, state = laws.arguments(law)
+    params, inputs, state = laws.arguments(combination)
     others = (
         perturbed(params, 5),
-        law.case.inputs(law.dtype, seed=9),
-        law.case.state(law.dtype, 6),
+        combination.case.inputs(combination.dtype, seed=9),
+        combination.case.state(combination.dtype, 6),
         LENGTHS[::-1],
         MASK[::-1],
         RESETS[::-1],
     )
     both = (params, inputs, state, LENGTHS, MASK, RESETS), others
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *both)
-    actual = jax.vmap(compiled(law, gradients=law.gradients))(*stacked)
+    actual = jax.vmap(compiled(combination, gradients=combination.gradients))(*stacked)
     for i, arguments in enumerate(both):
         one = jax.tree.map(lambda x, i=i: x[i], actual)
-        results, gradients = compiled(law)(*arguments)
-        close(one, (results, gradients if law.gradients else None), law.tolerance)
+        results, gradients = compiled(combination)(*arguments)
+        close(one, (results, gradients if combination.gradients else None), combination.tolerance)
 
 
-@pytest.mark.where(lambda law: law.dtype == "float64" and law.case.derivative)
-def test_gradients_are_finite_differences(law):
+@pytest.mark.where(
+    lambda combination: combination.dtype == "float64" and combination.case.has_exact_gradient
+)
+def test_gradients_are_finite_differences(combination):
     """The gradient in a random direction agrees with central finite differences.
 
     In float64 only: with fewer bits the rounding errors exceed the differences.
     """
-    arguments = laws.arguments(law)
+    arguments = laws.arguments(combination)
 
     def run(arguments):
-        return compiled(law)(*arguments, LENGTHS)
+        return compiled(combination)(*arguments, LENGTHS)
 
     gradients = run(arguments)[1]
     direction = perturbed(jax.tree.map(jnp.zeros_like, arguments), 8)
@@ -302,12 +323,16 @@ def test_gradients_are_finite_differences(law):
 
 
 @pytest.mark.where(
-    lambda law: isinstance(law.case.cell, StagedCell) and law.engine == "scan" and law.x64
+    lambda combination: (
+        isinstance(combination.case.cell, StagedCell)
+        and combination.engine == "scan"
+        and combination.x64
+    )
 )
-def test_stages_and_pointwise_agree_with_step(law):
+def test_stages_and_pointwise_agree_with_step(combination):
     """Engines run `stages`, or `pointwise` after a single matmul: both compute what `step` does."""
-    params, inputs, state = laws.arguments(law)
-    cell, kernels = law.case.cell, []
+    params, inputs, state = laws.arguments(combination)
+    cell, kernels = combination.case.cell, []
     params = cell.prepare(params, batch_shape=(B,))
     projected = cell.project(params, jax.tree.map(lambda x: x[:, 0], inputs))
     expected = cell.step(params, projected, state)
@@ -316,34 +341,36 @@ def test_stages_and_pointwise_agree_with_step(law):
         kernels.append(kernel)
         return x @ kernel
 
-    close(run_stages(cell.stages(params, projected, state), multiply), expected, law.tolerance)
+    close(
+        run_stages(cell.stages(params, projected, state), multiply), expected, combination.tolerance
+    )
     assert len(kernels) == 1 or type(cell).stages is not rnn.MatmulCell.stages
     if isinstance(cell, rnn.MatmulCell) and len(kernels) == 1:
         recurred = cell.hidden(state) @ cell.recurrent_kernel(params)
-        close(cell.pointwise(params, projected, recurred, state), expected, law.tolerance)
+        close(cell.pointwise(params, projected, recurred, state), expected, combination.tolerance)
 
 
 @two_dtypes
 @one_setting
 @pytest.mark.parametrize(("rows", "steps"), [(0, T), (B, 0), (0, 0)])
-def test_no_rows_or_no_steps(law, rows, steps):
+def test_no_rows_or_no_steps(combination, rows, steps):
     """With no rows or no steps, outputs and state are empty along that axis.
 
     Rank-0 state leaves are those of rows without a valid step. Gradients of params are 0.
     """
-    params, inputs, state = laws.arguments(law)
-    outputs, final = compiled(law)(params, inputs, state, np.zeros(B, np.int32))[0]
+    params, inputs, state = laws.arguments(combination)
+    outputs, final = compiled(combination)(params, inputs, state, np.zeros(B, np.int32))[0]
 
     def cut(x):
         return x[:rows] if x.ndim else x
 
-    params = law.case.params(law.dtype, rows)
+    params = combination.case.params(combination.dtype, rows)
     cut_inputs_and_state = (
         jax.tree.map(lambda x: x[:rows, :steps], inputs),
         jax.tree.map(cut, state),
     )
     flags = np.ones((rows, steps), bool)
-    results, gradients = compiled(law)(
+    results, gradients = compiled(combination)(
         params, *cut_inputs_and_state, np.zeros(rows, np.int32), flags, flags
     )
     expected = jax.tree.map(lambda y: y[:rows, :steps] if y.ndim > 1 else y[:steps], outputs)

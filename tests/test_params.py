@@ -51,19 +51,27 @@ def as_kind(kind, tree):
     return kind({name: as_kind(kind, x) for name, x in tree.items()})
 
 
-@pytest.mark.where(lambda law: (law.engine, law.dtype) == ("scan", "float64"))
-@pytest.mark.everyday(lambda law: law.engine == "scan" and not law.case.variant)
-def test_any_mapping_gives_the_same_program(law):
+@pytest.mark.where(
+    lambda combination: (combination.engine, combination.dtype) == ("scan", "float64")
+)
+@pytest.mark.everyday(
+    lambda combination: combination.engine == "scan" and not combination.case.variant
+)
+def test_any_mapping_gives_the_same_program(combination):
     """A call, `start`, `attend` and a run trace to the same program for every mapping type."""
-    case, key = law.case, law.case.key()
-    _, inputs, state = laws.arguments(law)
+    case, key = combination.case, combination.case.key()
+    _, inputs, state = laws.arguments(combination)
     features = jax.tree.map(lambda x: x[:, 0], inputs)
-    params = case.cell.init(jax.random.key(1), jax.tree.map(jnp.shape, inputs), law.dtype)
+    params = case.cell.init(jax.random.key(1), jax.tree.map(jnp.shape, inputs), combination.dtype)
 
     def everything(params):
         if case.memory_sizes:
-            params = case.cell.attend(params, *case.memory(law.dtype))
-        start = case.cell.start(params, (B,), law.dtype) if hasattr(case.cell, "start") else None
+            params = case.cell.attend(params, *case.memory(combination.dtype))
+        start = (
+            case.cell.start(params, (B,), combination.dtype)
+            if hasattr(case.cell, "start")
+            else None
+        )
         step = case.cell(params, features, state, key=key)
         run = rnn.dynamic_rnn(case.cell, params, inputs, LENGTHS, state, key=key)
         return start, step, run
@@ -82,13 +90,17 @@ def program(f, *arguments):
     return [line for line in lines if not line.lstrip().startswith("_:")]
 
 
-@pytest.mark.where(lambda law: law.dtype == "float64" and law.case.name in ("lstm", "attentions"))
-def test_gradients_have_the_kind_of_the_params(law):
-    """Gradients by params have the mapping type of the params, whatever the order of its leaves."""
-    params, inputs, state = laws.arguments(law)
-    expected, gradients = compiled(law)(params, inputs, state, LENGTHS, MASK, RESETS)
+@pytest.mark.where(
+    lambda combination: (
+        combination.dtype == "float64" and combination.case.name in ("lstm", "attentions")
+    )
+)
+def test_gradients_have_the_kind_of_the_params(combination):
+    """Gradients have the mapping type of the params, whatever the order of its leaves."""
+    params, inputs, state = laws.arguments(combination)
+    expected, gradients = compiled(combination)(params, inputs, state, LENGTHS, MASK, RESETS)
     given = as_kind(reversed_dict, params)
-    actual, found = compiled(law)(given, inputs, state, LENGTHS, MASK, RESETS)
+    actual, found = compiled(combination)(given, inputs, state, LENGTHS, MASK, RESETS)
     assert jax.tree.structure(found[0]) == jax.tree.structure(given)
-    close(actual, expected, law.tolerance)
-    close(as_kind(dict, found[0]), gradients[0], law.tolerance)
+    close(actual, expected, combination.tolerance)
+    close(as_kind(dict, found[0]), gradients[0], combination.tolerance)

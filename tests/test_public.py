@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import importlib.metadata
 import inspect
 import os
 import pathlib
@@ -155,7 +156,8 @@ def test_the_core_imports_no_framework(module):
 
 
 def test_version():
-    assert rnn.__version__ == "0.1.0"
+    """The package has the version that was installed."""
+    assert rnn.__version__ == importlib.metadata.version("jax_dynrnn")
 
 
 INTEROP = [getattr(interop, name) for name in interop.__all__]

@@ -1,7 +1,7 @@
 """Random calls of `dynamic_rnn` agree with NumPy, in results and gradients.
 
-The cells are transcribed in NumPy (see reference/), and so is the loop (see row_by_row.py): no JAX
-program is compared with another one. Gradients are compared with finite differences. Nested
+The cells are transcribed in NumPy (see reference/), and so is the loop (see reference_loop.py): no
+JAX program is compared with another one. Gradients are compared with finite differences. Nested
 wrappers, which draw random numbers, are compared with their own steps in that loop, without
 gradients. A longer run, with new examples:
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import reference
-import row_by_row
+import reference_loop
 from cases import perturbed
 from flax.core import FrozenDict
 from hypothesis import given, settings
@@ -123,7 +123,7 @@ def by_numpy(call, params, inputs, state):
     if call.time == 0:  # the loop has no step to take the shape of outputs from
         output, _ = step(np.zeros((call.batch, D)), begin, 0)
         return np.zeros((call.batch, 0, *output.shape[1:])), begin
-    return row_by_row.loop(
+    return reference_loop.loop(
         step,
         inputs,
         begin,
@@ -210,7 +210,7 @@ def wrapped_cells(draw):
 
 def by_steps(call, params, inputs, state, key):
     """`(outputs, state)` of the cell's own steps in the Python loop."""
-    return row_by_row.run(
+    return reference_loop.run(
         call.cell,
         params,
         jnp.asarray(inputs),

@@ -89,16 +89,16 @@ def test_pooling(pool, masked, time_major):
     valid = valid & MASK if masked else valid
     rows = [x[v] for x, v in zip(X, valid, strict=True)]
     expected = [POOLS[pool](r) if len(r) else np.zeros(3) for r in rows]
-    spoilt = np.where(valid[..., None], X, np.nan)
+    corrupted = np.where(valid[..., None], X, np.nan)
     swap = (lambda x: x.swapaxes(0, 1)) if time_major else (lambda x: x)
     mask = swap(MASK) if masked else None
 
     def run(x):
         return pool(x, LENGTHS, mask=mask, time_major=time_major)
 
-    actual = run({"y": jnp.asarray(swap(spoilt))})["y"]
+    actual = run({"y": jnp.asarray(swap(corrupted))})["y"]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
-    gradient = jax.grad(lambda x: run(x).sum())(jnp.asarray(swap(spoilt)))
+    gradient = jax.grad(lambda x: run(x).sum())(jnp.asarray(swap(corrupted)))
     assert not swap(np.asarray(gradient))[~valid].any() and np.isfinite(gradient).all()
     assert (np.abs(swap(np.asarray(gradient)).sum((1, 2))) > 0).tolist() == valid.any(1).tolist()
 

@@ -11,10 +11,10 @@ from laws import arguments, close, compiled, weighted_sum
 FULL = np.full(B, T, np.int32)
 
 
-def is_transcribed(law):
-    """Whether a law's cell has a transcription: those draw nothing, and compute in float64."""
-    case = law.case
-    in_64_bits = law.dtype == "float64"
+def is_transcribed(combination):
+    """Whether the cell has a transcription: those draw nothing, and compute in float64."""
+    case = combination.case
+    in_64_bits = combination.dtype == "float64"
     return reference.is_transcribed(case.cell) and not case.keyed and in_64_bits
 
 
@@ -31,24 +31,26 @@ def run(case, params, inputs, state):
     return jax.tree.map(lambda *y: np.stack(y, 1), *outputs), state
 
 
-def test_results(law):
+def test_results(combination):
     """Outputs and final state agree with the transcription."""
-    given = arguments(law)
-    expected = run(law.case, *jax.tree.map(np.asarray, given))
-    close(compiled(law)(*given, FULL)[0], expected, 1e-12)
+    given = arguments(combination)
+    expected = run(combination.case, *jax.tree.map(np.asarray, given))
+    close(compiled(combination)(*given, FULL)[0], expected, 1e-12)
 
 
-@pytest.mark.where(lambda law: is_transcribed(law) and law.case.derivative)
-def test_gradients(law):
+@pytest.mark.where(
+    lambda combination: is_transcribed(combination) and combination.case.has_exact_gradient
+)
+def test_gradients(combination):
     """Gradients agree with finite differences of the transcription, array by array."""
-    given = arguments(law)
-    gradients = jax.tree.leaves(compiled(law)(*given, FULL)[1])
+    given = arguments(combination)
+    gradients = jax.tree.leaves(compiled(combination)(*given, FULL)[1])
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, given))
     random, step = np.random.default_rng(0), 1e-6
 
     def loss(i, direction, sign):
         moved = [x + sign * step * direction if n == i else x for n, x in enumerate(leaves)]
-        return weighted_sum(run(law.case, *structure.unflatten(moved)), np)
+        return weighted_sum(run(combination.case, *structure.unflatten(moved)), np)
 
     for i, x in enumerate(leaves):
         if not jnp.issubdtype(x.dtype, jnp.floating):

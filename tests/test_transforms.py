@@ -227,7 +227,7 @@ def test_a_sharded_batch_needs_no_communication(engine, axis, tuning, monkeypatc
     assert collectives(gradient) == {"all-reduce"}
 
 
-BLOCK = next(case for case in CASES if case.name == "lstm_block")
+LSTM_BLOCK = next(case for case in CASES if case.name == "lstm_block")
 
 
 def test_docs_example_with_a_device_per_core():
@@ -297,7 +297,7 @@ def test_a_mesh_without_sharded_arguments(axis):
             close(gradient("blocked", constrained), expected, 1e-12)
 
 
-@pytest.mark.parametrize("case", [*CORE, BLOCK], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CORE, LSTM_BLOCK], ids=lambda case: case.name)
 def test_export_with_symbolic_batch_and_time(case):
     """A program exported with symbolic sizes runs batches of other sizes."""
     batch, time = jax.export.symbolic_shape("b, t")
@@ -431,7 +431,7 @@ def test_configurations_compare_by_value():
     assert not jax.tree.leaves(rnn.LSTMCell(2))
 
 
-def test_default_promotion_modes_give_the_same():
+def test_default_promotion_modes_give_the_same_results():
     """JAX's default promotion modes give the result of the strict modes of this suite."""
     case = CORE[0]
     given = arguments(case, jnp.float32)

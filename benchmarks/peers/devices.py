@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import machine
 from ..compiled import Compiled
-from ..grid import ALONE
+from ..grid import WITHOUT_PEERS
 from ..problems import params_of
 from . import DEVICES, flax, ours
 
@@ -29,7 +29,7 @@ def build(name, kind, size, weights):
 
 
 def _runs(kind, size, params):
-    if size.batch % CORES or kind in ALONE:  # a sharded axis must divide evenly
+    if size.batch % CORES or kind in WITHOUT_PEERS:  # a sharded axis must divide evenly
         return {}
     rivals = flax.build(kind, size, params)
     runs = {f"flax{DEVICES}{name.removeprefix('flax')}": run for name, run in rivals.items()}

@@ -59,14 +59,14 @@ def _compare(problem, actual, expected, here, there, row=0) -> None:
 def garbage(problem: Problem) -> None:
     """Compares a run with NaN after the first step to a run of that step alone."""
 
-    def spoil(x):
+    def corrupt(x):
         x = x.copy()
         # Integers have no NaN: an id that no table has takes its place.
         x[:, 1:] = np.nan if jnp.issubdtype(x.dtype, jnp.floating) else LARGE_ID
         return x
 
     lengths, state = np.ones(B, np.int32), problem.later
-    padded = problem.gradients(lengths, jax.tree.map(spoil, problem.inputs), state)
+    padded = problem.gradients(lengths, jax.tree.map(corrupt, problem.inputs), state)
     first = _steps(problem.inputs, 0, 1)
     cut = problem.gradients(lengths, first, state)
     for name in ("outputs", GRADIENTS[1]):

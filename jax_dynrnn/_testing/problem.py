@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import PREPARE, as_cell, feature_shapes
+from .._adapter import as_cell
+from .._cell import PREPARE
+from .._features import feature_shapes
 from .._rnn import dynamic_rnn
 from .._tools import depends_on_last, fold_in, map_shapes, unboxed
 from .._types import DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes, State

@@ -1,4 +1,4 @@
-"""The table of laws: for each its check, what it states, and how to mend a cell that breaks it."""
+"""The table of laws: for each its check, what it states, and how to fix a cell that breaks it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Law:
     """Raises `Broken` if the law does not hold; returns why it was skipped, or `None`."""
     statement: str
     """What the law states."""
-    mend: str
-    """How to mend a cell that breaks it."""
+    fix: str
+    """How to fix a cell that breaks it."""
 
 
 LAWS = {

@@ -10,7 +10,8 @@ import jax.export
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Cell, Params, State, as_cell, output_size, take_step
+from .._adapter import as_cell, output_size
+from .._cell import Cell, Params, State, take_step
 from .._init import Initializer, glorot_uniform, init_vector, zeros
 from .._tools import batch_tuple, check_options, check_size, dense, input_size, widened
 from .._types import BatchShape, DTypeLike, Key, Projected, Shapes

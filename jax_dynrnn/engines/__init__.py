@@ -32,7 +32,7 @@ class Explanation:
         chosen: the name of the engine; `None` where the one asked for by name refuses.
         reasons: for each engine why it cannot run the call, or `None` if it can.
         slower: for an engine that can, why another one is faster.
-        why: the figures that speak for the one that was chosen, where there are any.
+        why: the measured speed of the one that was chosen, if there is any.
         note: why calls outside of `jax.jit` compile every time, for a cell that no cache keeps.
     """
 

@@ -20,10 +20,10 @@ from .._cell import LSTMStateTuple
 from .._types import Params
 from ..cells import BasicLSTMCell, LSTMBlockCell, LSTMCell
 from ..cells._lstm import LSTM
-from ..sequence import reverse_sequence, sequence_mask
+from ..sequence import reverse_sequence
 from .devices import platform
 from .engine import Engine
-from .masks import select
+from .masks import select, zero_where_invalid
 from .request import Request, Run
 from .scan import run_scan
 
@@ -41,15 +41,15 @@ class Cudnn(Engine):
             return f"it needs an NVIDIA GPU, and JAX runs on {here}"
         if not request.has_known_sizes:
             return "cuDNN plans for sizes that are known, not symbolic"
-        if (difference := _other_cell(request.cell)) is not None:
-            return f"cuDNN's LSTM is a plain one: {difference}"
+        if (reason := _why_not_cell(request.cell)) is not None:
+            return reason
         dtypes = [jnp.dtype(request.dtype)]
         dtypes += [x.dtype for x in jax.tree.leaves(request.initial_state)]
         if other := [dtype for dtype in dtypes if dtype != jnp.float32]:
             return f"JAX's wrapper of cuDNN takes float32 only, not {other[0]}"
         for name in ("mask", "resets", "remat"):
             if getattr(request, name) is not None:
-                return f"cuDNN knows of no {name}"
+                return f"it does not support {name}="
         return None
 
     def slower_because(self, request: Request) -> str | None:
@@ -61,15 +61,11 @@ class Cudnn(Engine):
         """Runs the cell -> `(outputs, final_state)`."""
         if run.time == 0 or run.batch == 0:
             return run_scan(run)
-        lengths = run.masks.lengths
-        if lengths is None:
-            lengths = jnp.full(run.batch, run.time, jnp.int32)
+        lengths, valid = run.lengths, run.masks.valid
 
         def zero_padding(x):
             """NaN in the padding would reach the weights' gradients."""
-            if run.masks.lengths is None:
-                return x
-            return jnp.where(sequence_mask(lengths, run.time)[..., None], x, 0)
+            return x if valid is None else zero_where_invalid(valid.T, x)
 
         def in_order_of_run(x):
             return reverse_sequence(x, lengths) if run.reverse else x
@@ -85,18 +81,19 @@ class Cudnn(Engine):
         return jnp.moveaxis(outputs, 1, run.time_axis), state
 
 
-def _other_cell(cell: Any) -> str | None:
-    """What cuDNN's LSTM does not have of a cell, or `None`."""
+def _why_not_cell(cell: Any) -> str | None:
+    """Why cuDNN's LSTM is not this cell, or `None`."""
     if type(cell) not in CELLS:
-        return f"it is not {type(cell).__name__}"
+        names = ", ".join(known.__name__ for known in CELLS)
+        return f"it runs only {names}, not {type(cell).__name__}"
     if cell.use_peepholes:
-        return "it has no peepholes"
+        return "it does not support use_peepholes"
     if cell.cell_clip is not None or cell.proj_clip is not None:
-        return "its clips are not those of TF1"
+        return "it does not support cell_clip and proj_clip"
     if cell.num_proj is not None:
-        return "JAX's wrapper has no projection"
+        return "JAX's wrapper does not support num_proj"
     if cell.activation not in (None, jnp.tanh, jax.nn.tanh, jax.lax.tanh):
-        return "its activation is tanh"
+        return "it supports no activation but tanh"
     return None
 
 

@@ -39,16 +39,6 @@ def zeros(types: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: pcast(jnp.zeros_like(x), axes), types)
 
 
-def types_of(tree: PyTree) -> PyTree:
-    """The shapes and dtypes of arrays, without their values."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def with_leading(types: PyTree, *sizes: int) -> PyTree:
-    """Types of `[1, ...]` as types of `[*sizes, ...]`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*sizes, *x.shape[1:]), x.dtype), types)
-
-
 def on_explicit_mesh(tree: PyTree) -> bool:
     """Whether an array in `tree` is on a mesh with explicit axes, or such a mesh is set."""
     arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]

@@ -34,5 +34,5 @@ class Engine(abc.ABC):
         """`(outputs, final_state)` of a run whose request it did not refuse."""
 
     def chosen_because(self) -> str | None:
-        """The figures that speak for it on the platform at hand, if there are any."""
+        """Its measured speed on the current platform, as `explain` prints it, or `None`."""
         return None

@@ -1,4 +1,4 @@
-"""Which steps of a padded batch are valid, and what follows from it: made once for each run.
+"""Which steps of a padded batch are valid, and what follows from it: computed once for each run.
 
 Masks are time-major: `T` is the number of time steps, `B` the batch size.
 """
@@ -36,7 +36,7 @@ class Masks:
     resets: jax.Array | None = None
     """bool `[T, B]`: the steps before which the state goes back to the start state. True only at
     valid steps: a reset at an invalid step takes effect at the next valid one."""
-    scalar_ticks: jax.Array | None = None
+    scalar_update_steps: jax.Array | None = None
     """bool `[T]`: the steps at which rank-0 leaves of the state are updated; `None` where there
     are no such leaves, or where they are updated at every step."""
 
@@ -63,7 +63,7 @@ class Masks:
             lengths=lengths,
             first=first,
             resets=None if resets is None else _at_valid_steps(resets, valid, reverse),
-            scalar_ticks=_scalar_ticks(request, valid) if has_scalars else None,
+            scalar_update_steps=_scalar_update_steps(request, valid) if has_scalars else None,
         )
 
     @property
@@ -72,7 +72,9 @@ class Masks:
         return self.first is not None
 
 
-jax.tree_util.register_dataclass(Masks, ["valid", "lengths", "first", "resets", "scalar_ticks"], [])
+jax.tree_util.register_dataclass(
+    Masks, ["valid", "lengths", "first", "resets", "scalar_update_steps"], []
+)
 
 
 def _between_steps(resets: jax.Array, reverse: bool) -> jax.Array:
@@ -96,7 +98,7 @@ def _at_valid_steps(resets: jax.Array, valid: jax.Array, reverse: bool) -> jax.A
     return valid & (count > jnp.concatenate(before))
 
 
-def _scalar_ticks(request: Any, valid: jax.Array) -> jax.Array:
+def _scalar_update_steps(request: Any, valid: jax.Array) -> jax.Array:
     """TF1's loop bound: the first `min(T, max(1, n))` steps taken, where step n is the last valid
     one of any row. A reversed run begins at the end of the longest row.
     """
@@ -142,3 +144,8 @@ def select(flags: jax.Array | None, yes: PyTree, no: PyTree) -> Any:
     if flags is None:
         return yes
     return jax.tree.map(lambda y, n: jnp.where(expand_like(flags, y), y, n), yes, no)
+
+
+def zero_where_invalid(valid: jax.Array | None, tree: PyTree) -> Any:
+    """`tree` with zeros at invalid steps; the axes of `valid` are the first of each leaf."""
+    return select(valid, tree, jax.tree.map(jnp.zeros_like, tree))

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell
 from .._tools import fold_in
-from .._types import Index, Inputs
+from .._types import Index, Inputs, Key, Params, State
 from .masks import Masks, first_valid_step, select
 
 
@@ -35,8 +37,8 @@ class _Batch:
     unroll: int = 1
     remat: Any = None
     key_derivations: tuple[Callable[..., Any], ...] = ()
-    """How the key of a step becomes the cell's, in the wrappers and stacks that it is inside of:
-    the outermost first."""
+    """The functions that derive this cell's key from the key of a step, those of the outermost
+    wrapper or stack first."""
 
     @property
     def time(self) -> Any:
@@ -53,7 +55,14 @@ class _Batch:
         """Whether neither `B` nor `T` is symbolic."""
         return isinstance(self.time, int) and isinstance(self.batch, int)
 
-    def step_key(self, t: Index) -> Any:
+    @property
+    def remat_steps(self) -> int | None:
+        """The steps between saved states, or `None` if `remat` is no interval."""
+        if self.remat is None or self.remat == "offload":
+            return None
+        return math.isqrt(self.time - 1) + 1 if self.remat == "sqrt" else min(self.remat, self.time)
+
+    def step_key(self, t: Index) -> Key:
         """The key of step `t`, or `None`."""
         key = fold_in(self.key, t)
         for derive in self.key_derivations:
@@ -104,15 +113,34 @@ class Run(_Batch):
     valid step. `None` where all steps are valid."""
 
     @classmethod
-    def of(cls, request: Request, *, inputs: Inputs, masks: Masks, **checked: Any) -> Run:
-        """The run of a request, of which params, inputs and states are `checked`."""
+    def of(
+        cls,
+        request: Request,
+        *,
+        params: Params,
+        raw_params: Params,
+        inputs: Inputs,
+        initial_state: State,
+        start_state: State,
+        masks: Masks,
+    ) -> Run:
+        """The run of a request, of which params, inputs and states have been checked."""
         common = {field.name: getattr(request, field.name) for field in dataclasses.fields(_Batch)}
-        return cls(**common | checked, masks=masks).with_inputs(inputs)
+        common |= {"params": params, "initial_state": initial_state}
+        run = cls(**common, raw_params=raw_params, start_state=start_state, masks=masks)
+        return run.with_inputs(inputs)
 
     def with_inputs(self, inputs: Inputs) -> Run:
         """The run with other inputs, of the same steps."""
         padding = first_valid_step(self.masks, inputs, self.time_axis)
         return dataclasses.replace(self, inputs=inputs, padding=padding)
+
+    @property
+    def lengths(self) -> jax.Array:
+        """int32 `[B]`: the steps of each row up to its last valid one."""
+        if self.masks.lengths is None:
+            return jnp.full(self.batch, self.time, jnp.int32)
+        return self.masks.lengths
 
     def valid_like_inputs(self) -> jax.Array | None:
         """`masks.valid` laid out like the inputs."""
@@ -123,7 +151,9 @@ class Run(_Batch):
         """The inputs with each row's first valid step in place of its padding."""
         if self.padding is None:
             return self.inputs
-        padding = jax.tree.map(lambda x: jnp.expand_dims(x, self.time_axis), self.padding)
+        padding = jax.tree.map(
+            functools.partial(jnp.expand_dims, axis=self.time_axis), self.padding
+        )
         return select(self.valid_like_inputs(), self.inputs, padding)
 
 

@@ -7,7 +7,6 @@ size, `T` the number of time steps.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from .engine import Engine
 from .hoist import hoist
 from .masks import expand_like, select
 from .request import Request, Run
+from .types import with_leading
 
 CARRIED = "jax_dynrnn_state"
 """The name under which `remat="offload"` finds the carried state."""
@@ -53,7 +53,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
         "inputs": _to_time_major(run.inputs, run.time_axis),
         "valid": run.masks.valid,
         "resets": run.masks.resets,
-        "scalar_ticks": run.masks.scalar_ticks,
+        "scalar_update_steps": run.masks.scalar_update_steps,
     }
     state = _typed_as_carry(run)
     step = _step(run, _cell_step(run, state, xs))
@@ -78,7 +78,8 @@ def _cell_step(run: Run, state: State, xs: PyTree) -> Callable[..., Any]:
     traces_as_written = jax.config.jax_disable_jit or on_explicit_mesh(run)  # pyright: ignore
     if not run.has_known_sizes or run.time == 0 or traces_as_written:
         return functools.partial(step, run.params)
-    first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), xs["inputs"])
+    take_first = functools.partial(jax.lax.index_in_dim, index=0, keepdims=False)
+    first = jax.tree.map(take_first, xs["inputs"])
     invariants, rest = hoist(step, run.params, first, state, xs["t"][0])
     return functools.partial(rest, invariants(run.params))
 
@@ -87,27 +88,27 @@ def _step(run: Run, cell_step: Callable[..., Any]) -> Callable[..., Any]:
     """The body of the loop: one time step of the whole batch."""
 
     def step(state, x):
-        valid, ticks = x["valid"], x["scalar_ticks"]
+        valid, updates = x["valid"], x["scalar_update_steps"]
         inputs = select(valid, x["inputs"], run.padding)
         if x["resets"] is not None:
             state = _select(x["resets"], run.start_state, state)
         output, new = cell_step(inputs, state, x["t"])
-        output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), ticks)
-        return _select(valid, new, state, ticks), output
+        output = _select(valid, output, jax.tree.map(jnp.zeros_like, output), updates)
+        return _select(valid, new, state, updates), output
 
     return step
 
 
 def _select(
-    flags: jax.Array | None, yes: PyTree, no: PyTree, ticks: jax.Array | None = None
+    flags: jax.Array | None, yes: PyTree, no: PyTree, updates: jax.Array | None = None
 ) -> Any:
-    """Row by row `yes` where `flags` `[B]`, else `no`; a rank-0 leaf where `ticks`."""
+    """Row by row `yes` where `flags` `[B]`, else `no`; a rank-0 leaf where `updates`."""
     if flags is None:
         return yes
 
     def select_leaf(y, n):
         if y.ndim == 0:
-            return n if ticks is None else jnp.where(ticks, y, n)
+            return n if updates is None else jnp.where(updates, y, n)
         return jnp.where(expand_like(flags, y), y, n)
 
     return jax.tree.map(select_leaf, yes, no)
@@ -123,10 +124,10 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
         return scan(_offloaded(step), state, xs)
     if run.remat is None or symbolic:
         return scan(step, state, xs)
-    size = math.isqrt(run.time - 1) + 1 if run.remat == "sqrt" else run.remat
+    assert run.remat_steps is not None
     # Inside a scan XLA cannot undo the recomputation, which `prevent_cse` is for.
     chunk = jax.checkpoint(functools.partial(scan, step), prevent_cse=False)
-    return _chunked(chunk, state, xs, run.time, size, run.reverse)
+    return _chunked(chunk, state, xs, run.time, run.remat_steps, run.reverse)
 
 
 def _chunked(
@@ -134,22 +135,37 @@ def _chunked(
 ) -> tuple[Any, Any]:
     """Scans `chunk` over chunks of `size` steps; the remainder is a shorter chunk."""
     full = time - time % size
-    split = jax.tree.map(lambda x: x[:full].reshape(full // size, size, *x.shape[1:]), xs)
-    rest = jax.tree.map(lambda x: x[full:], xs)
-    outputs = {}
-    # In a reversed run the shorter chunk, which is the last, is the first to be run.
-    for part in ("rest", "split") if reverse else ("split", "rest"):
-        if part == "split" and full:
-            state, y = jax.lax.scan(chunk, state, split, reverse=reverse)
-            outputs[part] = jax.tree.map(lambda y: y.reshape(full, *y.shape[2:]), y)
-        elif part == "rest" and full < time:
-            state, outputs[part] = chunk(state, rest)
-    parts = [outputs[part] for part in ("split", "rest") if part in outputs]
 
-    def join(*ys):
-        return jnp.concatenate(ys)
+    def split(x):
+        return x[:full].reshape(full // size, size, *x.shape[1:])
 
-    return state, jax.tree.map(join, *parts)
+    def merge(y):
+        return y.reshape(full, *y.shape[2:])
+
+    def remainder(x):
+        return x[full:]
+
+    def run_whole_chunks(state):
+        state, ys = jax.lax.scan(chunk, state, jax.tree.map(split, xs), reverse=reverse)
+        return state, jax.tree.map(merge, ys)
+
+    def run_remainder(state):
+        return chunk(state, jax.tree.map(remainder, xs))
+
+    def join(first, last):
+        return jnp.concatenate([first, last])
+
+    if full == time:
+        return run_whole_chunks(state)
+    if full == 0:
+        return run_remainder(state)
+    if reverse:  # the remainder is last in time, and so is run first
+        state, last = run_remainder(state)
+        state, first = run_whole_chunks(state)
+    else:
+        state, first = run_whole_chunks(state)
+        state, last = run_remainder(state)
+    return state, jax.tree.map(join, first, last)
 
 
 def _offloaded(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,13 +185,12 @@ def _offloaded(step: Callable[..., Any]) -> Callable[..., Any]:
 
 def _no_outputs(step: Callable[..., Any], state: State, xs: PyTree) -> Any:
     """The outputs of no steps at all, `[0, B, ...]`."""
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    outputs = jax.eval_shape(step, state, one)[1]
+    outputs = jax.eval_shape(step, state, with_leading(xs, drop=1))[1]
     return jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), outputs)
 
 
 def _to_time_major(inputs: Inputs, time_axis: int) -> Inputs:
-    return jax.tree.map(lambda x: jnp.moveaxis(x, time_axis, 0), inputs)
+    return jax.tree.map(functools.partial(jnp.moveaxis, source=time_axis, destination=0), inputs)
 
 
 def _from_time_major(outputs: Outputs, time_axis: int) -> Outputs:

@@ -21,8 +21,8 @@ MIN_WORK = 500
 NARROW_UNITS = 32
 NARROW_BATCH = 32
 NARROW_STATE = 2**12
-"""A cell with at most so many units, on at least so many rows, with at most so many elements in a
-leaf of its state, has operations that take less time than their start."""
+"""A cell is narrow if it has at most these units and elements in a leaf of its state, on at least
+these rows: dispatching its operations then takes longer than computing them."""
 
 ACCELERATOR_UNROLL = 8
 """Steps in one iteration of a loop on accelerators, at least: 8 took half the time of one on a GPU;

@@ -37,7 +37,7 @@ class Limits:
     """How far the command goes in a large file."""
 
     weights_bytes: int = 16 << 20
-    """Memory for the weights among which cells are looked for, beside what was read of the file."""
+    """The memory for the names and shapes that are searched for cells, besides the file's index."""
     found: int = 1000
     """The runs that are printed."""
 

@@ -121,9 +121,9 @@ def _framework(
         families=families,
         activations=dict.fromkeys(families, activation),
         names_hint=(
-            "give what is under 'params' of Linen, nnx.state(layer, nnx.Param) of NNX, of cells "
-            "that lie beside each other ('LSTMCell_0') the one or a pair, and of a stack a list of "
-            "what each layer has"
+            "for Linen pass variables['params'], for NNX nnx.state(layer, nnx.Param); for cells "
+            "stored under names such as 'LSTMCell_0' pass one entry or a pair; for a stack pass a "
+            "list with one entry per layer"
         ),
         activation_hint="give activation=, the function, if it is the module's activation_fn",
     )

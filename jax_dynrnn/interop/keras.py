@@ -199,9 +199,9 @@ def _check_bias_shapes(layers: list[RunLayer], named: Mapping[str, Any]) -> None
         cudnn_size = 2 * len(GATES[family(layer.cell)]) * layer.cell.num_units
         if name in named and np.shape(named[name]) == (cudnn_size,):
             raise ValueError(
-                f"weights: {name} is that of a CuDNNLSTM or CuDNNGRU, whose matrices are laid out "
-                "in another way; Keras converts them: load_weights of a file of theirs into an "
-                "LSTM, or a GRU with reset_after=True"
+                f"weights: {name} is that of a CuDNNLSTM or CuDNNGRU, whose matrices have another "
+                "layout; to convert them, load the file with load_weights into a Keras LSTM, or a "
+                "GRU with reset_after=True"
             )
         # With reset_after=True the bias is `[2, gates]`: one for the inputs, one for the state.
         ndim = {"gru": 1, "cudnn_gru": 2}.get(family(layer.cell))

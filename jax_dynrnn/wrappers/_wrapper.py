@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from .._cell import Cell, Params, State, as_cell
+from .._adapter import as_cell
+from .._cell import Cell, Params, State
 from .._composition import Around
 from .._tools import check_options
 from .._types import Inputs, Key, Outputs, PyTree

@@ -12,7 +12,8 @@ import jax.export
 import jax.numpy as jnp
 
 from .. import _check_data
-from .._cell import Memory, Params, State, output_size
+from .._adapter import output_size
+from .._cell import Memory, Params, State
 from .._init import Initializer, glorot_uniform
 from .._protocol import call_back
 from .._tools import batch_tuple, input_size, matmul

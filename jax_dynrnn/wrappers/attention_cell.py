@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _check_cell
-from .._cell import Params, State, output_size
+from .._adapter import output_size
+from .._cell import Params, State
 from .._init import Initializer, glorot_uniform, init_dense, init_vector
 from .._tools import (
     along_last,

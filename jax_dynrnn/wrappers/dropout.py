@@ -159,7 +159,7 @@ class DropoutWrapper(AroundWrapper):
 
     def why_not_separable(self, key: Key) -> str | None:
         if key is not None and self.state_keep_prob < 1:
-            return "state_keep_prob drops from the state between the steps"
+            return "state_keep_prob applies dropout to the state between steps"
         if key is not None and self.recurrent_keep_prob < 1:
             return "recurrent_keep_prob masks the hidden state, row by row, inside the step"
         return None

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from .._cell import Cell, as_cell
+from .._adapter import as_cell
+from .._cell import Cell
 from .._composition import Stacked
 from .._types import Key
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from .._cell import Params, output_size
+from .._adapter import output_size
+from .._cell import Params
 from .._init import Initializer, init_dense
 from .._tools import check_size, dense, input_size
 from .._types import DTypeLike, Inputs, Key, Outputs, PyTree, Shapes

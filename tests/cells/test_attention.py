@@ -60,8 +60,8 @@ def test_padding_of_a_memory_has_no_effect(mechanism):
     """NaN behind the lengths of a memory reaches neither results nor gradients."""
     cell, length = wrapped(mechanism, alignment_history=True), np.array([5, 2, 0])
     params = cell.init(KEY, INPUTS.shape, jnp.float64)
-    spoilt = MEMORY.copy()
-    spoilt[1, 2:] = spoilt[2] = np.nan
+    corrupted = MEMORY.copy()
+    corrupted[1, 2:] = corrupted[2] = np.nan
 
     def loss(params, memory, length):
         (outputs, alignments), state = rnn.dynamic_rnn(
@@ -70,7 +70,7 @@ def test_padding_of_a_memory_has_no_effect(mechanism):
         return (outputs**2).sum() + (alignments**2).sum(), (outputs, alignments, state)
 
     gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    (_, (outputs, alignments, state)), (dparams, dmemory) = gradient(params, spoilt, length)
+    (_, (outputs, alignments, state)), (dparams, dmemory) = gradient(params, corrupted, length)
     assert not alignments[1, :, 2:].any() and not alignments[2].any()
     np.testing.assert_allclose(alignments[:2].sum(-1), 1, rtol=1e-12)
     assert not outputs[2].any() and not state.attention[2].any()  # the context is 0

@@ -117,7 +117,7 @@ MAKE = {
 }
 
 
-def run_row_by_row(their, params, inputs, initial):
+def run_reference_loop(their, params, inputs, initial):
     """Padded outputs `[B, T, ...]` and final states, by the framework's loop over row segments."""
     outputs, states = [], []
     for b, length in enumerate(LENGTHS):
@@ -146,7 +146,7 @@ def test_a_padded_run_equals_the_loop_of_the_framework(name, load_oracle):
     theirs = MAKE[name](load_oracle)
     inputs = theirs.inputs()
     padding = np.reshape(np.arange(T) >= LENGTHS[:, None], (B, T, *[1] * len(theirs.features)))
-    spoilt = jnp.where(padding, jnp.nan, inputs)
+    corrupted = jnp.where(padding, jnp.nan, inputs)
     initial = perturbed(theirs.cell.zero_state(B, jnp.float64), 3)
     both = [theirs.params(seed) for seed in (1, 2)]
 
@@ -163,8 +163,8 @@ def test_a_padded_run_equals_the_loop_of_the_framework(name, load_oracle):
     def ours(params, inputs, initial):
         return rnn.dynamic_rnn(theirs.cell, params, inputs, LENGTHS, initial, resets=RESETS)
 
-    actual = gradients(ours, spoilt)
-    expected = gradients(lambda *a: run_row_by_row(theirs, *a), inputs)
+    actual = gradients(ours, corrupted)
+    expected = gradients(lambda *a: run_reference_loop(theirs, *a), inputs)
     close(actual, expected, 1e-12)
     close(theirs.cell.zero_state(B, jnp.float64), theirs.start, 0)
 

@@ -74,8 +74,8 @@ def their_logits_and_gradients(path, letters, phones):
         return session.run(("dense/BiasAdd:0", gradients), fed)
 
 
-def test_logits_and_gradients_agree_with_tensorflow(g2p, load_oracle, fused):
-    """Logits of the model, and gradients by all variables, with given phones as in training."""
+def test_logits_and_gradients_agree_with_tensorflow(g2p, load_oracle, default_fusion):
+    """Logits, and gradients with respect to all variables, with given phones as in training."""
     load_oracle("tensorflow")
     letters, lengths = g2p.encoded(["attention", "a", "don't", "uncharacteristically"])
     phones = np.random.default_rng(0).integers(len(g2p.PHONES), size=letters.shape, dtype=np.int32)
@@ -89,7 +89,7 @@ def test_logits_and_gradients_agree_with_tensorflow(g2p, load_oracle, fused):
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), phones[..., None], -1)
         return -chosen.mean(), logits
 
-    by_params, logits = jax.jit(jax.grad(loss, has_aux=True), **fused)(g2p.params)
+    by_params, logits = jax.jit(jax.grad(loss, has_aux=True), **default_fusion)(g2p.params)
     meta = g2p.package_file("g2p-en==1.0.1", "g2p_en/logdir/model_epoch_14_gs_27956.meta")
     expected, gradients = their_logits_and_gradients(meta, letters, phones)
     close(logits, expected, 1e-5)

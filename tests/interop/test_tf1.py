@@ -14,7 +14,7 @@ from jax_dynrnn.interop._tf1.table import CanonicalWeights
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case.name)
-def test_there_and_back(case):
+def test_round_trip(case):
     """Exported params are imported unchanged, with other variables of a checkpoint beside them."""
     params = params_of(case)
     variables = tf1.export_params(case.cell, params, "model/run")

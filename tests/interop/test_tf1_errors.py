@@ -43,7 +43,7 @@ def test_a_cell_with_a_custom_name():
     usual = variables_of(cell, scope="decoder")
     for own in ("lstm_cell_1", "Words"):
         variables = {n.replace("lstm_cell", own): x for n, x in usual.items()}
-        with pytest.raises(KeyError, match="for one cell with a name of its own give its scope"):
+        with pytest.raises(KeyError, match="for a single cell with a custom name pass its scope"):
             tf1.import_params(cell, variables, "decoder")
         params = tf1.import_params(cell, variables | {"lstm_cell/kernel": 0}, f"decoder/{own}")
         assert_equal(tf1.export_params(cell, params, "decoder"), usual)

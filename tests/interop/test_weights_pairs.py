@@ -89,7 +89,7 @@ def assert_same_bits(a, b):
 
 
 @pytest.mark.parametrize("name, a, b", PAIRS)
-def test_there_and_back(name, a, b):
+def test_round_trip(name, a, b):
     """Params survive export and import, by a, and by a and then b, for one cell and all stacks."""
     (import_a, export_a), (import_b, export_b) = NAMES[a], NAMES[b]
     for run in RUNS.values():

@@ -119,7 +119,8 @@ def assert_close(got, expected, bound):
 def assert_agrees(there, weights, importer, exporter, cells, bound=1e-12):
     """Asserts that imported weights compute the same here, and exported ones the same there.
 
-    `there(weights, x)` returns the framework's outputs, states, and gradients by weights and x.
+    `there(weights, x)` returns the framework's outputs, states, and gradients with respect to
+    weights and x.
     """
     x = random_inputs(jax.tree.leaves(weights)[0].dtype)
     expected = there(weights, x)

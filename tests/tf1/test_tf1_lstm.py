@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import row_by_row
+import reference_loop
 from laws import close
 
 import jax_dynrnn as rnn
@@ -32,7 +32,7 @@ def dynamic(cell, params, inputs, lengths, **options):
 def unrolled(cell, params, inputs, lengths):
     """The run in Python loops over steps and rows, as TF's static_rnn was unrolled."""
     lengths = [T] * B if lengths is None else lengths
-    outputs, state = row_by_row.run(
+    outputs, state = reference_loop.run(
         cell, params, jnp.swapaxes(inputs, 0, 1), cell.zero_state(B, jnp.float64), lengths
     )
     return list(jnp.swapaxes(outputs, 0, 1)), state
@@ -71,8 +71,8 @@ def test_tuple_states(cell):
 def test_dynamic_is_static(lengths):
     """TF's testDynamicEquivalentToStaticRNN, and ...WithSequenceLength.
 
-    Outputs, states, and gradients by inputs and params: of the sum of all results, of the first
-    output, of the last output, and of the state.
+    Outputs, states, and gradients with respect to inputs and params: of the sum of all results,
+    of the first output, of the last output, and of the state.
     """
     params = PROJECTED.init(KEY, INPUTS.shape, jnp.float64)
 

@@ -7,17 +7,18 @@ linearised for all steps of a block at once, and kernels get their cotangents by
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._types import DTypeLike, Index, Inputs, PyTree
+from ..._types import Index, Inputs, PyTree
 from ..devices import zeros
 from ..loops import dynamic_slice, repeat, scan_some_steps
-from ..masks import expand_like, select
-from ..staged.split_cell import Weights, merge_steps
+from ..masks import select, zero_where_invalid
+from ..staged.split_cell import Weights, accumulator_dtype, kernel_cotangent, merge_steps
 from .blocks import Blocks, Residuals
 
 
@@ -39,8 +40,8 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
 
         def run_block(block, carry):
             d_state, d_tile_start, d_weights, d_inputs = carry
-            transposed = TransposedBlock(blocks, kernels, tile, block)
-            d_state, d_reset, d_new, d_x = transposed.run(saved, d_outputs, d_state)
+            vjp = BlockVJP(blocks, kernels, tile, block)
+            d_state, d_reset, d_new, d_x = vjp.run(saved, d_outputs, d_state)
             d_tile_start = jax.tree.map(jnp.add, d_tile_start, d_reset)
             d_weights = jax.tree.map(_add, d_weights, d_new)
             d_inputs = tiling.write(d_inputs, d_x, tile, block)
@@ -61,19 +62,18 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
 
 
 @dataclasses.dataclass(frozen=True)
-class TransposedBlock:
-    """The transposed derivative of one block of one tile.
+class BlockVJP:
+    """The VJP of one block of one tile.
 
-    A derivative that is transposed, a VJP, is a pytree here: `jax.vjp` returns one, whose arrays
-    are the residuals, so that `vmap` linearises all steps of a block and a scan reads them step by
-    step.
+    The function that `jax.vjp` returns is a pytree whose leaves are residuals: so `vmap` linearises
+    all steps of a block at once, and a scan takes the VJP of one step after the other.
     """
 
     blocks: Blocks
     kernels: list[jax.Array]
     """Of the weights, transposed."""
-    tile: Any
-    block: Any
+    tile: Index
+    block: Index
 
     def run(
         self, saved: PyTree, d_outputs: PyTree, d_state: PyTree
@@ -81,21 +81,21 @@ class TransposedBlock:
         """`(d_state, d_start, d_weights, d_inputs)` of the block."""
         tiling = self.blocks.tiling
         valid = tiling.valid(self.tile, self.block)
-        if tiling.all_steps_count:
+        if tiling.all_steps_valid:
             # A constant. Not in the forward pass: without selects XLA fuses its gates with their
             # consumers, and is slower.
             valid = jnp.ones_like(valid)
         inputs = self.blocks.masked_inputs(self.tile, self.block, valid)
         residuals = self._residuals(saved, inputs)
-        factors, vjp = self._linearise(residuals)
-        d_y = tiling.read(d_outputs, self.tile, self.block)
-        d_y = select(valid, d_y, jax.tree.map(jnp.zeros_like, d_y))
-        d_state, d_start, cotangents = self._scan(vjp, factors, d_y, valid, d_state)
-        d_elementwise, d_projected, d_products = self._accumulate(vjp, cotangents, residuals)
+        operands, vjp = self._linearise(residuals)
+        d_y = zero_where_invalid(valid, tiling.read(d_outputs, self.tile, self.block))
+        d_state, d_start, cotangents = self._scan(vjp, operands, d_y, valid, d_state)
+        d_elementwise, d_projected, d_products = self._sum_cotangents(vjp, cotangents, residuals)
         d_kernels = [
-            _kernel_cotangent(valid, x, d) for x, d in zip(factors, d_products, strict=True)
+            kernel_cotangent(zero_where_invalid(valid, x), d)
+            for x, d in zip(operands, d_products, strict=True)
         ]
-        d_projection, d_inputs = self._project(valid, inputs, d_projected)
+        d_projection, d_inputs = self._projection_vjp(valid, inputs, d_projected)
         return d_state, d_start, Weights(d_projection, d_kernels, d_elementwise), d_inputs
 
     def _residuals(self, saved: PyTree, inputs: Inputs) -> Residuals:
@@ -122,19 +122,19 @@ class TransposedBlock:
         return blocks.residuals(saved, inputs)
 
     def _linearise(self, residuals: Residuals) -> tuple[list[jax.Array], Any]:
-        """The factors that the kernels multiply, and the VJP of each step's arithmetic."""
+        """The operands that the kernels multiply, and the VJP of each step's arithmetic."""
         split, weights = self.blocks.split, self.blocks.run.params
 
         def linearise(projected, state, products):
             given = weights.elementwise, projected, state, products
-            (factors, _, _), vjp = jax.vjp(split.elementwise, *given)
-            return factors, vjp
+            (operands, _, _), vjp = jax.vjp(split.elementwise, *given)
+            return operands, vjp
 
         products = residuals.products_beside_projected()
         return jax.vmap(linearise)(residuals.projected, residuals.state, products)
 
     def _scan(
-        self, vjp: PyTree, factors: list[Any], d_y: PyTree, valid: jax.Array, d_state: PyTree
+        self, vjp: PyTree, operands: list[Any], d_y: PyTree, valid: jax.Array, d_state: PyTree
     ) -> tuple[Any, Any, Any]:
         """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
         run = self.blocks.run
@@ -143,9 +143,9 @@ class TransposedBlock:
 
         def step(carry, x, k):
             del k
-            return self._step(factors, carry, x)
+            return self._step(operands, carry, x)
 
-        (d_state, d_start), (d_factors, d_new) = scan_some_steps(
+        (d_state, d_start), (d_operands, d_new) = scan_some_steps(
             self._own_steps,
             step,
             (d_state, d_start),
@@ -153,40 +153,39 @@ class TransposedBlock:
             reverse=not run.reverse,
             unroll=run.unroll,
         )
-        return d_state, d_start, (d_factors, d_y, d_new)
+        return d_state, d_start, (d_operands, d_y, d_new)
 
     @property
     def _own_steps(self) -> tuple[Index, Index] | None:
         return self.blocks.tiling.own_steps(self.tile, self.block)
 
-    def _step(self, factors: list[Any], carry: PyTree, x: Any) -> tuple[Any, Any]:
+    def _step(self, operands: list[Any], carry: PyTree, x: Any) -> tuple[Any, Any]:
         d_state, d_start = carry
         vjp, d_y, valid, reset = x
         none = jax.tree.map(jnp.zeros_like, d_state)
         d_new = select(valid, d_state, none)
-        d_factors = [jnp.zeros_like(factor[0]) for factor in factors]
-        for i in reversed(range(len(self.kernels))):  # each factor depends on the products before
-            d_products = vjp((d_factors, d_y, d_new))[3]
-            d_factors[i] = d_products[i] @ self.kernels[i]
-        d_old = vjp((d_factors, d_y, d_new))[2]
+        d_operands = [jnp.zeros_like(operand[0]) for operand in operands]
+        for i in reversed(range(len(self.kernels))):  # each operand depends on the products before
+            _, _, _, d_products = vjp((d_operands, d_y, d_new))
+            d_operands[i] = d_products[i] @ self.kernels[i]
+        _, _, d_old, _ = vjp((d_operands, d_y, d_new))
         d_state = jax.tree.map(jnp.add, d_old, select(valid, none, d_state))
         if reset is not None:
             d_start = jax.tree.map(jnp.add, d_start, select(reset, d_state, none))
             d_state = select(reset, none, d_state)
-        return (d_state, d_start), (d_factors, d_new)
+        return (d_state, d_start), (d_operands, d_new)
 
-    def _accumulate(
+    def _sum_cotangents(
         self, vjp: PyTree, cotangents: PyTree, residuals: Residuals
     ) -> tuple[list[Any], Any, list[Any]]:
         """The cotangents of the elementwise weights, the projected inputs, and the products."""
         tiling = self.blocks.tiling
-        every = jax.vmap(lambda vjp, d: vjp(d))(vjp, cotangents)
-        if self._own_steps is not None and not tiling.all_steps_count:
+        every = jax.vmap(operator.call)(vjp, cotangents)
+        if self._own_steps is not None and not tiling.all_steps_valid:
             # Steps that were not run have no residuals: 0 times their derivative may be NaN.
             first, end = self._own_steps
             k = jnp.arange(tiling.steps, dtype=jnp.int32)
-            was_run = jnp.logical_and(first <= k, k < end)
-            every = select(was_run, every, jax.tree.map(jnp.zeros_like, every))
+            every = zero_where_invalid(jnp.logical_and(first <= k, k < end), every)
         d_elementwise, d_projected, _, d_products = every
         d_elementwise = [d.astype(accumulator_dtype(d.dtype)).sum(0) for d in d_elementwise]
         for p in residuals.preactivations:
@@ -194,7 +193,7 @@ class TransposedBlock:
                 d_products[p.product] = jax.tree.leaves(d_projected)[p.leaf]
         return d_elementwise, d_projected, d_products
 
-    def _project(
+    def _projection_vjp(
         self, valid: jax.Array, inputs: Inputs, d_projected: PyTree
     ) -> tuple[list[Any], Any]:
         """The cotangents of the projection's weights, and of the inputs."""
@@ -213,8 +212,7 @@ class TransposedBlock:
         d_projection, d_floating = vjp(jax.tree.map(merge_steps, d_projected))
         d_leaves: list[Any] = [None] * len(leaves)
         for i, d in zip(floating, d_floating, strict=True):
-            d = d.reshape(leaves[i].shape)
-            d_leaves[i] = jnp.where(expand_like(valid, d), d, jnp.zeros_like(d))
+            d_leaves[i] = zero_where_invalid(valid, d.reshape(leaves[i].shape))
         return d_projection, structure.unflatten(d_leaves)
 
 
@@ -231,21 +229,6 @@ def _add(total: jax.Array, x: jax.Array) -> jax.Array:
     return total + x.astype(total.dtype)
 
 
-def accumulator_dtype(dtype: DTypeLike) -> Any:
-    """The dtype of sums over many steps."""
-    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
-
-
 def _accumulator(x: jax.Array) -> jax.ShapeDtypeStruct:
     """The type of a sum of arrays like `x` over many steps."""
     return jax.ShapeDtypeStruct(x.shape, accumulator_dtype(x.dtype))
-
-
-def _kernel_cotangent(valid: jax.Array, factor: jax.Array, d_product: jax.Array) -> jax.Array:
-    """The sum over all valid steps of a factor times the cotangent of its product."""
-    factor = jnp.where(expand_like(valid, factor), factor, jnp.zeros_like(factor))
-    return jnp.matmul(
-        merge_steps(factor).T,
-        merge_steps(d_product),
-        preferred_element_type=accumulator_dtype(d_product.dtype),
-    )

@@ -6,20 +6,21 @@ Arrays of a block are `[K, b, ...]`: `K` steps of `b` rows. Buffers of residuals
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..._types import Index, Inputs, Projected, PyTree, State
-from ..devices import with_leading, zeros
+from ..devices import zeros
 from ..loops import dynamic_update_slice, repeat, scan_some_steps
-from ..masks import select
+from ..masks import select, zero_where_invalid
 from ..request import Run
 from ..staged.preactivations import Preactivation
 from ..staged.split_cell import SplitCell, merge_steps, one_row
+from ..types import with_leading
 from .tiling import Tiling
 from .tuning import Tuning
 
@@ -52,7 +53,7 @@ class Residuals:
         return cls(state, structure.unflatten(leaves), others, preactivations)
 
     def products_beside_projected(self) -> list[jax.Array]:
-        """The products that go with `projected`: where that is a sum, there is nothing to add."""
+        """The products to pass with `projected`: 0 where that is already the sum."""
         leaves, products = jax.tree.leaves(self.projected), [*self.products]
         for p in self.preactivations:
             products[p.product] = p.product_beside(leaves[p.leaf], products[p.product])
@@ -77,7 +78,7 @@ class Blocks:
 
     @classmethod
     def of(cls, split: SplitCell, run: Run, tuning: Tuning) -> Blocks:
-        one = jax.eval_shape(lambda run: _one_step(split, run), run)
+        one = jax.eval_shape(functools.partial(_one_step, split), run)
         return cls(split, run, tuning, Tiling.of(run, tuning), *one)
 
     def repeat(
@@ -139,7 +140,7 @@ class Blocks:
             if buffers is not None:
                 saved = self._saved(projected, state, products)
                 buffers = write_step(buffers, saved, *place(k))
-            output = select(valid, output, jax.tree.map(jnp.zeros_like, output))
+            output = zero_where_invalid(valid, output)
             return (select(valid, new, state), buffers), output
 
         (state, buffers), outputs = scan_some_steps(
@@ -173,7 +174,7 @@ class Blocks:
         )
 
     def residual_buffers(self, steps: int, rows: int) -> Any:
-        """Zeros for what is saved of so many steps and rows."""
+        """Zeros for the residuals of `steps` steps of `rows` rows."""
         saved = self.one_residual.state if self.recomputes_products else self.one_residual
         return zeros(with_leading(saved, steps, rows), like=self.run)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..devices import with_leading, zeros
+from ..devices import zeros
 from ..loops import repeat
+from ..types import with_leading
 from .blocks import Blocks, write_step
 
 

@@ -2,11 +2,16 @@
 
 `K` steps of a tile of `b` rows are a block; every array of a block is `[K, b, ...]`. `B` is the
 batch size, `T` the number of time steps.
+
+All tiles have the same number of rows, and all blocks the same number of steps. If that does not
+divide the batch or the time, the last tile (block) begins early, and so overlaps the one before it.
+Every row (step) of an overlap has one owner, the earlier tile (block).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -46,19 +51,19 @@ class Tiling:
     def of(cls, run: Run, tuning: Tuning) -> Tiling:
         lengths, order = run.masks.lengths, None
         if lengths is None:
-            lengths = jnp.full(run.batch, run.time, jnp.int32)
-        elif tuning.rows is not None:
+            lengths = run.lengths
+        elif tuning.row_tuning is not None:
             # Longest first: rows of like length share a tile, which stops with its longest.
             order = jnp.argsort(-lengths).astype(jnp.int32)
             lengths = lengths[order]
         rows = _rows_of_a_tile(run, tuning)
         steps = _steps_of_a_block(run, tuning, rows)
-        return cls(run, order, lengths, rows, steps, tuning.rows is None)
+        return cls(run, order, lengths, rows, steps, tuning.row_tuning is None)
 
     @property
     def rematerialises(self) -> bool:
         """Whether the backward pass runs each block again, from the state it began with."""
-        return _rematerialises(self.run)
+        return self.run.remat_steps is not None
 
     @property
     def num_tiles(self) -> int:
@@ -85,17 +90,17 @@ class Tiling:
         return first, jnp.minimum(self.longest(tile) - start, self.steps)
 
     def tile(self, i: Index) -> Any:
-        """The tile of iteration `i`: the last one first. Its first rows may be the last rows of the
-        tile before, which overwrites what it wrote there."""
+        """The tile of iteration `i`. Tiles are run from last to first, so that an earlier tile
+        overwrites what the last one wrote in the rows that they share."""
         return self.num_tiles - 1 - i
 
     def first_row(self, tile: Index) -> Any:
-        """The row that a tile begins with: the last one may reach back into the one before."""
+        """The first row of a tile, earlier than `tile * rows` if the last tile overlaps."""
         return jnp.minimum(tile * self.rows, self.run.batch - self.rows)
 
     def own_ends(self, tile: Index) -> jax.Array:
-        """int32 `[b]`: the steps of each row up to its last valid one; 0 for a row that the tile
-        shares with the one before, which runs it."""
+        """int32 `[b]`: the steps of each row up to its last valid one; 0 for rows that the tile
+        before owns."""
         first = self.first_row(tile)
         ends = dynamic_slice_in_dim(self.ends, first, self.rows)
         if self.run.batch % self.rows == 0:
@@ -107,7 +112,7 @@ class Tiling:
         return self.own_ends(tile).max()
 
     def start(self, block: Index) -> jax.Array:
-        """The step that a block begins with: the last one may reach back into the one before."""
+        """The first step of a block, earlier than `block * steps` if the last block overlaps."""
         return jnp.minimum(block * self.steps, self.run.time - self.steps)
 
     def residual_step(self, block: Index, k: Index) -> Any:
@@ -123,7 +128,7 @@ class Tiling:
         return step
 
     def valid(self, tile: Index, block: Index) -> jax.Array:
-        """bool `[K, b]`: the steps of a block that are valid, and not of the block before."""
+        """bool `[K, b]`: the steps of a block that are valid and its own."""
         t = self.start(block) + jnp.arange(self.steps, dtype=jnp.int32)
         inside = t[:, None] < self.own_ends(tile)[None]
         if self.last_block_overlaps:
@@ -133,14 +138,14 @@ class Tiling:
         return inside
 
     @property
-    def all_steps_count(self) -> bool:
+    def all_steps_valid(self) -> bool:
         """Whether all steps of all blocks are valid, and none is shared by two blocks or tiles."""
         divides = not self.last_block_overlaps and self.run.batch % self.rows == 0
         return divides and self.run.masks.valid is None
 
     @property
     def last_block_overlaps(self) -> bool:
-        """Whether the last block reaches back into the one before."""
+        """Whether the last block overlaps the one before it."""
         return self.run.time % self.steps != 0
 
     def row_indices(self, tile: Index) -> Any:
@@ -161,7 +166,7 @@ class Tiling:
 
     def read_rows(self, tree: PyTree, tile: Index) -> PyTree:
         """The rows of a tile, of arrays `[B, ...]`."""
-        return jax.tree.map(lambda x: self._read_rows(x, tile, 0), tree)
+        return jax.tree.map(functools.partial(self._read_rows, tile=tile, axis=0), tree)
 
     def _read_rows(self, x: jax.Array, tile: Index, axis: int) -> jax.Array:
         if self.order is None:
@@ -191,8 +196,7 @@ class Tiling:
     def _write_from_row(
         self, buffer: jax.Array, y: jax.Array, row: Index, block: Index
     ) -> jax.Array:
-        """Writes rows that follow each other; steps that the block shares with the one before stay
-        as they are."""
+        """Writes consecutive rows; steps that the block before owns are not changed."""
         axis, start = self.run.time_axis, self.start(block)
         at: list[Any] = [np.int32(0)] * y.ndim
         at[axis], at[1 - axis] = start, row
@@ -204,21 +208,14 @@ class Tiling:
 
     def write_rows(self, buffers: PyTree, ys: PyTree, tile: Index) -> PyTree:
         """Writes the rows of a tile into arrays `[B, ...]`."""
-        if self.order is None:
-            first = self.first_row(tile)
-            return jax.tree.map(
-                lambda b, y: dynamic_update_slice_in_dim(b, y, first, 0), buffers, ys
-            )
-        indices = self.row_indices(tile)
-        return jax.tree.map(
-            lambda b, y: b.at[indices].set(y, mode="promise_in_bounds", unique_indices=True),
-            buffers,
-            ys,
-        )
 
+        def write_array(buffer, y):
+            if self.order is None:
+                return dynamic_update_slice_in_dim(buffer, y, self.first_row(tile), 0)
+            put = buffer.at[self.row_indices(tile)].set
+            return put(y, mode="promise_in_bounds", unique_indices=True)
 
-def _rematerialises(run: Run) -> bool:
-    return run.remat not in (None, "offload")
+        return jax.tree.map(write_array, buffers, ys)
 
 
 def _elements_of_a_row(run: Run) -> int:
@@ -227,33 +224,35 @@ def _elements_of_a_row(run: Run) -> int:
 
 
 def _rows_of_a_tile(run: Run, tuning: Tuning) -> int:
-    rows, batch, width = tuning.rows, run.batch, _elements_of_a_row(run)
-    if rows is None:
+    of_rows, batch, width = tuning.row_tuning, run.batch, _elements_of_a_row(run)
+    if of_rows is None:
         return batch
     if run.masks.valid is None:
-        return cut(batch, max(rows.rows[-1][1], rows.full_elements // width), rows.range)
+        target = max(of_rows.rows_by_kernel_bytes[-1][1], of_rows.full_elements // width)
+        return part_size(batch, target, of_rows.rows_range)
     kernel_bytes = sum(k.size * k.dtype.itemsize for k in run.params.kernels)
-    aim = next(aim for limit, aim in rows.rows if kernel_bytes < limit)
-    aim = max(aim, min(rows.min_elements // width, batch // 2))
-    return cut(batch, aim if batch >= 2 * aim else max(aim // 2, 1), rows.range)
+    target = next(rows for limit, rows in of_rows.rows_by_kernel_bytes if kernel_bytes < limit)
+    target = max(target, min(of_rows.min_elements // width, batch // 2))
+    target = target if batch >= 2 * target else max(target // 2, 1)
+    return part_size(batch, target, of_rows.rows_range)
 
 
 def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
     time = run.time
-    if _rematerialises(run):
-        return math.isqrt(time - 1) + 1 if run.remat == "sqrt" else min(run.remat, time)
-    aim = max(tuning.block_elements / (rows * _elements_of_a_row(run)), 8)
-    return cut(time, int(min(aim, tuning.max_block_steps)), tuning.block_range)
+    if run.remat_steps is not None:
+        return run.remat_steps
+    target = max(tuning.block_elements / (rows * _elements_of_a_row(run)), 8)
+    return part_size(time, int(min(target, tuning.max_block_steps)), tuning.block_range)
 
 
-def cut(size: int, aim: int, part_range: tuple[float, float]) -> int:
-    """The size of equal parts: about `aim`, within a range of it; or one part of a small size.
+def part_size(size: int, target: int, part_range: tuple[float, float]) -> int:
+    """The size of equal parts: about `target`, within a range of it; or one part of a small size.
 
-    A divisor of `size` if there is one. Else the last part reaches back into the one before, by
-    little: no size costs much more than its neighbours.
+    A divisor of `size` if there is one. Else the last part overlaps the one before by little: no
+    size costs much more than its neighbours.
     """
-    low, high = math.ceil(part_range[0] * aim), math.floor(part_range[1] * aim)
+    low, high = math.ceil(part_range[0] * target), math.floor(part_range[1] * target)
     if divisors := [d for d in range(low, min(high, size) + 1) if size % d == 0]:
-        return min(divisors, key=lambda d: max(d / aim, aim / d))
+        return min(divisors, key=lambda d: max(d / target, target / d))
     parts = -(-size // high)
     return min(max(-(-size // parts), low), size)

@@ -14,20 +14,20 @@ INFINITY = float("inf")
 class RowTuning:
     """How rows are sorted by length and cut into tiles, each of which ends at its longest row."""
 
-    rows: tuple[tuple[float, int], ...] = ((2**19, 16), (2**20, 32), (INFINITY, 64))
-    """`(bytes of all recurrent kernels, rows of a tile)`: the rows aimed at below so many bytes, if
-    rows may differ in length. Each tile reads the kernels again, out of the cache if they fit. Half
-    of it is aimed at for less than two such tiles."""
+    rows_by_kernel_bytes: tuple[tuple[float, int], ...] = ((2**19, 16), (2**20, 32), (INFINITY, 64))
+    """`(bytes of all recurrent kernels, rows of a tile)`: the target below this size, if rows may
+    differ in length. Each tile reads the kernels again, from the cache if they fit. Half of it is
+    the target for less than two such tiles."""
 
     min_elements: int = 2**12
-    """Of a tile, if the batch then has two tiles: with fewer, the start of each operation takes
-    longer than the operation."""
+    """Of a tile, if the batch then has two tiles: with fewer, dispatching an operation takes longer
+    than the operation."""
 
     full_elements: int = 2**15
-    """Of a tile, aimed at if no row ends early: large tiles lose nothing then."""
+    """Target for a tile if no row ends early: large tiles then lose nothing."""
 
-    range: tuple[float, float] = (7 / 8, 9 / 8)
-    """A tile may have from so many to so many times the rows aimed at."""
+    rows_range: tuple[float, float] = (7 / 8, 9 / 8)
+    """Allowed rows of a tile, as multiples of the target."""
 
     scan_if_full: float = 0.55
     """The part of a batch that is valid, from which on the forward pass of `scan` is faster."""
@@ -41,19 +41,19 @@ class RowTuning:
 class Tuning:
     """How a batch is cut, and what the backward pass recomputes."""
 
-    rows: RowTuning | None
+    row_tuning: RowTuning | None
     """`None` on accelerators, which compute all rows at once: there the batch is one tile, in its
     own order, and every block is run to its end, since a GPU asks the host after each iteration of
     a loop whose trip count is computed."""
 
     block_elements: float
-    """Of a block, aimed at: few enough for the cache, enough for fast matmuls over all steps."""
+    """Target for a block: few enough for the cache, enough for fast matmuls over all steps."""
 
     max_block_steps: int
-    """The steps of a block aimed at, at most."""
+    """The largest target for the steps of a block."""
 
     block_range: tuple[float, float]
-    """A block may have from so many to so many times the steps aimed at."""
+    """Allowed steps of a block, as multiples of the target."""
 
     recompute_flops: float
     """Multiplications for each element of a matmul's result, up to which the backward pass
@@ -62,7 +62,7 @@ class Tuning:
 
 
 CPU = Tuning(
-    rows=RowTuning(),
+    row_tuning=RowTuning(),
     block_elements=2**18,
     max_block_steps=56,
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
@@ -71,7 +71,7 @@ CPU = Tuning(
 )
 
 ACCELERATOR = Tuning(
-    rows=None,
+    row_tuning=None,
     block_elements=INFINITY,
     max_block_steps=64,  # the host is asked once in a block
     block_range=(2 / 3, 3 / 2),

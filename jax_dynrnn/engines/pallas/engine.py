@@ -91,7 +91,7 @@ class Pallas(Engine):
         return why_little_work(request)
 
     def chosen_because(self) -> str | None:
-        """The figures that speak for it on the platform at hand."""
+        """Its measured speed on the current platform, or `None`."""
         if platform() != "gpu":
             return None
         return f"1.1 to 3.1 times blocked's speed forward, 1.5 to 2.8 training: {ON_H200}"

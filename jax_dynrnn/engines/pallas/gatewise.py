@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from ..._types import DTypeLike
-from ..devices import types_of
+from ..types import types_of
 
 ELEMENTWISE = frozenset(
     "abs add add_any and ceil clamp cos div eq exp exp2 expm1 floor ge gt integer_pow le log "
@@ -245,7 +245,7 @@ class Arithmetic:
 
     def _gates_between(self, x: Gates, start: int, end: int) -> Gates:
         if not has_units(x) or start % self.units or end % self.units:
-            raise UnsupportedArithmetic("it takes apart the units of a gate")
+            raise UnsupportedArithmetic("it slices inside a gate")
         return x[start // self.units : end // self.units]
 
 

@@ -18,14 +18,14 @@ from ..._types import Index, PyTree
 from ..loops import repeat
 from . import mosaic
 from .indexing import Position, Sizes, Steps, split_by_flags, widen
-from .launch import SharedMemory, batched_by_vmap, exchange, factors, launch, load_matrix
+from .launch import SharedMemory, batched_by_vmap, exchange, launch, load_matrix, operand_pairs
 
 
 class ForwardArguments(NamedTuple):
     """Arrays, and lists of the arrays of each leaf."""
 
     matrix: Any
-    """`cut(R, transposed=True)` of each group."""
+    """`matrix_tiles(R, transposed=True)` of each group."""
     projected: list[Any]
     """`[T, k H, B]`."""
     vectors: list[Any]
@@ -45,7 +45,7 @@ class BackwardArguments(NamedTuple):
     """Arrays, and lists of the arrays of each leaf."""
 
     matrix: Any
-    """`cut(R, transposed=False)` of each group."""
+    """`matrix_tiles(R, transposed=False)` of each group."""
     projected: list[Any]
     vectors: list[Any]
     products: list[Any]
@@ -107,7 +107,7 @@ class _Forward:
         # Loaded while this step is computed: global memory takes longer than a step.
         ahead = self._load(self.steps.inside(n + 1))
         products = mosaic.matmuls(
-            [factors(self.position, n, g, 0, self.shared) for g in range(self.step.gates)]
+            [operand_pairs(self.position, n, g, 0, self.shared) for g in range(self.step.gates)]
         )
         output, new = self.step.run(self.vectors, widen(loaded), state, products)
         valid = self.steps.valid(n)
@@ -218,7 +218,7 @@ class _Backward:
         state = [x for gates in loaded.states for x in gates]
         d_output = [where_valid(x) for x in loaded.d_outputs]
         d_reset, d_new = self._before_step(n + 1, i, d_state)
-        d_vectors, d_projected, d_old, d_products = self.step.transposed(
+        d_vectors, d_projected, d_old, d_products = self.step.vjp(
             self.vectors, loaded.projected, state, products, d_output, where_valid(d_new)
         )
         d_products = where_valid(d_products)
@@ -251,7 +251,7 @@ class _Backward:
         pairs = [
             pair
             for g in range(self.gates)
-            for pair in factors(self.position, iteration, g, g, self.shared)
+            for pair in operand_pairs(self.position, iteration, g, g, self.shared)
         ]
         d_state, hidden = list(d_state), self.step.hidden
         d_state[hidden] = d_state[hidden] + mosaic.matmuls([pairs])[0]

@@ -164,7 +164,7 @@ def cluster_size(step: Step, dtype: DTypeLike, tiles: int) -> int | None:
     return max(at_once, default=min(sizes, default=None))
 
 
-def cut(matrix: jax.Array, transposed: bool) -> jax.Array:
+def matrix_tiles(matrix: jax.Array, transposed: bool) -> jax.Array:
     """`[H, Z]` -> `[warpgroup, term, gate, other warpgroup, UNITS, UNITS]`.
 
     The forward kernel takes it transposed: each warpgroup has the units that its products are of.
@@ -217,7 +217,7 @@ def exchange(
         cluster.exchange(refs, shared.cluster_barriers, iteration, sizes.cluster)
 
 
-def factors(
+def operand_pairs(
     position: Position, iteration: jax.Array, gate: int, i: int, shared: SharedMemory
 ) -> list[tuple[Any, Any]]:
     """The pairs whose products sum up to a gate of the matrix times the exchanged array `i`."""

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from ..._types import Inputs, PyTree
 from ..devices import pcast, varying_axes
 from ..request import Run
-from ..staged.split_cell import SplitCell, Weights, one_row
+from ..staged.split_cell import SplitCell, Weights, kernel_cotangent, one_row
 from . import kernels
 from .indexing import RESET, VALID, Sizes, round_up
 from .kernels import BackwardArguments, ForwardArguments
-from .launch import cluster_size, cut
+from .launch import cluster_size, matrix_tiles
 from .mosaic import ROWS, UNITS
 from .step import Step
 
@@ -77,7 +77,7 @@ class KernelLayout:
         """The recurrent matrix, 0 in the rows of the padded units, cut for the warpgroups."""
         more = self.sizes.units - self.sizes.step.units
         padded = jnp.pad(self._pad_units(self.run.params.kernels[0]), [(0, more), (0, 0)])
-        return cut(padded, transposed)[None]
+        return matrix_tiles(padded, transposed)[None]
 
     def _pad_rows(self, x: jax.Array) -> jax.Array:
         """`[..., B]`, with the rows rounded up to tiles."""
@@ -118,11 +118,9 @@ class KernelLayout:
 
     def steps(self) -> tuple[list[jax.Array], jax.Array, jax.Array]:
         """`(flags, ends, counts)`, as the kernels take them."""
-        lengths = self.run.masks.lengths
-        if lengths is None:
-            lengths = jnp.full(self.run.batch, self.run.time, jnp.int32)
-        lengths = self._pad_rows(pcast(lengths, varying_axes(self.run)))
+        lengths = self._pad_rows(pcast(self.run.lengths, varying_axes(self.run)))
         counts = lengths.reshape(self.sizes.tiles, ROWS).max(1)
+        # Repeated for every unit: the kernels load them in the layout of the state.
         ends = jnp.broadcast_to(lengths, (self.sizes.units, self.sizes.batch))
         return self._flags(), ends, counts
 
@@ -153,10 +151,7 @@ def forward(split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
         *layout.steps(),
     )
     outputs, final, states = kernel(arguments)
-    one_projected = jax.tree.map(lambda x: x[:1, 0], projected)
-    one_state = jax.tree.map(lambda s: s[:1], run.initial_state)
-    like, _ = jax.eval_shape(split.step, run.params, one_projected, one_state)
-    outputs = layout.restore_with_time(outputs, like)
+    outputs = layout.restore_with_time(outputs, layout.sizes.step.output_types)
     final = layout.restore_without_time(final, run.initial_state)
     return (outputs, final), [layout.unpad_rows(x) for x in states]
 
@@ -170,11 +165,14 @@ def backward(
     projected, vjp = jax.vjp(layout.project, run.params.projection, run.masked_inputs())
     (hidden,) = layout.restore_with_time([states[step.hidden]], [kernel])
     products = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    gates, products = _gates_and_products(
+        step, layout.with_time(projected), layout.with_time([products])
+    )
     arguments = BackwardArguments(
         layout.matrix(transposed=False),
-        *_preactivations(
-            step, layout.with_time(projected), layout.vectors(), layout.with_time([products])
-        ),
+        gates,
+        layout.vectors(),
+        products,
         layout.pad_rows(states),
         layout.with_time(d_outputs, "constant"),
         layout.without_time(d_final, "constant"),
@@ -188,7 +186,7 @@ def backward(
         (d_product,) = jax.tree.leaves(d_projected)
     else:
         (d_product,) = layout.restore_with_time(d_products, [hidden])
-    d_kernel = _kernel_cotangent(hidden, d_product)
+    d_kernel = kernel_cotangent(hidden, d_product)
     d_projection, d_inputs = vjp(d_projected)
     d_weights = Weights(d_projection, _as([d_kernel], [kernel]), layout.sum_vectors(d_vectors))
     d_initial = layout.restore_without_time(d_initial, run.initial_state)
@@ -199,21 +197,13 @@ def backward(
     return d_weights, d_inputs, d_initial, d_start
 
 
-def _preactivations(
-    step: Step, projected: list[Any], vectors: list[Any], products: list[Any]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """`(projected, vectors, products)`, the first with the products added where no more is done
-    with them."""
+def _gates_and_products(
+    step: Step, projected: list[Any], products: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """The projected inputs and the products; only their sum where the step only adds them."""
     if not step.only_adds_product:
-        return projected, vectors, products
-    return [projected[0].astype(jnp.float32) + products[0]], vectors, []
-
-
-def _kernel_cotangent(hidden: jax.Array, d_product: jax.Array) -> jax.Array:
-    def rows(x):
-        return x.reshape(-1, x.shape[-1])
-
-    return jnp.matmul(rows(hidden).T, rows(d_product), preferred_element_type=jnp.float32)
+        return projected, products
+    return [projected[0].astype(jnp.float32) + products[0]], []
 
 
 def _as(xs: list[jax.Array], like: PyTree) -> Any:

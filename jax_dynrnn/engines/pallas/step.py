@@ -58,6 +58,7 @@ class Step:
         _, output, _ = jax.eval_shape(split.elementwise, *given)
         self._check(output)
         self.outputs: list[int] = self._count_gates(output)
+        self.output_types: Any = output
         self.hidden: int = self._hidden_leaf()
         preactivations = split.preactivations(projected, state, products)
         covers_all = [p.covers_all_columns for p in preactivations] == [True]
@@ -68,10 +69,12 @@ class Step:
 
     def _hidden_leaf(self) -> int:
         before = len(self.vectors) + len(self.projected)
-        factor = self.arithmetic.same(0)
-        if factor is None or not 0 <= factor - before < self.states:
-            raise UnsupportedArithmetic("what it multiplies is not a part of its state as it is")
-        return factor - before
+        operand = self.arithmetic.same(0)
+        if operand is None or not 0 <= operand - before < self.states:
+            raise UnsupportedArithmetic(
+                "its matmul does not multiply one leaf of the state, unchanged"
+            )
+        return operand - before
 
     def _check(self, tree: PyTree) -> None:
         """Checks that all leaves are floating vectors of gates of the cell's units."""
@@ -95,7 +98,7 @@ class Step:
 
             state = [x] * self.states
             given = leaves(self.vectors), leaves(self.projected), state, [x] * self.gates
-            return self.transposed(*given, leaves(self.outputs), state)
+            return self.vjp(*given, leaves(self.outputs), state)
 
         jax.eval_shape(trial, jax.ShapeDtypeStruct((8, 8), jnp.float32))
 
@@ -112,7 +115,7 @@ class Step:
 
         return [list(x) for x in leaves(output)], [x[0] for x in leaves(new)]
 
-    def transposed(
+    def vjp(
         self,
         vectors: Leaves,
         projected: Leaves,

@@ -15,7 +15,7 @@ from ..._types import PyTree
 
 
 class Rows(enum.IntEnum):
-    """In place of the axis of an array that the batch is."""
+    """In place of a batch axis, for an array without one."""
 
     NONE = -1
     """The array has no rows: it is the same on every device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,9 +53,10 @@ def _jaxpr_of_a_step(request: Request) -> Any:
             return jnp.asarray(x, cast_type(jnp.result_type(x), dtype))
 
         params, inputs = jax.tree.map(cast, (params, inputs))
-        first = jax.tree.map(
-            lambda x: jax.lax.index_in_dim(x, 0, request.time_axis, keepdims=False), inputs
+        take_first = functools.partial(
+            jax.lax.index_in_dim, index=0, axis=request.time_axis, keepdims=False
         )
+        first = jax.tree.map(take_first, inputs)
         state = cell.start(params, batch, dtype) if state is None else state
         return cell.prepare(params, batch_shape=batch), first, state
 

@@ -38,7 +38,7 @@ class Passes:
 def differentiable(passes: Passes) -> Callable[[Any, Any], Any]:
     """`f`, which JAX can differentiate in any mode, any number of times.
 
-    A function with a derivative of its own is a `jax.custom_jvp`. That of `f` is posed as the
+    A function with a derivative of its own is a `jax.custom_jvp`. That of `f` is computed as the
     solution of a linear system, so that its transposition, which reverse mode asks for, is the fast
     backward pass.
     """

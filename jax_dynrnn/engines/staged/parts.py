@@ -18,8 +18,9 @@ from ..._cell import Cell, separable
 from ..._composition import Around, Stacked
 from ..._tools import fold_in
 from ..._types import PyTree
-from ..masks import select
+from ..masks import zero_where_invalid
 from ..request import Request, Run
+from ..types import with_leading
 from .probe import ERRORS, inner_input_types, output_types
 
 Result = tuple[Any, Any]
@@ -59,7 +60,7 @@ def why_not_separable(request: Request | Run) -> str | None:
     composition = request.cell.composition(request.key)
     if composition is None or composition.why_not_separable is None:
         return None
-    return f"{type(request.cell).__name__} cannot be taken apart: {composition.why_not_separable}"
+    return f"{type(request.cell).__name__} cannot be decomposed: {composition.why_not_separable}"
 
 
 def run_apart(
@@ -102,8 +103,7 @@ def _run_around(run: Run, around: Around, run_part: Callable[[Run], Result]) -> 
     outputs, state = run_part(inner.with_inputs(cell_inputs))
     outputs = _for_every_step(run, after, (saved, outputs))
     # The work after a step may give other values than 0 for outputs of 0.
-    zeros = jax.tree.map(jnp.zeros_like, outputs)
-    return select(run.valid_like_inputs(), outputs, zeros), state
+    return zero_where_invalid(run.valid_like_inputs(), outputs), state
 
 
 def _for_every_step(run: Run, f: Callable[..., Any], tree: PyTree) -> Any:
@@ -116,13 +116,13 @@ def _for_every_step(run: Run, f: Callable[..., Any], tree: PyTree) -> Any:
 
 
 def _layers(stack: Stacked) -> Iterator[tuple[Any, Callable[..., Any], Callable[..., Any]]]:
-    """Of each layer the cell, and how its params and its key are found."""
+    """Each layer's cell, and the functions that return its params and its key."""
     for i, (name, cell) in enumerate(stack.cells.items()):
         yield cell, operator.itemgetter(name), functools.partial(fold_in, i=i)
 
 
 def _inside(around: Around) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
-    """The same of the cell inside a wrapper."""
+    """The cell inside a wrapper, and the functions that return its params and its key."""
     return around.cell, around.inner_params, around.inner_key
 
 
@@ -155,4 +155,4 @@ def _as_steps(types: Any, otherwise: Any) -> Any:
     """Types of one row as inputs `[1, 1, ...]`; `otherwise` where they could not be inferred."""
     if types is None:
         return otherwise
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), types)
+    return with_leading(types, 1, 1, drop=0)

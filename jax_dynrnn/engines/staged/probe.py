@@ -7,6 +7,7 @@ probed, which is a reason against an engine; the run then raises the error, with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..._composition import Around
 from ..._memoize import memoize_by_cell
 from ..._types import DTypeLike, Inputs, Key, Params
 from ..request import Request, Run
+from ..types import with_leading
 from .split_cell import SplitCell, Weights
 
 ERRORS = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
@@ -57,7 +59,7 @@ def asks_by_types(ask: Callable[..., Any]) -> Callable[[Request | Run], Any]:
     memoized = memoize_by_cell(ask_of_types)
 
     def asked(request: Request | Run) -> Any:
-        inputs = jax.tree.map(lambda x: _type((1, *x.shape[2:]), x.dtype), request.inputs)
+        inputs = with_leading(request.inputs, 1, drop=2)
         params = jax.tree.map(_of_one_row, request.raw_params, is_leaf=_is_memory)
         leaves, structure = jax.tree.flatten((params, inputs))
         types = tuple((x.shape, cast_type(x.dtype, request.dtype)) for x in leaves)
@@ -73,12 +75,8 @@ def _is_memory(x: object) -> bool:
 def _of_one_row(x: Any) -> Any:
     """The types of params; a memory has rows, as the batch has."""
     if isinstance(x, Memory):
-        return jax.tree.map(lambda x: _type((1, *x.shape[1:]), x.dtype), x)
-    return _type(jnp.shape(x), jnp.result_type(x))
-
-
-def _type(shape: Any, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
+        return with_leading(x, 1)
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
 
 
 def cast_type(given: Any, dtype: DTypeLike) -> Any:
@@ -112,7 +110,7 @@ def _probe(
     prepared = [_prepared(cell, params, key, rows) for rows in (1, 2)]
     one, two = ([x.shape for x in jax.tree.leaves(tree)] for tree in prepared)
     if one != two:
-        return f"what {type(cell).__name__} prepares has rows, as the batch has"
+        return f"the result of {type(cell).__name__}.prepare has a batch axis"
     state = jax.eval_shape(lambda p: cell.start(p, (1,), dtype), params)
     split = SplitCell(cell, prepared[0])
     weights = jax.eval_shape(split.weights, prepared[0], inputs, state)
@@ -120,7 +118,8 @@ def _probe(
 
 
 def _prepared(cell: Cell, params: Params, key: Key, rows: int) -> Any:
-    return jax.eval_shape(lambda p: cell.prepare(p, key=key, batch_shape=(rows,)), params)
+    prepare = functools.partial(cell.prepare, key=key, batch_shape=(rows,))
+    return jax.eval_shape(prepare, params)
 
 
 @asks_split_cell

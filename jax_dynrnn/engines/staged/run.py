@@ -42,7 +42,7 @@ def run_passes(run: Run, engine: EnginePasses) -> Result:
         return run_scan(run)
     split, run = split_run(run)
     offload = run.remat == "offload"
-    x, constants = _differentiated(run)
+    x, constants = _partition(run)
 
     def forward(run):
         return engine.forward(split, run)
@@ -54,28 +54,33 @@ def run_passes(run: Run, engine: EnginePasses) -> Result:
         return engine.primal(split, run)
 
     if engine.has_dynamic_loops or jax.device_count() > 1:
-        primal, forward, backward = _mapped(run, primal, forward, backward, engine.residual_rows)
+        if not varying_axes(run):  # inside `jax.shard_map` each device already has its own rows
+            primal, forward, backward = _partitioned(
+                run, primal, forward, backward, engine.residual_rows
+            )
+        primal = sequential_under_vmap(primal, run_scan)
+        forward, backward = map(sequential_under_vmap, (forward, backward))
     passes = Passes(
-        reference=_of_rejoined(run_scan),
-        primal=_of_rejoined(primal),
-        forward=_of_rejoined(forward),
-        backward=_of_rejoined(backward),
+        reference=_on_combined(run_scan),
+        primal=_on_combined(primal),
+        forward=_on_combined(forward),
+        backward=_on_combined(backward),
         offload=offload,
     )
     return differentiable(passes)(x, constants)
 
 
-def _of_rejoined(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f(run, ...)` as a function of `(x, constants, ...)`, which `_differentiated` splits a run
+def _on_combined(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f(run, ...)` as a function of `(x, constants, ...)`, which `_partition` splits a run
     into."""
 
     def of_parts(x, constants, *more):
-        return f(_rejoined(x, constants), *more)
+        return f(_combine(x, constants), *more)
 
     return of_parts
 
 
-def _differentiated(run: Run) -> tuple[Any, Run]:
+def _partition(run: Run) -> tuple[Any, Run]:
     """What of a run is differentiated: params, floating inputs, states; and the run without it."""
     leaves, structure = jax.tree.flatten(run.inputs)
     floating = [x if _is_floating(x) else None for x in leaves]
@@ -88,15 +93,15 @@ def _differentiated(run: Run) -> tuple[Any, Run]:
     return x, rest
 
 
-def _rejoined(x: Any, rest: Run) -> Run:
+def _combine(x: Any, rest: Run) -> Run:
     params, inputs, initial_state, start_state = x
-    inputs = jax.tree.map(_first_given, inputs, rest.inputs, is_leaf=_is_none)
+    inputs = jax.tree.map(_either, inputs, rest.inputs, is_leaf=_is_none)
     return dataclasses.replace(
         rest, params=params, inputs=inputs, initial_state=initial_state, start_state=start_state
     )
 
 
-def _first_given(x: Any, other: Any) -> Any:
+def _either(x: Any, other: Any) -> Any:
     return other if x is None else x
 
 
@@ -108,20 +113,14 @@ def _is_floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _mapped(
+def _partitioned(
     run: Run,
     primal: Callable[..., Any],
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     residual_rows: int,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """The passes with the rules of `vmap`, and of a batch that is sharded over devices."""
-    if varying_axes(run):  # inside `jax.shard_map` each device has its own rows already
-        return (
-            sequential_under_vmap(primal, run_scan),
-            sequential_under_vmap(forward),
-            sequential_under_vmap(backward),
-        )
+    """The passes, which each device computes for its own rows of a sharded batch."""
     steps = 1 - run.time_axis
     of_run = _row_axes_of_run(run)
 
@@ -143,13 +142,10 @@ def _mapped(
     def of_arguments(_):
         return (of_run,)
 
-    primal = partitioned_by_rows(primal, RowAxes(of_arguments, of_result))
-    forward = partitioned_by_rows(forward, RowAxes(of_arguments, of_forward))
-    backward = partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents))
     return (
-        sequential_under_vmap(primal, run_scan),
-        sequential_under_vmap(forward),
-        sequential_under_vmap(backward),
+        partitioned_by_rows(primal, RowAxes(of_arguments, of_result)),
+        partitioned_by_rows(forward, RowAxes(of_arguments, of_forward)),
+        partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents)),
     )
 
 

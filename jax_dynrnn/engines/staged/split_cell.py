@@ -8,6 +8,7 @@ kernels, and vectors. `n` is a number of rows in the shapes below.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import jax.core
 import jax.numpy as jnp
 
 from ..._cell import Cell, StagedCell, run_stages
-from ..._types import Inputs, Key, Params, Projected, State
+from ..._types import DTypeLike, Inputs, Key, Params, Projected, State
 from ..devices import pcast, varying_axes
 from ..hoist import hoist
 from ..request import Run
@@ -73,9 +74,9 @@ class SplitCell(Cell):
         state: State,
         products: list[jax.Array],
     ) -> tuple[list[jax.Array], Any, Any]:
-        """All arithmetic, given the products of all matmuls -> `(factors, output, new_state)`.
+        """All arithmetic, given the products of all matmuls -> `(operands, output, new_state)`.
 
-        The factors are what the kernels multiply; factor i depends on the products before i.
+        `operands[i]` is what kernel i multiplies; it depends only on the products before i.
         """
         given = projected, state, products
         return self._without_invariants(self._elementwise, *given)(weights, *given)
@@ -100,12 +101,12 @@ class SplitCell(Cell):
         """One step -> `(output, new_state, products)`."""
         types = self.product_types(projected, state)
         products = [jnp.zeros_like(x) for x in types]
-        # Factor i is computed with zeros for product i and those after it, on which it does not
+        # Operand i is computed with zeros for product i and those after it, on which it does not
         # depend; XLA removes what is computed of the zeros.
         for i, kernel in enumerate(weights.kernels):
-            factors, _, _ = self.elementwise(weights.elementwise, projected, state, products)
+            operands, _, _ = self.elementwise(weights.elementwise, projected, state, products)
             products = [*products]
-            products[i] = factors[i] @ kernel
+            products[i] = operands[i] @ kernel
         _, output, new = self.elementwise(weights.elementwise, projected, state, products)
         return output, new, products
 
@@ -124,14 +125,14 @@ class SplitCell(Cell):
     def _elementwise(
         self, params: Params, projected: Projected, state: State, products: list[Any]
     ) -> Any:
-        factors: list[jax.Array] = []
+        operands: list[jax.Array] = []
 
         def multiply(i, x, kernel):
-            factors.append(x)
+            operands.append(x)
             return products[i]
 
         output, new = run_stages(self.cell.stages(params, projected, state), multiply)
-        return factors, output, new
+        return operands, output, new
 
     def product_types(self, projected: Projected, state: State) -> list[Any]:
         """The products of all matmuls, by shape and dtype."""
@@ -166,6 +167,20 @@ def merge_steps(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
+def kernel_cotangent(operand: jax.Array, d_product: jax.Array) -> jax.Array:
+    """The gradient of a kernel: the sum over all steps and rows, as one matmul."""
+    return jnp.matmul(
+        merge_steps(operand).T,
+        merge_steps(d_product),
+        preferred_element_type=accumulator_dtype(d_product.dtype),
+    )
+
+
+def accumulator_dtype(dtype: DTypeLike) -> Any:
+    """The dtype of sums over many steps."""
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
 def _type(x: Any) -> Any:
     return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
 
@@ -190,7 +205,7 @@ def split_run(run: Run) -> tuple[SplitCell, Run]:
     """The run with a split cell and its `Weights`, all arrays varying over the same mesh axes."""
     # Loops and custom rules need one type for all arrays, whatever the loop makes of them.
     axes = varying_axes(run)
-    run = jax.tree.map(lambda x: pcast(x, axes), dataclasses.replace(run, key=None))
+    run = jax.tree.map(functools.partial(pcast, axes=axes), dataclasses.replace(run, key=None))
     assert isinstance(run.cell, StagedCell)  # or the engine refuses it
     split = SplitCell(run.cell, run.params)
     weights = split.weights(run.params, *one_row(run))

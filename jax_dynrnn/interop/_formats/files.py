@@ -92,8 +92,8 @@ def _describe_stray_file(file: str) -> str:
         if opened.read(min(size, len(MAGIC))) != MAGIC:
             return "expected a checkpoint, which has an .index beside it, got another file"
     return (
-        "a checkpoint of format V1, which this library does not read; tf.train.load_checkpoint of "
-        "TensorFlow 2 does, without its graph, and write_checkpoint stores what that reads"
+        "a checkpoint of format V1, which this library does not read; read it with "
+        "tf.train.load_checkpoint of TensorFlow 2 and store the arrays with write_checkpoint"
     )
 
 

@@ -138,7 +138,7 @@ def candidate_scopes(
 def _with_usual_scope(
     names: Mapping[str, str], weights: CanonicalWeights, scope: str | None
 ) -> CanonicalWeights | None:
-    """The weights, with those of a cell with a name of its own, `scope`, under the usual name.
+    """The weights, with the custom scope of a cell, `scope`, replaced by its default scope.
 
     `None` if `scope` is not that of one cell, with most of its variables.
     """

@@ -63,8 +63,8 @@ def names_error(
     return KeyError(
         f"variables: for these cells in {weights.scope(scope)!r} missing: "
         f"{', '.join(listed) or 'none'}; left over: {', '.join(left_over) or 'none'}; check the "
-        "cells and their options; for one cell with a name of its own give its scope as scope=, "
-        "and rename variables that have other names"
+        "cells and their options; for a single cell with a custom name pass its scope as scope=; "
+        "rename variables that have other names"
     )
 
 

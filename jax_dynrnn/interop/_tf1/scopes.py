@@ -10,8 +10,9 @@ import jax
 
 from ... import cells as c
 from ... import wrappers as w
+from ..._adapter import as_cell
 from ..._bidirectional import init_bidirectional
-from ..._cell import Cell, Params, as_cell
+from ..._cell import Cell, Params
 from ..._check_cell import by_name
 from ..._composition import Around, Stacked, inner_cells
 from ..._stack_bidirectional import init_stack_bidirectional

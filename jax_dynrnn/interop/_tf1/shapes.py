@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from ... import cells as c
-from ..._cell import Params, output_shape
+from ..._adapter import output_shape
+from ..._cell import Params
 from ..._check_cell import by_name
 from ..._composition import Around, Stacked
 from .scopes import Run, composition_of

@@ -1,14 +1,14 @@
 """The reference implementation of a run, in Python loops: without `lax.scan` and engines.
 
-Every engine is compared with it. It computes each step for the whole batch, only because a cell
-draws its random numbers for the whole batch.
+Every engine is compared with it. Each step is computed for the whole batch, because a cell draws
+its random numbers for the whole batch.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_dynrnn._cell import as_cell
+from jax_dynrnn._adapter import as_cell
 
 
 def pick(chosen, yes, no, xp=jnp):
@@ -30,7 +30,7 @@ def fold_in(key, n):
     return None if key is None else jax.random.fold_in(key, n)
 
 
-def scalar_ticks(valid, lengths, reverse):
+def scalar_update_steps(valid, lengths, reverse):
     """The steps at which rank-0 state leaves are updated: those within TF1's loop bound."""
     T = valid.shape[1]
     some_row = [t for t in range(T) if valid[:, t].any()]
@@ -95,7 +95,7 @@ def loop(step, inputs, state, start, lengths, *, mask=None, resets=None, reverse
     valid = np.array([[t < lengths[b] for t in range(T)] for b in range(B)], bool).reshape(B, T)
     valid = valid if mask is None else valid & np.asarray(mask)
     resets = np.zeros((B, T), bool) if resets is None else np.asarray(resets)
-    ticks = scalar_ticks(valid, lengths, reverse)
+    update_steps = scalar_update_steps(valid, lengths, reverse)
     pending = [False] * B  # rows that passed a reset and had no valid step since
     outputs = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
@@ -107,6 +107,8 @@ def loop(step, inputs, state, start, lengths, *, mask=None, resets=None, reverse
         x = jax.tree.map(lambda x, t=t: x[:, t], inputs)
         output, new = step(x, state, t)
         outputs[t] = pick(valid[:, t], output, jax.tree.map(xp.zeros_like, output), xp)
-        state = with_rank_0_leaves(pick(valid[:, t], new, state, xp), new if t in ticks else state)
+        state = with_rank_0_leaves(
+            pick(valid[:, t], new, state, xp), new if t in update_steps else state
+        )
         pending = [p and not v for p, v in zip(pending, valid[:, t], strict=True)]
     return jax.tree.map(lambda *y: xp.stack(y, 1), *outputs), state
