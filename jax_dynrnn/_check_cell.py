@@ -216,8 +216,8 @@ def explain_params_error(
     params_elsewhere = isinstance(inputs, Mapping) or isinstance(state, Mapping)
     if hasattr(given, "shape") and params_elsewhere:
         raise TypeError(
-            f"params: expected the params returned by init of {cell!r}, got {_describe(given)}; the "
-            "order of arguments is cell(params, inputs, state)"
+            f"params: expected the params returned by init of {cell!r}, got {_describe(given)}; "
+            "the order of arguments is cell(params, inputs, state)"
         ) from error
     if str(error).startswith("state"):
         return

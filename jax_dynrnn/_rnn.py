@@ -72,8 +72,8 @@ def dynamic_rnn(
         dtype: floating inputs and params are cast to it; default: their promoted dtype.
         key: for cells that draw random numbers. Step t receives `fold_in(key, t)`; `None` means
             evaluation.
-        unroll: the minimum number of steps in one iteration of the loop: on accelerators an
-            engine that was not chosen by name takes 8.
+        unroll: the number of steps in one iteration of the loop; on accelerators at least 8, unless
+            `implementation` names an engine.
         remat: which states are saved for the backward pass: `None` leaves this to the engine,
             an int k saves the state every k steps and recomputes the rest, `"sqrt"` is
             k = ceil(sqrt(T)), `"offload"` saves them in host memory.

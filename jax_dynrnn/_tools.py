@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from ._check_options import got
-from ._types import BatchShape, Key, Params, Shapes
+from ._types import BatchShape, Key, Params, PyTree, Shapes
 
 
 def check_size(owner: object, name: str) -> None:
@@ -238,6 +238,11 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     """Expands a vector `[Z]` to the rank of `like`, so that it broadcasts along the last axis."""
     # Implicit rank promotion is an error where users set jax_numpy_rank_promotion to "raise".
     return jnp.expand_dims(vector, tuple(range(like.ndim - vector.ndim)))
+
+
+def filled_like(value: Any, tree: PyTree) -> Any:
+    """A pytree of the structure of `tree` whose every leaf is `value`."""
+    return jax.tree.map(lambda _: value, tree)
 
 
 def is_shape(x: object) -> bool:

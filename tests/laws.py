@@ -46,8 +46,9 @@ class Combination:
 
         The values for 16 bits were set from the first runs of all laws. `scan` mostly agreed with
         the reference to the last bit; the largest difference was 2.7 times the machine
-        epsilon, in a gradient of `emit`. A layer norm over few units magnifies roundings more on some machines: such a
-        leaf is compared with float64 instead, with `MARGIN`.
+        epsilon, in a gradient of `emit`. A layer norm over few units magnifies
+        roundings more on some machines: such a leaf is compared with float64
+        instead, with `MARGIN`.
         """
         return {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4 * 2**-8, "float16": 4 * 2**-11}[
             self.dtype

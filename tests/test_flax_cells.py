@@ -107,7 +107,8 @@ def check(combination, dtype, differentiate):
     """Asserts that results and gradients of a layer are in `dtype` and equal the function's.
 
     The function runs in the combination's dtype, which with --full is `dtype`. In the everyday
-    suite it is float64, and the layer then takes one step only: that compiles faster, and few roundings add up.
+    suite it is float64, and the layer then takes one step only: that compiles faster, and few
+    roundings add up.
     """
     arguments = cast(laws.arguments(combination), dtype)
     steps = T if combination.dtype == dtype else 1

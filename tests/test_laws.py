@@ -222,7 +222,8 @@ def time_major(combination, run, params):
     def called(params, inputs):
         return run(
             *(combination.case.cell,) * len(states), params, inputs, LENGTHS, *states,
-            time_major=True, mask=MASK.T, resets=RESETS.T, key=key, implementation=combination.engine,
+            time_major=True, mask=MASK.T, resets=RESETS.T, key=key,
+            implementation=combination.engine,
         )  # fmt: skip
 
     outputs, final = called(params, swapped)

@@ -81,11 +81,11 @@ def explain(request: Request, implementation: str | None = None) -> Explanation:
 def choose(request: Request, implementation: str | None = None) -> tuple[Request, Engine]:
     """`request` as it should run, and the engine that runs it.
 
-    An engine asked for by its name gets the request as it is: what is measured is what was asked.
+    An engine asked for by name gets the request unchanged, so that a benchmark measures it.
 
     Raises:
         ValueError: no engine has the name `implementation`.
-        NotImplementedError: that engine cannot run this request; the reason is said.
+        NotImplementedError: that engine cannot run this request; the message gives the reason.
     """
     explanation = explain(request, implementation)
     if explanation.chosen is None:

@@ -76,15 +76,8 @@ class AroundWrapper(Wrapper):
     same_output = True
 
     def composition(self, key: Key = None) -> Around:
-        return Around(
-            self.cell,
-            name=self.params_name,
-            before=self.before,
-            after=self.after,
-            why_not_separable=self.why_not_separable(key),
-            same_features=self.same_features,
-            same_output=self.same_output,
-            cell_key=self.cell_key,
+        return dataclasses.replace(
+            super().composition(key), before=self.before, after=self.after, cell_key=self.cell_key
         )
 
     def before(self, params: Params, inputs: Inputs, key: Key) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
 from .._composition import Around, Stacked
 from .._protocol import name_of
-from .._tools import check_probability, is_flag
+from .._tools import check_probability, filled_like, is_flag
 from .._types import Inputs, Key, Outputs, Projected, PyTree, PyTreeDef
 from ._wrapper import AroundWrapper, Wrapper
 
@@ -284,7 +284,7 @@ def _select_leaves(visitor: Callable[..., Any], substate: PyTree) -> Any:
     """Calls `visitor` from the top down, and returns a bool for each leaf: whether to drop it."""
     answer = visitor(substate)
     if is_flag(answer) and (not answer or jax.tree_util.all_leaves([substate])):
-        return _fill(substate, bool(answer))
+        return filled_like(bool(answer), substate)
     # One level of the tree: every child counts as a leaf.
     parts, structure = jax.tree.flatten(substate, is_leaf=lambda x: x is not substate)
     # As in TF1, True for a part means that the visitor is called with each of its own parts.
@@ -294,15 +294,10 @@ def _select_leaves(visitor: Callable[..., Any], substate: PyTree) -> Any:
         answers = _answers_for_parts(answer, substate, structure)
     return structure.unflatten(
         [
-            _select_leaves(visitor, part) if selected else _fill(part, False)
+            _select_leaves(visitor, part) if selected else filled_like(False, part)
             for part, selected in zip(parts, answers, strict=True)
         ]
     )
-
-
-def _fill(tree: PyTree, value: bool) -> Any:
-    """Returns `value` in the structure of `tree`."""
-    return jax.tree.map(lambda _: value, tree)
 
 
 def _answers_for_parts(answer: Any, substate: PyTree, structure: PyTreeDef) -> list[Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._cell import StagedCell
 from ..._types import PyTree
 from ..devices import on_cpu, on_explicit_mesh, platform, why_partly_manual
 from ..engine import Engine
@@ -16,8 +15,7 @@ from ..request import Request, Run
 from ..scan import run_scan
 from ..selection import ON_H200, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
-from ..staged.parts import innermost, is_stack, run_apart, why_not_separable
-from ..staged.probe import why_not_differentiable
+from ..staged.parts import innermost, is_stack, run_apart, why_not_split
 from ..staged.run import EnginePasses, run_passes
 from ..staged.split_cell import SplitCell
 from .backward import backward
@@ -72,7 +70,7 @@ class Blocked(Engine):
         return run_apart(run, self.run, self._run_whole)
 
     def _run_whole(self, run: Run) -> tuple[Any, Any]:
-        if _why_not_split(run) is not None:
+        if why_not_split(run) is not None:
             return run_scan(run)
         passes = EnginePasses(
             self._forward, self._backward, self._primal, residual_rows=1, has_dynamic_loops=True
@@ -111,19 +109,7 @@ class Blocked(Engine):
 
 def _why_no_part(request: Request) -> str | None:
     """Why neither the cell nor any cell inside it can be split, or `None`."""
-    found = [_why_not_split(part) for part in innermost(request)]
+    found = [why_not_split(part) for part in innermost(request)]
     if None in found:  # `scan` runs the other parts
         return None
     return f"no layer of the stack can be run by it: {found[0]}" if is_stack(request) else found[0]
-
-
-def _why_not_split(part: Request | Run) -> str | None:
-    """Why a cell that is run as a whole cannot be split into matmuls and arithmetic, or `None`."""
-    cell = part.cell
-    if (reason := why_not_separable(part)) is not None:
-        return reason
-    if not isinstance(cell, StagedCell):
-        return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
-    if part.key is not None and type(cell).step is not StagedCell.step:
-        return f"the step of {type(cell).__name__} draws random numbers"
-    return why_not_differentiable(part)

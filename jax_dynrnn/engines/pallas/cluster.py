@@ -24,7 +24,7 @@ BARRIERS: dict[str, Any] = {"shape": (4,), "dtype": jnp.int32}
 
 
 def begin(barriers: Ref, arrivals: int) -> None:
-    """Initialises both barriers, of so many `arrivals`, and waits until all blocks have."""
+    """Initialises both barriers, each for `arrivals` arrivals, and waits until all blocks have."""
     mosaic.inline(
         f"""{{
         .reg .pred first; .reg .b32 thread;

@@ -24,8 +24,8 @@ from ..request import Request, Run
 from ..scan import run_scan
 from ..selection import ON_H200, state_units, why_little_work
 from ..staged.collectives import why_collectives_forbid
-from ..staged.parts import innermost, is_stack, run_apart, why_not_separable
-from ..staged.probe import Probe, asks_split_cell, why_not_differentiable
+from ..staged.parts import innermost, is_stack, run_apart, why_not_split
+from ..staged.probe import Probe, asks_split_cell
 from ..staged.run import EnginePasses, run_passes
 from ..staged.split_cell import SplitCell
 from . import mosaic
@@ -86,8 +86,8 @@ class Pallas(Engine):
             return "more than 1024 rows of 128 units do not run at once, and were not measured"
         if not {*units} <= {*MEASURED_UNITS}:
             return f"it was measured with {MEASURED_UNITS} units only"
-        if _first_reason(_arithmetic_not_measured, request) is not None:
-            return "the cell computes with functions that no GPU has run in its kernels yet"
+        if (names := _first_reason(_primitives_not_measured, request)) is not None:
+            return f"no GPU has run these functions of the cell in its kernels yet: {names}"
         return why_little_work(request)
 
     def chosen_because(self) -> str | None:
@@ -121,14 +121,11 @@ def _first_reason(ask: Callable[..., Any], request: Request) -> str | None:
 
 def _why_not_in_a_kernel(part: Request) -> str | None:
     """Why the step of a cell that is run as a whole cannot be computed by a kernel, or `None`."""
-    cell, name = part.cell, type(part.cell).__name__
-    if (reason := why_not_separable(part)) is not None:
+    if (reason := why_not_split(part)) is not None:
         return reason
-    if not isinstance(cell, MatmulCell) or not cell.unitwise:
-        return f"the step of {name} is not known as arithmetic within each unit"
-    if part.key is not None and type(cell).step is not MatmulCell.step:
-        return f"the step of {name} draws random numbers"
-    return why_not_differentiable(part) or _why_no_kernel(part)
+    if not isinstance(part.cell, MatmulCell) or not part.cell.unitwise:
+        return f"the step of {type(part.cell).__name__} is not known as arithmetic within each unit"
+    return _why_no_kernel(part)
 
 
 def _step_of(probe: Probe) -> Step:
@@ -142,7 +139,7 @@ def _why_no_kernel(probe: Probe) -> str | None:
         step = _step_of(probe)
         step.check_arithmetic()
     except UnsupportedArithmetic as reason:
-        return f"the arithmetic of {probe.name} is not for a kernel: {reason}"
+        return f"the arithmetic of {probe.name} cannot be computed by a kernel: {reason}"
     dtype = probe.weights.kernels[0].dtype
     if cluster_size(step, dtype, tiles=1) is None:
         return (
@@ -153,7 +150,7 @@ def _why_no_kernel(probe: Probe) -> str | None:
 
 
 @asks_split_cell
-def _arithmetic_not_measured(probe: Probe) -> str | None:
-    """What a cell that it can run computes and no GPU has run yet, or `None`."""
+def _primitives_not_measured(probe: Probe) -> str | None:
+    """The primitives of the step that no GPU has run in a kernel yet, or `None`."""
     primitives = _step_of(probe).arithmetic.primitives
     return ", ".join(sorted(primitives - RUN_ON_A_GPU)) or None

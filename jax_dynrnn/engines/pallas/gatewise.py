@@ -26,7 +26,7 @@ ELEMENTWISE = frozenset(
     "sin sqrt square sub tan tanh xor".split()
 )
 Gates = list[Any]
-"""What stands for an array `[n, k H]`: `k` arrays, or one number that has no units."""
+"""An array `[n, k H]` as `k` arrays of some units, or one number."""
 
 
 class UnsupportedArithmetic(Exception):
@@ -51,7 +51,7 @@ def elementwise(
     if not with_units:
         return [_of_numbers(equation, [x[0] for x in inputs])]
     if len({len(x) for x in with_units}) > 1:
-        raise UnsupportedArithmetic("it computes one gate with several")
+        raise UnsupportedArithmetic("it combines arrays with different numbers of gates")
     results = []
     for i, gate in enumerate(with_units[0]):
         row = [
@@ -216,7 +216,7 @@ class Arithmetic:
         before = equation.invars[0].aval.shape
         if not has_units(x) or (shape and before and shape[-1] == before[-1]):
             return x
-        raise UnsupportedArithmetic(f"it makes {before} into {shape}")
+        raise UnsupportedArithmetic(f"it reshapes {before} to {shape}")
 
     def _select_gates(self, equation: Any, inputs: list[Gates]) -> list[Gates]:
         """Some of the gates of an array, or the gates of several arrays side by side."""

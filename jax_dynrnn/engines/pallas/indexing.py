@@ -195,5 +195,5 @@ def num_terms(dtype: DTypeLike) -> int:
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The next multiple, from `size` on."""
+    """`size`, rounded up to a multiple."""
     return math.ceil(size / multiple) * multiple

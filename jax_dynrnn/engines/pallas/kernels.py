@@ -126,8 +126,9 @@ class _Forward:
         return [x for ref in refs for x in self.position.load_rows(ref)]
 
     def _store(self, t: Index, state: list[Any], output: list[Any]) -> None:
-        for ref, x in zip(self.states, state, strict=True) if self.states else ():
-            self.position.store_step(ref, t, [x])
+        if self.states:
+            for ref, x in zip(self.states, state, strict=True):
+                self.position.store_step(ref, t, [x])
         for ref, x in zip(self.outputs, output, strict=True):
             self.position.store_step(ref, t, x)
 
@@ -155,10 +156,10 @@ def _backward(sizes: Sizes) -> Callable[..., Any]:
     step, gates, units = sizes.step, sizes.step.gates, sizes.units
     result_types = (
         [sizes.over_time(n * units, sizes.dtype) for n in step.projected],
-        [sizes.over_time(gates * units, sizes.dtype)] * (not step.only_adds_product),
+        [] if step.only_adds_product else [sizes.over_time(gates * units, sizes.dtype)],
         [sizes.rows(n * units) for n in step.vectors],
         [sizes.rows(units)] * step.states,
-        [sizes.rows(units)] * step.states * sizes.has_flags,
+        [sizes.rows(units)] * step.states if sizes.has_flags else [],
     )
 
     def program(arguments, results, shared):

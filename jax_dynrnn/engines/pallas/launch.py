@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..._tools import filled_like
 from ..._types import DTypeLike, Index, Ref
-from ..staged.batching import everywhere
 from . import cluster, mosaic
 from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
 from .mosaic import ROWS, UNITS
@@ -129,7 +129,7 @@ def batched_by_vmap(
             return jnp.moveaxis(x.reshape(*x.shape[:-1], size, -1), -2, 0)
 
         results = jax.tree.map(split_problems, results)
-        return results, everywhere(True, results)
+        return results, filled_like(True, results)
 
     return run
 

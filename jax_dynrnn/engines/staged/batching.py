@@ -11,7 +11,7 @@ import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..._types import PyTree
+from ..._tools import filled_like
 
 
 class Rows(enum.IntEnum):
@@ -33,11 +33,6 @@ class RowAxes:
     """Of the results, called with their shapes."""
 
 
-def everywhere(value: Any, tree: PyTree) -> PyTree:
-    """`value` in the place of every leaf."""
-    return jax.tree.map(lambda _: value, tree)
-
-
 def sequential_under_vmap(
     f: Callable[..., Any], batched: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
@@ -55,7 +50,7 @@ def sequential_under_vmap(
         if batched is not None and not any(jax.tree.leaves(is_mapped[0].params)):
             axes = jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped)
             out = jax.vmap(batched, axes, axis_size=size)(*arguments)
-            return out, everywhere(True, out)
+            return out, filled_like(True, out)
         leaves, structure = jax.tree.flatten(arguments)
 
         def one(mapped_leaves):
@@ -64,7 +59,7 @@ def sequential_under_vmap(
             return function(*structure.unflatten(every))
 
         out = jax.lax.map(one, [x for x, m in zip(leaves, flags, strict=True) if m])
-        return out, everywhere(True, out)
+        return out, filled_like(True, out)
 
     return function
 

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, separable
+from ..._cell import Cell, StagedCell, separable
 from ..._composition import Around, Stacked
 from ..._tools import fold_in
 from ..._types import PyTree
 from ..masks import zero_where_invalid
 from ..request import Request, Run
 from ..types import with_leading
-from .probe import ERRORS, inner_input_types, output_types
+from .probe import ERRORS, inner_input_types, output_types, why_not_differentiable
 
 Result = tuple[Any, Any]
 
@@ -156,3 +156,15 @@ def _as_steps(types: Any, otherwise: Any) -> Any:
     if types is None:
         return otherwise
     return with_leading(types, 1, 1, drop=0)
+
+
+def why_not_split(part: Request | Run) -> str | None:
+    """Why a cell that is run as a whole cannot be split into matmuls and arithmetic, or `None`."""
+    cell = part.cell
+    if (reason := why_not_separable(part)) is not None:
+        return reason
+    if not isinstance(cell, StagedCell):
+        return f"the step of {type(cell).__name__} is not known as arithmetic between matmuls"
+    if part.key is not None and type(cell).step is not StagedCell.step:
+        return f"the step of {type(cell).__name__} draws random numbers"
+    return why_not_differentiable(part)

@@ -58,7 +58,7 @@ class Preactivation(NamedTuple):
         return jnp.concatenate([product[..., a:b] for a, b in self._other_spans()], -1)
 
     def product_beside(self, total: jax.Array, others: jax.Array | None) -> jax.Array:
-        """The product that stands for it beside `total`, which `sum` returned: 0 in its columns."""
+        """The product to pass beside `total`: 0 in the columns that `total` already includes."""
         zeros = jnp.zeros_like(total)
         if others is None:
             return zeros

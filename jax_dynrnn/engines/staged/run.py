@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._tools import filled_like
 from ..devices import varying_axes
 from ..request import Run
 from ..scan import run_scan
-from .batching import RowAxes, Rows, everywhere, partitioned_by_rows, sequential_under_vmap
+from .batching import RowAxes, Rows, partitioned_by_rows, sequential_under_vmap
 from .linearize import Passes, differentiable
 from .split_cell import SplitCell, closes_over_arrays, split_run
 
@@ -126,18 +127,18 @@ def _partitioned(
 
     def of_result(result):
         outputs, state = result
-        return everywhere(steps, outputs), everywhere(0, state)
+        return filled_like(steps, outputs), filled_like(0, state)
 
     def of_forward(y_residuals):
         y, residuals = y_residuals
-        return of_result(y), everywhere(residual_rows, residuals)
+        return of_result(y), filled_like(residual_rows, residuals)
 
     def of_backward_arguments(_, residuals, cotangents):
-        return of_run, everywhere(residual_rows, residuals), of_result(cotangents)
+        return of_run, filled_like(residual_rows, residuals), of_result(cotangents)
 
     def of_cotangents(cotangents):
         weights, inputs, *states = cotangents
-        return everywhere(Rows.SUM, weights), everywhere(steps, inputs), everywhere(0, states)
+        return filled_like(Rows.SUM, weights), filled_like(steps, inputs), filled_like(0, states)
 
     def of_arguments(_):
         return (of_run,)
@@ -153,12 +154,12 @@ def _row_axes_of_run(run: Run) -> Run:
     """Which axis of each array of a run the batch is."""
     masks = run.masks
     return dataclasses.replace(
-        everywhere(0, run),
-        params=everywhere(Rows.NONE, run.params),
-        inputs=everywhere(1 - run.time_axis, run.inputs),
+        filled_like(0, run),
+        params=filled_like(Rows.NONE, run.params),
+        inputs=filled_like(1 - run.time_axis, run.inputs),
         masks=dataclasses.replace(
-            everywhere(0, masks),
-            valid=everywhere(1, masks.valid),
-            resets=everywhere(1, masks.resets),
+            filled_like(0, masks),
+            valid=filled_like(1, masks.valid),
+            resets=filled_like(1, masks.resets),
         ),
     )
