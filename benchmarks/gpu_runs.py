@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ from toys import everything  # noqa: E402
 
 B, T, D = 8, 40, 16
 LENGTHS = np.array([40, 0, 17, 1, 33, 40, 2, 25], np.int32)
-DTYPES = ("float32", "bfloat16", "float16")
 TF32 = "tensorfloat32"
+DTYPES = ("float32", "bfloat16", "float16", TF32)
 BOUND = {"float32": 1e-5, TF32: 4 * 2.0**-11}
 UNROLL = 4
 """Steps per iteration of a loop: runs on accelerators have several."""
@@ -141,10 +141,10 @@ def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
     return float(np.nan_to_num(max(worst), nan=np.inf))  # else NaN would pass every bound
 
 
-def points(cell: str, options: str) -> list[Point]:
-    """Every dtype and engine that can run this cell with these options."""
+def points(cell: str, options: str, dtypes: Sequence[str] = DTYPES) -> list[Point]:
+    """Every one of these dtypes and every engine that can run this cell with these options."""
     found = []
-    for dtype in (*DTYPES, TF32):
+    for dtype in dtypes:
         if cell == "all arithmetic" and rounding_dtype(dtype) != "float32":
             continue  # it is discontinuous: bounds in 16 bit would be too wide
         shapes = jax.eval_shape(lambda d=dtype: arguments_of(CELLS[cell], d)[:2])
@@ -164,7 +164,7 @@ def precision(dtype: str) -> Any:
     return jax.default_matmul_precision(TF32 if dtype == TF32 else "highest")
 
 
-def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
+def random_rows(cell: str, options: str, dtypes: Sequence[str] = DTYPES) -> list[dict[str, Any]]:
     """The error and the bound of each point of a cell and options."""
     cpu, rows = jax.devices("cpu")[0], []
     both = options == BOTH
@@ -181,7 +181,7 @@ def random_rows(cell: str, options: str) -> list[dict[str, Any]]:
         # In 16 bit the error depends on the cell, so the error of `scan` on the CPU sets the bound.
         scan_error = error(reference(dtype, "bfloat16"), exact["bfloat16"])
         bounds[dtype] = MARGIN * scan_error + float(jnp.finfo(dtype).eps)
-    for point in points(cell, options):
+    for point in points(cell, options, dtypes):
         here = functools.partial(run, point.engine, given=arguments_of(CELLS[cell], point.dtype))
         with precision(point.dtype):
             found = compared(here, exact[rounding_dtype(point.dtype)])

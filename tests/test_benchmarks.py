@@ -336,8 +336,7 @@ def test_the_accelerator_check_finds_wrong_engines(monkeypatch):
 
     monkeypatch.setitem(gpu_runs.ENGINES, "wrong", Wrong())
     monkeypatch.setitem(gpu_runs.ENGINES, "fails", Fails())
-    monkeypatch.setattr(gpu_runs, "DTYPES", ("float32",))
-    rows = gpu_runs.random_rows("vanilla", "resets, reverse")
+    rows = gpu_runs.random_rows("vanilla", "resets, reverse", ("float32",))
     assert {row["engine"]: row["error"] <= row["bound"] for row in rows} == {
         "scan": True, "blocked": True, "wrong": False, "fails": False
     }  # fmt: skip

@@ -87,7 +87,7 @@ def test_pending_resets(given, time):
     """`pending_resets` agrees with a loop, for lengths, masks, both layouts, and `previous`."""
     lengths = np.minimum(LENGTHS, time).reshape(DRAWS * B)
     mask, resets = (x[..., :time].reshape(DRAWS * B, time) for x in (MASKS, RESETS))
-    previous = RANDOM.random(len(lengths)) < 0.5
+    previous = np.random.default_rng(1).random(len(lengths)) < 0.5
     arguments = [lengths if given in ("lengths", "both") else None]
     valid = np.arange(time) < (lengths[:, None] if arguments[0] is not None else time)
     valid = np.broadcast_to(valid, resets.shape)
