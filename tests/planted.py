@@ -26,6 +26,8 @@ from jax_dynrnn.wrappers import dropout
 
 VARIABLE = "JAX_DYNRNN_FAULT"
 FAULTS: dict[str, Callable[[], None]] = {}
+TESTS: dict[str, str] = {}
+"""By fault, the test that should catch it, below `tests/`."""
 
 
 def pytest_configure(config):
@@ -33,12 +35,17 @@ def pytest_configure(config):
         FAULTS[name]()
 
 
-def fault(plant: Callable[[], None]) -> Callable[[], None]:
-    """Registers a fault, with its docstring as its name."""
-    name = inspect.getdoc(plant)
-    assert name is not None and name not in FAULTS
-    FAULTS[name] = plant
-    return plant
+def fault(test: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Registers a fault, with its docstring as its name, and the test that should catch it."""
+
+    def register(plant):
+        name = inspect.getdoc(plant)
+        assert name is not None and name not in FAULTS
+        FAULTS[name] = plant
+        TESTS[name] = test
+        return plant
+
+    return register
 
 
 def replace(right: Callable, wrong: Callable) -> None:
@@ -59,7 +66,7 @@ def replace(right: Callable, wrong: Callable) -> None:
 # Masks and resets.
 
 
-@fault
+@fault("test_loop.py::test_outputs_and_state")
 def _():
     """mask off by one"""
     right = sequence.sequence_mask
@@ -70,7 +77,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_loop.py::test_reverse")
 def _():
     """reverse ignoring lengths"""
     right = _rnn._with_arrays
@@ -82,26 +89,26 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_loop.py::test_resets_in_reverse")
 def _():
     """reset on the wrong side of a step in reverse"""
     replace(masks._between_steps, lambda resets, reverse: resets)
 
 
-@fault
+@fault("test_loop.py::test_a_reset_in_a_gap_waits")
 def _():
     """reset at an invalid step ignored"""
     right = masks._between_steps
     replace(masks._at_valid_steps, lambda resets, valid, reverse: valid & right(resets, reverse))
 
 
-@fault
+@fault("test_loop.py::test_rank_0_leaves_are_updated_up_to_the_longest_row")
 def _():
     """rank-0 leaves updated at every step"""
     replace(masks._scalar_update_steps, lambda request, valid: None)
 
 
-@fault
+@fault("test_laws.py::test_padding_changes_nothing")
 def _():
     """first valid step taken at t = 0 under a mask"""
     right = masks.first_valid_step
@@ -115,13 +122,13 @@ def _():
 # The reference engine.
 
 
-@fault
+@fault("test_loop.py::test_outputs_and_state")
 def _():
     """final state from step T, outputs not zeroed"""
     replace(scan._select, lambda flags, yes, no, updates=None: yes)
 
 
-@fault
+@fault("test_laws.py::test_gradients_are_finite_differences")
 def _():
     """NaN as the input of padded steps"""
 
@@ -133,7 +140,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_loop.py::test_keys_depend_on_the_index_of_the_step")
 def _():
     """key not folded"""
     replace(request._Batch.step_key, lambda self, t: self.key)
@@ -142,7 +149,7 @@ def _():
 # Cells.
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """reset after instead of before the matmul"""
 
@@ -159,7 +166,7 @@ def _():
     replace(cells.GRUCell.stages, wrong)
 
 
-@fault
+@fault("test_dropout.py::test_recurrent_dropout_agrees_with_numpy")
 def _():
     """recurrent dropout missing from the reset state"""
 
@@ -176,7 +183,7 @@ def _():
     replace(cells.GRUCell.stages, wrong)
 
 
-@fault
+@fault("test_dropout.py::test_recurrent_dropout_agrees_with_numpy")
 def _():
     """recurrent dropout of the carried state"""
     right = cells.GRUCell.stages
@@ -187,7 +194,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """forget bias dropped"""
     right = _lstm.LSTM.memory
@@ -199,14 +206,14 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """two gates swapped"""
     right = _lstm.LSTM.memory
     replace(right, lambda self, params, gates, c: right(self, params, [gates[0], *gates[:0:-1]], c))
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """clip after the output peephole"""
 
@@ -224,7 +231,7 @@ def _():
     replace(_lstm.LSTM.pointwise, wrong)
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """a gate normalised with the wrong gain"""
     right = _norm.LayerNormLSTM.normalized
@@ -234,7 +241,7 @@ def _():
     )
 
 
-@fault
+@fault("test_golden.py")
 def _():
     """a memory attended to beyond its length"""
     right = attention.Mechanism.__call__
@@ -250,7 +257,7 @@ def _():
 # Wrappers.
 
 
-@fault
+@fault("test_dropout.py::test_output_dropout_leaves_the_state")
 def _():
     """output dropout leaking into the state"""
     right = dropout.DropoutWrapper.step
@@ -262,21 +269,21 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_transcriptions.py::test_results")
 def _():
     """zoneout with old and new state swapped"""
     right = wrappers.ZoneoutWrapper._mix
     replace(right, lambda self, key, i, old, new: right(self, key, i, new, old))
 
 
-@fault
+@fault("test_dropout.py::test_layers_draw_independently")
 def _():
     """all layers of a stack with one key"""
     right = parts._layers
     replace(right, lambda stack: [(cell, of, lambda key: key) for cell, of, _ in right(stack)])
 
 
-@fault
+@fault("test_composition.py::test_blocked_is_chosen_and_equals_scan")
 def _():
     """a wrapper's work after the step ignored"""
     replace(Around.work_after, lambda self, params, saved, output, key: output)
@@ -285,7 +292,7 @@ def _():
 # The engine `blocked`.
 
 
-@fault
+@fault("test_blocked.py::test_many_blocks")
 def _():
     """blocks of the backward pass in the order of the forward pass"""
     right = blocks.Blocks.repeat
@@ -296,7 +303,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_sizes_that_tiles_do_not_divide")
 def _():
     """rows written in sorted order"""
 
@@ -308,13 +315,13 @@ def _():
     )
 
 
-@fault
+@fault("test_blocked.py::test_sizes_that_tiles_do_not_divide")
 def _():
     """a tile that ends at its shortest row"""
     replace(tiling.Tiling.longest, lambda self, tile: self.own_ends(tile).min())
 
 
-@fault
+@fault("test_blocked.py::test_sizes_that_tiles_do_not_divide")
 def _():
     """steps shared by two blocks counted twice"""
     right = tiling.Tiling.valid
@@ -326,7 +333,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_sizes_that_tiles_do_not_divide")
 def _():
     """rows shared by two tiles run by both"""
 
@@ -336,7 +343,7 @@ def _():
     replace(tiling.Tiling.own_ends, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_many_blocks_with_mask_and_resets")
 def _():
     """a reset that lets a gradient through"""
     right = backward.BlockVJP._step
@@ -348,7 +355,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_many_blocks_with_mask_and_resets")
 def _():
     """gradients that leave out what a block adds to the start state"""
     right = backward.BlockVJP.run
@@ -360,14 +367,14 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_many_blocks")
 def _():
     """gradients of kernels with wrong operands"""
     right = split_cell.kernel_cotangent
     replace(right, lambda operand, d_product: right(operand + 1, d_product))
 
 
-@fault
+@fault("test_blocked.py::test_many_blocks")
 def _():
     """one added to the cotangents of the elementwise weights"""
     right = backward.BlockVJP._sum_cotangents
@@ -379,7 +386,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_blocked.py::test_preactivations_in_some_columns")
 def _():
     """a pre-activation in the wrong columns"""
     right = preactivations.Preactivation.sum
@@ -391,7 +398,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_transforms.py::test_forward_mode_is_reverse_mode")
 def _():
     """a derivative that omits the tangents of the params"""
     right = linearize._derivative
@@ -404,7 +411,7 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_laws.py::test_vmap_is_a_loop")
 def _():
     """the first problem's result for all under vmap"""
     right = batching.sequential_under_vmap
@@ -424,13 +431,13 @@ def _():
     replace(right, wrong)
 
 
-@fault
+@fault("test_transforms.py::test_shard_map")
 def _():
     """gradients that leave out the rows of other devices"""
     replace(batching._mesh_axes_of_rows, lambda arguments, axes: None)
 
 
-@fault
+@fault("test_blocked.py::test_tracers_that_a_cell_closes_over")
 def _():
     """a cell that closes over tracers run by two passes"""
     replace(split_cell.closes_over_arrays, lambda run: False)
@@ -439,14 +446,14 @@ def _():
 # Weights of other frameworks.
 
 
-@fault
+@fault("interop/test_weights_torch.py")
 def _():
     """the forget bias not moved out of the bias of other frameworks"""
     right = convert._format_of
     replace(right, lambda framework: right(framework)._replace(forget_bias=lambda layer: 0.0))
 
 
-@fault
+@fault("interop/test_weights_torch.py")
 def _():
     """the gates of PyTorch in TF1's order"""
     torch.GATES["lstm"] = "igfo"
