@@ -18,7 +18,10 @@ ELSEWHERE = {
     "examples/outputs_vs_state.ipynb": "outputs-vs-state.md",
 }
 """Files of the repository, and the pages that they are."""
-SHOWN = [f"benchmarks/results/{name}" for name in ("cpu.png", "cpu.json", "scaling.png", "scaling_odd_sizes.png")]
+SHOWN = [
+    f"benchmarks/results/{name}"
+    for name in ("cpu.png", "cpu.json", "scaling.png", "scaling_odd_sizes.png")
+]
 """What those show, where it is."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ def as_cell(cell: Any, name: str = "cell") -> Cell:
     missing = [m for m in ("init", "zero_state") if not callable(getattr(cell, m, None))]
     missing += [] if callable(cell) else ["__call__"]
     if missing:
-        packages = {base.__module__.partition(".")[0] for base in type(cell).__mro__}
+        packages = {base.__module__.partition(".")[0] for base in inspect.getmro(type(cell))}
         known = " and ".join(packages & {"flax", "haiku", "equinox"})
         hint = f"; jax_dynrnn.interop.foreign adapts cells of {known}" if known else ""
         raise TypeError(

@@ -222,7 +222,10 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         output, new = self.step(inputs, carry)
         return new, output
 
-    def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None) -> State:
+    # Flax passes an initialiser of the carry too, which a cell of ours would not use.
+    def initialize_carry(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_shape: tuple[Any, ...], rngs: Any = None
+    ) -> State:
         """The start state for inputs of shape `input_shape`, `[*batch, *features]`."""
         del rngs  # the layer already has params, on which the start state may depend
         return self.start(batch_shape_of_shapes(input_shape, self.num_feature_axes))

@@ -359,7 +359,7 @@ def test_figures_in_the_readme_were_measured():
     assert figures == [of[name, lengths] for name in names for lengths in ("all T", "log-normal")]
     words = " ".join(readme.split())
     for what, lost in (("training step", "16 of 88 training"), ("forward", "26 of 88 forward")):
-        line = next(x for x in said.splitlines() if x.startswith(f"* {what}: least"))
+        line = next(x for x in said.splitlines() if x.startswith(f"* {what}: lowest"))
         assert lost.rpartition(" ")[0] in line and lost in words
     assert "temporary memory 0.48 of Flax's" in said and "is 0.48 of Flax's" in words
     assert "time to compile 2.55 of Flax's" in said and "takes 2.55 times as long" in words
@@ -372,8 +372,8 @@ def pytorch_over_ours(measured, kind, lengths):
     """The mean speed-ups over PyTorch of one kind of cell, forward and in training."""
     entries = {p: e for p, e in compare.by_problem(measured["rows"]).items() if p.kind == kind}
     found = []
-    for what in timing.WHAT:
-        ratio = functools.partial(compare.speed_up, what=what, rival=compare.RIVALS["PyTorch"])
+    for what in timing.PASSES:
+        ratio = functools.partial(compare.speed_up, what=what, comparison=compare.COMPARISONS["PyTorch"])
         mean = compare.geometric_mean(compare.collect(entries, ratio, lengths).values())
         found.append(round(mean, 2))
     return tuple(found)

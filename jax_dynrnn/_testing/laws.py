@@ -248,6 +248,7 @@ def engines(problem: Problem) -> str | None:
     """Compares every engine that can run the cell here with `scan`."""
     arguments = problem.given, problem.params, problem.inputs, MIXED, problem.later
     others: dict[str, str] = {}
+    reasons: dict[str, str | None] = {}
     for key in (None, problem.key) if uses_key(problem) else (None,):
         reasons = _rnn.explain(*arguments, dtype=problem.dtype, key=key).reasons
         for name in [n for n, reason in reasons.items() if reason is None and n != "scan"]:

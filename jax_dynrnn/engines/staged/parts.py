@@ -155,7 +155,7 @@ def _as_steps(types: Any, otherwise: Any) -> Any:
     """Types of one row as inputs `[1, 1, ...]`; `otherwise` where they could not be inferred."""
     if types is None:
         return otherwise
-    return with_leading(types, 1, 1, drop=0)
+    return with_leading(types, 1, 1)
 
 
 def why_not_split(part: Request | Run) -> str | None:

@@ -19,7 +19,7 @@ from jax.extend import core
 class Columns(NamedTuple):
     """Some columns of one array."""
 
-    index: int
+    array: int
     """Which array."""
     width: int
     """How many columns the array has."""
@@ -99,7 +99,7 @@ def find_preactivations(
         if len(own) == len(theirs) == 1:
             (p,), (r,) = own, theirs
             if (p.width, p.span) == (r.width, r.span):
-                found[r.index, p.index, p.width].append(p.span)
+                found[r.array, p.array, p.width].append(p.span)
     return tuple(
         Preactivation(i, j, width, tuple(sorted(spans))) for (i, j, width), spans in found.items()
     )

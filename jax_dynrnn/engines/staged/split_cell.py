@@ -57,9 +57,9 @@ class SplitCell(Cell):
         kernels = self._kernels(params, projected, state)
         return Weights(projection(params), kernels, elementwise(params))
 
-    def project(self, weights: Weights, inputs: Inputs) -> Any:
+    def project(self, params: Weights, inputs: Inputs) -> Any:
         """`[n, D]` -> the projected inputs."""
-        return self._without_invariants(self.cell.project, inputs)(weights.projection, inputs)
+        return self._without_invariants(self.cell.project, inputs)(params.projection, inputs)
 
     def project_steps(self, weights: Weights, inputs: Inputs) -> Any:
         """`[n, m, D]` -> the projected inputs of all steps, as one matmul."""
