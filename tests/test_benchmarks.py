@@ -373,7 +373,8 @@ def pytorch_over_ours(measured, kind, lengths):
     entries = {p: e for p, e in compare.by_problem(measured["rows"]).items() if p.kind == kind}
     found = []
     for what in timing.PASSES:
-        ratio = functools.partial(compare.speed_up, what=what, comparison=compare.COMPARISONS["PyTorch"])
+        over = compare.COMPARISONS["PyTorch"]
+        ratio = functools.partial(compare.speed_up, what=what, comparison=over)
         mean = compare.geometric_mean(compare.collect(entries, ratio, lengths).values())
         found.append(round(mean, 2))
     return tuple(found)
