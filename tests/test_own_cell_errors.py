@@ -278,7 +278,7 @@ DIRECT_CALLS = {
     "TF1's order": (
         lambda cell, p, x, s: cell(x, s),
         TypeError,
-        [r"missing state", r"params .* come before inputs: got an array of shape \(2, 3\)"],
+        [r"missing state", r"params .* come before inputs; got an array of shape \(2, 3\)"],
     ),
     "a key by place": (
         lambda cell, p, x, s: cell(p, x, s, KEY),
