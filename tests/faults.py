@@ -27,6 +27,8 @@ SUITE = [
     "test_transforms.py",
     "test_laws.py",
     "interop/test_weights_torch.py",
+    "interop/test_weights_jax.py",
+    "cells/test_attention.py",
 ]
 
 

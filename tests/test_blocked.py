@@ -46,7 +46,7 @@ def runs(cell, batch, time, remat=None, lengths=True, **options):
     return run("blocked"), run("scan")
 
 
-SMALL_TILES = RowTuning(rows_by_kernel_bytes=((float("inf"), 2),), full_elements=0)
+SMALL_TILES = RowTuning(rows_by_kernel_bytes=((float("inf"), 4),), min_elements=0, full_elements=0)
 SMALL = dataclasses.replace(CPU, row_tuning=SMALL_TILES, block_elements=64)
 TUNINGS = {
     "cpu": dataclasses.replace(SMALL, recompute_flops=0),
