@@ -222,7 +222,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
         output, new = self.step(inputs, carry)
         return new, output
 
-    # Flax passes an initialiser of the carry too, which a cell of ours would not use.
+    # Flax's own cells also accept `carry_init`. Here the wrapped cell defines the start state.
     def initialize_carry(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_shape: tuple[Any, ...], rngs: Any = None
     ) -> State:

@@ -121,9 +121,9 @@ def weighted_sum(tree, xp=jnp):
 def compiled(combination, reverse=False, gradients=True):
     """A compiled run of a cell: a function that returns `((outputs, state), gradients)`.
 
-    The gradients are those of a weighted sum of all results, with respect to params, inputs
-    and state. A mask
-    and resets are passed even for tests without them, so that one compilation serves many tests.
+    The gradients are those of a weighted sum of all results, with respect to params, inputs and
+    state. A mask and resets are passed even for tests without them, so that one compilation serves
+    many tests.
     Without x64, XLA compiles as it does for users: see conftest.py.
     """
     options = None if combination.x64 else USER_COMPILER_OPTIONS

@@ -65,8 +65,9 @@ def backward(blocks: Blocks, saved: PyTree, cotangents: PyTree) -> tuple[Any, An
 class BlockVJP:
     """The VJP of one block of one tile.
 
-    The function that `jax.vjp` returns is a pytree whose leaves are residuals: so `vmap` linearises
-    all steps of a block at once, and a scan takes the VJP of one step after the other.
+    The function that `jax.vjp` returns is a pytree whose leaves are its residuals. So `vmap` can
+    linearise all steps of a block together, and a scan over the result gets one step's VJP in each
+    iteration.
     """
 
     blocks: Blocks

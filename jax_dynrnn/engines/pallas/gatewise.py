@@ -50,8 +50,8 @@ def elementwise(
     with_units = [x for x in inputs if has_units(x)]
     if not with_units:
         return [_of_numbers(equation, [x[0] for x in inputs])]
-    if len({len(x) for x in with_units}) > 1:
-        raise UnsupportedArithmetic("it combines arrays with different numbers of gates")
+    if len(numbers := sorted({len(x) for x in with_units})) > 1:
+        raise UnsupportedArithmetic(f"it combines arrays of {numbers[0]} and {numbers[-1]} gates")
     results = []
     for i, gate in enumerate(with_units[0]):
         row = [
