@@ -22,6 +22,7 @@ from ._features import feature_ndims
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from ._types import CellLike, Inputs, PyTree
+from .engines.devices import typed_as_results
 from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
@@ -136,13 +137,10 @@ def raw_rnn(
         emit = jax.eval_shape(step, zero, inputs, state)[0]
     else:
         emit = jax.tree.map(functools.partial(_emit_spec, batch=batch), emit)
+    no_emission = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), emit)
 
-    def zeros(spec):
-        return jnp.zeros(spec.shape, spec.dtype)
-
-    no_emission = jax.tree.map(zeros, emit)
-
-    def advance(t, finished, inputs, state, loop_state):
+    def advance(t, carry, no_emission):
+        finished, inputs, state, loop_state = carry
         output, new = step(t, inputs, state)
         returned = loop_fn(t + 1, output, new, loop_state)
         next_finished, next_inputs, new, emit, next_loop_state = returned
@@ -157,17 +155,23 @@ def raw_rnn(
             _where_finished(finished, state, new),
             _check_same_type("next_loop_state", loop_state, next_loop_state),
         )
-        return carry, (emit, True)
+        return carry, emit
+
+    carry = finished, inputs, state, loop_state
+    first_step = functools.partial(advance, zero)
+    carry, no_emission = typed_as_results(lambda given: first_step(*given), (carry, no_emission))
 
     def iterate(carry, t):
         def skip():
-            return carry, (no_emission, False)
+            return carry, no_emission
 
-        return jax.lax.cond(carry[0].all(), skip, lambda: advance(t, *carry))
+        is_finished = carry[0].all()
+        carry, emit = jax.lax.cond(is_finished, skip, lambda: advance(t, carry, no_emission))
+        return carry, (emit, ~is_finished)
 
     # A scan with a `cond` inside: a `while_loop` would end earlier, but has no reverse mode.
     times = jnp.arange(maximum_iterations, dtype=jnp.int32)
-    carry, (values, taken) = jax.lax.scan(iterate, (finished, inputs, state, loop_state), times)
+    carry, (values, taken) = jax.lax.scan(iterate, carry, times)
     return Emitted(values, taken.sum(dtype=jnp.int32)), carry[2], carry[3]
 
 

@@ -23,7 +23,8 @@ from ._memoize import why_not_cached
 from ._protocol import ask
 from ._tools import fold_in
 from ._types import CellLike, DTypeLike, Implementation, Inputs, Key, Lengths, PyTree, Remat
-from .engines import Engine, Request, Run
+from .engines import Engine, Request, RowSharding, Run
+from .engines.devices import platform
 from .engines.masks import Masks
 from .sequence import as_lengths
 
@@ -116,13 +117,14 @@ def dynamic_rnn(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse=reverse,
         time_major=time_major, dtype=dtype, key=key, unroll=unroll, remat=remat,
     )  # fmt: skip
+    sharding = RowSharding.of(request, _complete)
     try:
-        request, engine = engines.choose(request, implementation)
+        request, engine = engines.choose(request, implementation, sharding)
     except NotImplementedError:
         # If the call itself is wrong, that is the more useful error.
         jax.eval_shape(lambda: _complete(request))
         raise
-    return _run(request, engine)
+    return _run(request, engine, sharding)
 
 
 @explained
@@ -166,7 +168,11 @@ def explain(
         cell, params, inputs, sequence_length, initial_state, mask, resets, reverse=reverse,
         time_major=time_major, dtype=dtype, key=key, unroll=unroll, remat=remat,
     )  # fmt: skip
-    return engines.explain(request, implementation)
+    try:
+        sharding = RowSharding.of(request, _complete)
+    except Exception:  # the call is wrong, and a run would raise this error
+        sharding = None
+    return engines.explain(request, implementation, sharding)
 
 
 class RunOptions(TypedDict, total=False):
@@ -240,6 +246,7 @@ def _request(
         dtype=promoted((inputs, params)) if dtype is None else dtype,
         unroll=unroll,
         remat=remat,
+        platform=platform((params, inputs)),
     )
 
 
@@ -253,18 +260,20 @@ def promoted(tree: PyTree) -> Any:
         return functools.reduce(jnp.promote_types, floating) if floating else jnp.result_type(float)
 
 
-def _run(request: Request, engine: Engine) -> tuple[Any, State]:
+def _run(request: Request, engine: Engine, sharding: RowSharding | None) -> tuple[Any, State]:
     """Runs a request, compiled if JAX's cache may keep the cell."""
     # The cache of `jax.jit` keeps the cell, and every array inside it, as long as the process runs.
     may_cache = why_not_cached(request.cell) is None
-    return (_compiled if may_cache else _execute)(request, engine)
+    return (_compiled if may_cache else _execute)(request, engine, sharding)
 
 
-def _execute(request: Request, engine: Engine) -> tuple[Any, State]:
+def _execute(request: Request, engine: Engine, sharding: RowSharding | None) -> tuple[Any, State]:
+    if sharding is not None:
+        return sharding.run(request, _complete, engine)
     return engine.run(_complete(request))
 
 
-_compiled = jax.jit(_execute, static_argnums=1)
+_compiled = jax.jit(_execute, static_argnums=(1, 2))
 
 
 def _complete(request: Request) -> Run:

@@ -13,7 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend import core
 
 from ._check_options import got
 from ._types import BatchShape, Key, Params, PyTree, Shapes
@@ -78,6 +78,16 @@ def fold_in(key: Key, i: Any) -> Any:
     return None if key is None else jax.random.fold_in(key, i)
 
 
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The jaxprs among the params of an equation: bodies of loops, branches, and so on."""
+
+    def is_jaxpr(x: object) -> bool:
+        return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+
+    leaves = jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_jaxpr)
+    return [getattr(x, "jaxpr", x) for x in leaves if is_jaxpr(x)]
+
+
 def depends_on_last(f: Callable[..., Any], *arguments: Any) -> bool:
     """Whether a result of `f` depends on its last argument, one array.
 
@@ -85,10 +95,10 @@ def depends_on_last(f: Callable[..., Any], *arguments: Any) -> bool:
     the results.
     """
     jaxpr = jax.make_jaxpr(f)(*arguments).jaxpr
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    needed = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
     for equation in reversed(jaxpr.eqns):
         if not needed.isdisjoint(equation.outvars):
-            needed.update(v for v in equation.invars if not isinstance(v, Literal))
+            needed.update(v for v in equation.invars if not isinstance(v, core.Literal))
     return jaxpr.invars[-1] in needed
 
 

@@ -33,8 +33,9 @@ from ._flax_core import (
     with_memory,
 )
 from ._rnn import takes
-from ._tools import batch_tuple, map_shapes
+from ._tools import batch_tuple, map_shapes, unboxed
 from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Params, PyTree
+from .engines.devices import explicit_axes_remain
 
 __all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
 
@@ -63,7 +64,10 @@ class Layer(nn.Module):
         if self.has_variable("params", "cell") or not self.is_mutable_collection("params"):
             return self._existing_params()
         with relabel_errors(dtype="param_dtype"):
-            return self.param("cell", self.plan().init, shapes_of(inputs), self.param_dtype)
+            init, shapes = self.plan().init, shapes_of(inputs)
+            return _without_metadata(
+                self.param("cell", init, shapes, self.param_dtype, unbox=False)
+            )
 
     def _existing_params(self) -> Any:
         if not self.has_variable("params", "cell"):
@@ -72,7 +76,7 @@ class Layer(nn.Module):
                 f"{PARAMS}: expected the params that {type(self).__name__}.init made, got none; "
                 f'variables["params"] has {", ".join(given) or "nothing"}'
             )
-        return nn.unbox(self.get_variable("params", "cell"))
+        return _without_metadata(self.get_variable("params", "cell"))
 
     def _key(self, key: Key, deterministic: bool | None, params: Params, inputs: Inputs) -> Any:
         """The key of a run; see `find_key`."""
@@ -97,6 +101,14 @@ class Layer(nn.Module):
         key = self._key(key, deterministic, params, inputs)
         with relabel_errors(params=PARAMS):
             return self.plan().run(params, inputs, *arguments, key=key, **options)
+
+
+def _without_metadata(params: Params) -> Any:
+    """Params without partitioning metadata, sharded as it says.
+
+    On explicit axes their types say how they are sharded: Flax's constraint would only check it.
+    """
+    return unboxed(params) if explicit_axes_remain() else nn.unbox(params)
 
 
 class OneCell(Layer):

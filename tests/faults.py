@@ -26,6 +26,8 @@ SUITE = [
     "test_transcriptions.py",
     "test_transforms.py",
     "test_laws.py",
+    "test_draws.py",
+    "test_mesh.py",
     "interop/test_weights_torch.py",
     "interop/test_weights_jax.py",
     "cells/test_attention.py",

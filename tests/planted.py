@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax_dynrnn import _rnn, attention, cells, sequence, wrappers
 from jax_dynrnn._composition import Around
 from jax_dynrnn.cells import _lstm, _norm
-from jax_dynrnn.engines import masks, request, scan
+from jax_dynrnn.engines import draws, masks, request, scan
 from jax_dynrnn.engines.blocked import backward, blocks, tiling
 from jax_dynrnn.engines.staged import batching, linearize, parts, preactivations, split_cell
 from jax_dynrnn.interop import torch
@@ -431,10 +431,22 @@ def _():
     replace(right, wrong)
 
 
-@fault("test_transforms.py::test_a_sharded_batch_needs_no_communication")
+@fault("test_draws.py::test_draws_are_those_of_one_device")
 def _():
-    """gradients that leave out the rows of other devices"""
-    replace(batching._mesh_axes_of_rows, lambda arguments, axes: None)
+    """every device draws the random numbers of the first rows"""
+    right = draws.RowDraws.key
+    replace(right, lambda self, key, part: right(self, key, part * 0))
+
+
+@fault("test_mesh.py::test_rows_of_each_device_have_the_results_of_one_device")
+def _():
+    """rank-0 leaves updated up to the longest row of each device"""
+    right = masks._scalar_update_steps
+
+    def wrong(request, valid):
+        return right(dataclasses.replace(request, row_axes=None), valid)
+
+    replace(right, wrong)
 
 
 @fault("test_blocked.py::test_tracers_that_a_cell_closes_over")

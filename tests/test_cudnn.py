@@ -13,10 +13,13 @@ import jax.experimental.rnn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from laws import close, weighted_sum
+from meshes import BOTH, compiled_on, in_loops, mesh_of
 
 import jax_dynrnn as rnn
-from jax_dynrnn.engines import cudnn
+from jax_dynrnn import _rnn
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 LENGTHS = np.array([6, 3, 0, 1], np.int32)
@@ -49,7 +52,7 @@ def stand_in(monkeypatch):
 
         return *jax.vjp(run, x, h, c, weights)[1](cotangents), None
 
-    monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
+    monkeypatch.setattr(_rnn, "platform", lambda arrays: "gpu")
     monkeypatch.setattr(jax.experimental.rnn, "lstm_fwd", forward)
     monkeypatch.setattr(jax.experimental.rnn, "lstm_bwd", backward)
 
@@ -89,6 +92,42 @@ def test_equals_scan(stand_in, cell, time_major, reverse, lengths):
     close(results(cell, params, x, state, "cudnn", **options), expected, 1e-5)
 
 
+@BOTH
+def test_on_a_mesh_each_device_runs_its_rows(stand_in, axis):
+    """Results and gradients are those of one device."""
+    state = CELL.zero_state(4)
+
+    def run(params, x, lengths, state):
+        def loss(params, x):
+            found = rnn.dynamic_rnn(CELL, params, x, lengths, state, implementation="cudnn")
+            return weighted_sum(found), found
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+    rows = P("rows")
+    program, placed = compiled_on(
+        mesh_of(axis, (4,), ("rows",)), run, PARAMS, X, LENGTHS, state,
+        specs=(P(), rows, rows, rows),
+    )  # fmt: skip
+    close(program(*placed), jax.jit(run)(PARAMS, X, LENGTHS, state), 1e-5)
+    assert not in_loops(program)
+
+
+def test_inside_of_a_shard_map_that_checks_what_varies(stand_in):
+    """It is refused there, and runs with `check_vma=False`."""
+    mesh, rows = mesh_of(AxisType.Auto, (4,), ("rows",)), P("rows")
+
+    def run(x):
+        return rnn.dynamic_rnn(CELL, PARAMS, x, implementation="cudnn")[0]
+
+    def on_mesh(check_vma):
+        return jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=check_vma)
+
+    close(jax.jit(on_mesh(False))(X), run(X), 1e-6)
+    with pytest.raises(NotImplementedError, match="with check_vma=False only"):
+        jax.jit(on_mesh(True))(X)
+
+
 @pytest.mark.parametrize(
     ("cell", "options", "reason"),
     [
@@ -126,7 +165,7 @@ def test_vmap_and_jvp_are_refused(stand_in):
 
 def test_needs_a_gpu_and_imports_nothing_without_one():
     """Without a GPU it is refused, and `jax.experimental.rnn` is not imported."""
-    with pytest.raises(NotImplementedError, match="needs an NVIDIA GPU, and JAX runs on cpu"):
+    with pytest.raises(NotImplementedError, match="needs an NVIDIA GPU, and this run is on cpu"):
         rnn.dynamic_rnn(CELL, PARAMS, X, implementation="cudnn")
     code = "import sys, jax, jax.numpy as jnp, jax_dynrnn as rnn; c = rnn.LSTMCell(2); " \
         "p = c.init(jax.random.key(0), (1, 1, 1)); rnn.dynamic_rnn(c, p, jnp.ones((1, 1, 1))); " \

@@ -30,7 +30,7 @@ ORDER = [
 
 ENGINES = [
     *("types", "devices", "hoist", "loops", "masks", "request", "engine", "scan", "selection"),
-    *("staged", "blocked", "cudnn", "pallas", "__init__"),
+    *("draws", "mesh", "staged", "blocked", "cudnn", "pallas", "__init__"),
 ]
 """The same of `engines/`."""
 

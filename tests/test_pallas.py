@@ -19,9 +19,13 @@ import pytest
 import tensorflow_oracle as oracle
 import toys
 from golden.make_golden import expected, problem
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from laws import close, weighted_sum
+from meshes import BOTH, mesh_of
 
 import jax_dynrnn as rnn
+from jax_dynrnn.engines import devices
 from jax_dynrnn.engines.pallas import kernels, launch, mosaic
 from jax_dynrnn.engines.pallas.gatewise import ELEMENTWISE, Arithmetic
 from jax_dynrnn.engines.pallas.primitives import replacements
@@ -102,11 +106,8 @@ def only_full(value):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """Simulates one GPU of compute capability 9.
-
-    With more than one, the engine would be partitioned, which the interpreter does not support.
-    """
-    monkeypatch.setattr(mosaic, "missing", lambda: None)
+    """Simulates one GPU of compute capability 9."""
+    monkeypatch.setattr(mosaic, "missing", lambda platform: None)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
@@ -364,6 +365,30 @@ def test_vmap_is_one_launch(hopper):
     assert loops(every, inputs, 0, 0) == loops(one, inputs, None, 0) == alone
 
 
+@BOTH
+def test_on_a_mesh_each_device_launches_kernels_for_its_rows(hopper, axis):
+    """Both passes lower for a GPU inside of one `shard_map`; by itself it is not chosen there."""
+    mesh = mesh_of(axis, (4,), ("rows",))
+    rows, everywhere = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
+    cell, shape = rnn.LSTMCell(128), (80, 50, 8)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=rows)
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(lambda: cell.init(jax.random.key(0), shape, jnp.bfloat16)),
+    )
+
+    def loss(params, inputs):
+        found = rnn.dynamic_rnn(cell, params, inputs, implementation="pallas")
+        return weighted_sum(found)
+
+    traced = jax.jit(jax.grad(loss)).trace(params, inputs)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @mosaic_gpu") == 2 and "sdy.manual_computation" in text
+    explained = rnn.explain(cell, params, inputs)
+    assert explained.reasons["pallas"] is None and "20 of 80 rows" in explained.mesh
+    assert "without a mesh" in explained.slower["pallas"] and explained.chosen != "pallas"
+
+
 # The interpreter runs warpgroups as threads of the host, which wait for each other: there must be
 # enough of them (NPROC).
 MANY = """
@@ -373,7 +398,7 @@ import conftest, jax, numpy as np, test_pallas
 from jax_dynrnn.engines.pallas import mosaic
 import jax_dynrnn as rnn
 
-mosaic.missing, jax.device_count = lambda: None, lambda: 1
+mosaic.missing, jax.device_count = lambda platform: None, lambda: 1
 mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
 for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
     lengths = np.resize(test_pallas.LENGTHS, 20)
@@ -517,9 +542,10 @@ def test_respects_the_default_device(monkeypatch):
     """With `jax.default_device("cpu")`, the engine is refused on a machine with a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
-    assert mosaic.missing() is None
+    assert mosaic.missing(devices.platform()) is None
     with jax.default_device("cpu"):
-        assert mosaic.missing() == "it needs an NVIDIA GPU, and JAX runs on cpu"
+        lacking = mosaic.missing(devices.platform())
+    assert lacking == "it needs an NVIDIA GPU, and this run is on cpu"
 
 
 def test_needs_a_gpu():
@@ -527,5 +553,5 @@ def test_needs_a_gpu():
     cell, inputs = rnn.LSTMCell(H), jnp.zeros((B, T, D), jnp.bfloat16)
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     explained = rnn.explain(cell, params, inputs)
-    assert explained.reasons["pallas"] == "it needs an NVIDIA GPU, and JAX runs on cpu"
+    assert explained.reasons["pallas"] == "it needs an NVIDIA GPU, and this run is on cpu"
     assert explained.chosen == "scan"

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -187,6 +188,44 @@ def test_shard_map(engine):
         close(gradient, jax.jit(jax.grad(by_rows, (0, 1)))(params, inputs), 1e-12)
 
 
+@engines
+@pytest.mark.parametrize("name", ["sequence_length", "mask", "resets", "initial_state"])
+def test_shard_map_over_one_option(engine, name):
+    """Each device has its own lengths, say, for the same inputs: gradients are those of each."""
+    cell = rnn.LSTMCell(4)
+    params = cell.init(jax.random.key(0), (8, 70, 3), jnp.float64)
+    random = np.random.default_rng(0)
+    inputs, flags = random.normal(size=(8, 70, 3)), random.random((2, 8, 70)) < 0.1
+    option = {
+        "sequence_length": flags.sum(2, dtype=np.int32),
+        "mask": flags,
+        "resets": flags,
+        "initial_state": rnn.LSTMStateTuple(*random.normal(size=(2, 2, 8, 4))),
+    }[name]
+
+    def gradient(inputs, option):
+        def loss(inputs):
+            options = {name: option, "implementation": engine}
+            return weighted_sum(rnn.dynamic_rnn(cell, params, inputs, **options))
+
+        return jnp.expand_dims(jax.grad(loss)(inputs), 0)
+
+    def local(inputs, option):
+        varying = jax.lax.pcast(inputs, "devices", to="varying")
+        run = functools.partial(rnn.dynamic_rnn, cell, params, implementation=engine)
+        option = jax.tree.map(lambda x: x[0], option)
+        return gradient(varying, option), run(inputs, **{name: option})[0]
+
+    mesh = jax.make_mesh((2,), ("devices",), (AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"in_specs": (P(), P("devices")), "out_specs": P("devices")}
+    gradients, outputs = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(inputs, option)
+    for i in range(2):
+        own = jax.tree.map(lambda x, i=i: x[i], option)
+        close(gradients[i], gradient(inputs, own)[0], 1e-12)
+        expected = rnn.dynamic_rnn(cell, params, inputs, **{name: own})[0]
+        close(outputs[8 * i :][:8], expected, 1e-12)
+
+
 # With few elements in a block, its steps depend on the number of rows: a device divides its rows
 # into other blocks than one device divides the whole batch.
 FEW_ELEMENTS = dataclasses.replace(CPU, block_elements=2**11)
@@ -194,6 +233,7 @@ MESHES = [
     ("scan", AxisType.Auto, CPU),
     ("scan", AxisType.Explicit, CPU),
     ("blocked", AxisType.Auto, FEW_ELEMENTS),
+    ("blocked", AxisType.Explicit, FEW_ELEMENTS),
     ("blocked", AxisType.Auto, dataclasses.replace(FEW_ELEMENTS, recompute_flops=0)),
 ]
 
@@ -284,10 +324,8 @@ def test_a_mesh_without_sharded_arguments(axis):
 
     expected = gradient("scan")
     with jax.set_mesh(jax.make_mesh((4,), ("rows",), (axis,), devices=jax.devices()[:4])):
-        # `blocked` does not support explicit axes: without a name `scan` is chosen.
-        engine = "blocked" if axis == AxisType.Auto else None
-        close(gradient(engine), expected, 1e-12)
-        eager = rnn.dynamic_rnn(cell, params, inputs, [70, 3] * 4, implementation=engine)
+        close(gradient("blocked"), expected, 1e-12)
+        eager = rnn.dynamic_rnn(cell, params, inputs, [70, 3] * 4, implementation="blocked")
         close(eager[0].sum(), expected[0], 1e-12)
         if axis == AxisType.Auto:
 

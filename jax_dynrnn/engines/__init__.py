@@ -8,6 +8,7 @@ from .._memoize import why_not_cached
 from .blocked import Blocked
 from .cudnn import Cudnn
 from .engine import Engine as Engine
+from .mesh import RowSharding as RowSharding
 from .pallas import Pallas
 from .request import Request as Request
 from .request import Run as Run
@@ -34,6 +35,7 @@ class Explanation:
         slower: for an engine that can, why another one is faster.
         why: the measured speed of the one that was chosen, if there is any.
         note: why calls outside of `jax.jit` compile every time, for a cell that no cache keeps.
+        mesh: on a mesh of devices, which rows each device runs, and which params are gathered.
     """
 
     chosen: str | None
@@ -41,12 +43,15 @@ class Explanation:
     slower: dict[str, str] = dataclasses.field(default_factory=dict)
     why: str | None = None
     note: str | None = None
+    mesh: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
         lines = [f"{name:<{width}}  {self._verdict(name)}" for name in self.reasons]
         if self.note:
             lines.append(f"note: each call outside of jax.jit is compiled again; {self.note}")
+        if self.mesh:
+            lines.append(f"mesh: {self.mesh}")
         return "\n".join(lines)
 
     def _verdict(self, name: str) -> str:
@@ -57,8 +62,13 @@ class Explanation:
         return "can run it" + (f"; {self.slower[name]}" if name in self.slower else "")
 
 
-def explain(request: Request, implementation: str | None = None) -> Explanation:
-    """Asks every engine about `request`."""
+def explain(
+    request: Request, implementation: str | None = None, sharding: RowSharding | None = None
+) -> Explanation:
+    """Asks every engine about `request`, or about the part of one device of its `sharding`."""
+    mesh = None
+    if sharding is not None:
+        mesh, request = sharding.note(request), sharding.local(request)
     if implementation is not None and (
         not isinstance(implementation, str) or implementation not in ENGINES
     ):
@@ -70,15 +80,18 @@ def explain(request: Request, implementation: str | None = None) -> Explanation:
     note = why_not_cached(request.cell)
     if implementation is not None:
         chosen = None if reasons[implementation] else implementation
-        return Explanation(chosen, reasons, note=note)
+        return Explanation(chosen, reasons, note=note, mesh=mesh)
     able = [name for name in PREFERENCE if reasons[name] is None]
     against = {name: ENGINES[name].slower_because(request) for name in able}
     chosen = next(name for name in able if against[name] is None)
     slower = {name: why for name, why in against.items() if why}
-    return Explanation(chosen, reasons, slower, ENGINES[chosen].chosen_because(), note)
+    why = ENGINES[chosen].chosen_because(request)
+    return Explanation(chosen, reasons, slower, why, note, mesh)
 
 
-def choose(request: Request, implementation: str | None = None) -> tuple[Request, Engine]:
+def choose(
+    request: Request, implementation: str | None = None, sharding: RowSharding | None = None
+) -> tuple[Request, Engine]:
     """`request` as it should run, and the engine that runs it.
 
     An engine asked for by name gets the request unchanged, so that a benchmark measures it.
@@ -87,7 +100,7 @@ def choose(request: Request, implementation: str | None = None) -> tuple[Request
         ValueError: no engine has the name `implementation`.
         NotImplementedError: that engine cannot run this request; the message gives the reason.
     """
-    explanation = explain(request, implementation)
+    explanation = explain(request, implementation, sharding)
     if explanation.chosen is None:
         raise NotImplementedError(
             f"implementation={implementation!r} cannot run this call: "

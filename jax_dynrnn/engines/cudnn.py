@@ -21,7 +21,7 @@ from .._types import Params
 from ..cells import BasicLSTMCell, LSTMBlockCell, LSTMCell
 from ..cells._lstm import LSTM
 from ..sequence import reverse_sequence
-from .devices import platform
+from .devices import why_checked
 from .engine import Engine
 from .masks import select, zero_where_invalid
 from .request import Request, Run
@@ -34,11 +34,12 @@ class Cudnn(Engine):
     """cuDNN's LSTM."""
 
     name = "cudnn"
+    checks_vma = False
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""
-        if (here := platform()) != "gpu":
-            return f"it needs an NVIDIA GPU, and JAX runs on {here}"
+        if (here := request.platform) != "gpu":
+            return f"it needs an NVIDIA GPU, and this run is on {here}"
         if not request.has_known_sizes:
             return "cuDNN plans for sizes that are known, not symbolic"
         if (reason := _why_not_cell(request.cell)) is not None:
@@ -50,7 +51,7 @@ class Cudnn(Engine):
         for name in ("mask", "resets", "remat"):
             if getattr(request, name) is not None:
                 return f"it does not support {name}="
-        return None
+        return why_checked(request)
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster: it always is."""

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from .._types import PyTree
 
 
-def platform() -> str:
-    """The platform that a computation traced now runs on, unless it is placed elsewhere later."""
+def platform(tree: PyTree = None) -> str:
+    """The platform of the devices that the arrays in `tree` are on, or of the mesh that is set.
+
+    Where neither is known, that of `jax.default_device`. A program that is compiled ahead of time
+    is then for the platform of its target.
+    """
+    meshes = [jax.sharding.get_abstract_mesh()]
+    for x in jax.tree.leaves(tree):
+        sharding = getattr(x, "sharding", None)
+        if isinstance(x, jax.core.Tracer):
+            sharding = jax.typeof(x).sharding
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            meshes.append(sharding.mesh.abstract_mesh)
+        elif sharding is not None and getattr(x, "committed", True):
+            return next(iter(sharding.device_set)).platform
+    for mesh in meshes:
+        if (device := mesh.abstract_device) is not None:
+            return device.platform
     device = jax.config.jax_default_device  # pyright: ignore
     return getattr(device, "platform", device) or jax.default_backend()
-
-
-def on_cpu() -> bool:
-    return platform() == "cpu"
 
 
 def varying_axes(tree: PyTree) -> frozenset[Any]:
@@ -27,9 +41,35 @@ def varying_axes(tree: PyTree) -> frozenset[Any]:
 
 
 def pcast(x: jax.Array, axes: frozenset[Any]) -> jax.Array:
-    """`x` as varying over all `axes`."""
+    """`x` as varying over all `axes`; a key stays as it is."""
+    if not axes or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
     missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def typed_as(x: jax.Array, aval: Any) -> jax.Array:
+    """`x` with the sharding of `aval` on explicit mesh axes, varying over the mesh axes that it
+    varies over: a loop carries one type, and the branches of a `cond` return one."""
+    mesh = aval.sharding.mesh
+    is_explicit = jax.sharding.AxisType.Explicit in mesh.axis_types
+    if is_explicit and jax.typeof(x).sharding != aval.sharding:
+        x = jax.reshard(x, aval.sharding)
+    return pcast(x, aval.manual_axis_type.varying)
+
+
+def typed_as_results(f: Callable[[Any], PyTree], tree: PyTree) -> Any:
+    """`tree` typed as what `f(tree)` returns: a pytree of the same structure."""
+    if not on_mesh(tree):
+        return tree
+    structure = jax.tree.structure(tree)
+    while True:
+        avals = jax.make_jaxpr(f)(tree).out_avals
+        typed = jax.tree.map(typed_as, tree, structure.unflatten(avals))
+        # The types of results may change with those of the arguments.
+        if jax.tree.map(jax.typeof, typed) == jax.tree.map(jax.typeof, tree):
+            return typed
+        tree = typed
 
 
 def zeros(types: PyTree, like: PyTree) -> PyTree:
@@ -39,17 +79,45 @@ def zeros(types: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: pcast(jnp.zeros_like(x), axes), types)
 
 
-def on_explicit_mesh(tree: PyTree) -> bool:
-    """Whether an array in `tree` is on a mesh with explicit axes, or such a mesh is set."""
-    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    # A mesh may be set without an array on it yet.
-    meshes = [jax.typeof(x).sharding.mesh for x in arrays] + [jax.sharding.get_abstract_mesh()]
-    return any(m is not None and jax.sharding.AxisType.Explicit in m.axis_types for m in meshes)
+def explicit_axes_remain() -> bool:
+    """Whether arrays have explicit shardings inside of a run: under a `jax.shard_map` over other
+    axes, or `vmap` over a sharded axis."""
+    return jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
-def why_partly_manual() -> str | None:
-    """Why a cell cannot be split here: inside a `jax.shard_map` over some axes of a mesh."""
+def why_axes_remain() -> str | None:
+    """Why a cell cannot be split here: a part of the mesh is neither manual nor divided by rows."""
     types = {*jax.sharding.get_abstract_mesh().axis_types}
     if jax.sharding.AxisType.Manual in types and len(types) > 1:
         return "it does not support jax.shard_map over only some of the axes of a mesh"
+    if _axis_env("explicit_mesh_axis_names"):
+        return "it does not support vmap over an axis that is sharded on an explicit mesh"
     return None
+
+
+def why_checked(tree: PyTree) -> str | None:
+    """Why an engine without `checks_vma` cannot run in this `jax.shard_map` of a user."""
+    if varying_axes([x for x in jax.tree.leaves(tree) if isinstance(x, jax.core.Tracer)]):
+        return "it supports jax.shard_map with check_vma=False only"
+    return None
+
+
+def axes_of_vmap() -> frozenset[Any]:
+    """The mesh axes that `vmap(..., spmd_axis_name=...)` has taken for what it maps."""
+    return _axis_env("spmd_axis_names")
+
+
+def _axis_env(name: str) -> frozenset[Any]:
+    try:
+        from jax._src.core import get_axis_env  # JAX has no public function for it
+
+        return frozenset(getattr(get_axis_env(), name))
+    except (ImportError, AttributeError):
+        return frozenset()
+
+
+def on_mesh(tree: PyTree) -> bool:
+    """Whether a mesh is set, or an array in `tree` is on one."""
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    return any(not mesh.empty for mesh in (jax.sharding.get_abstract_mesh(), *meshes))

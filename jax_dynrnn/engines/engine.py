@@ -17,6 +17,9 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     """What `implementation=` calls it."""
 
+    checks_vma: ClassVar[bool] = True
+    """Whether it runs in a `jax.shard_map` that checks which mesh axes values vary over."""
+
     @abc.abstractmethod
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""
@@ -33,6 +36,7 @@ class Engine(abc.ABC):
     def run(self, run: Run) -> tuple[Any, Any]:
         """`(outputs, final_state)` of a run whose request it did not refuse."""
 
-    def chosen_because(self) -> str | None:
-        """Its measured speed on the current platform, as `explain` prints it, or `None`."""
+    def chosen_because(self, request: Request) -> str | None:
+        """Its measured speed on the platform of a request, as `explain` prints it, or `None`."""
+        del request
         return None

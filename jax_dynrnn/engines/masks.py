@@ -103,10 +103,15 @@ def _scalar_update_steps(request: Any, valid: jax.Array) -> jax.Array:
     one of any row. A reversed run begins at the end of the longest row.
     """
     any_row = valid.any(1)
+    if request.row_axes:  # the rows of all devices
+        any_row = jax.lax.pmax(any_row.astype(jnp.int32), request.row_axes) > 0
     steps = jnp.arange(request.time, dtype=jnp.int32)
     if not request.reverse:
         return steps <= jnp.where(any_row, steps, 0).max()
-    end = request.time if request.lengths is None else request.lengths.max(initial=1)
+    end = request.time
+    if request.lengths is not None:
+        end = request.lengths.max(initial=1)
+        end = jax.lax.pmax(end, request.row_axes) if request.row_axes else end
     last_taken = jnp.where(any_row, steps, end - 1).min()
     return (steps < end) & (steps >= last_taken)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from .._cell import Cell
 from .._tools import fold_in
 from .._types import Index, Inputs, Key, Params, State
+from .devices import platform
 from .masks import Masks, first_valid_step, select
 
 
@@ -36,6 +37,11 @@ class _Batch:
     dtype: Any = jnp.float32
     unroll: int = 1
     remat: Any = None
+    platform: str = dataclasses.field(default_factory=platform)
+    """The platform that it runs on."""
+    row_axes: tuple[str, ...] | None = None
+    """The mesh axes that the rows of the whole batch are distributed over, if this is the part of
+    one device of a mesh."""
     key_derivations: tuple[Callable[..., Any], ...] = ()
     """The functions that derive this cell's key from the key of a step, those of the outermost
     wrapper or stack first."""
@@ -70,7 +76,10 @@ class _Batch:
         return key
 
 
-STATIC = ["cell", "time_axis", "reverse", "dtype", "unroll", "remat", "key_derivations"]
+STATIC = [
+    *("cell", "time_axis", "reverse", "dtype", "unroll", "remat"),
+    *("platform", "row_axes", "key_derivations"),
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from .._types import Inputs, Outputs, PyTree, State
-from .devices import on_explicit_mesh, pcast, varying_axes
+from .devices import explicit_axes_remain, pcast, typed_as_results, varying_axes
 from .engine import Engine
 from .hoist import hoist
 from .masks import expand_like, select
@@ -48,6 +48,10 @@ class Scan(Engine):
 
 def run_scan(run: Run) -> tuple[Any, Any]:
     """Runs the cell, step by step -> `(outputs, final_state)`."""
+    # The carry of a scan has one type from the start: in `jax.shard_map` it varies over every mesh
+    # axis that anything in the run does. Params that did not would have their gradients summed over
+    # devices at every step.
+    run = jax.tree.map(functools.partial(pcast, axes=varying_axes(run)), run)
     xs = {
         "t": jnp.arange(run.time, dtype=jnp.int32),
         "inputs": _to_time_major(run.inputs, run.time_axis),
@@ -55,11 +59,14 @@ def run_scan(run: Run) -> tuple[Any, Any]:
         "resets": run.masks.resets,
         "scalar_update_steps": run.masks.scalar_update_steps,
     }
-    state = _typed_as_carry(run)
+    state = run.initial_state
     step = _step(run, _cell_step(run, state, xs))
     if isinstance(run.time, int) and run.time == 0:
         outputs = _no_outputs(step, state, xs)
     else:
+        if explicit_axes_remain():
+            first = jax.tree.map(lambda x: x[0], xs)
+            state = typed_as_results(lambda state: step(state, first)[0], state)
         state, outputs = _loop(run, step, state, xs)
     return _from_time_major(outputs, run.time_axis), state
 
@@ -75,7 +82,7 @@ def _cell_step(run: Run, state: State, xs: PyTree) -> Callable[..., Any]:
         return run.cell.step(params, projected, state, key=run.step_key(t))
 
     # With jit disabled a user debugs the cell's own Python, not a jaxpr of it.
-    traces_as_written = jax.config.jax_disable_jit or on_explicit_mesh(run)  # pyright: ignore
+    traces_as_written = jax.config.jax_disable_jit or explicit_axes_remain()  # pyright: ignore
     if not run.has_known_sizes or run.time == 0 or traces_as_written:
         return functools.partial(step, run.params)
     take_first = functools.partial(jax.lax.index_in_dim, index=0, keepdims=False)
@@ -198,23 +205,3 @@ def _from_time_major(outputs: Outputs, time_axis: int) -> Outputs:
         return y if y.ndim == 1 else jnp.moveaxis(y, 0, time_axis)  # rank 0 at each step
 
     return jax.tree.map(move, outputs)
-
-
-def _typed_as_carry(run: Run) -> Any:
-    """The initial state, with the type that the carry of the loop has.
-
-    The carry of a scan has one type from the start: inside `jax.shard_map` it varies over
-    every mesh axis that anything in the run does, and on a mesh with explicit axes its rows are
-    sharded as those of the inputs are (else they would be gathered at every step).
-    """
-    axes, inputs = varying_axes(run), jax.typeof(jax.tree.leaves(run.inputs)[0]).sharding
-    rows = (*inputs.spec, None, None)[1 - run.time_axis]
-
-    def distribute(x):
-        x = pcast(x, axes)
-        if x.ndim == 0 or rows is None:
-            return x
-        spec = jax.sharding.PartitionSpec(rows, *(None,) * (x.ndim - 1))
-        return jax.reshard(x, jax.sharding.NamedSharding(inputs.mesh, spec))
-
-    return jax.tree.map(distribute, run.initial_state)

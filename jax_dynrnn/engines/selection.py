@@ -12,7 +12,6 @@ import jax
 from .._cell import Cell
 from .._memoize import memoize_by_cell
 from .._types import DTypeLike
-from .devices import on_cpu
 from .request import Request
 
 MIN_WORK = 500
@@ -50,7 +49,7 @@ def why_little_work(request: Request) -> str | None:
 
 def why_narrow(request: Request) -> str | None:
     """Why `scan` is preferred for a cell whose operations are short, or `None`."""
-    if not on_cpu() or request.batch < NARROW_BATCH:
+    if request.platform != "cpu" or request.batch < NARROW_BATCH:
         return None
     units = max(state_units(request.cell, request.dtype), default=NARROW_UNITS + 1)
     if units > NARROW_UNITS or request.batch * units > NARROW_STATE:
@@ -63,6 +62,6 @@ def why_narrow(request: Request) -> str | None:
 
 def unrolled(request: Request) -> Request:
     """`request` with as many steps in one iteration as are fast; results do not depend on it."""
-    if on_cpu():
+    if request.platform == "cpu":
         return request
     return dataclasses.replace(request, unroll=max(request.unroll, ACCELERATOR_UNROLL))

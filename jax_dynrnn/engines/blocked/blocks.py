@@ -78,7 +78,8 @@ class Blocks:
 
     @classmethod
     def of(cls, split: SplitCell, run: Run, tuning: Tuning) -> Blocks:
-        one = jax.eval_shape(functools.partial(_one_step, split), run)
+        # Not as an argument: JAX keeps the structures of arguments, and so the cell of the run.
+        one = jax.eval_shape(functools.partial(_one_step, split, run))
         return cls(split, run, tuning, Tiling.of(run, tuning), *one)
 
     def repeat(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._types import PyTree
-from ..devices import on_cpu, on_explicit_mesh, platform, why_partly_manual
+from ..devices import why_axes_remain
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
@@ -39,28 +39,25 @@ class Blocked(Engine):
 
     name = "blocked"
 
-    @property
-    def tuning(self) -> Tuning:
-        """The tuning for the current platform."""
-        return self.cpu if on_cpu() else self.accelerator
+    def tuning(self, run: Run) -> Tuning:
+        """The tuning for the platform of a run."""
+        return self.cpu if run.platform == "cpu" else self.accelerator
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""
         if not request.has_known_sizes:
             return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
-        if on_explicit_mesh(request):
-            return "it reorders rows, which a mesh with explicit axes does not allow"
-        return why_partly_manual() or _why_no_part(request) or why_collectives_forbid(request)
+        return why_axes_remain() or _why_no_part(request) or why_collectives_forbid(request)
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        if platform() not in ("cpu", "gpu"):
+        if request.platform not in ("cpu", "gpu"):
             return "scan is preferred where blocked was not measured: on TPUs"
         return why_little_work(request) or why_narrow(request)
 
-    def chosen_because(self) -> str | None:
-        """Its measured speed on the current platform, or `None`."""
-        return MEASURED_SPEED.get(platform())
+    def chosen_because(self, request: Request) -> str | None:
+        """Its measured speed on the platform of a request, or `None`."""
+        return MEASURED_SPEED.get(request.platform)
 
     def run(self, run: Run) -> tuple[Any, Any]:
         """Runs the cell -> `(outputs, final_state)`; the parts of a stack that it cannot run are
@@ -72,39 +69,39 @@ class Blocked(Engine):
     def _run_whole(self, run: Run) -> tuple[Any, Any]:
         if why_not_split(run) is not None:
             return run_scan(run)
-        passes = EnginePasses(
-            self._forward, self._backward, self._primal, residual_rows=1, has_dynamic_loops=True
-        )
+        passes = EnginePasses(self._forward, self._backward, self._primal, has_dynamic_loops=True)
         return run_passes(run, passes)
 
     def _forward(self, split: SplitCell, run: Run) -> tuple[Any, Any]:
-        return forward(Blocks.of(split, run, self.tuning), save=True)
+        return forward(Blocks.of(split, run, self.tuning(run)), save=True)
 
     def _backward(
         self, split: SplitCell, run: Run, saved: PyTree, cotangents: PyTree
     ) -> tuple[Any, ...]:
-        return backward(Blocks.of(split, run, self.tuning), saved, cotangents)
+        return backward(Blocks.of(split, run, self.tuning(run)), saved, cotangents)
 
     def _primal(self, split: SplitCell, run: Run) -> tuple[Any, Any]:
         """The forward pass alone. Tiles gain only by what they leave out: padding, and reading the
         kernels of the inputs at every step. An accelerator's tile leaves out neither."""
 
-        def tiles(run):
-            return forward(Blocks.of(split, run, self.tuning), save=False)[0]
+        def tiles():
+            return forward(Blocks.of(split, run, self.tuning(run)), save=False)[0]
 
-        of_rows, lengths = self.tuning.row_tuning, run.masks.lengths
+        of_rows, lengths = self.tuning(run).row_tuning, run.masks.lengths
         if of_rows is None:  # measured on a GPU: a scan takes half the time of one tile in blocks
             return run_scan(run)
         projection_bytes = sum(w.size * w.dtype.itemsize for w in run.params.projection)
         if run.batch == 1 and projection_bytes >= of_rows.projection_bytes:
-            return tiles(run)
+            return tiles()
         if lengths is None:
             return run_scan(run)
         if run.masks.may_have_gaps:
-            return tiles(run)
+            return tiles()
         # As floats: the sum of all lengths may overflow int32.
         is_full = lengths.astype(jnp.float32).mean() > of_rows.scan_if_full * run.time
-        return jax.lax.cond(is_full, run_scan, tiles, run)
+        # JAX keeps what it traced as long as the function lives: `run_scan` by itself would keep
+        # the cell of the run, and every array inside it.
+        return jax.lax.cond(is_full, lambda: run_scan(run), tiles)
 
 
 def _why_no_part(request: Request) -> str | None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._cell import MatmulCell
-from ..devices import platform, why_partly_manual
+from ..devices import on_mesh, why_axes_remain, why_checked
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
@@ -55,10 +55,11 @@ class Pallas(Engine):
     """One GPU kernel for all steps, of any cell whose step is arithmetic within each unit."""
 
     name = "pallas"
+    checks_vma = False
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""
-        if (lacking := mosaic.missing()) is not None:
+        if (lacking := mosaic.missing(request.platform)) is not None:
             return lacking
         if not request.has_known_sizes:
             return "its kernels are compiled for sizes that are known, not symbolic"
@@ -69,7 +70,7 @@ class Pallas(Engine):
             return f"it multiplies float32 as pairs of bfloat16, and {precision!r} is asked for"
         if request.remat is not None:
             return "its kernels have no remat"
-        if (reason := why_partly_manual()) is not None:
+        if (reason := why_axes_remain() or why_checked(request)) is not None:
             return reason
         reason = _first_reason(_why_not_in_a_kernel, request)
         if reason is None:
@@ -79,8 +80,8 @@ class Pallas(Engine):
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        if jax.device_count() > 1:
-            return "it was measured with one device only, and there are more"
+        if jax.device_count() > 1 or request.row_axes is not None or on_mesh(request):
+            return "it was measured with one device only, without a mesh"
         units = state_units(request.cell, request.dtype)
         if request.batch * max(units) > MAX_STATE:
             return "more than 1024 rows of 128 units do not run at once, and were not measured"
@@ -90,9 +91,9 @@ class Pallas(Engine):
             return f"no GPU has run these functions of the cell in its kernels yet: {names}"
         return why_little_work(request)
 
-    def chosen_because(self) -> str | None:
-        """Its measured speed on the current platform, or `None`."""
-        if platform() != "gpu":
+    def chosen_because(self, request: Request) -> str | None:
+        """Its measured speed on the platform of a request, or `None`."""
+        if request.platform != "gpu":
             return None
         return f"1.1 to 3.1 times blocked's speed forward, 1.5 to 2.8 training: {ON_H200}"
 
@@ -108,9 +109,7 @@ def _run_whole(run: Run) -> tuple[Any, Any]:
         return forward(split, run, save=False)[0]
 
     with_residuals = functools.partial(forward, save=True)
-    passes = EnginePasses(
-        with_residuals, backward, primal, residual_rows=2, has_dynamic_loops=False
-    )
+    passes = EnginePasses(with_residuals, backward, primal, has_dynamic_loops=False)
     return run_passes(run, passes)
 
 

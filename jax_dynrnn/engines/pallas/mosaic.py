@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from ..._types import DTypeLike, Ref
-from ..devices import platform
 
 ROWS = 16
 """The rows of a tile: few, so that many SMs work on a batch."""
@@ -29,10 +28,10 @@ def max_cluster() -> int:
     return 8 if INTERPRET is None else 1
 
 
-def missing() -> str | None:
+def missing(platform: str) -> str | None:
     """What a kernel would need and this machine lacks, or `None`."""
-    if (here := platform()) != "gpu":
-        return f"it needs an NVIDIA GPU, and JAX runs on {here}"
+    if platform != "gpu":
+        return f"it needs an NVIDIA GPU, and this run is on {platform}"
     capability = getattr(jax.devices()[0], "compute_capability", "none")
     if not str(capability).startswith("9."):
         return f"its kernels are for compute capability 9 (H100, H200), and this is {capability}"

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
-from jax.extend import core
 
+from ..._tools import inner_jaxprs
 from ..devices import varying_axes
 from ..request import Request
 from .probe import COLLECTIVE_ERRORS, ERRORS, cast_type
@@ -79,10 +79,5 @@ def _collectives(jaxpr: Any) -> Iterator[tuple[Any, frozenset[Any]]]:
         for axis in over if isinstance(over, tuple) else (over,):
             if not isinstance(axis, int):  # that is an axis of an array
                 yield axis, equation.outvars[0].aval.manual_axis_type.varying
-        for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from _collectives(getattr(inner, "jaxpr", inner))
-
-
-def _is_jaxpr(x: object) -> bool:
-    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+        for inner in inner_jaxprs(equation):
+            yield from _collectives(inner)

@@ -1,4 +1,4 @@
-"""Runs a split cell by the two passes of an engine: differentiable, mappable, partitionable."""
+"""Runs a split cell by the two passes of an engine: differentiable and mappable."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._tools import filled_like
-from ..devices import varying_axes
 from ..request import Run
 from ..scan import run_scan
-from .batching import RowAxes, Rows, partitioned_by_rows, sequential_under_vmap
+from .batching import sequential_under_vmap
 from .linearize import Passes, differentiable
 from .split_cell import SplitCell, closes_over_arrays, split_run
 
@@ -31,8 +29,6 @@ class EnginePasses:
     inputs, the initial and the start state."""
     primal: Callable[[SplitCell, Run], Result]
     """`(outputs, final_state)`, where no derivative is asked for."""
-    residual_rows: int
-    """Which axis of the residuals the batch is."""
     has_dynamic_loops: bool
     """Whether there are loops with data-dependent trip counts."""
 
@@ -54,11 +50,7 @@ def run_passes(run: Run, engine: EnginePasses) -> Result:
     def primal(run):
         return engine.primal(split, run)
 
-    if engine.has_dynamic_loops or jax.device_count() > 1:
-        if not varying_axes(run):  # inside `jax.shard_map` each device already has its own rows
-            primal, forward, backward = _partitioned(
-                run, primal, forward, backward, engine.residual_rows
-            )
+    if engine.has_dynamic_loops:
         primal = sequential_under_vmap(primal, run_scan)
         forward, backward = map(sequential_under_vmap, (forward, backward))
     passes = Passes(
@@ -112,54 +104,3 @@ def _is_none(x: object) -> bool:
 
 def _is_floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _partitioned(
-    run: Run,
-    primal: Callable[..., Any],
-    forward: Callable[..., Any],
-    backward: Callable[..., Any],
-    residual_rows: int,
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """The passes, which each device computes for its own rows of a sharded batch."""
-    steps = 1 - run.time_axis
-    of_run = _row_axes_of_run(run)
-
-    def of_result(result):
-        outputs, state = result
-        return filled_like(steps, outputs), filled_like(0, state)
-
-    def of_forward(y_residuals):
-        y, residuals = y_residuals
-        return of_result(y), filled_like(residual_rows, residuals)
-
-    def of_backward_arguments(_, residuals, cotangents):
-        return of_run, filled_like(residual_rows, residuals), of_result(cotangents)
-
-    def of_cotangents(cotangents):
-        weights, inputs, *states = cotangents
-        return filled_like(Rows.SUM, weights), filled_like(steps, inputs), filled_like(0, states)
-
-    def of_arguments(_):
-        return (of_run,)
-
-    return (
-        partitioned_by_rows(primal, RowAxes(of_arguments, of_result)),
-        partitioned_by_rows(forward, RowAxes(of_arguments, of_forward)),
-        partitioned_by_rows(backward, RowAxes(of_backward_arguments, of_cotangents)),
-    )
-
-
-def _row_axes_of_run(run: Run) -> Run:
-    """Which axis of each array of a run the batch is."""
-    masks = run.masks
-    return dataclasses.replace(
-        filled_like(0, run),
-        params=filled_like(Rows.NONE, run.params),
-        inputs=filled_like(1 - run.time_axis, run.inputs),
-        masks=dataclasses.replace(
-            filled_like(0, masks),
-            valid=filled_like(1, masks.valid),
-            resets=filled_like(1, masks.resets),
-        ),
-    )

@@ -188,16 +188,13 @@ def _type(x: Any) -> Any:
 def closes_over_arrays(run: Run) -> bool:
     """Whether a step uses arrays that are not its arguments, in a way that two passes do not allow.
 
-    Only plain JAX differentiates with respect to what is being traced around the run. With several
-    devices the passes are partitioned by a function that takes no constants.
+    Only plain JAX differentiates with respect to what is being traced around the run.
     """
 
     def step(params, inputs, state):
         return run.cell.step(params, run.cell.project(params, inputs), state)
 
     closed = jax.make_jaxpr(step)(run.params, *one_row(run))
-    if closed.consts and jax.device_count() > 1:
-        return True
     return any(isinstance(x, jax.core.Tracer) for x in closed.consts)
 
 
