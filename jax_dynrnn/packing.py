@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,26 @@ def pad_sequences(
     length: int | None = None,
     buckets: Sequence[int] | None = None,
     value: Any = 0,
+    across_hosts: bool = False,
+    features: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pads sequences of different lengths to one batch. It runs in NumPy, on the host.
+
+    With `across_hosts=True` it is a collective: every process must call it, in the same order, and
+    from one thread.
 
     Args:
         arrays: one array `[T_b, ...]` per row, of the same shape except for the first size.
         length: the number `T` of time steps; default: the length of the longest row.
         buckets: sizes to which `T` is rounded up, so that few shapes are compiled.
         value: the value that pads the end of each row.
+        across_hosts: whether all processes of `jax.distributed` take the largest `T` of any, as
+            they must where each has some rows of one global batch. With one process it changes
+            nothing.
+        features, dtype: the sizes of the features and the dtype, needed where there are no rows. In
+            a call across hosts, a process without rows returns as many as the others, each of
+            length 0.
 
     Returns:
         The batch `[B, T, ...]` and its lengths, int32 `[B]`.
@@ -41,7 +54,8 @@ def pad_sequences(
     Raises:
         ValueError: there are no arrays, or they differ in their features; `length` and
             `buckets` are both given; a row is longer than they allow; or the dtype of the
-            rows cannot represent `value`.
+            rows cannot represent `value`. Across hosts, on every process: `length` is given, an
+            error on another process, or numbers of rows, features or dtypes that differ.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn
@@ -49,14 +63,56 @@ def pad_sequences(
         >>> batch.tolist(), lengths.tolist()
         ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [2, 3])
     """
+    _check_data.flag("across_hosts", across_hosts)
+    agrees = across_hosts and jax.process_count() > 1
+    try:
+        rows, batch = _planned(arrays, length, buckets, value, features, dtype)
+    except Exception:
+        if agrees:
+            with contextlib.suppress(ValueError):
+                _agreed(None)  # so that other processes do not wait, and raise too
+        raise
+    if agrees:
+        batch = _agreed(batch, fixed_length=length is not None)
+    padded = np.full((batch.rows, batch.time, *batch.features), value, batch.dtype)
+    for out, row in zip(padded, rows, strict=False):
+        out[: len(row)] = row
+    lengths = [len(row) for row in rows] + [0] * (batch.rows - len(rows))
+    return padded, np.array(lengths, np.int32)
+
+
+class _Batch(NamedTuple):
+    """What a padded batch is like: the same on all hosts."""
+
+    rows: int
+    time: int
+    features: tuple[int, ...]
+    dtype: Any
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows of {self.time} steps of {self.features}, {self.dtype}"
+
+
+def _planned(
+    arrays: Iterable[Any],
+    length: int | None,
+    buckets: Sequence[int] | None,
+    value: Any,
+    features: Sequence[int] | None,
+    dtype: DTypeLike | None,
+) -> tuple[list[np.ndarray], _Batch]:
+    """The rows, and the batch that they make, after all checks."""
     rows = _rows(arrays)
-    features = {row.shape[1:] for row in rows}
-    if len(features) != 1 or not all(row.ndim for row in rows):
+    shapes = {row.shape[1:] for row in rows}
+    if features is not None:
+        shapes.add(tuple(_check_data.count("features", n, least=0) for n in features))
+    if len(shapes) != 1 or not all(row.ndim for row in rows):
         raise ValueError(
             "pad_sequences: expected at least one array, all [time, *features] with the "
             f"same features, got {len(rows)} arrays of shapes {[r.shape for r in rows][:8]}"
+            + ("" if features is None else f" and features={features}")
         )
-    longest = max(len(row) for row in rows)
+    longest = max((len(row) for row in rows), default=0)
     length = length if length is None else _check_data.count("length", length, least=0)
     if length is not None and buckets is not None:
         raise ValueError(f"pad_sequences: expected length= or buckets=, got {length}, {buckets}")
@@ -68,16 +124,71 @@ def pad_sequences(
             f"of {longest}; allow for more, or cut the rows"
         )
     # Empty rows have no say: NumPy makes an empty list an array of float64.
-    dtype = np.result_type(*{row.dtype for row in rows if row.size} or {row.dtype for row in rows})
-    if not _can_represent(dtype, value):
+    dtypes = {row.dtype for row in rows if row.size} or {row.dtype for row in rows}
+    if dtype is None and not dtypes:
+        raise ValueError("pad_sequences: expected dtype= where there are no rows, got none")
+    found = np.result_type(*dtypes) if dtype is None else jnp.dtype(dtype)
+    is_cut = any(jnp.issubdtype(d, jnp.inexact) for d in dtypes)
+    if is_cut and not jnp.issubdtype(found, jnp.inexact):
         raise ValueError(
-            f"pad_sequences: expected a value that {dtype}, the dtype of the rows, can hold, "
+            f"pad_sequences: expected rows of a dtype that can be cast to dtype={found}, got "
+            f"{np.result_type(*dtypes)}"
+        )
+    if not _can_represent(found, value):
+        raise ValueError(
+            f"pad_sequences: expected a value that {found}, the dtype of the rows, can hold, "
             f"got {value!r}"
         )
-    batch = np.full((len(rows), fitting[0], *features.pop()), value, dtype)
-    for out, row in zip(batch, rows, strict=True):
-        out[: len(row)] = row
-    return batch, np.array([len(row) for row in rows], np.int32)
+    return rows, _Batch(len(rows), fitting[0], shapes.pop(), found)
+
+
+MAX_FEATURE_AXES = 63  # NumPy allows no more, beside that of the rows
+NAME_BYTES = 32
+
+
+def _agreed(batch: _Batch | None, fixed_length: bool = False) -> _Batch:
+    """The batch of all processes, of as many steps as the longest; `None` tells of an error."""
+    from jax.experimental import multihost_utils  # not needed by those with one process
+
+    every = [_decode(x) for x in multihost_utils.process_allgather(_encode(batch, fixed_length))]
+    described = "; ".join(
+        f"process {i}: {batch or 'an error of its own'}" + (", length= given" if fixed else "")
+        for i, (batch, fixed) in enumerate(every)
+    )
+    batches = [batch for batch, _ in every if batch is not None]
+    if len(batches) < len(every) or any(fixed for _, fixed in every):
+        raise ValueError(
+            "pad_sequences: expected every process to pad its rows without an error and without "
+            f"length=, got {described}"
+        )
+    some = [batch for batch in batches if batch.rows] or batches
+    if len({(b.features, b.dtype) for b in batches}) > 1 or len({b.rows for b in some}) > 1:
+        raise ValueError(
+            "pad_sequences: expected as many rows on every process (or none), and the same "
+            f"features and dtype, got {described}"
+        )
+    return some[0]._replace(time=max(batch.time for batch in batches))
+
+
+def _encode(batch: _Batch | None, fixed_length: bool) -> np.ndarray:
+    """A batch as int32 numbers, as many for each."""
+    numbers = np.zeros(5 + MAX_FEATURE_AXES + NAME_BYTES, np.int32)
+    if batch is not None:
+        name = str(batch.dtype).encode()[:NAME_BYTES].ljust(NAME_BYTES)
+        axes = batch.features[:MAX_FEATURE_AXES]
+        numbers[:5] = 1, fixed_length, batch.rows, batch.time, len(batch.features)
+        numbers[5 : 5 + len(axes)] = axes
+        numbers[5 + MAX_FEATURE_AXES :] = [*name]
+    return numbers
+
+
+def _decode(numbers: np.ndarray) -> tuple[_Batch | None, bool]:
+    known, fixed, rows, time, rank = map(int, numbers[:5])
+    if not known:
+        return None, False
+    name = bytes(int(n) for n in numbers[5 + MAX_FEATURE_AXES :]).decode().strip()
+    features = tuple(map(int, numbers[5 : 5 + rank]))
+    return _Batch(rows, time, features, jnp.dtype(name)), bool(fixed)
 
 
 def _rows(arrays: PyTree) -> list[np.ndarray]:
