@@ -1,6 +1,7 @@
 # `make demo` and `make test` make their own environment in .venv first.
 PYTHON ?= python3
 VENV := .venv
+TPU_VENV := .venv-tpu
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -9,7 +10,7 @@ EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documen
 
 FUZZ := tests/test_random_calls.py tests/interop/test_fuzzed_files.py
 
-.PHONY: demo examples notebooks docs test test-newest fuzz faults golden benchmarks lint clean
+.PHONY: demo examples notebooks docs test distributed tpu test-newest fuzz faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
@@ -29,6 +30,14 @@ docs: $(VENV)/tests
 # ARGS=--full runs every engine, dtype and x64.
 test: $(VENV)/tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Several processes on this machine, which train, crash and go on.
+distributed: $(VENV)/tests
+	JAX_DYNRNN_DISTRIBUTED=1 $(BIN)/python -m pytest tests/distributed $(ARGS)
+
+# Compiles for TPUs, without one.
+tpu: $(TPU_VENV)/tpu
+	$(TPU_VENV)/bin/python -m pytest -n 2 tests/tpu $(ARGS)
 
 # The same suite on the newest Python that is found, with the newest jax and flax.
 test-newest:
@@ -67,5 +76,11 @@ $(VENV)/tests: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --editable ".[examples,oracles]" --group tests --group dev --group docs
 	touch $@
 
+$(TPU_VENV)/tpu: pyproject.toml
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TPU_VENV)/bin/python -m pip install --quiet --editable . --group tpu
+	touch $@
+
 clean:
-	rm -rf .venv .venv-newest .cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-tpu .cache .pytest_cache .ruff_cache
