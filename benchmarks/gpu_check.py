@@ -42,7 +42,7 @@ def checked(cells: list[str], processes: int, measured: dict[str, Any], out: Pat
     """
     # "spawn": a forked process could not use the accelerator that this one has initialised.
     context, begin = multiprocessing.get_context("spawn"), configure
-    units = list(itertools.product(cells, OPTIONS))
+    units = [unit for unit in itertools.product(cells, OPTIONS) if points(*unit)]
     units.sort(key=lambda unit: len(points(*unit)), reverse=True)
     work = [(random_rows, *unit) for unit in units]
     work += [(gpu_golden.rows, name) for name in gpu_golden.names()]

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jax_dynrnn as rnn
 from jax_dynrnn.engines import ENGINES
@@ -54,9 +56,13 @@ CELLS = {
     "stack": rnn.MultiRNNCell([rnn.LSTMCell(64), rnn.GRUCell(32)]),
 }
 BOTH = "bidirectional"
+ON_MESH = "on a mesh"
+"""The arguments are on a mesh of this one device: the run is inside of a `shard_map`."""
+CELLS_ON_MESH = ("lstm", "gru reset after", "stack")
 OPTIONS = {
     "ragged": {"sequence_length": LENGTHS},
     BOTH: {"sequence_length": LENGTHS},
+    ON_MESH: {"sequence_length": LENGTHS},
     "resets, reverse": {
         "sequence_length": LENGTHS,
         "reverse": True,
@@ -144,6 +150,8 @@ def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
 def points(cell: str, options: str, dtypes: Sequence[str] = DTYPES) -> list[Point]:
     """Every one of these dtypes and every engine that can run this cell with these options."""
     found = []
+    if options == ON_MESH and cell not in CELLS_ON_MESH:
+        return found  # what a mesh changes is around the run: device time is short
     for dtype in dtypes:
         if cell == "all arithmetic" and rounding_dtype(dtype) != "float32":
             continue  # it is discontinuous: bounds in 16 bit would be too wide
@@ -182,11 +190,21 @@ def random_rows(cell: str, options: str, dtypes: Sequence[str] = DTYPES) -> list
         scan_error = error(reference(dtype, "bfloat16"), exact["bfloat16"])
         bounds[dtype] = MARGIN * scan_error + float(jnp.finfo(dtype).eps)
     for point in points(cell, options, dtypes):
-        here = functools.partial(run, point.engine, given=arguments_of(CELLS[cell], point.dtype))
+        given = arguments_of(CELLS[cell], point.dtype)
+        if options == ON_MESH:
+            given = on_mesh(*given)
+        here = functools.partial(run, point.engine, given=given)
         with precision(point.dtype):
             found = compared(here, exact[rounding_dtype(point.dtype)])
         rows.append(point._asdict() | found | {"bound": bounds[point.dtype]})
     return rows
+
+
+def on_mesh(params: Any, inputs: Any, state: Any) -> Any:
+    """The arguments of a run on a mesh of one device: its axis is explicit, rows are sharded."""
+    mesh = jax.make_mesh((1,), ("rows",), (AxisType.Explicit,), devices=jax.devices()[:1])
+    rows, everywhere = NamedSharding(mesh, P("rows")), NamedSharding(mesh, P())
+    return jax.device_put(params, everywhere), *jax.device_put((inputs, state), rows)
 
 
 def compared(run: Callable[[], Any], exact: Any) -> dict[str, Any]:
