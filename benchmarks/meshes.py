@@ -17,6 +17,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -93,11 +94,11 @@ def work(short: bool, processes: int, process: int, devices: int, port: int) -> 
         programs = compiled(size, lengths)
         timers = {name: Timed(*program).seconds for name, program in programs.items()}
         # Every process must time the programs in the same order, as they wait for each other.
-        for name, time in rounds(timers, "training", 2 if short else 10).items():
+        for name, training in rounds(timers, "training", 2 if short else 10).items():
             places = collectives_by_place(programs[name][0].as_text())
             found.append({
                 "processes": processes, "devices": processes * devices, "size": list(size),
-                "implementation": name, "training": time,
+                "implementation": name, "training": training,
                 **{place: dict(counts) for place, counts in places.items()},
             })  # fmt: skip
     print(json.dumps(found))
@@ -113,8 +114,6 @@ class Timed:
 
     def seconds(self, what: str) -> float:
         del what
-        import time
-
         start = time.perf_counter()
         for _ in range(self.CALLS):
             jax.block_until_ready(self.program(*self.arguments))

@@ -58,7 +58,7 @@ def main() -> None:
     measured = json.loads(out.read_text()) if options.report else run(options.short, out)
     print(memory.table(measured))
     draw(measured, out.with_suffix(".png"))
-    if odd := measured.get("odd_sizes"):  # older files have none
+    if odd := measured.get("odd_sizes"):  # absent from files of earlier versions
         print(f"\n{odd_sizes.table(odd)}")
         draw_odd_sizes(odd, out.with_name(f"{out.stem}_odd_sizes.png"))
     print(f"\nin {out}, and its pictures beside it")

@@ -54,8 +54,8 @@ def pad_sequences(
     Raises:
         ValueError: there are no arrays, or they differ in their features; `length` and
             `buckets` are both given; a row is longer than they allow; or the dtype of the
-            rows cannot represent `value`. Across hosts, on every process: `length` is given, an
-            error on another process, or numbers of rows, features or dtypes that differ.
+            rows cannot represent `value`. Across hosts, every process raises if any process
+            passes `length` or has an error, or if rows, features or dtypes do not match.
 
     Example:
         >>> import numpy as np, jax_dynrnn as rnn

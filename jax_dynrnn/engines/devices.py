@@ -20,9 +20,7 @@ def platform(tree: PyTree = None) -> str:
     """
     meshes = [jax.sharding.get_abstract_mesh()]
     for x in jax.tree.leaves(tree):
-        sharding = getattr(x, "sharding", None)
-        if isinstance(x, jax.core.Tracer):
-            sharding = jax.typeof(x).sharding
+        sharding = sharding_of(x)
         if isinstance(sharding, jax.sharding.NamedSharding):
             meshes.append(sharding.mesh.abstract_mesh)
         elif sharding is not None and getattr(x, "committed", True):
@@ -32,6 +30,13 @@ def platform(tree: PyTree = None) -> str:
             return device.platform
     device = jax.config.jax_default_device  # pyright: ignore
     return getattr(device, "platform", device) or jax.default_backend()
+
+
+def sharding_of(x: Any) -> Any:
+    """The sharding of an array, or of the type of one; `None` if it has none."""
+    if isinstance(x, jax.core.Tracer):
+        return jax.typeof(x).sharding
+    return getattr(x, "sharding", None)
 
 
 def varying_axes(tree: PyTree) -> frozenset[Any]:

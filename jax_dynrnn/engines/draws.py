@@ -1,9 +1,9 @@
-"""Random numbers of some rows of a batch, equal to those that the whole batch draws.
+"""Random numbers for the rows of one device, equal to what these rows get on a single device.
 
-A cell draws `[rows, ...]` with the key of a step. Where a device has some rows of a batch, it needs
-their part of what one device would draw. Its key is of another implementation of random numbers,
-whose draws with rows are that part. Which draws have rows is found by tracing a step of the whole
-batch and one of a device, and comparing shapes.
+A cell draws arrays `[rows, ...]` with the key of a step. A device that has a part of the batch must
+get the same part of each draw of the whole batch. So its key belongs to a PRNG implementation whose
+draws return that part. Which draws have a row axis is found by comparing the shapes in two traced
+steps: one of the whole batch, and one of the rows of a device.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def as_typed(key: Any) -> Any:
 
 
 def _base(key: Any) -> Any:
-    """The implementation of random numbers of a key, or of its type."""
+    """The PRNG implementation of a key, or of the type of a key."""
     if isinstance(key, jax.ShapeDtypeStruct):
         return jax.random.key_impl(jax.eval_shape(as_typed, key))
     return jax.random.key_impl(as_typed(key))
@@ -151,7 +151,7 @@ def _row_axis(whole: Draw, own: Draw, sizes: tuple[int, int]) -> int | None:
 
 @functools.lru_cache(maxsize=256)
 def _implementation(draws: RowDraws, base: Any) -> Any:
-    """Random numbers like those of the implementation `base`, for a part of the rows of a batch.
+    """A PRNG implementation that draws, for a part of the rows, what `base` draws for the batch.
 
     The data of a key are those of the key of the whole batch, and the number of the part.
     """

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
@@ -23,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from .._cell import Memory
 from .._types import PyTree
-from .devices import axes_of_vmap, pcast
+from .devices import axes_of_vmap, pcast, sharding_of
 from .draws import UNDIVIDED, RowDraws, UnknownDraw, draws_of
 from .engine import Engine
 from .request import Request, Run
@@ -42,7 +41,7 @@ class RowSharding:
     """The mesh axes that rows are distributed over, the major one first. None: every device runs
     all rows."""
     draws: RowDraws = UNDIVIDED
-    """How each device draws the random numbers of its rows."""
+    """Makes the key with which each device draws the random numbers of its rows."""
     ranks_0: tuple[Flags, Flags] = ((), ())
     """Which leaves of the output and of the state have rank 0, and so are the same in all rows."""
 
@@ -290,18 +289,16 @@ def _padded(spec: Any, x: Any) -> tuple[Any, ...]:
     return (*spec, *(None,) * (len(np.shape(x)) - len(spec)))
 
 
-def _sharding_of(x: Any) -> Any:
+def _named_sharding_of(x: Any) -> Any:
     """The `NamedSharding` of an array or its type, or `None`."""
-    found = getattr(x, "sharding", None)
-    if isinstance(x, jax.core.Tracer):
-        found = jax.typeof(x).sharding
+    found = sharding_of(x)
     is_on_mesh = isinstance(found, NamedSharding) and not found.mesh.empty
     return found if is_on_mesh else None
 
 
 def _spec_of(x: Any) -> tuple[Any, ...]:
     """The mesh axes of each axis of an array, as far as they are known."""
-    sharding = _sharding_of(x)
+    sharding = _named_sharding_of(x)
     return _padded(() if sharding is None else tuple(sharding.spec), x)
 
 
@@ -310,7 +307,7 @@ def _mesh_of(request: Request) -> AbstractMesh | None:
     if not (mesh := jax.sharding.get_abstract_mesh()).empty:
         return mesh
     for x in jax.tree.leaves(request):
-        if (sharding := _sharding_of(x)) is not None:
+        if (sharding := _named_sharding_of(x)) is not None:
             return sharding.mesh.abstract_mesh
     return None
 

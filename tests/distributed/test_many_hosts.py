@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_where_it_was_saved(uninterrupted, tmp_path):
     on one and on four processes to rounding."""
     with started(2, EXAMPLE, f"--checkpoints={tmp_path}", "--crash-at=12") as (first, last):
         assert last.wait(timeout=MAX_SECONDS) == -signal.SIGKILL
-        # The first one gets an error, or waits for the other: whoever restarts it has to end it.
+        # The other process either fails or waits forever, so the test ends it, as a launcher must.
         with contextlib.suppress(subprocess.TimeoutExpired):
             first.wait(timeout=3)
     saved = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
