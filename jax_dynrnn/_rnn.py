@@ -24,7 +24,7 @@ from ._protocol import ask
 from ._tools import fold_in
 from ._types import CellLike, DTypeLike, Implementation, Inputs, Key, Lengths, PyTree, Remat
 from .engines import Engine, Request, RowSharding, Run
-from .engines.devices import platform
+from .engines.devices import device
 from .engines.masks import Masks
 from .sequence import as_lengths
 
@@ -246,7 +246,7 @@ def _request(
         dtype=promoted((inputs, params)) if dtype is None else dtype,
         unroll=unroll,
         remat=remat,
-        platform=platform((params, inputs)),
+        device=device((params, inputs)),
     )
 
 

@@ -16,7 +16,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn import _rnn, engines
 from jax_dynrnn.engines.blocked import Blocked, tiling
 from jax_dynrnn.engines.blocked import engine as blocked_engine
-from jax_dynrnn.engines.blocked.tuning import ACCELERATOR, CPU, RowTuning
+from jax_dynrnn.engines.blocked.tuning import CPU, GPU, TPU, RowTuning
 from jax_dynrnn.engines.hoist import hoist
 from jax_dynrnn.engines.staged.parts import innermost
 
@@ -51,7 +51,8 @@ SMALL = dataclasses.replace(CPU, row_tuning=SMALL_TILES, block_elements=64)
 TUNINGS = {
     "cpu": dataclasses.replace(SMALL, recompute_flops=0),
     "recompute": dataclasses.replace(SMALL, recompute_flops=float("inf")),
-    "accelerator": dataclasses.replace(ACCELERATOR, max_block_steps=4),
+    "gpu": dataclasses.replace(GPU, max_block_steps=4),
+    "tpu": dataclasses.replace(TPU, max_block_steps=4, min_forward_units=0),
 }
 """Tunings with small tiles and blocks, so that there are many, on a CPU and an accelerator.
 
@@ -99,7 +100,7 @@ def test_recomputed_matmuls(small_tiles, combination):
     close(recomputed, scan, combination.tolerance)
 
 
-@pytest.mark.parametrize("small_tiles", ["accelerator"], indirect=True)
+@pytest.mark.parametrize("small_tiles", ["gpu", "tpu"], indirect=True)
 @pytest.mark.parametrize("unroll", [3, 16])
 def test_many_steps_in_one_iteration(small_tiles, unroll):
     """`unroll` below the steps of a block, without dividing them, and above."""

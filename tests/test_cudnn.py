@@ -20,6 +20,7 @@ from meshes import BOTH, compiled_on, in_loops, mesh_of
 
 import jax_dynrnn as rnn
 from jax_dynrnn import _rnn
+from jax_dynrnn.engines import devices
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 LENGTHS = np.array([6, 3, 0, 1], np.int32)
@@ -52,7 +53,7 @@ def stand_in(monkeypatch):
 
         return *jax.vjp(run, x, h, c, weights)[1](cotangents), None
 
-    monkeypatch.setattr(_rnn, "platform", lambda arrays: "gpu")
+    monkeypatch.setattr(_rnn, "device", lambda arrays: devices.Device("gpu", "of a test"))
     monkeypatch.setattr(jax.experimental.rnn, "lstm_fwd", forward)
     monkeypatch.setattr(jax.experimental.rnn, "lstm_bwd", backward)
 

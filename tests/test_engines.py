@@ -8,6 +8,7 @@ from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import _rnn, engines
+from jax_dynrnn.engines import devices
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
 CELL = rnn.GRUCell(4)
@@ -149,7 +150,7 @@ def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
 
     monkeypatch.setitem(engines.ENGINES, "fast", Fast())
     monkeypatch.setattr(engines, "PREFERENCE", ["fast"])
-    monkeypatch.setattr(_rnn, "platform", lambda arrays: "gpu")
+    monkeypatch.setattr(_rnn, "device", lambda arrays: devices.Device("gpu", "of a test"))
     x = np.random.default_rng(1).normal(size=(3, 40, 2))
     expected = rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], implementation="scan")
     by_name = {"implementation": "fast"}

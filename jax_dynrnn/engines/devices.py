@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -12,11 +12,20 @@ import jax.numpy as jnp
 from .._types import PyTree
 
 
-def platform(tree: PyTree = None) -> str:
-    """The platform of the devices that the arrays in `tree` are on, or of the mesh that is set.
+class Device(NamedTuple):
+    """What a run is compiled for."""
 
-    Where neither is known, that of `jax.default_device`. A program that is compiled ahead of time
-    is then for the platform of its target.
+    platform: str
+    """`"cpu"`, `"gpu"` or `"tpu"`."""
+    kind: str
+    """As in `jax.Device.device_kind`."""
+
+
+def device(tree: PyTree = None) -> Device:
+    """The devices that the arrays in `tree` are on, or that the mesh that is set has.
+
+    Where neither is known, `jax.default_device`. A program that is compiled ahead of time is then
+    for its target.
     """
     meshes = [jax.sharding.get_abstract_mesh()]
     for x in jax.tree.leaves(tree):
@@ -24,12 +33,18 @@ def platform(tree: PyTree = None) -> str:
         if isinstance(sharding, jax.sharding.NamedSharding):
             meshes.append(sharding.mesh.abstract_mesh)
         elif sharding is not None and getattr(x, "committed", True):
-            return next(iter(sharding.device_set)).platform
+            return _device(next(iter(sharding.device_set)))
     for mesh in meshes:
-        if (device := mesh.abstract_device) is not None:
-            return device.platform
-    device = jax.config.jax_default_device  # pyright: ignore
-    return getattr(device, "platform", device) or jax.default_backend()
+        if mesh.abstract_device is not None:
+            return _device(mesh.abstract_device)
+    default = jax.config.jax_default_device  # pyright: ignore
+    if default is None or isinstance(default, str):
+        return _device(jax.devices(default)[0])
+    return _device(default)
+
+
+def _device(x: Any) -> Device:
+    return Device(x.platform, x.device_kind)
 
 
 def sharding_of(x: Any) -> Any:
@@ -88,6 +103,11 @@ def explicit_axes_remain() -> bool:
     """Whether arrays have explicit shardings inside of a run: under a `jax.shard_map` over other
     axes, or `vmap` over a sharded axis."""
     return jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
+def in_shard_map() -> bool:
+    """Whether this is inside of a `jax.shard_map`."""
+    return jax.sharding.AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
 def why_axes_remain() -> str | None:

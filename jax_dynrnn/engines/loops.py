@@ -56,6 +56,7 @@ def scan_some_steps(
     reverse: bool,
     unroll: int,
     read_ahead: bool = False,
+    counts_in_carry: bool = False,
 ) -> tuple[Any, Any]:
     """`lax.scan` of `step(carry, x, k)` over the `xs` from k = `steps[0]` to `steps[1] - 1`.
 
@@ -65,12 +66,23 @@ def scan_some_steps(
     """
     length = jax.tree.leaves(xs)[0].shape[0]
     if steps is None:
+        options = {"reverse": reverse, "unroll": min(unroll, length)}
+        if counts_in_carry:
+
+            def counted(carry_k, x):
+                (carry, k), change = carry_k, np.int32(-1 if reverse else 1)
+                carry, y = step(carry, x, k)
+                return (carry, k + change), y
+
+            first = jnp.int32(length - 1 if reverse else 0)
+            (carry, _), ys = jax.lax.scan(counted, (carry, first), xs, **options)
+            return carry, ys
 
         def numbered(carry, k_x):
             return step(carry, k_x[1], k_x[0])
 
         every = jnp.arange(length, dtype=jnp.int32), xs
-        return jax.lax.scan(numbered, carry, every, reverse=reverse, unroll=min(unroll, length))
+        return jax.lax.scan(numbered, carry, every, **options)
 
     def read(k):
         return jax.tree.map(lambda x: dynamic_index_in_dim(x, k, keepdims=False), xs)

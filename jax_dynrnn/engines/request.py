@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from .._cell import Cell
 from .._tools import fold_in
 from .._types import Index, Inputs, Key, Params, State
-from .devices import platform
+from .devices import Device, device
 from .masks import Masks, first_valid_step, select
 
 
@@ -37,14 +37,19 @@ class _Batch:
     dtype: Any = jnp.float32
     unroll: int = 1
     remat: Any = None
-    platform: str = dataclasses.field(default_factory=platform)
-    """The platform that it runs on."""
+    device: Device = dataclasses.field(default_factory=device)
+    """What it runs on."""
     row_axes: tuple[str, ...] | None = None
     """The mesh axes that the rows of the whole batch are distributed over, if this is the part of
     one device of a mesh."""
     key_derivations: tuple[Callable[..., Any], ...] = ()
     """The functions that derive this cell's key from the key of a step, those of the outermost
     wrapper or stack first."""
+
+    @property
+    def platform(self) -> str:
+        """`"cpu"`, `"gpu"` or `"tpu"`."""
+        return self.device.platform
 
     @property
     def time(self) -> Any:
@@ -78,7 +83,7 @@ class _Batch:
 
 STATIC = [
     *("cell", "time_axis", "reverse", "dtype", "unroll", "remat"),
-    *("platform", "row_axes", "key_derivations"),
+    *("device", "row_axes", "key_derivations"),
 ]
 
 
@@ -143,6 +148,11 @@ class Run(_Batch):
         """The run with other inputs, of the same steps."""
         padding = first_valid_step(self.masks, inputs, self.time_axis)
         return dataclasses.replace(self, inputs=inputs, padding=padding)
+
+    def time_major(self) -> Run:
+        """The same run with time as the first axis of the inputs, and so of the outputs."""
+        inputs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), self.inputs)
+        return dataclasses.replace(self, inputs=inputs, time_axis=0)
 
     @property
     def lengths(self) -> jax.Array:

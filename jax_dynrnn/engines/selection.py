@@ -64,4 +64,6 @@ def unrolled(request: Request) -> Request:
     """`request` with as many steps in one iteration as are fast; results do not depend on it."""
     if request.platform == "cpu":
         return request
+    if request.platform == "tpu" and request.remat == "offload":
+        return request  # XLA moves states to the host in loops of one step only
     return dataclasses.replace(request, unroll=max(request.unroll, ACCELERATOR_UNROLL))

@@ -4,10 +4,11 @@ import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 pytest.importorskip("libtpu", reason="libtpu is not installed: `make tpu` installs it")
 # Otherwise libtpu asks the network which machine this is, and several processes exclude each other.
@@ -41,3 +42,36 @@ def placed(mesh, tree, spec):
 def compiled(function, *types):
     """`function` compiled for the devices that the types of its arguments are on."""
     return jax.jit(function).trace(*types).lower(lowering_platforms=("tpu",)).compile()
+
+
+def compiled_on(topology, function, *types):
+    """`function` compiled for the first chip of a topology."""
+    device = devices(topology)[0]
+    sharding = SingleDeviceSharding(device)
+    on_chip = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), types
+    )
+    with jax.default_device(device):  # else the library would take it to be for a CPU
+        return compiled(function, *on_chip)
+
+
+def training_step(run):
+    """The gradients of all floating results of `run(*arguments)`, for all floating arguments."""
+
+    def step(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+
+        def loss(some):
+            some = iter(some)
+            every = [next(some) if f else x for x, f in zip(leaves, floating, strict=True)]
+            found = jax.tree.leaves(run(*structure.unflatten(every)))
+            return sum(
+                jnp.sin(x.astype(jnp.float32)).sum()
+                for x in found
+                if jnp.issubdtype(x.dtype, jnp.floating)
+            )
+
+        return jax.grad(loss)([x for x, f in zip(leaves, floating, strict=True) if f])
+
+    return step

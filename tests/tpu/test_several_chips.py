@@ -20,13 +20,6 @@ CELLS = {
 BOTH = pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
 
 
-@pytest.fixture(autouse=True)
-def without_x64():
-    """TPUs compute in 32 bits and less."""
-    with jax.enable_x64(False):
-        yield
-
-
 def program(mesh, cell, engine=None, of_params=EVERYWHERE):
     """A training step in bfloat16, with four rows on each chip."""
     key = jax.random.key(0)

@@ -153,6 +153,7 @@ class BlockVJP:
             (vjp, d_y, valid, resets),
             reverse=not run.reverse,
             unroll=run.unroll,
+            counts_in_carry=self.blocks.tuning.counts_in_carry,
         )
         return d_state, d_start, (d_operands, d_y, d_new)
 

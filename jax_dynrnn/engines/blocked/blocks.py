@@ -151,6 +151,7 @@ class Blocks:
             (projected, valid, self.resets(tile, block, valid)),
             reverse=run.reverse,
             unroll=run.unroll,
+            counts_in_carry=self.tuning.counts_in_carry,
             read_ahead=any(x is not None for x in self.one_residual.products),
         )
         return state, outputs, buffers

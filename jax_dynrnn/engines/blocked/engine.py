@@ -13,7 +13,7 @@ from ..devices import why_axes_remain
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
-from ..selection import ON_H200, why_little_work, why_narrow
+from ..selection import ON_H200, state_units, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
 from ..staged.parts import innermost, is_stack, run_apart, why_not_split
 from ..staged.run import EnginePasses, run_passes
@@ -21,10 +21,11 @@ from ..staged.split_cell import SplitCell
 from .backward import backward
 from .blocks import Blocks
 from .forward import forward
-from .tuning import ACCELERATOR, CPU, Tuning
+from .tuning import CPU, GPU, TPU, Tuning
 
 MEASURED_SPEED = {
     "gpu": f"scan's speed forward, 1.2 to 1.7 times in training steps: {ON_H200}",
+    "tpu": "never timed on a TPU: estimated from the compiler's schedules",
     "cpu": "1.19 times the speed of scan in training steps, the mean of 88 problems",
 }
 """What `explain` prints, by platform."""
@@ -35,24 +36,30 @@ class Blocked(Engine):
     """Plain JAX, on any platform: little work on padding, weight gradients outside the loop."""
 
     cpu: Tuning = CPU
-    accelerator: Tuning = ACCELERATOR
+    gpu: Tuning = GPU
+    tpu: Tuning = TPU
 
     name = "blocked"
 
     def tuning(self, run: Run) -> Tuning:
         """The tuning for the platform of a run."""
-        return self.cpu if run.platform == "cpu" else self.accelerator
+        return {"cpu": self.cpu, "tpu": self.tpu}.get(run.platform, self.gpu)
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""
         if not request.has_known_sizes:
             return "it cuts time and batch into blocks: their sizes must be known, not symbolic"
+        if request.platform == "tpu" and request.remat == "offload":
+            return (
+                "on TPUs its residuals would be moved to the host only after the forward pass, and "
+                "take more memory of the device than without remat"
+            )
         return why_axes_remain() or _why_no_part(request) or why_collectives_forbid(request)
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        if request.platform not in ("cpu", "gpu"):
-            return "scan is preferred where blocked was not measured: on TPUs"
+        if request.platform == "tpu" and (why := _why_wide(request)) is not None:
+            return why
         return why_little_work(request) or why_narrow(request)
 
     def chosen_because(self, request: Request) -> str | None:
@@ -69,6 +76,9 @@ class Blocked(Engine):
     def _run_whole(self, run: Run) -> tuple[Any, Any]:
         if why_not_split(run) is not None:
             return run_scan(run)
+        if run.time_axis == 1 and self.tuning(run).transposes_first:
+            outputs, state = self._run_whole(run.time_major())
+            return jax.tree.map(_swap_axes, outputs), state
         passes = EnginePasses(self._forward, self._backward, self._primal, has_dynamic_loops=True)
         return run_passes(run, passes)
 
@@ -87,9 +97,12 @@ class Blocked(Engine):
         def tiles():
             return forward(Blocks.of(split, run, self.tuning(run)), save=False)[0]
 
-        of_rows, lengths = self.tuning(run).row_tuning, run.masks.lengths
-        if of_rows is None:  # measured on a GPU: a scan takes half the time of one tile in blocks
+        tuning, lengths = self.tuning(run), run.masks.lengths
+        units = max((w.shape[0] for w in run.params.kernels), default=0)
+        if units < tuning.min_forward_units:
             return run_scan(run)
+        if (of_rows := tuning.row_tuning) is None:
+            return tiles()
         projection_bytes = sum(w.size * w.dtype.itemsize for w in run.params.projection)
         if run.batch == 1 and projection_bytes >= of_rows.projection_bytes:
             return tiles()
@@ -102,6 +115,24 @@ class Blocked(Engine):
         # JAX keeps what it traced as long as the function lives: `run_scan` by itself would keep
         # the cell of the run, and every array inside it.
         return jax.lax.cond(is_full, lambda: run_scan(run), tiles)
+
+
+MAX_TPU_UNITS = 512
+"""Units up to which the schedules of training steps on TPUs are shorter than those of `scan`."""
+
+
+def _why_wide(request: Request) -> str | None:
+    """Why `scan` is preferred on TPUs for a wide cell, or `None`."""
+    if max(state_units(request.cell, request.dtype), default=0) <= MAX_TPU_UNITS:
+        return None
+    return (
+        f"scan is estimated to take fewer cycles on TPUs with more than {MAX_TPU_UNITS} units "
+        "in training"
+    )
+
+
+def _swap_axes(x: jax.Array) -> jax.Array:
+    return x.swapaxes(0, 1)
 
 
 def _why_no_part(request: Request) -> str | None:

@@ -55,6 +55,17 @@ class Tuning:
     block_range: tuple[float, float]
     """Allowed steps of a block, as multiples of the target."""
 
+    counts_in_carry: bool
+    """Whether the number of a step is carried from step to step, not read from an array. A TPU
+    waits for such a read at every step; it was not timed on a GPU."""
+
+    min_forward_units: float
+    """Units from which on a forward pass without residuals is run in blocks, and not by `scan`. On
+    a GPU `scan` takes half the time of one tile in blocks. On a CPU it depends on the run too."""
+
+    transposes_first: bool
+    """Whether batch-major inputs and outputs are transposed as a whole, not block by block."""
+
     recompute_flops: float
     """Multiplications for each element of a matmul's result, up to which the backward pass
     recomputes it. Up to there it takes less time than to write and read the result, or is some
@@ -67,13 +78,22 @@ CPU = Tuning(
     max_block_steps=56,
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
+    counts_in_carry=False,
+    min_forward_units=0,
+    transposes_first=False,
     recompute_flops=256,
 )
 
-ACCELERATOR = Tuning(
+GPU = Tuning(
     row_tuning=None,
     block_elements=INFINITY,
     max_block_steps=64,  # the host is asked once in a block
     block_range=(2 / 3, 3 / 2),
+    counts_in_carry=False,
+    min_forward_units=INFINITY,
+    transposes_first=False,
     recompute_flops=0,
 )
+
+TPU = dataclasses.replace(GPU, counts_in_carry=True, min_forward_units=128, transposes_first=True)
+"""Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""

@@ -1,13 +1,10 @@
-"""The engine `pallas`: one GPU kernel for all steps, generated from the arithmetic of the cell.
+"""The engine `pallas`: one kernel for all steps, generated from the arithmetic of the cell.
 
-* `engine`: what it can run, and when it is the fastest;
-* `mosaic`: what is used of Pallas for Mosaic GPU, which changes between versions of JAX;
+* `engine`: what it can run;
 * `gatewise`, `step`: a cell's arithmetic, of some of its units with all their gates;
 * `primitives`: replacements for primitives that Mosaic cannot lower, or lowers slowly;
-* `indexing`: which rows and units a warpgroup computes, and which steps its rows take;
-* `kernels`, `launch`: the forward and the backward kernel, and what both have in common;
-* `cluster`: how SMs exchange arrays;
-* `passes`: what XLA computes around the kernels, for all steps at once.
+* `platform`: what the kernels of a platform are asked;
+* `gpu`, `tpu`: the kernels of NVIDIA GPUs, and of TPUs.
 """
 
 from .engine import Pallas as Pallas

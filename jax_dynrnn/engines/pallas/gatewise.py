@@ -67,7 +67,8 @@ def _of_numbers(equation: Any, numbers: list[Any]) -> Any:
     row = [
         np.asarray(x, _widened(v.aval.dtype)) for x, v in zip(numbers, equation.invars, strict=True)
     ]
-    with jax.ensure_compile_time_eval():
+    # On the CPU: the program may be compiled for a device that is not here.
+    with jax.ensure_compile_time_eval(), jax.default_device("cpu"):
         return np.asarray(equation.primitive.bind(*row, **equation.params)).item()
 
 

@@ -1,4 +1,4 @@
-"""Replacements for primitives that Mosaic cannot lower, or lowers slowly.
+"""Replacements for primitives that Mosaic, the compiler of kernels, cannot lower, or lowers slowly.
 
 Their errors are a few units in the last place of float32; those of `tanh` and `logistic` for
 bfloat16 are smaller than its rounding.
@@ -16,15 +16,22 @@ import jax.numpy as jnp
 from ..._types import DTypeLike
 
 
-def replacements(dtype: DTypeLike) -> dict[str, Callable[..., Any]]:
+def for_gpu(dtype: DTypeLike) -> dict[str, Callable[..., Any]]:
     """By the names of the primitives: functions of float32 operands, and of their parameters.
 
-    Mosaic's division, and so its `logistic`, takes many instructions, and its exact `tanh` has
-    branches. For bfloat16 `tanh` is one instruction of the GPU.
+    On GPUs Mosaic's division, and so its `logistic`, takes many instructions, and its exact `tanh`
+    has branches. For bfloat16 `tanh` is one instruction of the GPU.
     """
     if dtype == jnp.bfloat16:
-        return NOT_LOWERED | {"logistic": _logistic_of_tanh}
-    return NOT_LOWERED | {"logistic": _logistic, "tanh": _tanh}
+        return NOT_ON_GPUS | {"logistic": _logistic_of_tanh}
+    return NOT_ON_GPUS | {"logistic": _logistic, "tanh": _tanh}
+
+
+def for_tpu(dtype: DTypeLike) -> dict[str, Callable[..., Any]]:
+    """The same for TPUs, which have an instruction for `tanh`, and divide slowly."""
+    if dtype == jnp.bfloat16:
+        return NOT_ON_TPUS | {"logistic": _logistic_of_tanh}
+    return NOT_ON_TPUS
 
 
 def _logistic_of_tanh(x: jax.Array, **_: Any) -> jax.Array:
@@ -99,7 +106,7 @@ def _select_n(which: jax.Array, *cases: jax.Array) -> jax.Array:
     return result
 
 
-NOT_LOWERED: dict[str, Callable[..., Any]] = {
+NOT_ON_GPUS: dict[str, Callable[..., Any]] = {
     "add_any": operator.add,  # of cotangents
     "ceil": _ceil,
     "expm1": _expm1,
@@ -111,4 +118,8 @@ NOT_LOWERED: dict[str, Callable[..., Any]] = {
     "select_n": _select_n,
     "sqrt": _sqrt,  # of JAX 0.10
     "tan": _tan,
+}
+
+NOT_ON_TPUS: dict[str, Callable[..., Any]] = {
+    name: NOT_ON_GPUS[name] for name in ("add_any", "expm1", "one_minus_square", "select_n")
 }

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from ..._types import Inputs, PyTree, State
 from ..staged.split_cell import SplitCell, Weights
-from .gatewise import Arithmetic, Gates, UnsupportedArithmetic, inlined, is_leaf
-from .primitives import replacements
+from .gatewise import Arithmetic, Gates, UnsupportedArithmetic, broadcast, inlined, is_leaf
 
 Leaves = list[Gates]
 """The gates of each leaf of a pytree."""
@@ -23,6 +22,7 @@ class Step:
     Args:
         split: the cell.
         weights, inputs, state: its weights, the inputs and the state of one row, or their types.
+        replacements: functions that replace primitives, by their names.
 
     Raises:
         UnsupportedArithmetic: a kernel cannot compute it; the message says why.
@@ -36,7 +36,14 @@ class Step:
         only_adds_product: whether the product is only added to the projected inputs.
     """
 
-    def __init__(self, split: SplitCell, weights: Weights, inputs: Inputs, state: State):
+    def __init__(
+        self,
+        split: SplitCell,
+        weights: Weights,
+        inputs: Inputs,
+        state: State,
+        replacements: dict[str, Callable[..., Any]],
+    ):
         projected = jax.eval_shape(split.project, weights, inputs)
         products = split.product_types(projected, state)
         if len(products) != 1:
@@ -45,7 +52,7 @@ class Step:
             )
         given = weights.elementwise, projected, state, products
         self.units: int = weights.kernels[0].shape[0]
-        self.replacements: dict[str, Callable[..., Any]] = replacements(weights.kernels[0].dtype)
+        self.replacements: dict[str, Callable[..., Any]] = replacements
         self._check(given)
         self.vectors: list[int]
         self.projected: list[int]
@@ -111,9 +118,11 @@ class Step:
         _, output, new = self.arithmetic(given)
 
         def leaves(tree):
-            return jax.tree.leaves(tree, is_leaf=is_leaf)
+            # A result that is a number is one for every unit.
+            found = jax.tree.leaves(tree, is_leaf=is_leaf)
+            return [list(broadcast(x, like=state[:1] * len(x))) for x in found]
 
-        return [list(x) for x in leaves(output)], [x[0] for x in leaves(new)]
+        return leaves(output), [x[0] for x in leaves(new)]
 
     def vjp(
         self,

@@ -85,9 +85,9 @@ def cast_type(given: Any, dtype: DTypeLike) -> Any:
 
 
 def asks_split_cell(
-    ask: Callable[[Probe], str | None],
-) -> Callable[[Request | Run], str | None]:
-    """`ask(probe)`, a reason or `None`, about the staged cell of a request."""
+    ask: Callable[[Probe], Any],
+) -> Callable[[Request | Run], Any]:
+    """`ask(probe)` about the staged cell of a request, or why it cannot be asked."""
 
     @asks_by_types
     def asked(cell, params, inputs, dtype, key):

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._tools import filled_like
-from ..._types import DTypeLike, Index, Ref
+from ...._tools import filled_like
+from ...._types import DTypeLike, Index, Ref
+from ..step import Step
 from . import cluster, mosaic
 from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
 from .mosaic import ROWS, UNITS
-from .step import Step
 
 
 class SharedMemory(NamedTuple):

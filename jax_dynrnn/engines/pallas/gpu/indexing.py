@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._types import DTypeLike, Index, PyTree, Ref
+from ...._types import DTypeLike, Index, PyTree, Ref
+from ..step import Step
 from . import mosaic
 from .mosaic import ROWS, UNITS
-from .step import Step
 
 VALID, RESET = 1, 2
 """The flag of a valid step, and of a valid step before which the state is reset."""

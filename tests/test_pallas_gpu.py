@@ -1,4 +1,4 @@
-"""The engine `pallas` without a GPU: its kernels in Pallas' interpreter, and lowered.
+"""The engine `pallas` for GPUs, without one: its kernels in Pallas' interpreter, and lowered.
 
 The interpreter runs the kernels with their warpgroups as threads. Lowering checks them against the
 layouts, matrix instructions and shared memory of a GPU of compute capability 9. On hardware,
@@ -21,70 +21,31 @@ import toys
 from golden.make_golden import expected, problem
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from kernel_cases import (
+    CELLS,
+    EVERYTHING,
+    FLAGS,
+    LENGTHS,
+    B,
+    D,
+    Divided,
+    H,
+    Own,
+    T,
+    arguments,
+    forget_traces,
+    results,
+)
 from laws import close, weighted_sum
 from meshes import BOTH, mesh_of
 
 import jax_dynrnn as rnn
+from jax_dynrnn import _rnn
 from jax_dynrnn.engines import devices
-from jax_dynrnn.engines.pallas import kernels, launch, mosaic
+from jax_dynrnn.engines.pallas.engine import PLATFORMS
 from jax_dynrnn.engines.pallas.gatewise import ELEMENTWISE, Arithmetic
-from jax_dynrnn.engines.pallas.primitives import replacements
-
-B, T, D, H = 5, 6, 3, 64
-RANDOM = np.random.default_rng(0)
-LENGTHS = np.array([6, 3, 0, 1, 5], np.int32)
-FLAGS = {"mask": RANDOM.random((B, T)) < 0.8, "resets": RANDOM.random((B, T)) < 0.3}
-
-
-@toys.config
-class Own(rnn.MatmulCell):
-    """An unusual cell: two outputs, two state leaves, vector params, and slices of its product."""
-
-    units: int = H
-
-    def init(self, key, input_shape, dtype=jnp.float32):
-        def normal(i, *shape):
-            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
-
-        size, units = input_shape[-1], self.units
-        return {
-            "w": normal(0, size, 3 * units),
-            "r": normal(1, units, 2 * units) / 8,
-            "scale": normal(2, units),
-            "shift": normal(3, 2 * units),
-        }
-
-    def zero_state(self, batch_shape=(), dtype=jnp.float32):
-        shape = (*toys.batch_of(batch_shape), self.units)
-        return {"a": jnp.zeros(shape, dtype), "b": jnp.ones(shape, dtype)}
-
-    def project(self, params, inputs):
-        return inputs @ params["w"]
-
-    def hidden(self, state):
-        return state["b"]
-
-    def recurrent_kernel(self, params):
-        return params["r"]
-
-    def pointwise(self, params, projected, recurred, state):
-        moved = recurred + params["shift"][None]
-        x, y = moved[:, : self.units], moved[:, self.units :]
-        u, v, w = jnp.split(projected, 3, -1)
-        a = jnp.where(u > 0, jnp.sin(u + x), state["a"] / (2 + jnp.exp(y))) * params["scale"][None]
-        b = jnp.tanh(v * a + y) - w**2 / 9
-        return (jnp.concatenate([a, b], -1), -b), {"a": a, "b": b}
-
-
-CELLS = {
-    "lstm": rnn.LSTMCell(H),
-    "peepholes": rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.7, forget_bias=0.5),
-    "gru reset after": rnn.CudnnCompatibleGRUCell(H),
-    "vanilla": rnn.BasicRNNCell(H),
-    "ugrnn": rnn.UGRNNCell(H),
-    "own": Own(),
-}
-
+from jax_dynrnn.engines.pallas.gpu import Gpu, kernels, launch, mosaic
+from jax_dynrnn.engines.pallas.primitives import for_gpu
 
 BFLOAT16_PAIR_ERROR = 2.0**-16
 """The relative error of a float32 number that is split into a pair of bfloat16."""
@@ -107,7 +68,8 @@ def only_full(value):
 @pytest.fixture
 def hopper(monkeypatch):
     """Simulates one GPU of compute capability 9."""
-    monkeypatch.setattr(mosaic, "missing", lambda platform: None)
+    monkeypatch.setitem(PLATFORMS, "cpu", Gpu())
+    monkeypatch.setattr(mosaic, "missing", lambda: None)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
@@ -115,32 +77,7 @@ def hopper(monkeypatch):
 def interpreted(hopper, monkeypatch):
     """Runs the kernels in the interpreter."""
     monkeypatch.setattr(mosaic, "INTERPRET", interpreter())
-
-
-def arguments(cell, dtype, batch=B, rounded_to="bfloat16"):
-    """Params, inputs and a state, rounded to one dtype and then cast to `dtype`."""
-    random = np.random.default_rng(1)
-    params = cell.init(jax.random.key(0), (batch, T, D), jnp.float64)
-    inputs = jnp.asarray(random.normal(size=(batch, T, D)))
-    state = jax.tree.map(
-        lambda x: jnp.asarray(random.normal(size=x.shape)), cell.zero_state((batch,), jnp.float64)
-    )
-    return jax.tree.map(lambda x: x.astype(rounded_to).astype(dtype), (params, inputs, state))
-
-
-def results(cell, engine, given, time_major=False, **options):
-    """The gradients with respect to params, inputs and state, and the outputs and final state."""
-
-    def run(params, inputs, state):
-        found = rnn.dynamic_rnn(
-            cell, params, inputs, initial_state=state, implementation=engine,
-            time_major=time_major, **options,
-        )  # fmt: skip
-        return weighted_sum(found), found
-
-    params, inputs, state = given
-    inputs = inputs.swapaxes(0, 1) if time_major else inputs
-    return jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))(params, inputs, state)
+    forget_traces(monkeypatch)
 
 
 def assert_equals_scan(cell, dtype="bfloat16", batch=B, **options):
@@ -211,11 +148,8 @@ def test_replacements_of_primitives():
         exact["logistic"] = 1 / (1 + np.exp(-wide))
         exact = {name: found.astype(np.float32) for name, found in exact.items()}
     for name, true in exact.items():
-        found = np.asarray(replacements(jnp.float32)[name](jnp.asarray(x)), float)
+        found = np.asarray(for_gpu(jnp.float32)[name](jnp.asarray(x)), float)
         np.testing.assert_allclose(found, true, 2e-6, 2.0**-126, err_msg=name)
-
-
-EVERYTHING = rnn.BasicRNNCell(H, activation=toys.everything)
 
 
 def test_all_supported_arithmetic(interpreted):
@@ -265,15 +199,6 @@ def test_without_lengths(interpreted):
     """Runs without lengths, with and without resets, in float16."""
     assert_equals_scan(CELLS["lstm"], "float16")
     assert_equals_scan(CELLS["vanilla"], "float16", resets=FLAGS["resets"])
-
-
-@toys.config
-class Divided(Own):
-    """Divides by a param: padding that with zeros would make NaN."""
-
-    def pointwise(self, params, projected, recurred, state):
-        output, new = super().pointwise(params, projected, recurred, state)
-        return output, new | {"a": new["a"] / params["scale"][None]}
 
 
 @pytest.mark.parametrize("cell", [rnn.LSTMCell(48, use_peepholes=True), Own(40), Divided(1)])
@@ -394,15 +319,16 @@ def test_on_a_mesh_each_device_launches_kernels_for_its_rows(hopper, axis):
 MANY = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import conftest, jax, numpy as np, test_pallas
-from jax_dynrnn.engines.pallas import mosaic
+import conftest, jax, numpy as np, test_pallas_gpu as gpu
+from jax_dynrnn.engines.pallas.engine import PLATFORMS
 import jax_dynrnn as rnn
 
-mosaic.missing, jax.device_count = lambda platform: None, lambda: 1
-mosaic.INTERPRET = test_pallas.interpreter(detect_races=True)
+PLATFORMS["cpu"] = gpu.Gpu()
+gpu.mosaic.missing, jax.device_count = lambda: None, lambda: 1
+gpu.mosaic.INTERPRET = gpu.interpreter(detect_races=True)
 for cell in (rnn.LSTMCell(128), rnn.CudnnCompatibleGRUCell(100)):
-    lengths = np.resize(test_pallas.LENGTHS, 20)
-    test_pallas.assert_equals_scan(cell, batch=20, sequence_length=lengths)
+    lengths = np.resize(gpu.LENGTHS, 20)
+    gpu.assert_equals_scan(cell, batch=20, sequence_length=lengths)
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
     assert not gpu_callbacks.get_races().races_found
 """
@@ -505,7 +431,7 @@ def test_unsupported_calls_are_refused_with_a_reason(hopper, cell, options, reas
 
 def test_chosen_where_it_was_measured(hopper, monkeypatch):
     """`pallas` is chosen on one GPU for sizes that were measured; else `blocked`, never `cudnn`."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(_rnn, "device", lambda tree: devices.Device("gpu", "NVIDIA H200"))
 
     def explained(dtype="bfloat16", batch=64, units=128, precision="high", activation=None):
         cell = rnn.LSTMCell(units, activation=activation)
@@ -538,14 +464,12 @@ def test_chosen_where_it_was_measured(hopper, monkeypatch):
     assert explained().chosen == "blocked"
 
 
-def test_respects_the_default_device(monkeypatch):
-    """With `jax.default_device("cpu")`, the engine is refused on a machine with a GPU."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+def test_needs_compute_capability_9(monkeypatch):
+    """On another GPU it is refused, with that reason."""
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
-    assert mosaic.missing(devices.platform()) is None
-    with jax.default_device("cpu"):
-        lacking = mosaic.missing(devices.platform())
-    assert lacking == "it needs an NVIDIA GPU, and this run is on cpu"
+    assert mosaic.missing() is None
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="8.0")])
+    assert "this is 8.0" in mosaic.missing()
 
 
 def test_needs_a_gpu():
@@ -553,5 +477,5 @@ def test_needs_a_gpu():
     cell, inputs = rnn.LSTMCell(H), jnp.zeros((B, T, D), jnp.bfloat16)
     params = cell.init(jax.random.key(0), inputs.shape, inputs.dtype)
     explained = rnn.explain(cell, params, inputs)
-    assert explained.reasons["pallas"] == "it needs an NVIDIA GPU, and this run is on cpu"
+    assert explained.reasons["pallas"] == "it needs an NVIDIA GPU or a TPU, and this run is on cpu"
     assert explained.chosen == "scan"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ..._types import DTypeLike, Ref
+from ...._types import DTypeLike, Ref
 
 ROWS = 16
 """The rows of a tile: few, so that many SMs work on a batch."""
@@ -28,10 +28,8 @@ def max_cluster() -> int:
     return 8 if INTERPRET is None else 1
 
 
-def missing(platform: str) -> str | None:
+def missing() -> str | None:
     """What a kernel would need and this machine lacks, or `None`."""
-    if platform != "gpu":
-        return f"it needs an NVIDIA GPU, and this run is on {platform}"
     capability = getattr(jax.devices()[0], "compute_capability", "none")
     if not str(capability).startswith("9."):
         return f"its kernels are for compute capability 9 (H100, H200), and this is {capability}"

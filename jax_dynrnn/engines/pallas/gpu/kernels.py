@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._types import Index, PyTree
-from ..loops import repeat
+from ...._types import Index, PyTree
+from ...loops import repeat
 from . import mosaic
 from .indexing import Position, Sizes, Steps, split_by_flags, widen
 from .launch import SharedMemory, batched_by_vmap, exchange, launch, load_matrix, operand_pairs

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._types import Ref
+from ...._types import Ref
 from . import mosaic
 
 BARRIERS: dict[str, Any] = {"shape": (4,), "dtype": jnp.int32}

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._types import Inputs, PyTree
-from ..devices import pcast, varying_axes
-from ..request import Run
-from ..staged.split_cell import SplitCell, Weights, kernel_cotangent, one_row
+from ...._types import Inputs, PyTree
+from ...devices import pcast, varying_axes
+from ...request import Run
+from ...staged.split_cell import SplitCell, Weights, kernel_cotangent, one_row
+from ..primitives import for_gpu
+from ..step import Step
 from . import kernels
 from .indexing import RESET, VALID, Sizes, round_up
 from .kernels import BackwardArguments, ForwardArguments
 from .launch import cluster_size, matrix_tiles
 from .mosaic import ROWS, UNITS
-from .step import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,8 @@ class KernelLayout:
 
     @classmethod
     def of(cls, split: SplitCell, run: Run) -> KernelLayout:
-        step = Step(split, run.params, *one_row(run))
         dtype = run.params.kernels[0].dtype
+        step = Step(split, run.params, *one_row(run), for_gpu(dtype))
         batch = round_up(run.batch, ROWS)
         has_flags = run.masks.may_have_gaps or run.masks.resets is not None
         cluster = cluster_size(step, dtype, batch // ROWS)

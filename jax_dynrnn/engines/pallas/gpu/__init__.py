@@ -1,0 +1,11 @@
+"""The kernels for NVIDIA GPUs.
+
+* `platform`: what they can run, and when they are the fastest;
+* `mosaic`: what is used of Pallas for Mosaic GPU, which changes between versions of JAX;
+* `indexing`: which rows and units a warpgroup computes, and which steps its rows take;
+* `kernels`, `launch`: the forward and the backward kernel, and what both have in common;
+* `cluster`: how SMs exchange arrays;
+* `passes`: what XLA computes around the kernels, for all steps at once.
+"""
+
+from .platform import Gpu as Gpu
