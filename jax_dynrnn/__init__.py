@@ -37,7 +37,9 @@ from ._static import static_bidirectional_rnn as static_bidirectional_rnn
 from ._static import static_rnn as static_rnn
 from ._static import static_state_saving_rnn as static_state_saving_rnn
 from .attention import BahdanauAttention as BahdanauAttention
+from .attention import BahdanauMonotonicAttention as BahdanauMonotonicAttention
 from .attention import LuongAttention as LuongAttention
+from .attention import LuongMonotonicAttention as LuongMonotonicAttention
 from .cells import BasicLSTMCell as BasicLSTMCell
 from .cells import BasicRNNCell as BasicRNNCell
 from .cells import BidirectionalGridLSTMCell as BidirectionalGridLSTMCell
@@ -71,7 +73,9 @@ from .cells import TimeFreqLSTMCell as TimeFreqLSTMCell
 from .cells import UGRNNCell as UGRNNCell
 from .cells import WeightNormLSTMCell as WeightNormLSTMCell
 from .decode import beam_search as beam_search
+from .decode import decode_alignments as decode_alignments
 from .decode import greedy_decode as greedy_decode
+from .decode import sample_decode as sample_decode
 from .decode import tile_batch as tile_batch
 from .packing import pad_sequences as pad_sequences
 from .packing import pending_resets as pending_resets

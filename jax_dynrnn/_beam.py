@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from ._cell import Cell, Params, State, take_step
 from ._types import BatchShape, DTypeLike, Index, Inputs, Key, Projected, Size
+from .engines.devices import typed_as
 from .sequence import take_steps
 
 
@@ -27,41 +29,67 @@ class Beams(NamedTuple):
     probability: jax.Array
     """Log-probabilities `[B, K]`; `-inf` marks a slot without a sequence."""
     scores: jax.Array
-    """`[B, K]`, the log-probabilities divided by the length penalty."""
+    """`[B, K]`."""
+    coverage: jax.Array | None
+    """`[B, K, S]`: the sum of the alignments of all steps, if the scores depend on it."""
 
 
-def first_beams(shape: tuple[int, int], max_length: int, end: Index) -> Beams:
+class Scoring(NamedTuple):
+    """How sequences are scored."""
+
+    length_penalty: Any = 0.0
+    coverage_weight: Any = 0.0
+    score_fn: Callable[..., Any] | None = None
+    """The user's function, in place of both penalties."""
+    valid: jax.Array | None = None
+    """bool `[B, S]`: the valid slots of the memory; `None`: all are."""
+
+
+def first_beams(
+    shape: tuple[int, int], max_length: int, end: Index, coverage: jax.Array | None
+) -> Beams:
     """The beams of shape `[B, K]` before the first step: one empty sequence in each row."""
     # All sequences are empty and so would tie: K of them would be extended to K equal ones.
     zeros, is_first = jnp.zeros(shape, jnp.int32), jnp.arange(shape[1]) == 0
     probability = jnp.where(is_first, 0.0, -jnp.inf).astype(jnp.result_type(float))
     probability = jnp.broadcast_to(probability, shape)
     ids = jnp.full((*shape, max_length), end, jnp.int32)
-    return Beams(ids, zeros, zeros > 0, probability, probability)
+    return Beams(ids, zeros, zeros > 0, probability, probability, coverage)
 
 
 def extended(
-    beams: Beams, log_probs: jax.Array, end: Index, penalty: Any, time: Size
+    beams: Beams,
+    log_probs: jax.Array,
+    alignments: jax.Array | None,
+    end: Index,
+    scoring: Scoring,
+    time: Size,
 ) -> tuple[jax.Array, jax.Array, Beams]:
     """Extends every sequence by one id and selects the best -> `(parents, ids, beams)`.
 
-    `log_probs` `[B, K, V]` are the log-probabilities of the next id. `parents` are the beams that
-    the new ones extend, `ids` the ids that they append.
+    `log_probs` `[B, K, V]` are the log-probabilities of the next id, `alignments` `[B, K, S]`
+    those of the step that computed them. `parents` are the beams that the new ones extend, `ids`
+    the ids that they append.
     """
+    coverage = beams.coverage
+    if coverage is not None and alignments is not None:
+        going = jnp.expand_dims(~beams.finished, -1)
+        coverage = coverage + jnp.where(going, alignments.astype(coverage.dtype), 0)
     candidates = _candidates(beams, log_probs, end)
-    scores, log_magnitudes = _scores(candidates.probability, candidates.lengths, penalty)
+    scores, log_magnitudes = _scores(candidates, coverage, end, scoring)
     best = _best_indices(candidates, scores, log_magnitudes, beams.scores.shape[1])
     parents, ids, lengths, probability, scores = (
         gather_beams(x, best) for x in (*candidates, scores)
     )
     is_now = jnp.arange(beams.ids.shape[-1], dtype=jnp.int32) == time
-    is_now = jnp.broadcast_to(is_now, beams.ids.shape)
+    is_now = _broadcast(is_now, beams.ids)
     new = Beams(
         jnp.where(is_now, jnp.expand_dims(ids, -1), gather_beams(beams.ids, parents)),
         lengths,
         gather_beams(beams.finished, parents) | (ids == end),
         probability,
         scores,
+        None if coverage is None else gather_beams(coverage, parents),
     )
     return parents, ids, new
 
@@ -83,21 +111,21 @@ def _candidates(beams: Beams, log_probs: jax.Array, end: Index) -> _Candidates:
     """
     (batch, width, size), dtype = log_probs.shape, beams.probability.dtype
     is_end = jnp.arange(size, dtype=jnp.int32) == end
-    is_end = jnp.broadcast_to(is_end, log_probs.shape)
+    is_end = _broadcast(is_end, log_probs)
     finished = jnp.expand_dims(beams.finished, -1)
-    continues = ~(is_end | jnp.broadcast_to(finished, log_probs.shape))
+    continues = ~(is_end | _broadcast(finished, log_probs))
     log_prob_end = jnp.where(is_end, log_probs, -jnp.inf).max(-1, keepdims=True)
     log_prob_end = jnp.where(finished, jnp.zeros_like(log_prob_end), log_prob_end)
-    # All continuations of a beam have the same length, so the penalty keeps their order: the best
-    # by probability suffice. The sequence that ends is shorter, and is a candidate of its own.
+    # All continuations of a beam have the same length and coverage, so scores keep their order: the
+    # best by probability suffice. The sequence that ends is shorter, and is a candidate of its own.
     log_probs = jnp.where(continues, log_probs, -jnp.inf)
     log_probs, ids = jax.lax.top_k(log_probs, min(width, size))
-    end_ids = jnp.broadcast_to(jnp.asarray(end, jnp.int32), finished.shape)
+    end_ids = _broadcast(jnp.asarray(end, jnp.int32), finished)
     parents = jnp.expand_dims(jnp.arange(width, dtype=jnp.int32), (0, 2))
     log_probs = jnp.concatenate([log_probs, log_prob_end], -1).astype(dtype)
     is_longer = jnp.expand_dims(jnp.arange(log_probs.shape[-1]) < ids.shape[-1], (0, 1))
     found = (
-        jnp.broadcast_to(parents, log_probs.shape),
+        _broadcast(parents, log_probs),
         jnp.concatenate([ids.astype(jnp.int32), end_ids], -1),
         jnp.expand_dims(beams.lengths, -1) + is_longer.astype(jnp.int32),
         jnp.expand_dims(beams.probability, -1) + log_probs,
@@ -105,7 +133,27 @@ def _candidates(beams: Beams, log_probs: jax.Array, end: Index) -> _Candidates:
     return _Candidates(*(x.reshape(batch, width * log_probs.shape[-1]) for x in found))
 
 
-def _scores(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple[Any, ...]:
+def _scores(
+    candidates: _Candidates, coverage: jax.Array | None, end: Index, scoring: Scoring
+) -> tuple[Any, Any]:
+    """The scores, and what decides between equal ones."""
+    probability, lengths = candidates.probability, candidates.lengths
+    if scoring.score_fn is not None:
+        of_each = None if coverage is None else gather_beams(coverage, candidates.parents)
+        scores = scoring.score_fn(probability, lengths, of_each)
+        return jnp.where(jnp.isneginf(probability), -jnp.inf, scores), jnp.zeros_like(scores)
+    scores, log_magnitudes = _divided(probability, lengths, scoring.length_penalty)
+    if coverage is not None:
+        logs = jnp.log(jnp.clip(coverage, jnp.finfo(coverage.dtype).tiny, 1))
+        if scoring.valid is not None:
+            logs = jnp.where(jnp.expand_dims(scoring.valid, 1), logs, 0)
+        weight = jnp.asarray(scoring.coverage_weight, probability.dtype)
+        penalties = gather_beams(weight * logs.sum(-1).astype(weight.dtype), candidates.parents)
+        scores = scores + jnp.where(candidates.ids == end, penalties, 0)
+    return scores, log_magnitudes
+
+
+def _divided(probability: jax.Array, lengths: jax.Array, penalty: Any) -> tuple[Any, ...]:
     """The scores, and `log(-score)`, which neither underflows nor overflows."""
     base = (5 + lengths.astype(probability.dtype)) / 6
     penalty, limits = jnp.asarray(penalty, probability.dtype), jnp.finfo(probability.dtype)
@@ -133,7 +181,7 @@ def _best_indices(
     """
     # NaN is ranked first: a NaN in the model should reach the result, not be hidden.
     negated = jnp.where(jnp.isnan(scores), -jnp.inf, -scores)
-    index = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    index = _broadcast(jnp.arange(scores.shape[1], dtype=jnp.int32), scores)
     # With a large penalty different scores underflow to 0 or overflow. Their logarithms then
     # decide, and where these are so large that they round to one value, the probabilities.
     keys = (
@@ -145,6 +193,11 @@ def _best_indices(
     )
     *_, order = jax.lax.sort((*jax.lax.stop_gradient(keys), index), dimension=1, num_keys=5)
     return order[:, :width]
+
+
+def _broadcast(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` with the shape of another array, and with its sharding on an explicit mesh."""
+    return typed_as(jnp.broadcast_to(x, like.shape), jax.typeof(like))
 
 
 def gather_beams(x: jax.Array, index: jax.Array) -> jax.Array:

@@ -61,6 +61,8 @@ class Memory(NamedTuple):
     """`[B, S, M]`."""
     length: Any
     """int `[B]`: the number of valid slots in each row; `None`: all are valid."""
+    mask: Any = None
+    """bool `[B, S]`: the valid slots; `None`: those that the lengths say."""
 
 
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
@@ -125,7 +127,7 @@ class Composition(abc.ABC):
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State: ...
 
     @abc.abstractmethod
-    def attend(self, params: Params, *memory: Any) -> Params: ...
+    def attend(self, params: Params, *memory: Any, memory_mask: Any = None) -> Params: ...
 
     @abc.abstractmethod
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]: ...
@@ -248,7 +250,12 @@ class Cell(BriefRepr):
 
     @explained
     def attend(
-        self, params: Params, memory: PyTree, memory_length: Lengths | None = None
+        self,
+        params: Params,
+        memory: PyTree,
+        memory_length: Lengths | None = None,
+        *,
+        memory_mask: PyTree = None,
     ) -> Params:
         """Returns the params with a memory, for every cell inside that attends to one.
 
@@ -257,7 +264,7 @@ class Cell(BriefRepr):
         """
         composition = self.composition()
         if composition is not None and composition.attends:
-            return composition.attend(params, memory, memory_length)
+            return composition.attend(params, memory, memory_length, memory_mask=memory_mask)
         raise TypeError(f"{self!r}: expected an AttentionWrapper somewhere inside, got none")
 
     def project(self, params: Params, inputs: Inputs) -> Any:

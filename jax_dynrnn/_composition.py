@@ -91,11 +91,14 @@ class Stacked(Composition):
     def attends(self) -> bool:
         return any(cell.attends for cell in self.cells.values())
 
-    def attend(self, params: Params, *memory: Any) -> Params:
+    def attend(self, params: Params, *memory: Any, memory_mask: Any = None) -> Params:
         attending = {name: cell for name, cell in self.cells.items() if cell.attends}
         return {
             **params,
-            **{name: cell.attend(params[name], *memory) for name, cell in attending.items()},
+            **{
+                name: cell.attend(params[name], *memory, memory_mask=memory_mask)
+                for name, cell in attending.items()
+            },
         }
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
@@ -224,8 +227,9 @@ class Around(Composition):
     def attends(self) -> bool:
         return self.cell.attends
 
-    def attend(self, params: Params, *memory: Any) -> Params:
-        return self._replace_inner(params, self.cell.attend(self.inner_params(params), *memory))
+    def attend(self, params: Params, *memory: Any, memory_mask: Any = None) -> Params:
+        inner = self.cell.attend(self.inner_params(params), *memory, memory_mask=memory_mask)
+        return self._replace_inner(params, inner)
 
     def step(self, params: Params, inputs: Inputs, state: State, key: Key) -> tuple[Any, State]:
         cell_inputs, saved = self.work_before(params, inputs, key)

@@ -37,6 +37,7 @@ class OneCellOptions(LayerOptions, total=False):
     reverse: bool
     memory: Any
     memory_length: Any
+    memory_mask: Any
 
 
 @jax.tree_util.register_static
@@ -53,8 +54,8 @@ class Single:
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike) -> Params:
         return ask(as_cell(self.cell), "init", key, input_shape, dtype)
 
-    def attend(self, params: Params, *memory: Any) -> Params:
-        return as_cell(self.cell).attend(params, *memory)
+    def attend(self, params: Params, memory: PyTree, length: Any, mask: Any) -> Params:
+        return as_cell(self.cell).attend(params, memory, length, memory_mask=mask)
 
     def run(self, *arguments: Any, **options: Any) -> Any:
         return dynamic_rnn(self.cell, *arguments, **options)
@@ -155,15 +156,20 @@ Plan: TypeAlias = Single | Pair | Stack
 """One way of running cells."""
 
 
-def with_memory(plan: Plan, params: Params, memory: PyTree, length: Any) -> Params:
-    """The params with the memory to attend to, from `memory=` and `memory_length=` of a call."""
+MEMORY = "memory", "memory_length", "memory_mask"
+"""The options of a call that `with_memory` takes."""
+
+
+def with_memory(plan: Plan, params: Params, memory: PyTree, length: Any, mask: Any) -> Params:
+    """The params with the memory to attend to, from the options of a call."""
     if memory is None:
-        if length is not None:
-            raise TypeError("memory_length: expected memory= with it, got None")
+        for name, given in (("memory_length", length), ("memory_mask", mask)):
+            if given is not None:
+                raise TypeError(f"{name}: expected memory= with it, got None")
         return params
     if not isinstance(plan, Single):
         raise TypeError("memory: expected a layer of one cell, an RNN, got a bidirectional one")
-    return plan.attend(params, memory, length)
+    return plan.attend(params, memory, length, mask)
 
 
 def start(

@@ -22,7 +22,7 @@ from ._features import feature_ndims
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from ._types import CellLike, Inputs, PyTree
-from .engines.devices import typed_as_results
+from .engines.devices import row_axes_of, typed_as_results, with_rows_over
 from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
@@ -126,6 +126,9 @@ def raw_rnn(
     finished = _check_finished(finished, batch)
     with _check_cell.relabel_errors(ORDER, initial_state="next_cell_state"):
         state = _check_first_state(cell, params, inputs, state, batch)
+    # On an explicit mesh, arrays of the same rows must lie alike before they can be combined.
+    rows = row_axes_of((inputs, state, finished))
+    finished, inputs, state = with_rows_over((finished, inputs, state), rows)
     prepare_key = fold_in(key, PREPARE)
     prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))
 
@@ -138,12 +141,14 @@ def raw_rnn(
     else:
         emit = jax.tree.map(functools.partial(_emit_spec, batch=batch), emit)
     no_emission = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), emit)
+    no_emission = with_rows_over(no_emission, rows)
 
     def advance(t, carry, no_emission):
         finished, inputs, state, loop_state = carry
         output, new = step(t, inputs, state)
         returned = loop_fn(t + 1, output, new, loop_state)
-        next_finished, next_inputs, new, emit, next_loop_state = returned
+        *of_rows, next_loop_state = returned
+        next_finished, next_inputs, new, emit = with_rows_over(of_rows, rows)
         next_loop_state = loop_state if next_loop_state is None else next_loop_state
         new = _check_same_type("next_cell_state", state, new)
         emit = _check_same_type("emit_output", no_emission, emit)

@@ -1,11 +1,13 @@
-"""Decoding, in which a cell receives its own choices as inputs: greedy decoding and beam search.
+"""Decoding, in which a cell receives its own choices as inputs: greedy, by sampling, beam search.
 
-Both are loops of `raw_rnn`. `B` is the batch size, `K` the beam width, `L` the maximum length,
+All are loops of `raw_rnn`. `B` is the batch size, `K` the beam width, `L` the maximum length,
 `V` the number of ids.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +19,18 @@ import jax.numpy as jnp
 from . import _check_data
 from ._adapter import as_cell
 from ._arguments import explained
-from ._beam import OnBeams, extended, first_beams, gather_beams
+from ._beam import OnBeams, Scoring, extended, first_beams, gather_beams
 from ._cell import Cell, Params, State
 from ._check_cell import relabel_errors
 from ._features import feature_ndims
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
+from ._rnn import dynamic_rnn
 from ._tools import widened
 from ._types import CellLike, Index, PyTree
+from .engines.devices import row_axes_of, with_rows_over
 from .sequence import sequence_mask
+from .wrappers import AttentionWrapper
 
 ORDER = "(cell, params, embed, logits, start, end, initial_state)"
 LABELS = {"next_cell_state": "initial_state", "loop_fn": "a step of the cell, or embed"}
@@ -66,7 +71,11 @@ def tile_batch(tree: PyTree, multiplier: int) -> Any:
         )
 
     def repeat(x):
-        return jnp.repeat(x, multiplier, 0) if x.ndim else x
+        if not x.ndim:
+            return x
+        # Not `jnp.repeat`, which refuses rows that are explicitly sharded.
+        copies = jnp.broadcast_to(jnp.expand_dims(x, 1), (x.shape[0], multiplier, *x.shape[1:]))
+        return copies.reshape(-1, *x.shape[1:])
 
     return jax.tree.map(repeat, _as_arrays("tree", tree))
 
@@ -94,8 +103,8 @@ def greedy_decode(
 ) -> tuple[jax.Array, jax.Array, State]:
     """Generates the most likely id at every step, until it is `end`. Call it under `jax.jit`.
 
-    Outside of `jax.jit` every call traces and compiles the loop again, which can take seconds:
-    JAX's cache does not recognise `embed` and `logits` from an earlier call.
+    An eager call traces and compiles the loop each time, which can take seconds: `embed` and
+    `logits` may use other arrays in each call.
 
     Args:
         cell: the cell to run.
@@ -134,6 +143,94 @@ def greedy_decode(
         >>> ids.tolist(), lengths.tolist()
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
+
+    def choose(logits, step):
+        del step
+        return jnp.argmax(logits, -1)
+
+    given = cell, params, embed, logits, start, end, initial_state
+    return _decode("greedy_decode", choose, *given, maximum_iterations)
+
+
+@explained
+def sample_decode(
+    cell: CellLike,
+    params: Params,
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
+    start: Index,
+    end: int,
+    initial_state: State,
+    *,
+    maximum_iterations: int,
+    key: jax.Array,
+    temperature: float | jax.Array = 1.0,
+) -> tuple[jax.Array, jax.Array, State]:
+    """Draws an id at every step, until it is `end`. Call it under `jax.jit`.
+
+    An eager call traces and compiles the loop each time, as one of `greedy_decode` does.
+
+        P(id) = softmax(logits / temperature)
+
+    Args:
+        cell, params, embed, logits, start, end, initial_state, maximum_iterations: as in
+            `greedy_decode`.
+        key: the key of all draws; step t draws with `fold_in(key, t)`.
+        temperature: a positive number. Below 1, likely ids are drawn more often; in the limit of 0
+            this is `greedy_decode`.
+
+    Returns:
+        `(ids int32 [B, L], lengths int32 [B], state)`, as `greedy_decode`.
+
+    Raises:
+        TypeError, ValueError: an argument, or a result of a function, has another type or shape,
+            or `temperature` is not positive.
+
+    Differs from TF1: as `greedy_decode`; a key in place of a seed.
+
+    Reference: `SampleEmbeddingHelper` of `tf.contrib.seq2seq`.
+
+    Example: a fair coin, in which 0 ends
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.BasicRNNCell(1)
+        >>> params = cell.init(jax.random.key(0), (1, 1))
+        >>> @jax.jit
+        ... def draw(key):
+        ...     return rnn.sample_decode(
+        ...         cell, params, lambda ids: jnp.zeros((2000, 1)),
+        ...         lambda output: jnp.zeros((2000, 2)), start=1, end=0,
+        ...         initial_state=cell.zero_state(2000), maximum_iterations=20, key=key)
+        >>> ids, lengths, _ = draw(jax.random.key(1))
+        >>> ids.shape, bool(abs(lengths.mean() - 1) < 0.2)
+        ((2000, 20), True)
+    """
+    _check_data.one_key(key)
+    if key is None:
+        raise TypeError("key: expected a key, such as jax.random.key(0), got None")
+    _check_temperature(temperature)
+
+    def choose(logits, step):
+        wide = widened(logits)
+        wide = wide / jnp.asarray(temperature, wide.dtype)
+        return jax.random.categorical(jax.random.fold_in(key, step), wide)
+
+    given = cell, params, embed, logits, start, end, initial_state
+    return _decode("sample_decode", choose, *given, maximum_iterations)
+
+
+def _decode(
+    name: str,
+    choose: Callable[..., Any],
+    cell: CellLike,
+    params: Params,
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
+    start: Index,
+    end: int,
+    initial_state: State,
+    maximum_iterations: int,
+) -> tuple[jax.Array, jax.Array, State]:
+    """The loop of the function `name`, in which `choose(logits, step)` returns the next ids."""
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     batch, end = _check_ids_and_state(start, end, initial_state)
     embed, logits = _checked_functions(as_cell(cell), embed, logits, batch, end)
@@ -144,12 +241,12 @@ def greedy_decode(
         if output is None:
             return zeros > 0, embed(first), initial_state, jnp.int32(0), (zeros > 0, zeros)
         finished, lengths = loop_state
-        ids = jnp.argmax(logits(output), -1).astype(jnp.int32)
+        ids = choose(logits(output), time - 1).astype(jnp.int32)
         continues = ~finished & (ids != end)
         loop_state = (~continues, lengths + continues.astype(jnp.int32))
         return ~continues, embed(ids), state, ids, loop_state
 
-    with relabel_errors("greedy_decode" + ORDER, **LABELS):
+    with relabel_errors(name + ORDER, **LABELS):
         emitted, state, (_, lengths) = raw_rnn(
             cell, params, loop_fn, maximum_iterations=maximum_iterations
         )
@@ -170,17 +267,22 @@ def beam_search(
     *,
     beam_width: int,
     length_penalty: float = 0.0,
+    coverage_penalty_weight: float = 0.0,
+    score_fn: Callable[..., Any] | None = None,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Searches for the `beam_width` best sequences of each row. Call it under `jax.jit`.
 
     At every step the `beam_width` sequences with the highest scores are selected from all that
-    extend those of the step before by one id. Outside of `jax.jit` every call is compiled again,
-    as for `greedy_decode`.
+    extend those of the step before by one id. An eager call traces and compiles the loop each time,
+    as one of `greedy_decode` does.
 
-        score = log-probability / ((5 + length) / 6) ** length_penalty
+        score    = log-probability / ((5 + length) / 6) ** length_penalty
+        score   += coverage_penalty_weight * sum over slots of log(min(coverage, 1))
 
-    where the length does not count the end id. A finished sequence is not extended.
+    where the length does not count the end id. The second line applies to finished sequences only;
+    the coverage of a slot of the memory is the sum of its alignments over all steps. A finished
+    sequence is not extended.
 
     Args:
         cell, params, embed, logits, start, end, initial_state, maximum_iterations: as in
@@ -188,6 +290,11 @@ def beam_search(
         beam_width: the number `K` of sequences in each row.
         length_penalty: 0 prefers short sequences, larger numbers longer ones. The order is right
             even if the dtype cannot represent the scores, which then are 0 or `-inf`.
+        coverage_penalty_weight: larger numbers prefer sequences that attend to the whole memory;
+            `cell` must be an `AttentionWrapper`. Slots that are not valid do not count.
+        score_fn: `score_fn(log_probs, lengths, coverage) -> scores`, in place of both penalties: of
+            `[B, N]`, `[B, N]` and `[B, N, S]` (`None` if `cell` is no `AttentionWrapper`). It must
+            increase with `log_probs`.
 
     Returns:
         `(ids int32 [B, K, L], lengths int32 [B, K], scores [B, K])`, the best first; ids are
@@ -196,12 +303,14 @@ def beam_search(
 
     Raises:
         TypeError, ValueError: an argument, or a result of a function, has another type or shape,
-            or `length_penalty` is not finite.
+            or a penalty is not finite; a coverage penalty for a cell that is no
+            `AttentionWrapper`; `score_fn` beside a penalty.
 
     Differs from TF1: ids are `[B, K, L]`, nothing is tiled, and the length never counts the end id.
     TF1 counts it from the step after the one that adds it, as long as any row of the batch is not
     finished: with a penalty the scores of a row, and sometimes its best sequence, then depend on
-    the other rows.
+    the other rows. The coverage penalty applies from the step that ends a sequence; TF1's applies
+    from the step after it, and is `-inf` if a slot of the memory is padding.
 
     Reference: `tf.contrib.seq2seq.BeamSearchDecoder`; Wu et al., arXiv:1609.08144.
 
@@ -221,12 +330,14 @@ def beam_search(
     """
     beam_width = _check_data.count("beam_width", beam_width, least=1)
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
-    _check_penalty(length_penalty)
+    cell = as_cell(cell)
+    scoring = _checked_scoring(cell, params, length_penalty, coverage_penalty_weight, score_fn)
     batch, end = _check_ids_and_state(start, end, initial_state)
-    embed, logits = _checked_functions(as_cell(cell), embed, logits, batch, end)
+    embed, logits = _checked_functions(cell, embed, logits, batch, end)
     # The user's functions are written for `[B, ...]`; the beam axis is axis 1.
     embed, logits = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
-    on_beams, shape = OnBeams(as_cell(cell), beam_width), (batch, beam_width)
+    on_beams, shape = OnBeams(cell, beam_width), (batch, beam_width)
+    needs_coverage = scoring.coverage_weight is not None and isinstance(cell, AttentionWrapper)
     # The result is in the loop state; `raw_rnn` has to emit something, and gets zeros.
     none_finished, emit_spec = jnp.zeros(batch, bool), jnp.int32(0)
 
@@ -234,11 +345,15 @@ def beam_search(
         if output is None:
             first = jnp.expand_dims(jnp.asarray(start, jnp.int32), -1)
             inputs = embed(jnp.broadcast_to(first, shape))
-            beams = first_beams(shape, maximum_iterations, end)
-            return none_finished, inputs, on_beams.repeat(initial_state), emit_spec, beams
+            state = on_beams.repeat(initial_state)
+            coverage = jnp.zeros_like(_alignments(state)) if needs_coverage else None
+            beams = first_beams(shape, maximum_iterations, end, coverage)
+            beams = with_rows_over(beams, row_axes_of(state))
+            return none_finished, inputs, state, emit_spec, beams
         # Logits in 16 bits are widened: their log-probabilities are summed over all steps.
         log_probs = jax.nn.log_softmax(widened(logits(output)), -1)
-        parents, ids, beams = extended(beams, log_probs, end, length_penalty, time - 1)
+        alignments = _alignments(state) if needs_coverage else None
+        parents, ids, beams = extended(beams, log_probs, alignments, end, scoring, time - 1)
         state = jax.tree.map(lambda x: gather_beams(x, parents) if x.ndim else x, state)
         finished = (beams.finished | jnp.isneginf(beams.probability)).all(1)
         return finished, embed(ids), state, jnp.zeros(batch, jnp.int32), beams
@@ -250,21 +365,161 @@ def beam_search(
     return ids, jnp.where(exists, beams.lengths, 0), beams.scores
 
 
+@explained
+def decode_alignments(
+    cell: CellLike,
+    params: Params,
+    embed: Callable[..., Any],
+    ids: jax.Array,
+    lengths: jax.Array,
+    start: Index,
+    initial_state: State,
+) -> Any:
+    """Computes the alignments of sequences that were decoded, by running them again.
+
+    An eager call is compiled each time, as one of `greedy_decode` is: call it under `jax.jit`.
+
+    Args:
+        cell: the `AttentionWrapper` that decoded.
+        params, embed, start, initial_state: as they were given to the decoder.
+        ids, lengths: what it returned: `[B, L]` and `[B]` of `greedy_decode` and `sample_decode`,
+            `[B, K, L]` and `[B, K]` of `beam_search`.
+
+    Returns:
+        The alignments of each step, `[B, L, S]` or `[B, K, L, S]`, or a tuple of them for several
+        mechanisms: those with which id t was chosen, up to and including the end id, 0 after it.
+
+    Raises:
+        TypeError, ValueError: the cell is no `AttentionWrapper`, or an argument has another type
+            or shape.
+
+    Differs from TF1: there the alignments are collected while decoding, for beams by
+    `gather_tree_from_array`.
+
+    Reference: `alignment_history` of `tf.contrib.seq2seq.AttentionWrapper`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> cell = rnn.AttentionWrapper(rnn.GRUCell(8), rnn.LuongAttention(8))
+        >>> params = cell.attend(cell.init(jax.random.key(0), (2, 5, 3)), jnp.ones((2, 7, 8)))
+        >>> state, table = cell.start(params, (2,), jnp.float32), jnp.ones((4, 3))
+        >>> @jax.jit
+        ... def search(params, state):
+        ...     embed = lambda ids: table[ids]
+        ...     ids, lengths, _ = rnn.beam_search(
+        ...         cell, params, embed, lambda output: output[:, :4], 1, 0, state,
+        ...         beam_width=3, maximum_iterations=6)
+        ...     return rnn.decode_alignments(cell, params, embed, ids, lengths, 1, state)
+        >>> search(params, state).shape
+        (2, 3, 6, 7)
+    """
+    wrapper = as_cell(cell)
+    if not isinstance(wrapper, AttentionWrapper):
+        raise TypeError(f"cell: expected an AttentionWrapper, which has alignments, got {cell!r}")
+    batch, _ = _check_ids_and_state(start, 0, initial_state)
+    ids, lengths = (
+        jnp.asarray(_check_data.integers(x, name))
+        for name, x in (("ids", ids), ("lengths", lengths))
+    )
+    if ids.ndim not in (2, 3) or ids.shape[0] != batch or lengths.shape != ids.shape[:-1]:
+        raise ValueError(
+            f"ids: expected [{batch}, L] with lengths [{batch}], or [{batch}, K, L] with lengths "
+            f"[{batch}, K], got shapes {ids.shape} and {lengths.shape}"
+        )
+    first = jnp.expand_dims(jnp.broadcast_to(jnp.asarray(start, ids.dtype), (batch,)), 1)
+    with_history = dataclasses.replace(wrapper, alignment_history=True)
+
+    def run(ids, lengths):
+        is_first = jnp.expand_dims(jnp.arange(ids.shape[1]) == 0, 0)
+        given = jnp.where(is_first, first, jnp.roll(ids, 1, 1))
+        inputs = jax.vmap(embed, 1, 1)(given)
+        # The step that chose the end id is the last one.
+        steps = jnp.minimum(lengths + 1, ids.shape[1])
+        (_, alignments), _ = dynamic_rnn(with_history, params, inputs, steps, initial_state)
+        return alignments
+
+    return run(ids, lengths) if ids.ndim == 2 else jax.vmap(run, 1, 1)(ids, lengths)
+
+
+def _alignments(state: State) -> jax.Array:
+    """The alignments in the state of an `AttentionWrapper`; of several mechanisms side by side."""
+    return jnp.concatenate(jax.tree.leaves(state.alignments), -1)
+
+
 LARGEST_PENALTY = 1e30
 """Above it the product with the logarithm of a length may be infinite in float32."""
 
 
-def _check_penalty(penalty: Any) -> None:
-    """Checks that `length_penalty` is one number, and its value unless it is traced."""
-    if not hasattr(penalty, "__float__") or jnp.ndim(penalty):
-        raise TypeError(f"length_penalty: expected one number, got {penalty!r}")
+def _check_penalty(name: str, penalty: Any) -> None:
+    """Checks that a penalty is one number, and its value unless it is traced."""
+    _check_number(name, penalty)
     if isinstance(penalty, jax.core.Tracer):
         return
     if not abs(float(penalty)) <= LARGEST_PENALTY:  # so written, NaN is refused too
         raise ValueError(
-            f"length_penalty: expected a number in [-{LARGEST_PENALTY:g}, {LARGEST_PENALTY:g}], "
+            f"{name}: expected a number in [-{LARGEST_PENALTY:g}, {LARGEST_PENALTY:g}], "
             f"got {penalty!r}"
         )
+
+
+def _check_number(name: str, x: Any) -> None:
+    if not hasattr(x, "__float__") or jnp.ndim(x):
+        raise TypeError(f"{name}: expected one number, got {x!r}")
+
+
+def _check_temperature(temperature: Any) -> None:
+    _check_number("temperature", temperature)
+    if isinstance(temperature, jax.core.Tracer):
+        return
+    if not 0 < float(temperature) < float("inf"):
+        raise ValueError(
+            f"temperature: expected a positive number, got {temperature!r}; greedy_decode is the "
+            "limit of 0"
+        )
+
+
+def _checked_scoring(
+    cell: Cell, params: Params, length_penalty: Any, coverage_weight: Any, score_fn: Any
+) -> Scoring:
+    """How sequences are scored. The coverage weight is `None` where nothing depends on it."""
+    _check_penalty("length_penalty", length_penalty)
+    _check_penalty("coverage_penalty_weight", coverage_weight)
+    has_coverage = isinstance(coverage_weight, jax.core.Tracer) or float(coverage_weight) != 0
+    if score_fn is not None:
+        if not callable(score_fn):
+            raise TypeError(
+                "score_fn: expected a function (log_probs, lengths, coverage) -> scores, got "
+                f"{type(score_fn).__name__}"
+            )
+        traced = isinstance(length_penalty, jax.core.Tracer)
+        if has_coverage or traced or float(length_penalty) != 0:
+            raise ValueError(
+                "score_fn: expected no length_penalty and no coverage_penalty_weight beside it, "
+                "since it computes the whole score"
+            )
+        return Scoring(score_fn=functools.partial(_checked_scores, score_fn))
+    if not has_coverage:
+        return Scoring(length_penalty, None)
+    if not isinstance(cell, AttentionWrapper):
+        raise ValueError(
+            "coverage_penalty_weight: expected an AttentionWrapper, whose alignments it sums up, "
+            f"got {cell!r}"
+        )
+    return Scoring(length_penalty, coverage_weight, None, cell.valid_slots(params))
+
+
+def _checked_scores(
+    score_fn: Callable[..., Any], log_probs: jax.Array, lengths: jax.Array, coverage: Any
+) -> jax.Array:
+    given = log_probs, lengths, coverage
+    scores = call_back("score_fn", score_fn, "log_probs, lengths, coverage", *given)
+    scores = jnp.asarray(_check_data.array("score_fn", scores))
+    if scores.shape != log_probs.shape or not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise ValueError(
+            f"score_fn: expected it to return floating numbers {list(log_probs.shape)}, got "
+            f"{scores.dtype}{list(scores.shape)}"
+        )
+    return scores.astype(log_probs.dtype)
 
 
 def _check_ids_and_state(start: Index, end: Index, initial_state: State) -> tuple[int, Any]:

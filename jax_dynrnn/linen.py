@@ -19,6 +19,7 @@ from ._cell import State
 from ._check_cell import relabel_errors
 from ._features import batch_shape_of_shapes
 from ._flax_core import (
+    MEMORY,
     LayerOptions,
     OneCellOptions,
     Pair,
@@ -95,7 +96,7 @@ class Layer(nn.Module):
     def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
         """Calls `plan().run` with the params and the key in place."""
         inputs = check_inputs(self.plan(), inputs, options.get("time_major", False))
-        memory = options.pop("memory", None), options.pop("memory_length", None)
+        memory = [options.pop(name, None) for name in MEMORY]
         params = with_memory(self.plan(), self._params(inputs), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
@@ -130,12 +131,13 @@ class OneCell(Layer):
         dtype: DTypeLike | None = None,
         memory: PyTree = None,
         memory_length: Lengths | None = None,
+        memory_mask: PyTree = None,
     ) -> tuple[Any, State]:
         """Takes one time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
         `dtype` is as for a run; a state in fewer bits is cast to it.
         """
-        params = with_memory(self.plan(), self._params(inputs), memory, memory_length)
+        params = with_memory(self.plan(), self._params(inputs), memory, memory_length, memory_mask)
         with relabel_errors(params=PARAMS):
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
@@ -150,6 +152,7 @@ class OneCell(Layer):
         dtype: DTypeLike | None = None,
         memory: PyTree = None,
         memory_length: Lengths | None = None,
+        memory_mask: PyTree = None,
     ) -> State:
         """The start state of a run in `dtype` (default: `param_dtype`).
 
@@ -165,7 +168,7 @@ class OneCell(Layer):
                 )
             return as_cell(self.cell).zero_state(batch_tuple(batch_shape), dtype)
         params = nn.unbox(self.get_variable("params", "cell"))
-        params = with_memory(self.plan(), params, memory, memory_length)
+        params = with_memory(self.plan(), params, memory, memory_length, memory_mask)
         return start(self.cell, params, batch_shape, dtype)
 
 
@@ -178,7 +181,8 @@ class RNN(OneCell):
 
     A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
     evaluation. Otherwise a cell that draws needs the `dropout` stream of keys (or `key=`).
-    An `AttentionWrapper` attends to `memory=` and `memory_length=`, in `step` and `start` too.
+    An `AttentionWrapper` attends to `memory=` (`memory_length=`, `memory_mask=`), in `step` and
+    `start` too.
 
     Variables: `params/cell`, the params as returned by `cell.init`.
 

@@ -19,6 +19,7 @@ from ._cell import State
 from ._check_cell import relabel_errors
 from ._features import batch_shape_of_shapes
 from ._flax_core import (
+    MEMORY,
     LayerOptions,
     OneCellOptions,
     Pair,
@@ -90,7 +91,7 @@ class Layer(nnx.Module):
     def _run(self, inputs: Inputs, *arguments: Any, **options: Any) -> Any:
         """Calls `plan.run` with the params and the key in place."""
         inputs = check_inputs(self.plan, inputs, options.get("time_major", False))
-        memory = options.pop("memory", None), options.pop("memory_length", None)
+        memory = [options.pop(name, None) for name in MEMORY]
         params = with_memory(self.plan, self._values(), *memory)
         key, deterministic = options.pop("key", None), options.pop("deterministic", None)
         key = self._key(key, deterministic, params, inputs)
@@ -125,12 +126,13 @@ class OneCell(Layer):
         dtype: DTypeLike | None = None,
         memory: PyTree = None,
         memory_length: Lengths | None = None,
+        memory_mask: PyTree = None,
     ) -> tuple[Any, State]:
         """Takes one time step: `inputs` `[B, D]` -> `(output, new_state)`.
 
         `dtype` is as for a run; a state in fewer bits is cast to it.
         """
-        params = with_memory(self.plan, self._values(), memory, memory_length)
+        params = with_memory(self.plan, self._values(), memory, memory_length, memory_mask)
         with relabel_errors():
             state = check_state(self.cell, params, inputs, state)
         key = self._key(key, deterministic, params, inputs)
@@ -145,12 +147,13 @@ class OneCell(Layer):
         dtype: DTypeLike | None = None,
         memory: PyTree = None,
         memory_length: Lengths | None = None,
+        memory_mask: PyTree = None,
     ) -> State:
         """The start state of a run in `dtype` (default: `param_dtype`).
 
         `batch_shape` is an int or a tuple.
         """
-        params = with_memory(self.plan, self._values(), memory, memory_length)
+        params = with_memory(self.plan, self._values(), memory, memory_length, memory_mask)
         dtype = self.param_dtype if dtype is None else dtype
         return start(self.cell, params, batch_shape, dtype)
 
@@ -168,7 +171,7 @@ class RNN(OneCell):
 
     A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
     evaluation; default: as set by `model.train()` and `model.eval()`. An `AttentionWrapper`
-    attends to `memory=` and `memory_length=`, in `step` and `start` too.
+    attends to `memory=` (`memory_length=`, `memory_mask=`), in `step` and `start` too.
 
     Raises:
         ValueError: the cell draws and has neither a stream nor a key; other errors as

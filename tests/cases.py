@@ -122,6 +122,14 @@ TWO_ATTENTIONS = rnn.AttentionWrapper(
     [rnn.BahdanauAttention(3, normalize=True, memory_size=2), rnn.BahdanauAttention(2)],
     attention_layer_size=[3, 2],
 )
+MONOTONIC = rnn.AttentionWrapper(
+    rnn.GRUCell(H),
+    [
+        rnn.BahdanauMonotonicAttention(3, normalize=True, memory_size=2, mode="recursive"),
+        rnn.BahdanauMonotonicAttention(H, memory_size=2, score_bias_init=-0.5),
+    ],
+    alignment_history=True,
+)
 
 
 MIXED = {"image": (2, 4), "number": (), "vectors": ((D,), (D,))}
@@ -404,6 +412,26 @@ CASES = [
     # attention to a memory
     Case("attention", ATTENTION, memory_sizes=(4,), variant=True),
     Case("attentions", TWO_ATTENTIONS, memory_sizes=(4, 3)),
+    Case("attention_monotonic", MONOTONIC, memory_sizes=(4, 5), variant=True),
+    Case(
+        "attention_monotonic_luong",
+        rnn.AttentionWrapper(
+            rnn.GRUCell(H), rnn.LuongMonotonicAttention(H, scale=True, memory_size=2)
+        ),
+        memory_sizes=(4,),
+        variant=True,
+    ),
+    Case(
+        "attention_noisy",
+        rnn.AttentionWrapper(
+            rnn.GRUCell(H),
+            rnn.BahdanauMonotonicAttention(3, memory_size=2, sigmoid_noise=0.5, mode="recursive"),
+        ),
+        memory_sizes=(4,),
+        keyed=True,
+        time_invariant=False,
+        variant=True,
+    ),
     Case("plus_one", toys.PlusOne()),
     Case("norm", toys.Norm()),
     Case("nested", toys.Nested(), features={"a": (D,), "b": [(2,), (1,)]}),

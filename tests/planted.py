@@ -248,8 +248,8 @@ def _():
 
     replace(
         right,
-        lambda self, params, query, attended: right(
-            self, params, query, attended._replace(valid=None)
+        lambda self, params, query, attended, *more, **options: right(
+            self, params, query, attended._replace(valid=None), *more, **options
         ),
     )
 

@@ -156,7 +156,7 @@ def test_params_are_drawn_independently(case):
 
 OWN_VALUES = {
     *("gamma", "beta", "period", "phase", "ratio_on", "memory", "carry_b", "transform_b"),
-    *("attention_g", "attention_b"),
+    *("attention_g", "attention_b", "attention_score_bias"),
 }
 """Params that no initializer fills: their docstrings say where they start."""
 

@@ -54,11 +54,24 @@ TF1 = {
         BeamSearchDecoder BeamSearchDecoderOutput BeamSearchDecoderState CustomHelper Decoder
         FinalBeamSearchDecoderOutput GreedyEmbeddingHelper Helper InferenceHelper LuongAttention
         LuongMonotonicAttention SampleEmbeddingHelper ScheduledEmbeddingTrainingHelper
-        ScheduledOutputTrainingHelper TrainingHelper dynamic_decode gather_tree hardmax
-        monotonic_attention monotonic_probability_fn safe_cumprod sequence_loss tile_batch""",
+        ScheduledOutputTrainingHelper TrainingHelper dynamic_decode gather_tree
+        gather_tree_from_array hardmax monotonic_attention monotonic_probability_fn safe_cumprod
+        sequence_loss SequenceLoss tile_batch BahdanauAttentionV2 LuongAttentionV2
+        BahdanauMonotonicAttentionV2 LuongMonotonicAttentionV2 BeamSearchDecoderV2 Sampler""",
+    "contrib.crf": """CrfDecodeBackwardRnnCell CrfDecodeForwardRnnCell CrfForwardRnnCell
+        crf_binary_score crf_decode crf_decode_backward crf_decode_forward crf_log_likelihood
+        crf_log_norm crf_multitag_sequence_score crf_sequence_score crf_unary_score
+        viterbi_decode""",
+    "nn, for CTC": """ctc_beam_search_decoder ctc_beam_search_decoder_v2 ctc_greedy_decoder ctc_loss
+        ctc_loss_v2 ctc_unique_labels collapse_repeated""",
+    "contrib.legacy_seq2seq": """attention_decoder basic_rnn_seq2seq embedding_attention_decoder
+        embedding_attention_seq2seq embedding_rnn_decoder embedding_rnn_seq2seq
+        embedding_tied_rnn_seq2seq model_with_buckets one2many_rnn_seq2seq rnn_decoder
+        sequence_loss sequence_loss_by_example tied_rnn_seq2seq""",
     "arguments": """dropout_prob_seed dtype initializer input_size name num_proj_shards
         num_unit_shards parallel_iterations reuse scope seed state_is_tuple swap_memory
         alignment_history attention_fn attention_layer initial_cell_state impute_finished
+        softmax_temperature output_time_major
         coverage_penalty_weight length_penalty_weight probability_fn score_mask_value cell_size
         get_initial_state zero_state state_size output_size get_config from_config trainable""",
 }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from .._types import PyTree
 
@@ -90,6 +91,32 @@ def typed_as_results(f: Callable[[Any], PyTree], tree: PyTree) -> Any:
         if jax.tree.map(jax.typeof, typed) == jax.tree.map(jax.typeof, tree):
             return typed
         tree = typed
+
+
+def row_axes_of(tree: PyTree) -> Any:
+    """The explicit mesh axes that the rows of any array in `tree` are sharded over, or `None`."""
+    for x in jax.tree.leaves(tree):
+        sharding = jax.typeof(x).sharding
+        if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types and x.ndim:
+            if (names := sharding.spec[0]) is not None:
+                return names
+    return None
+
+
+def with_rows_over(tree: PyTree, axes: Any) -> Any:
+    """`tree` with the rows of every array sharded over explicit mesh axes, if there are any."""
+    if axes is None:
+        return tree
+
+    def shard(x):
+        if not np.ndim(x) or jax.typeof(x).sharding.spec[0] is not None:
+            return x
+        sharding = jax.typeof(x).sharding
+        spec = jax.sharding.PartitionSpec(axes, *sharding.spec[1:])
+        mesh = jax.sharding.get_abstract_mesh()
+        return jax.reshard(x, jax.sharding.NamedSharding(mesh, spec))
+
+    return jax.tree.map(shard, tree)
 
 
 def zeros(types: PyTree, like: PyTree) -> PyTree:

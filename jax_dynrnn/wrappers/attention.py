@@ -16,10 +16,14 @@ from .._adapter import output_size
 from .._cell import Memory, Params, State
 from .._init import Initializer, glorot_uniform
 from .._protocol import call_back
-from .._tools import batch_tuple, input_size, matmul
+from .._tools import batch_tuple, fold_in, input_size, matmul
 from .._types import BatchShape, DTypeLike, Key, Lengths, Projected, PyTree, Shapes
-from ..attention import Mechanism
+from ..attention import Mechanism, valid_slots
 from ._wrapper import Wrapper
+
+NOISE = 2**30
+"""Folded into the key of a step for the noise of the first mechanism: cells inside fold in small
+numbers."""
 
 
 class AttentionWrapperState(NamedTuple):
@@ -27,7 +31,8 @@ class AttentionWrapperState(NamedTuple):
 
     `cell_state`: the state of the cell. `attention`: the last attention, `[..., A]`. `time`: the
     number of steps taken, rank 0. `alignments`: the last weights of the memory's slots,
-    `[..., S]`, or a tuple of them for several mechanisms.
+    `[..., S]`, or a tuple of them for several mechanisms; at the start 0, or all in slot 0 for
+    monotonic attention.
 
     Example: a decoder that starts from the final state of an encoder
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -60,15 +65,16 @@ class AttentionWrapper(Wrapper):
         context    = sum over slots of a * values
         attention' = [y, context] W, or context             # also the output
 
-    The memory is passed with the params: `params = cell.attend(params, memory, memory_length)`.
+    The memory is passed with the params: `params = cell.attend(params, memory, memory_length)`,
+    or with `memory_mask=` for padding on the left or gaps.
     If the memory depends on learned params, call `attend` inside the function that is
     differentiated. Keys and values are computed once per run. If the wrapper is inside a stack or
     another wrapper, call `attend` of the outermost cell.
 
     Args:
         cell: the cell to run, with one array as its output.
-        attention_mechanism: a `BahdanauAttention` or `LuongAttention`, or a list of them, whose
-            attentions are concatenated.
+        attention_mechanism: a `BahdanauAttention`, `LuongAttention`, one of their monotonic kinds,
+            a `Mechanism` of your own, or a list of them, whose attentions are concatenated.
         attention_layer_size: size of the attention, or a list of sizes for several mechanisms;
             `None`: there is no layer, and the attention is the context.
         alignment_history: whether the output is `(output, alignments)`.
@@ -196,7 +202,12 @@ class AttentionWrapper(Wrapper):
         return params
 
     def attend(
-        self, params: Params, memory: PyTree, memory_length: Lengths | None = None
+        self,
+        params: Params,
+        memory: PyTree,
+        memory_length: Lengths | None = None,
+        *,
+        memory_mask: PyTree = None,
     ) -> Params:
         """Returns the params with a memory to attend to.
 
@@ -204,21 +215,27 @@ class AttentionWrapper(Wrapper):
             params: those that `init` returned.
             memory: `[B, S, M]`, or for several mechanisms a list of memories, one for each.
             memory_length: the number of valid slots, an int for each row; `None`: all are valid.
+            memory_mask: bool `[B, S]`, the valid slots, of padding on the left or gaps; with
+                lengths, slots are valid where both say so. For several memories a list of masks.
         """
         several = isinstance(memory, list | tuple)
         memories = list(memory) if several else [memory] * len(self.mechanisms)
-        lengths = [memory_length] * len(memories)
-        # With one memory, a list holds the lengths of its rows; with several, those of each memory.
-        if several and isinstance(memory_length, list | tuple):
-            lengths = list(memory_length)
-        if len(memories) != len(self.mechanisms) or len(lengths) != len(memories):
+
+        def for_each(given):
+            # With one memory, a list has an item for each row; with several, for each memory.
+            listed = several and isinstance(given, list | tuple)
+            return list(given) if listed else [given] * len(memories)
+
+        lengths, masks = for_each(memory_length), for_each(memory_mask)
+        counts = len(memories), len(lengths), len(masks)
+        if {*counts} != {len(self.mechanisms)}:
             raise ValueError(
                 f"attend: expected one memory, or {len(self.mechanisms)}, one for each "
-                f"mechanism, got {len(memories)} and {len(lengths)} lengths"
+                f"mechanism, got {counts[0]}, {counts[1]} lengths and {counts[2]} masks"
             )
-        parts = zip(self.mechanisms.values(), memories, lengths, strict=True)
+        parts = zip(self.mechanisms.values(), memories, lengths, masks, strict=True)
         if self.inner.attends:
-            params = super().attend(params, memory, memory_length)
+            params = super().attend(params, memory, memory_length, memory_mask=memory_mask)
         return {**params, "memory": tuple(mechanism.memory(*part) for mechanism, *part in parts)}
 
     def _memory(self, params: Params) -> tuple[Memory, ...]:
@@ -231,6 +248,19 @@ class AttentionWrapper(Wrapper):
             )
         return memory
 
+    def valid_slots(self, params: Params) -> jax.Array | None:
+        """bool `[B, S]`: the valid slots of the memory that `attend` added to the params, those of
+        several mechanisms side by side; `None`: all are."""
+        memories = self._memory(params)
+        valid = [valid_slots(memory) for memory in memories]
+        if all(v is None for v in valid):
+            return None
+        every = [
+            jnp.ones(m.values.shape[:-1], bool) if v is None else v
+            for m, v in zip(memories, valid, strict=True)
+        ]
+        return jnp.concatenate(every, -1)
+
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> State:
         raise ValueError(
             "AttentionWrapper: the size of its state depends on the memory: expected a call of "
@@ -241,11 +271,12 @@ class AttentionWrapper(Wrapper):
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
         batch = batch_tuple(batch_shape)
         slots = [memory.values.shape[-2] for memory in self._memory(params)]
+        mechanisms = zip(self.mechanisms.values(), slots, strict=True)
         return AttentionWrapperState(
             cell_state=super().start(params, batch_shape, dtype),
             attention=jnp.zeros((*batch, sum(self._sizes())), dtype),
             time=jnp.zeros((), jnp.int32),
-            alignments=self._one_or_tuple([jnp.zeros((*batch, n), dtype) for n in slots]),
+            alignments=self._one_or_tuple([m.first(batch, n, dtype) for m, n in mechanisms]),
         )
 
     def _one_or_tuple(self, parts: list[Any]) -> Any:
@@ -276,9 +307,12 @@ class AttentionWrapper(Wrapper):
         cell_inputs = self._cell_inputs(projected, state.attention)
         y, cell_state = self.cell_step(params, cell_inputs, state.cell_state, key)
         # The query is the output of this step, so attention follows the cell, as in TF1.
-        attentions, alignments = [], []
+        attentions, alignments, previous = [], [], state.alignments
+        previous = [previous] if isinstance(self.attention_mechanism, Mechanism) else previous
         for i, (name, mechanism) in enumerate(self.mechanisms.items()):
-            attention, weights = mechanism(params[name], y, params["memory"][i])
+            noise_key = fold_in(key, NOISE + i)
+            given = params[name], y, params["memory"][i], previous[i]
+            attention, weights = mechanism(*given, key=noise_key)
             if self._layer_sizes:
                 both = jnp.concatenate([y, attention], -1)
                 attention = matmul(both, params[_layer_name(i)]["kernel"], "output")

@@ -4,6 +4,8 @@ TF's tests of `AttentionWrapper` run three steps on random numbers and give the 
 random number generator is published, so that its numbers are recomputed here.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +13,19 @@ import pytest
 from laws import close
 
 import jax_dynrnn as rnn
-from jax_dynrnn._beam import Beams, extended
+from jax_dynrnn._beam import Beams, Scoring, extended
 
 SEED = 87654321
 """The seed of graphs and of NumPy in TF's tests."""
 
 
-def philox(count, operation):
-    """Uniform numbers as TF draws them (Salmon et al., Parallel random numbers, 2011)."""
+def philox(count, operation, first=0):
+    """Uniform numbers as TF draws them (Salmon et al., Parallel random numbers, 2011).
+
+    `first` is where a draw begins, in blocks of four numbers.
+    """
     word, low = np.uint64(32), np.uint64(2**32 - 1)
-    a = np.arange(-(-count // 4), dtype=np.uint64)
+    a = np.arange(first, first + -(-count // 4), dtype=np.uint64)
     b, c, d = 0 * a, 0 * a + np.uint64(operation), 0 * a
     keys = [SEED, 0]
     for _ in range(10):
@@ -36,9 +41,9 @@ def philox(count, operation):
     return (bits & np.uint64(2**23 - 1)).astype(float)[:count] / 2**23
 
 
-def normal(count, operation):
+def normal(count, operation, first=0):
     """Normal numbers as TF draws them, by the method of Box and Muller."""
-    u, v = philox(count, operation).reshape(-1, 2).T
+    u, v = philox(count, operation, first).reshape(-1, 2).T
     length, angle = np.sqrt(-2 * np.log(np.maximum(u, 1e-7))), 2 * np.pi * v
     return np.stack([length * np.sin(angle), length * np.cos(angle)], 1).ravel()
 
@@ -135,6 +140,76 @@ def test_means(name):
         assert abs(weights.mean() - 0.125) < 1e-7
 
 
+def noisy(mechanism, noise):
+    """A mechanism with this noise in place of what a key draws."""
+
+    class Noisy(type(mechanism)):
+        def _noisy(self, scores, key):
+            return scores + jnp.asarray(noise)
+
+    options = {f.name: getattr(mechanism, f.name) for f in dataclasses.fields(mechanism)}
+    return Noisy(**options)
+
+
+MONOTONIC = {
+    "testBahdanauMonotonicNotNormalized": (
+        rnn.BahdanauMonotonicAttention(3, memory_size=10),
+        45,
+        {"outputs": -0.002122893, "c": -0.0040002423, "h": -0.0019968653,
+         "attention": -5.9313523e-05, "last": 0.032228071, "all": 0.050430927},
+    ),
+    "testBahdanauMonotonicNormalized": (
+        rnn.BahdanauMonotonicAttention(3, memory_size=10, normalize=True),
+        45,
+        {"outputs": -0.0025896581, "c": -0.0040013152, "h": -0.0019973689,
+         "attention": -0.00069823361, "last": 0.028698336},
+    ),
+    "testBahdanauMonotonicNormalized, all weights": (
+        rnn.BahdanauMonotonicAttention(3, memory_size=10, normalize=True), 47, {"all": 0.04865776},
+    ),
+    "testLuongMonotonicNotNormalized": (
+        rnn.LuongMonotonicAttention(9, memory_size=10),
+        45,
+        {"outputs": -0.0021257224, "c": -0.0040003359, "h": -0.001996913,
+         "attention": -5.2024145e-05, "last": 0.032198936, "all": 0.050387777},
+    ),
+}  # fmt: skip
+BLOCKS_OF_A_DRAW = 40 * 256
+"""TF moves its generator on by 256 blocks of four for each number."""
+
+
+@pytest.mark.parametrize("name", MONOTONIC)
+def test_means_of_monotonic_attention(name):
+    """The means are those of TF's tests, whose noise has a standard deviation of 1 and seed 3."""
+    mechanism, operation, expected = MONOTONIC[name]
+    layer = {"attention_layer_size": 6, "alignment_history": True}
+    cell = rnn.AttentionWrapper(rnn.LSTMCell(9), mechanism, **layer)
+
+    def variable(path, x):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if "memory_layer" in name:
+            return glorot(x.shape, operation)
+        drawn = name.endswith(("kernel", "attention_v"))
+        return VARIABLES[: x.size].reshape(x.shape) if drawn else x
+
+    params = cell.init(jax.random.key(0), (7,), jnp.float64)
+    params = jax.tree_util.tree_map_with_path(variable, params)
+    attended = cell.attend(params, MEMORY.astype(float), [3, 2, 3, 1, 1])
+    state, steps = cell.start(attended, (5,), jnp.float64), []
+    for t in range(3):
+        noise = normal(40, 3, t * BLOCKS_OF_A_DRAW).reshape(5, 8)
+        step = dataclasses.replace(cell, attention_mechanism=noisy(mechanism, noise))
+        output, state = step(attended, jnp.asarray(INPUTS[:, t], float), state)
+        steps.append(output)
+    outputs, weights = (np.stack(x) for x in zip(*steps, strict=True))
+    actual = (outputs, state.cell_state.c, state.cell_state.h, state.attention)
+    actual = (*actual, state.alignments, weights)
+    names = (*NAMES, "last", "all")
+    means = {name: float(x.mean()) for name, x in zip(names, actual, strict=True)}
+    for name, mean in expected.items():
+        assert abs(means[name] - mean) < 3e-8, (name, means[name], mean)
+
+
 LOGITS = np.full((2, 3, 5), 0.0001)
 LOGITS[0, 0, 2:4], LOGITS[0, 1, 3:], LOGITS[1, 0, 1] = (1.9, 2.1), (3.1, 0.9), 0.5
 END = 0
@@ -149,9 +224,11 @@ def step(logits, probability, lengths, finished):
         jnp.asarray(finished, bool),
         jnp.asarray(probability),
         jnp.asarray(probability),
+        None,
     )
     of_next = jax.nn.log_softmax(jnp.asarray(logits), -1)
-    return *extended(beams, of_next, END, 0.6, jnp.int32(2)), np.asarray(of_next)
+    extended_by = of_next, None, END, Scoring(0.6), jnp.int32(2)
+    return *extended(beams, *extended_by), np.asarray(of_next)
 
 
 def test_step():

@@ -1,5 +1,6 @@
 """Greedy decoding and beam search: exhaustive search, edge cases, and errors."""
 
+import collections
 import functools
 import itertools
 
@@ -300,3 +301,191 @@ def test_invalid_width_multiplier_and_penalty():
             search(2, penalty)
     with pytest.raises(ValueError, match="multiplier: expected an int >= 1, got 1.5"):
         rnn.tile_batch(STATE, 1.5)
+
+
+def coverage_of(sequence, row):
+    """The sum of the alignments of all steps of one sequence, in NumPy but for the cell."""
+    state = jax.tree.map(lambda x: x[row : row + 1] if x.ndim else x, ATTENDING_STATE)
+    params = ATTENDING.attend(
+        ATTENDING_PARAMS, MEMORY[row : row + 1], memory_mask=VALID[row : row + 1]
+    )
+    total, log_prob, last = np.zeros(MEMORY.shape[1]), 0.0, 0
+    for chosen in sequence:
+        output, state = ATTENDING(params, embed(jnp.array([last])), state)
+        scores = np.asarray(logits(output))[0]
+        log_prob += scores[chosen] - np.log(np.exp(scores).sum())
+        total, last = total + np.asarray(state.alignments)[0], chosen
+    return log_prob, total
+
+
+MEMORY = jnp.asarray(RANDOM.normal(size=(B, 3, 2)))
+VALID = np.array([[1, 1, 1], [0, 1, 1]], bool)
+ATTENDING = rnn.AttentionWrapper(
+    CELL, rnn.BahdanauAttention(4, memory_size=2), output_attention=False
+)
+ATTENDING_PARAMS = jax.tree.map(
+    lambda x: 3 * x, ATTENDING.init(jax.random.key(0), (B, 2), jnp.float64)
+)
+WITH_MEMORY = ATTENDING.attend(ATTENDING_PARAMS, MEMORY, memory_mask=VALID)
+ATTENDING_STATE = ATTENDING.start(WITH_MEMORY, (B,), jnp.float64)._replace(cell_state=STATE)
+
+
+def attending_search(width, most=3, **options):
+    return jax.jit(
+        lambda: rnn.beam_search(
+            ATTENDING, WITH_MEMORY, embed, logits, 0, END, ATTENDING_STATE, beam_width=width,
+            maximum_iterations=most, **options,
+        )
+    )()  # fmt: skip
+
+
+def own_score(log_probs, lengths, coverage):
+    return log_probs - 0.3 * lengths.astype(log_probs.dtype) + 0.2 * coverage.max(-1)
+
+
+@pytest.mark.parametrize("kind", ["coverage", "coverage and length", "score_fn"])
+def test_scores_of_all_sequences(kind):
+    """Exhaustive search with a coverage penalty, with both penalties, and with a score of one's
+    own."""
+    most, all_sequences = 3, [s for s in possible_sequences_up_to(3)]
+    options = {
+        "coverage": {"coverage_penalty_weight": 0.7},
+        "coverage and length": {"coverage_penalty_weight": 0.7, "length_penalty": 0.9},
+        "score_fn": {"score_fn": own_score},
+    }[kind]
+    ids, lengths, scores = attending_search(len(all_sequences), most, **options)
+    for row in range(B):
+        expected = {}
+        for sequence in all_sequences:
+            length = len(sequence) - (END in sequence)
+            log_prob, coverage = coverage_of(sequence, row)
+            score = log_prob / ((5 + length) / 6) ** options.get("length_penalty", 0.0)
+            if kind == "score_fn":
+                score = own_score(np.array(log_prob), np.array(length), coverage)
+            elif END in sequence:
+                score += 0.7 * np.log(np.minimum(coverage[VALID[row]], 1)).sum()
+            expected[(*sequence, *(END,) * (most - len(sequence)))] = float(score)
+        found = [tuple(x) for x in np.asarray(ids[row]).tolist()]
+        assert {*found} == {*expected} and len(found) == len(expected)
+        close(scores[row], np.array([expected[x] for x in found]), 1e-12)
+        assert (np.diff(scores[row]) <= 0).all()
+        assert lengths[row].tolist() == [sum(i != END for i in x) for x in found]
+    without = attending_search(len(all_sequences), most)
+    assert without[0].tolist() != ids.tolist(), "the score changes no order"
+
+
+def possible_sequences_up_to(most):
+    for length in range(most + 1):
+        for ids in itertools.product(range(END), repeat=length):
+            yield (*ids, END) if length < most else ids
+
+
+def test_alignments_of_what_was_decoded():
+    """Alignments of greedy ids, samples and beams, step by step, up to the end id."""
+
+    @jax.jit
+    def decode():
+        given = ATTENDING, WITH_MEMORY, embed
+        rest = 0, END, ATTENDING_STATE
+        greedy = rnn.greedy_decode(*given, logits, *rest, maximum_iterations=L)
+        beams = rnn.beam_search(*given, logits, *rest, beam_width=3, maximum_iterations=L)
+        return (
+            greedy[:2],
+            beams[:2],
+            *(
+                rnn.decode_alignments(*given, *found[:2], 0, ATTENDING_STATE)
+                for found in (greedy, beams)
+            ),
+        )
+
+    (ids, lengths), (beam_ids, beam_lengths), of_greedy, of_beams = decode()
+    assert of_greedy.shape == (B, L, 3) and of_beams.shape == (B, 3, L, 3)
+
+    def check(ids, length, alignments, row):
+        steps = min(int(length) + 1, L)
+        for t in range(steps):
+            before, after = (coverage_of(ids[:n].tolist(), row)[1] for n in (t, t + 1))
+            close(alignments[t], after - before, 1e-12)
+        assert not alignments[steps:].any()
+
+    for row in range(B):
+        check(np.asarray(ids[row]), lengths[row], of_greedy[row], row)
+        for k in range(3):
+            check(np.asarray(beam_ids[row, k]), beam_lengths[row, k], of_beams[row, k], row)
+
+
+def sample(key, temperature=1.0, most=L):
+    return rnn.sample_decode(
+        CELL, PARAMS, embed, logits, 0, END, STATE, maximum_iterations=most, key=key,
+        temperature=temperature,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_samples_have_the_right_frequencies(temperature):
+    """Each sequence of two ids is drawn as often as its probability says."""
+    draw = jax.jit(jax.vmap(lambda key: sample(key, temperature, 2)))
+    ids, lengths, _ = draw(jax.random.split(jax.random.key(0), 4000))
+
+    def chances(ids, row):
+        scores = next_ids(ids, row, 0)[0] / temperature
+        return np.exp(scores) / np.exp(scores).sum()
+
+    for row in range(B):
+        found = collections.Counter(map(tuple, np.asarray(ids[:, row]).tolist()))
+        for sequence in itertools.product(range(V), repeat=2):
+            expected = chances((), row)[sequence[0]]
+            if sequence[0] == END:
+                expected *= sequence[1] == END
+            else:
+                expected *= chances(sequence[:1], row)[sequence[1]]
+            spread = np.sqrt(expected * (1 - expected) / 4000)
+            assert abs(found[sequence] / 4000 - expected) <= 4 * spread + 1e-12, sequence
+    assert {*np.unique(lengths)} == {0, 1, 2}
+
+
+def test_samples_of_a_low_temperature_are_greedy():
+    """In the limit of 0; keys and temperatures may be traced, and equal keys draw the same."""
+    close(jax.jit(sample)(jax.random.key(1), 1e-6), greedy(), 1e-14)
+    close(sample(jax.random.key(2)), jax.jit(sample)(jax.random.key(2), 1.0), 1e-14)
+
+
+def test_invalid_scores_and_samples():
+    for options, error, message in (
+        ({"coverage_penalty_weight": 1.0}, ValueError, "expected an AttentionWrapper, whose"),
+        ({"coverage_penalty_weight": np.nan}, ValueError, "coverage_penalty_weight: expected a nu"),
+        ({"score_fn": 1}, TypeError, "score_fn: expected a function .* got int"),
+        (
+            {"score_fn": own_score, "length_penalty": 1.0},
+            ValueError,
+            "expected no length_penalty and no coverage_penalty_weight beside it",
+        ),
+        (
+            {"score_fn": lambda p, n, c: p[:, :1]},
+            ValueError,
+            r"score_fn: expected it to return floating numbers \[2, 6\], got float64\[2, 1\]",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            rnn.beam_search(
+                CELL, PARAMS, embed, logits, 0, END, STATE, beam_width=2,
+                maximum_iterations=L, **options,
+            )  # fmt: skip
+    for key, temperature, error, message in (
+        (None, 1.0, TypeError, "key: expected a key"),
+        (
+            jax.random.key(0),
+            0.0,
+            ValueError,
+            "positive number, got 0.0; greedy_decode is the limit",
+        ),
+        (jax.random.key(0), np.ones(2), TypeError, "temperature: expected one number"),
+    ):
+        with pytest.raises(error, match=message):
+            sample(key, temperature)
+    with pytest.raises(TypeError, match="cell: expected an AttentionWrapper, which has alignments"):
+        rnn.decode_alignments(CELL, PARAMS, embed, jnp.zeros((B, L), int), [1, 2], 0, STATE)
+    with pytest.raises(ValueError, match=r"ids: expected \[2, L\] with lengths"):
+        rnn.decode_alignments(
+            ATTENDING, WITH_MEMORY, embed, jnp.zeros((B, L), int), [1], 0, ATTENDING_STATE
+        )

@@ -9,7 +9,12 @@ from typing import Any
 
 from ... import cells as c
 from ... import wrappers as w
-from ...attention import BahdanauAttention, LuongAttention
+from ...attention import (
+    BahdanauAttention,
+    BahdanauMonotonicAttention,
+    LuongAttention,
+    LuongMonotonicAttention,
+)
 
 MAX_DIGITS = 9  # of the number of a layer; Python refuses to parse thousands
 
@@ -108,21 +113,24 @@ CELLS: dict[type[Any], Callable[[Shapes], Any]] = {
 
 def _attention(inner: Any, shapes: Shapes, memories: list[tuple[Any, ...]]) -> Any:
     """An attention wrapper; `None` for mechanisms of several kinds, whose order is not stored."""
-    additive = numbered(
-        {name: name for name in shapes}, r"bahdanau_attention(?:_(\d+))?/attention_v"
-    )
+    additive = {
+        kind: numbered({name: name for name in shapes}, rf"{kind.NAME}(?:_(\d+))?/attention_v")
+        for kind in (BahdanauAttention, BahdanauMonotonicAttention)
+    }
+    additive = [(kind, names) for kind, names in additive.items() if names]
     layers = [columns for _, columns in numbered(shapes, r"attention_layer(?:_(\d+))?/kernel")]
-    if additive and len(additive) == len(memories):
+    if [len(names) for _, names in additive] == [len(memories)]:
+        ((kind, names),) = additive
         mechanisms = [
-            BahdanauAttention(
-                shapes[name][0], memory_size=rows, normalize=f"{name[:-1]}g" in shapes
-            )
-            for name, (rows, _) in zip(additive, memories, strict=True)
+            kind(shapes[name][0], memory_size=rows, normalize=f"{name[:-1]}g" in shapes)
+            for name, (rows, _) in zip(names, memories, strict=True)
         ]
-    elif len(memories) == 1:
+    elif len(memories) == 1 and not additive:
         rows, units = memories[0]
-        scale = "luong_attention/attention_g" in shapes
-        mechanisms = [LuongAttention(units, memory_size=rows, scale=scale)]
+        is_monotonic = f"{LuongMonotonicAttention.NAME}/attention_score_bias" in shapes
+        multiplicative = LuongMonotonicAttention if is_monotonic else LuongAttention
+        scale = f"{multiplicative.NAME}/attention_g" in shapes
+        mechanisms = [multiplicative(units, memory_size=rows, scale=scale)]
     else:
         return None
     sizes: Any = layers or None

@@ -166,8 +166,8 @@ class CanonicalWeights:
             spec = self.spec(key)
         except ValueError:  # of a dtype that NumPy lacks
             return False
-        # The gain of a normalized attention is the only weight that is a scalar.
-        scalar = not spec.shape and not key.endswith("/attention_g")
+        # The gain and the bias of attention are the only weights that are scalars.
+        scalar = not spec.shape and not key.endswith(("/attention_g", "/attention_score_bias"))
         return jnp.issubdtype(spec.dtype, jnp.floating) and not scalar
 
     def spec(self, key: str) -> Spec:
