@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documents sunspots \
-	carbon_dioxide memory_policy long_series own_cell port_tf1_g2p
+	carbon_dioxide memory_policy ppo_memory long_series own_cell port_tf1_g2p
 
 FUZZ := tests/test_random_calls.py tests/interop/test_fuzzed_files.py
 

@@ -79,6 +79,7 @@ from .decode import sample_decode as sample_decode
 from .decode import tile_batch as tile_batch
 from .packing import pad_sequences as pad_sequences
 from .packing import pending_resets as pending_resets
+from .packing import resets_from_done as resets_from_done
 from .packing import segment_starts as segment_starts
 from .pooling import last_output as last_output
 from .pooling import max_pool as max_pool

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from . import _check_cell, _check_data
@@ -165,7 +166,7 @@ def concatenate(outputs_fw: Outputs, outputs_bw: Outputs) -> Any:
         >>> rnn.concatenate(jnp.ones((2, 5, 3)), jnp.ones((2, 5, 4))).shape
         (2, 5, 7)
     """
-    check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
+    check_features(jax.tree.map(np.shape, (outputs_fw, outputs_bw)), rank=3)
     # Dropping the last axis leaves the ones that must agree.
     both = jax.tree.map(lambda x: x[..., 0], (outputs_fw, outputs_bw))
     if not same_shapes(*both):

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr
 
 from . import _check_options
@@ -78,8 +79,8 @@ def check_params(cell: CellWithAttributes, given: Params, input_shape: Shapes) -
             f"params: expected nested dicts, {_where(flat[0])}, got the flat name {flat[0]!r}"
         )
     for name, leaf in expected.items():
-        if tuple(leaf.shape) != jnp.shape(got[name]):
-            shapes = tuple(leaf.shape), tuple(jnp.shape(got[name]))
+        if tuple(leaf.shape) != np.shape(got[name]):
+            shapes = tuple(leaf.shape), tuple(np.shape(got[name]))
             raise ValueError(_shape_message(cell, name, *shapes, input_shape))
 
 
@@ -193,7 +194,7 @@ def start_shapes(
     """The shapes of the cell's start state. Equal cells are traced once."""
     # A cache needs hashable arguments: shapes and dtypes stand for the arrays.
     leaves, treedef = jax.tree.flatten(params)
-    types = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    types = tuple(jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in leaves)
     return _start_shapes(cell, treedef, types, batch_shape, dtype)
 
 
@@ -224,7 +225,7 @@ def explain_params_error(
     # The params are checked only after a step has failed: each check traces `init`.
     try:
         with relabel_errors("cell(params, inputs, state)"):
-            check_params(cell, given, jax.tree.map(jnp.shape, inputs))
+            check_params(cell, given, jax.tree.map(np.shape, inputs))
     except (KeyError, TypeError, ValueError) as about_params:
         if str(about_params.args[0]).startswith("params"):
             raise about_params from error

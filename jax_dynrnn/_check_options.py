@@ -65,7 +65,7 @@ def a_key(key: Any) -> None:
     """Checks that `key` is one key, typed or of the older kind, a uint32 vector."""
     dtype = getattr(key, "dtype", None)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    legacy = dtype == np.uint32 and jnp.ndim(key) == 1
+    legacy = dtype == np.uint32 and np.ndim(key) == 1
     if not (legacy or (typed and key.ndim == 0)):
         is_array = isinstance(key, jax.Array | np.ndarray)
         found = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ._tools import is_shape
 from ._types import CellWithAttributes, Inputs, Shapes
@@ -53,7 +53,7 @@ def feature_ndims(
 
 def batch_shape_of(inputs: Inputs, feature_ndim: Any) -> tuple[Any, ...]:
     """Returns the sizes before the feature axes: `(B,)` for one step, `()` for one row."""
-    return batch_shape_of_shapes(jax.tree.map(jnp.shape, inputs), feature_ndim)
+    return batch_shape_of_shapes(jax.tree.map(np.shape, inputs), feature_ndim)
 
 
 def batch_shape_of_shapes(input_shape: Shapes, feature_ndim: Any) -> tuple[Any, ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _bidirectional, _check_cell, _check_data, _stack_bidirectional
 from ._adapter import as_cell
@@ -38,6 +39,35 @@ class OneCellOptions(LayerOptions, total=False):
     memory: Any
     memory_length: Any
     memory_mask: Any
+
+
+class ScannedOptions(TypedDict, total=False):
+    """The options of a call of `ScannedRNN`."""
+
+    sequence_length: Any
+    mask: Any
+    dtype: Any
+    key: Any
+    unroll: int
+    remat: Any
+    implementation: Any
+    deterministic: bool | None
+    reverse: bool
+    memory: Any
+    memory_length: Any
+    memory_mask: Any
+
+
+def inputs_and_resets(given: Any) -> tuple[Any, Any]:
+    """The two parts of what `ScannedRNN` receives for all steps."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(
+            "inputs: expected a pair (inputs [T, B, ...], resets bool [T, B]), got "
+            f"{type(given).__name__}"
+            + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+            + "; the order of arguments is layer(carry, (inputs, resets))"
+        )
+    return given[0], given[1]
 
 
 @jax.tree_util.register_static
@@ -214,7 +244,7 @@ def check_inputs(plan: Plan, inputs: Inputs, time_major: bool = False) -> Any:
 
 def shapes_of(inputs: Inputs) -> Any:
     """The shapes of the inputs: the `input_shape` of `init`."""
-    return jax.tree.map(jnp.shape, inputs)
+    return jax.tree.map(np.shape, inputs)
 
 
 def find_key(

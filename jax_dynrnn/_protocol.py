@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from ._arguments import binding_error
@@ -114,7 +115,7 @@ def result(cell: Any, returned: object, state: State) -> tuple[Any, Any]:
                     "each row"
                 )
     for (path, x), old in zip(tree_flatten_with_path(new)[0], jax.tree.leaves(state), strict=True):
-        if jnp.shape(x) != jnp.shape(old):
+        if np.shape(x) != np.shape(old):
             raise state_change_error(cell, path, old, x, swap_hint(output, new, state))
     return output, new
 
@@ -123,7 +124,7 @@ def state_change_error(cell: Any, path: Any, old: State, new: State, hint: str =
     """The error for a state leaf that a step returned with another shape or dtype."""
     return TypeError(
         f"{cell!r}: a step must return the state it was given; expected state{keystr(path)} of "
-        f"{old.dtype}{list(jnp.shape(old))}, got {new.dtype}{list(new.shape)}{hint}"
+        f"{old.dtype}{list(np.shape(old))}, got {new.dtype}{list(new.shape)}{hint}"
     )
 
 
@@ -140,7 +141,7 @@ def _describe_returned(returned: object, state: State) -> str:
 
 def _batch_shape(state: State) -> tuple[Any, ...]:
     """The batch axis as a shape `(B,)`; `()` if all leaves have rank 0."""
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
+    shapes = [np.shape(x) for x in jax.tree.leaves(state)]
     return next((shape[:1] for shape in shapes if shape), ())
 
 
@@ -149,7 +150,7 @@ def same_shapes(tree: PyTree, like: PyTree) -> bool:
     if jax.tree.structure(tree) != jax.tree.structure(like):
         return False
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
-    return all(jnp.shape(x) == jnp.shape(y) for x, y in pairs if hasattr(x, "dtype"))
+    return all(np.shape(x) == np.shape(y) for x, y in pairs if hasattr(x, "dtype"))
 
 
 def swap_hint(output: Outputs, new: State, state: State) -> str:
@@ -183,10 +184,10 @@ def match_structure(cell: Any, start: PyTree, given: PyTree, where: str) -> Any:
         )
 
     def check_leaf(path, s, g):
-        if tuple(s.shape) != jnp.shape(g):
+        if tuple(s.shape) != np.shape(g):
             raise ValueError(
                 f"{where}{keystr(path)}: expected shape {tuple(s.shape)} for {cell!r}, got "
-                f"{jnp.shape(g)}; states are not broadcast"
+                f"{np.shape(g)}; states are not broadcast"
             )
         return jnp.asarray(g)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr
 
 from . import _check_cell, _check_data
@@ -245,7 +246,7 @@ def _check_finished(finished: Any, batch: int) -> jax.Array:
 
 def _check_first_state(cell: Cell, params: Params, inputs: Inputs, state: State, batch: int) -> Any:
     """Checks the params, and the first state against the start state of the cell."""
-    _check_cell.check_params(cell, params, jax.tree.map(jnp.shape, inputs))
+    _check_cell.check_params(cell, params, jax.tree.map(np.shape, inputs))
     # Only shapes are compared, so any floating dtype of the call will do for the start state.
     floating = [x.dtype for x in jax.tree.leaves((params, inputs, state)) if hasattr(x, "dtype")]
     floating = [d for d in floating if jnp.issubdtype(d, jnp.floating)]

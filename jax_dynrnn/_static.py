@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _check_cell
 from ._adapter import as_cell
@@ -114,7 +115,7 @@ def static_bidirectional_rnn(
             cell_fw, cell_bw, params, _stacked(inputs), sequence_length, initial_state_fw,
             initial_state_bw, time_major=True, dtype=dtype, key=key,
         )  # fmt: skip
-    check_features(jax.tree.map(jnp.shape, (outputs_fw, outputs_bw)), rank=3)
+    check_features(jax.tree.map(np.shape, (outputs_fw, outputs_bw)), rank=3)
     # TF1 concatenates outputs `[B, ...]` on axis 1, not on the last axis. Time is the first here.
     outputs = concatenate_leaves(outputs_fw, outputs_bw, axis=2)
     return _unstacked(outputs, len(inputs)), state_fw, state_bw
@@ -215,7 +216,7 @@ def static_state_saving_rnn(
     steps, cell = _stacked(inputs), as_cell(cell)
     order = "static_state_saving_rnn(cell, params, inputs, state_saver, state_name)"
     with _check_cell.relabel_errors(order):
-        _check_cell.check_params(cell, params, jax.tree.map(jnp.shape, steps))
+        _check_cell.check_params(cell, params, jax.tree.map(np.shape, steps))
     state = jax.eval_shape(lambda: cell.start(params, (1,), jnp.float32))
     names, leaves = jax.tree.leaves(state_name), jax.tree.leaves(state)
     # As in TF1: a string names a state of one array, a tuple the leaves of any other state.
@@ -253,7 +254,7 @@ def _stacked(inputs: Inputs) -> Any:
     if not inputs:
         raise ValueError("inputs: expected at least one step, got an empty list")
     structures = {jax.tree.structure(x): None for x in inputs}
-    shapes = {tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(x)): None for x in inputs}
+    shapes = {tuple(np.shape(leaf) for leaf in jax.tree.leaves(x)): None for x in inputs}
     if len(structures) > 1 or len(shapes) > 1:
         raise ValueError(
             "inputs: expected steps of one structure and shape, got "

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from . import _check_data
 from ._adapter import as_cell
@@ -463,7 +464,7 @@ def _check_penalty(name: str, penalty: Any) -> None:
 
 
 def _check_number(name: str, x: Any) -> None:
-    if not hasattr(x, "__float__") or jnp.ndim(x):
+    if not hasattr(x, "__float__") or np.ndim(x):
         raise TypeError(f"{name}: expected one number, got {x!r}")
 
 
@@ -528,18 +529,18 @@ def _check_ids_and_state(start: Index, end: Index, initial_state: State) -> tupl
         dtype = _check_data.of_numbers(name, value).dtype
         if not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"{name}: expected an id, an integer, got {dtype}")
-    if jnp.ndim(end):
-        raise ValueError(f"end: expected one id for all rows, got shape {jnp.shape(end)}")
-    sizes = {jnp.shape(x)[0] for x in jax.tree.leaves(initial_state) if jnp.ndim(x)}
+    if np.ndim(end):
+        raise ValueError(f"end: expected one id for all rows, got shape {np.shape(end)}")
+    sizes = {np.shape(x)[0] for x in jax.tree.leaves(initial_state) if np.ndim(x)}
     if len(sizes) != 1:
         raise ValueError(
             "initial_state: expected arrays with the batch as their first axis, got sizes "
             f"{sorted(sizes)}; begin at cell.start(params, (batch,), dtype)"
         )
     (batch,) = sizes
-    if jnp.shape(start) not in ((), (batch,)):
+    if np.shape(start) not in ((), (batch,)):
         raise ValueError(
-            f"start: expected one id, or one for each of {batch} rows, got shape {jnp.shape(start)}"
+            f"start: expected one id, or one for each of {batch} rows, got shape {np.shape(start)}"
         )
     try:
         return batch, int(end)
@@ -566,16 +567,16 @@ def _checked_functions(
         ndims = feature_ndims(cell.feature_ndim, inputs, where="embed: inputs")
         ranks = jax.tree.map(lambda n: 1 + n, ndims)
         leaves = jax.tree.leaves(inputs)
-        if jax.tree.map(jnp.ndim, inputs) != ranks or any(x.shape[0] != batch for x in leaves):
+        if jax.tree.map(np.ndim, inputs) != ranks or any(x.shape[0] != batch for x in leaves):
             raise ValueError(
                 f"embed: expected it to return inputs [{batch}, ...] of rank {ranks} for {cell!r}, "
-                f"got shape {jax.tree.map(jnp.shape, inputs)}"
+                f"got shape {jax.tree.map(np.shape, inputs)}"
             )
         return inputs
 
     def checked_logits(output):
         scores = call_back("logits", logits, "output", output)
-        shape = jax.tree.map(jnp.shape, scores)
+        shape = jax.tree.map(np.shape, scores)
         if not hasattr(scores, "shape") or len(shape) != 2 or shape[0] != batch:
             raise ValueError(f"logits: expected it to return [{batch}, V], got shape {shape}")
         if not jnp.issubdtype(scores.dtype, jnp.floating):

@@ -23,11 +23,13 @@ from ._flax_core import (
     LayerOptions,
     OneCellOptions,
     Pair,
+    ScannedOptions,
     Single,
     Stack,
     check_inputs,
     check_state,
     find_key,
+    inputs_and_resets,
     shapes_of,
     start,
     step,
@@ -38,7 +40,7 @@ from ._tools import batch_tuple, map_shapes, unboxed
 from ._types import BatchShape, DTypeLike, Inputs, Key, Lengths, Params, PyTree
 from .engines.devices import explicit_axes_remain
 
-__all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
+__all__ = ["Bidirectional", "RNN", "RNNCell", "ScannedRNN", "StackedBidirectional"]
 
 PARAMS = 'variables["params"]["cell"]'
 
@@ -209,6 +211,54 @@ class RNN(OneCell):
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
+
+
+class ScannedRNN(OneCell):
+    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+
+    Time-major, with a reset *before* a step, as `ScannedRNN` in many code bases of reinforcement
+    learning:
+
+        for each step: carry = where(reset, start, carry); carry, output = cell(carry, input)
+
+    where `start` is the cell's start state: that of a `LearnedInitialState` keeps its gradient,
+    and a NaN in the state ends with its episode.
+
+    Attributes:
+        cell: the cell.
+        param_dtype: the dtype of the params.
+
+    A call takes the carry, or `None` for the start state; `inputs` `[T, B, ...]` and `resets`
+    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` but `initial_state`,
+    `resets` and `time_major`. `start(batch_shape)` returns the first carry.
+
+    Variables: `params/cell`, as those of `RNN`.
+
+    Raises:
+        TypeError: the second argument is no pair; other errors as `RNN`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from jax_dynrnn import linen as rnnl
+        >>> layer, inputs = rnnl.ScannedRNN(rnn.GRUCell(4)), jnp.ones((5, 2, 3))
+        >>> done = jnp.zeros((5, 2), bool).at[2, 0].set(True)     # an episode ends with step 2
+        >>> steps = inputs, rnn.resets_from_done(done, time_major=True)
+        >>> variables = layer.init(jax.random.key(0), None, steps)
+        >>> carry, outputs = layer.apply(variables, None, steps)
+        >>> carry.shape, outputs.shape, bool(jnp.allclose(outputs[3, 0], outputs[0, 0]))
+        ((2, 4), (5, 2, 4), True)
+    """
+
+    @takes(ScannedOptions)
+    def __call__(
+        self, carry: State | None, inputs: Any, **options: Unpack[ScannedOptions]
+    ) -> tuple[State, Any]:
+        inputs, resets = inputs_and_resets(inputs)
+        lengths = options.pop("sequence_length", None)
+        outputs, state = self._run(
+            inputs, lengths, carry, resets=resets, time_major=True, **options
+        )
+        return state, outputs
 
 
 class RNNCell(OneCell, nn.RNNCellBase):

@@ -24,11 +24,13 @@ from ._flax_core import (
     OneCellOptions,
     Pair,
     Plan,
+    ScannedOptions,
     Single,
     Stack,
     check_inputs,
     check_state,
     find_key,
+    inputs_and_resets,
     start,
     step,
     with_memory,
@@ -36,7 +38,7 @@ from ._flax_core import (
 from ._rnn import takes
 from ._types import BatchShape, CellLike, DTypeLike, Inputs, Key, Lengths, Params, PyTree, Shapes
 
-__all__ = ["Bidirectional", "RNN", "RNNCell", "StackedBidirectional"]
+__all__ = ["Bidirectional", "RNN", "RNNCell", "ScannedRNN", "StackedBidirectional"]
 
 
 class Layer(nnx.Module):
@@ -196,6 +198,51 @@ class RNN(OneCell):
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
         return self._run(inputs, sequence_length, initial_state, **options)
+
+
+class ScannedRNN(OneCell):
+    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+
+    Time-major, with a reset *before* a step, as `ScannedRNN` in many code bases of reinforcement
+    learning:
+
+        for each step: carry = where(reset, start, carry); carry, output = cell(carry, input)
+
+    where `start` is the cell's start state: that of a `LearnedInitialState` keeps its gradient,
+    and a NaN in the state ends with its episode.
+
+    Args:
+        cell, in_features, rngs, param_dtype: as for `RNN`.
+
+    A call takes the carry, or `None` for the start state; `inputs` `[T, B, ...]` and `resets`
+    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` but `initial_state`,
+    `resets` and `time_major`. `start(batch_shape)` returns the first carry.
+
+    Raises:
+        TypeError: the second argument is no pair; other errors as `RNN`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from flax import nnx
+        >>> from jax_dynrnn import nnx as rnnx
+        >>> layer = rnnx.ScannedRNN(rnn.GRUCell(4), in_features=3, rngs=nnx.Rngs(0))
+        >>> done = jnp.zeros((5, 2), bool).at[2, 0].set(True)     # an episode ends with step 2
+        >>> resets = rnn.resets_from_done(done, time_major=True)
+        >>> carry, outputs = layer(layer.start(2), (jnp.ones((5, 2, 3)), resets))
+        >>> carry.shape, outputs.shape, bool(jnp.allclose(outputs[3, 0], outputs[0, 0]))
+        ((2, 4), (5, 2, 4), True)
+    """
+
+    @takes(ScannedOptions)
+    def __call__(
+        self, carry: State | None, inputs: Any, **options: Unpack[ScannedOptions]
+    ) -> tuple[State, Any]:
+        inputs, resets = inputs_and_resets(inputs)
+        lengths = options.pop("sequence_length", None)
+        outputs, state = self._run(
+            inputs, lengths, carry, resets=resets, time_major=True, **options
+        )
+        return state, outputs
 
 
 class RNNCell(OneCell, nnx.RNNCellBase):

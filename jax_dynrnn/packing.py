@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -228,13 +229,16 @@ def _can_represent(dtype: DTypeLike, value: Any) -> bool:
 
 
 @explained
-def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None) -> jax.Array:
+def segment_starts(
+    segment_ids: ArrayLike, *, previous: ArrayLike | None = None, time_major: bool = False
+) -> jax.Array:
     """Marks the steps at which a new segment begins in packed rows: `resets` of `dynamic_rnn`.
 
     Args:
         segment_ids: `[B, T]` integers; the steps of one document have the same id.
         previous: `[B]`, the ids of the step before, if the rows continue those of an earlier
             batch.
+        time_major: whether the ids, and the result, are `[T, B]`.
 
     Returns:
         bool `[B, T]`; at t = 0 False, unless `previous` is another id.
@@ -247,6 +251,7 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
         >>> rnn.segment_starts(jnp.array([[7, 7, 8, 8]])).astype(int).tolist()
         [[0, 0, 1, 0]]
     """
+    _check_data.flag("time_major", time_major)
     ids = jnp.asarray(_check_data.array("segment_ids", segment_ids))
     previous = previous if previous is None else _check_data.array("previous", previous)
     for name, given in (("segment_ids", ids), ("previous", previous)):
@@ -255,18 +260,80 @@ def segment_starts(segment_ids: ArrayLike, *, previous: ArrayLike | None = None)
                 f"segment_starts: expected {name} of integers, got {jnp.asarray(given).dtype}"
             )
     if ids.ndim != 2:
+        order = "[time, batch]" if time_major else "[batch, time]"
+        raise ValueError(f"segment_starts: expected segment_ids {order}, got shape {ids.shape}")
+    axis = 0 if time_major else 1
+    batch = ids.shape[1 - axis]
+    if previous is not None and np.shape(previous) != (batch,):
         raise ValueError(
-            f"segment_starts: expected segment_ids [batch, time], got shape {ids.shape}"
-        )
-    if previous is not None and jnp.shape(previous) != ids.shape[:1]:
-        raise ValueError(
-            f"segment_starts: expected previous of shape ({ids.shape[0]},), one id for each "
-            f"row, got {jnp.shape(previous)}"
+            f"segment_starts: expected previous of shape ({batch},), one id for each "
+            f"row, got {np.shape(previous)}"
         )
     # The first id stands for the one before it: no segment begins at t = 0.
-    before = ids[:, :1] if previous is None else jnp.expand_dims(jnp.asarray(previous), 1)
-    # The slice matters for rows without steps, to which `previous` would add one.
-    return ids != jnp.concatenate([before, ids[:, :-1]], 1)[:, : ids.shape[1]]
+    first = jax.lax.slice_in_dim(ids, 0, min(1, ids.shape[axis]), axis=axis)
+    before = first if previous is None else jnp.expand_dims(jnp.asarray(previous), axis)
+    return ids != _step_before(ids, before, axis)
+
+
+def _step_before(x: jax.Array, first: jax.Array, axis: int) -> jax.Array:
+    """`x` one step later, with `first` at the first step."""
+    # The slice matters for rows without steps, to which `first` would add one.
+    return jax.lax.slice_in_dim(jnp.concatenate([first, x], axis), 0, x.shape[axis], axis=axis)
+
+
+@explained
+def resets_from_done(
+    done: ArrayLike, *, previous: ArrayLike | None = None, time_major: bool = False
+) -> jax.Array:
+    """Makes the `resets` of `dynamic_rnn` from the flags with which an environment ends episodes.
+
+    `done[t]` says that an episode ended *with* step t: the first observation of the next episode is
+    that of step t + 1. `resets[t]` resets the state *before* step t. So flags move by one step, and
+    the last flag of a chunk belongs to the first step of the next one.
+
+    Args:
+        done: bool `[B, T]`; numbers that are 0 or 1 are taken too.
+        previous: `[B]`, the flags of the step before this chunk; default: False.
+        time_major: whether `done`, and the result, are `[T, B]`.
+
+    Returns:
+        bool `[B, T]`.
+
+    Raises:
+        TypeError, ValueError: the flags have another dtype or shape.
+
+    Example: two chunks of one row, whose first episode ends with the first chunk
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> first, second = jnp.array([[False, False, True]]), jnp.array([[False, True, False]])
+        >>> rnn.resets_from_done(first).tolist()
+        [[False, False, False]]
+        >>> rnn.resets_from_done(second, previous=first[:, -1]).tolist()
+        [[True, False, True]]
+    """
+    _check_data.flag("time_major", time_major)
+    flags = _as_flags("done", done)
+    if flags.ndim != 2:
+        order = "[time, batch]" if time_major else "[batch, time]"
+        raise ValueError(f"done: expected bool {order}, got shape {flags.shape}")
+    axis = 0 if time_major else 1
+    batch = flags.shape[1 - axis]
+    before = jnp.zeros(batch, bool) if previous is None else _as_flags("previous", previous)
+    if before.shape != (batch,):
+        raise ValueError(
+            f"previous: expected bool of shape ({batch},), one flag for each row, got shape "
+            f"{before.shape}"
+        )
+    return _step_before(flags, jnp.expand_dims(before, axis), axis)
+
+
+def _as_flags(name: str, given: ArrayLike) -> jax.Array:
+    """Flags as bool: environments return them as numbers too."""
+    flags = jnp.asarray(_check_data.array(name, given))
+    if flags.dtype == bool:
+        return flags
+    if not isinstance(flags, jax.core.Tracer) and not np.isin(np.asarray(flags), [0, 1]).all():
+        raise ValueError(f"{name}: expected flags, got numbers other than 0 and 1")
+    return flags != 0
 
 
 @explained

@@ -1,4 +1,5 @@
-"""A check for the tests of your own cells: does a cell obey what `dynamic_rnn` relies on?
+"""Checks for your own tests: does a cell obey what `dynamic_rnn` relies on, and does a replay equal
+its rollout?
 
 >>> import jax_dynrnn as rnn
 >>> from jax_dynrnn.testing import check_cell
@@ -9,20 +10,23 @@ True
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _check_data
 from ._adapter import as_cell
 from ._testing.compare import Broken, described
 from ._testing.problem import Problem
+from ._testing.replay import Difference, explanation, first_difference
 from ._testing.table import LAWS
 from ._tools import map_shapes
-from ._types import CellLike, DTypeLike, Shapes
+from ._types import ArrayLike, CellLike, DTypeLike, PyTree, Shapes
 
-__all__ = ["CellCheckError", "CellReport", "check_cell"]
+__all__ = ["CellCheckError", "CellReport", "check_cell", "check_replay"]
 
 
 class CellCheckError(AssertionError):
@@ -213,3 +217,96 @@ def _message(cell: CellLike, broken: Broken, checked: str, call: str) -> str:
         f"  Fix: {law.fix}\n"
         f"  Reproduce: {call}, laws=[{checked!r}])"
     )
+
+
+def check_replay(
+    replay: Callable[[Any], PyTree],
+    resets: ArrayLike,
+    rollout: PyTree,
+    *,
+    mask: ArrayLike | None = None,
+    time_major: bool = True,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> None:
+    """Checks that a replay computes what was recorded when the agent acted.
+
+    An agent with memory acts step by step, and learns from whole chunks. If resets are off by one
+    step between the two, it learns from outputs that it never had: PPO's ratio is then not 1 before
+    the first update, and nothing else tells.
+
+    Args:
+        replay: `replay(resets)` returns what `rollout` holds (log-probabilities, values, outputs),
+            computed from the recorded inputs and the recorded first state, with the params that
+            acted.
+        resets: bool `[T, B]`, as the replay receives them.
+        rollout: pytree of arrays `[T, B, ...]`, recorded step by step.
+        mask: bool `[T, B]`: the steps to compare; default: all.
+        time_major: `False`: everything is `[B, T, ...]`.
+        rtol, atol: the relative and the absolute tolerance.
+
+    Raises:
+        AssertionError: a step differs; the message names the leaf, the first such step, a row, both
+            values, and which other resets would make both equal: one step earlier, one step later,
+            none at all, or one more before the first step.
+        TypeError, ValueError: the arguments have other shapes.
+
+    Example: the done flag of a step taken as its reset
+        >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from jax_dynrnn.testing import check_replay
+        >>> cell, inputs = rnn.GRUCell(4), jax.random.normal(jax.random.key(1), (6, 1, 3))
+        >>> params, done = cell.init(jax.random.key(0), (3,)), jnp.arange(6)[:, None] == 2
+        >>> def replay(resets):
+        ...     return rnn.dynamic_rnn(cell, params, inputs, resets=resets, time_major=True)[0]
+        >>> resets = rnn.resets_from_done(done, time_major=True)
+        >>> acted = replay(resets)
+        >>> check_replay(replay, resets, acted)
+        >>> try:
+        ...     check_replay(replay, done, acted)
+        ... except AssertionError as error:
+        ...     print(str(error).splitlines()[-1])
+        They are equal if resets come one step later.
+    """
+    flags = np.asarray(_check_data.array("resets", resets))
+    if flags.ndim != 2 or flags.dtype != bool:
+        order = "[time, batch]" if time_major else "[batch, time]"
+        raise ValueError(f"resets: expected bool {order}, got {flags.dtype}{list(flags.shape)}")
+    axis = 0 if time_major else 1
+    shape = flags.shape
+    valid = np.ones(shape, bool) if mask is None else np.asarray(_check_data.array("mask", mask))
+    if valid.shape != shape or valid.dtype != bool:
+        raise ValueError(
+            f"mask: expected bool {list(shape)}, as resets, got {valid.dtype}{list(valid.shape)}"
+        )
+    valid, flags = (x if time_major else x.T for x in (valid, flags))
+
+    def compare(resets: np.ndarray) -> Difference | None:
+        replayed = replay(jnp.asarray(resets if time_major else resets.T))
+        _check_steps(replayed, rollout, shape)
+        return first_difference(replayed, rollout, valid, axis, (rtol, atol))
+
+    if (difference := compare(flags)) is None:
+        return
+    found = explanation(compare, flags)
+    hint = f"They are equal if resets come {found}."
+    if found is None:
+        hint = (
+            "No other resets explain it. Is the first state the one before step 0? Is the state "
+            "replaced at a reset, not multiplied by 0? Are params and inputs those of the rollout?"
+        )
+    raise AssertionError(f"the replay differs from the rollout: {difference}.\n{hint}")
+
+
+def _check_steps(replayed: PyTree, rollout: PyTree, shape: tuple[int, ...]) -> None:
+    """Checks that both have the same leaves, of all steps and rows."""
+    if jax.tree.structure(replayed) != jax.tree.structure(rollout):
+        raise TypeError(
+            f"replay: expected it to return {jax.tree.structure(rollout)}, as the rollout, got "
+            f"{jax.tree.structure(replayed)}"
+        )
+    for a, b in zip(jax.tree.leaves(replayed), jax.tree.leaves(rollout), strict=True):
+        if np.shape(a) != np.shape(b) or np.shape(b)[:2] != shape:
+            raise ValueError(
+                f"rollout: expected arrays {list(shape)} and more axes, of the shapes that replay "
+                f"returns, got {list(np.shape(b))} and {list(np.shape(a))}"
+            )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._cell import Cell, LSTMStateTuple, Params, StagedCell, State
 from .._composition import Around, Stacked
@@ -309,6 +310,6 @@ def _answers_for_parts(answer: Any, substate: PyTree, structure: PyTreeDef) -> l
     if len(answers) != structure.num_leaves or not all(map(is_flag, answers)):
         raise TypeError(
             "DropoutWrapper: expected dropout_state_filter_visitor to return a bool, or one for "
-            f"each part of {jax.tree.map(jnp.shape, substate)}, got {answer!r}"
+            f"each part of {jax.tree.map(np.shape, substate)}, got {answer!r}"
         )
     return answers

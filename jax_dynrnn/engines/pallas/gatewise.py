@@ -154,8 +154,8 @@ class Arithmetic:
     def _constant(self, value: Any) -> Gates:
         if isinstance(value, jax.core.Tracer):
             raise UnsupportedArithmetic("it closes over what is being traced")
-        if jnp.size(value) != 1:
-            raise UnsupportedArithmetic(f"it has a constant of shape {jnp.shape(value)}")
+        if np.size(value) != 1:
+            raise UnsupportedArithmetic(f"it has a constant of shape {np.shape(value)}")
         return [np.asarray(value).item()]
 
     def _equation(self, equation: Any, inputs: list[Gates]) -> list[Gates]:

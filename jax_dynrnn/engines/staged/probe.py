@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..._cell import Cell, Memory, StagedCell
 from ..._composition import Around
@@ -76,7 +77,7 @@ def _of_one_row(x: Any) -> Any:
     """The types of params; a memory has rows, as the batch has."""
     if isinstance(x, Memory):
         return with_leading(x, 1)
-    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+    return jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x))
 
 
 def cast_type(given: Any, dtype: DTypeLike) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..._cell import Cell, Params, State
 from ..._rnn import cast
@@ -80,7 +81,7 @@ class EquinoxCell(Cell):
     def __call__(
         self, params: Params, inputs: Inputs, state: State, *, key: Key = None
     ) -> tuple[Any, State]:
-        batch = jnp.shape(jax.tree.leaves(inputs)[0])[: -self.feature_ndim]
+        batch = np.shape(jax.tree.leaves(inputs)[0])[: -self.feature_ndim]
         # A dict, since some modules take no `key` at all.
         keys = {} if key is None else {"key": jax.random.split(key, batch)}
         step = _with_params(self.module, params)
