@@ -20,9 +20,11 @@ VMEM: dict[str, int] = {
 }
 """The bytes of vector memory that a core has, by `jax.Device.device_kind`."""
 
-PART_FOR_ARRAYS = 3 / 4
-"""The part of the vector memory that a kernel may fill with its arrays. The rest is the compiler's,
-for what does not fit into registers."""
+PART_FOR_ARRAYS = 5 / 8
+"""The part of the vector memory that a kernel may fill with its arrays."""
+
+PART_FOR_KERNELS = 7 / 8
+"""The part that a kernel may ask for: XLA keeps arrays of other operations there too."""
 
 INTERPRET: Any = False
 """What `pallas_call` takes for `interpret`; tests set it."""
@@ -46,9 +48,12 @@ def missing(device: Device) -> str | None:
     return f"this JAX's Pallas for TPUs has no {lacking[0]}" if lacking else None
 
 
-def options(device: Device) -> dict[str, Any]:
-    """How a kernel is compiled: with all of the memory."""
+def options(device: Device, bytes_of_arrays: int) -> dict[str, Any]:
+    """How a kernel is compiled: with memory for its arrays, and for what does not fit into
+    registers."""
     from jax.experimental.pallas import tpu
 
-    compiled = tpu.CompilerParams(vmem_limit_bytes=VMEM[device.kind])
+    asked = bytes_of_arrays * 4 // 3 + 8 * MIB
+    limit = min(asked, int(VMEM[device.kind] * PART_FOR_KERNELS))
+    compiled = tpu.CompilerParams(vmem_limit_bytes=limit)
     return {"compiler_params": compiled, "interpret": INTERPRET}

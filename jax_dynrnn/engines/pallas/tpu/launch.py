@@ -12,7 +12,7 @@ import numpy as np
 from ...._types import Index, PyTree, Ref
 from ...devices import Device
 from . import chips
-from .arrays import ROWS, WHOLE, Arrays, Masks, in_block
+from .arrays import ROWS, WHOLE, Arrays, Masks, in_block, vmem_bytes
 from .sizes import LANES, Sizes
 
 VALID, RESET = 1, 2
@@ -98,7 +98,7 @@ def launch(
             out_specs=specs(places.results, types.results, written_at),
             scratch_shapes=[tpu.VMEM(x.shape, x.dtype) for x in jax.tree.leaves(types.scratch)],
         ),
-        **chips.options(device),
+        **chips.options(device, vmem_bytes(sizes, types, places)),
     )
 
     def run(counts, arguments):
