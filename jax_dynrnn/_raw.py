@@ -23,7 +23,7 @@ from ._features import feature_ndims
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from ._types import CellLike, Inputs, PyTree
-from .engines.devices import row_axes_of, typed_as_results, with_rows_over
+from .engines.devices import row_sharding, typed_as_results, with_rows_over
 from .engines.masks import expand_like
 
 ARGUMENTS = "time, cell_output, cell_state, loop_state"
@@ -128,7 +128,7 @@ def raw_rnn(
     with _check_cell.relabel_errors(ORDER, initial_state="next_cell_state"):
         state = _check_first_state(cell, params, inputs, state, batch)
     # On an explicit mesh, arrays of the same rows must lie alike before they can be combined.
-    rows = row_axes_of((inputs, state, finished))
+    rows = row_sharding((inputs, state, finished))
     finished, inputs, state = with_rows_over((finished, inputs, state), rows)
     prepare_key = fold_in(key, PREPARE)
     prepared = ask(cell, "prepare", params, key=prepare_key, batch_shape=(batch,))

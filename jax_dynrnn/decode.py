@@ -29,7 +29,7 @@ from ._raw import raw_rnn
 from ._rnn import dynamic_rnn
 from ._tools import widened
 from ._types import CellLike, Index, PyTree
-from .engines.devices import row_axes_of, with_rows_over
+from .engines.devices import row_sharding, with_rows_over
 from .sequence import sequence_mask
 from .wrappers import AttentionWrapper
 
@@ -349,7 +349,7 @@ def beam_search(
             state = on_beams.repeat(initial_state)
             coverage = jnp.zeros_like(_alignments(state)) if needs_coverage else None
             beams = first_beams(shape, maximum_iterations, end, coverage)
-            beams = with_rows_over(beams, row_axes_of(state))
+            beams = with_rows_over(beams, row_sharding(state))
             return none_finished, inputs, state, emit_spec, beams
         # Logits in 16 bits are widened: their log-probabilities are summed over all steps.
         log_probs = jax.nn.log_softmax(widened(logits(output)), -1)

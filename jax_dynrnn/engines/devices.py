@@ -93,28 +93,28 @@ def typed_as_results(f: Callable[[Any], PyTree], tree: PyTree) -> Any:
         tree = typed
 
 
-def row_axes_of(tree: PyTree) -> Any:
-    """The explicit mesh axes that the rows of any array in `tree` are sharded over, or `None`."""
+def row_sharding(tree: PyTree) -> Any:
+    """The sharding of an array in `tree` whose rows are sharded over explicit mesh axes, or
+    `None`."""
     for x in jax.tree.leaves(tree):
         sharding = jax.typeof(x).sharding
         if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types and x.ndim:
-            if (names := sharding.spec[0]) is not None:
-                return names
+            if sharding.spec[0] is not None:
+                return sharding
     return None
 
 
-def with_rows_over(tree: PyTree, axes: Any) -> Any:
-    """`tree` with the rows of every array sharded over explicit mesh axes, if there are any."""
-    if axes is None:
+def with_rows_over(tree: PyTree, sharding: Any) -> Any:
+    """`tree` with the rows of every array sharded as those of `sharding`, unless that is `None`."""
+    if sharding is None:
         return tree
 
     def shard(x):
         if not np.ndim(x) or jax.typeof(x).sharding.spec[0] is not None:
             return x
-        sharding = jax.typeof(x).sharding
-        spec = jax.sharding.PartitionSpec(axes, *sharding.spec[1:])
-        mesh = jax.sharding.get_abstract_mesh()
-        return jax.reshard(x, jax.sharding.NamedSharding(mesh, spec))
+        spec = sharding.spec[0], *jax.typeof(x).sharding.spec[1:]
+        placed = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+        return jax.reshard(x, placed)
 
     return jax.tree.map(shard, tree)
 
