@@ -45,7 +45,7 @@ def program(mesh, cell, engine=None, of_params=EVERYWHERE):
 
 @pytest.mark.parametrize(
     "name, engine",
-    [("lstm", None), ("stack", None), ("dropout", None), ("lstm", "blocked"), ("stack", "blocked")],
+    [("lstm", None), ("stack", None), ("dropout", None), ("lstm", "scan")],
 )
 @BOTH
 def test_no_chip_waits_for_another_inside_of_a_loop(name, engine, axis):
