@@ -38,7 +38,8 @@ class Scoring(NamedTuple):
     """How sequences are scored."""
 
     length_penalty: Any = 0.0
-    coverage_weight: Any = 0.0
+    coverage_weight: Any = None
+    """`None`: there is no coverage penalty."""
     score_fn: Callable[..., Any] | None = None
     """The user's function, in place of both penalties."""
     valid: jax.Array | None = None

@@ -58,7 +58,17 @@ class ScannedOptions(TypedDict, total=False):
     memory_mask: Any
 
 
-def inputs_and_resets(given: Any) -> tuple[Any, Any]:
+def run_scanned(
+    run: Callable[..., Any], carry: Any, inputs: Any, options: dict[str, Any]
+) -> tuple[Any, Any]:
+    """A call of `ScannedRNN` -> `(carry, outputs)`; `run` is that of the layer."""
+    inputs, resets = _inputs_and_resets(inputs)
+    lengths = options.pop("sequence_length", None)
+    outputs, state = run(inputs, lengths, carry, resets=resets, time_major=True, **options)
+    return state, outputs
+
+
+def _inputs_and_resets(given: Any) -> tuple[Any, Any]:
     """The two parts of what `ScannedRNN` receives for all steps."""
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Decoding, in which a cell receives its own choices as inputs: greedy, by sampling, beam search.
+"""Decoding, in which a cell receives its own choices as inputs: greedy, sampling, beam search.
 
 All are loops of `raw_rnn`. `B` is the batch size, `K` the beam width, `L` the maximum length,
 `V` the number of ids.
@@ -338,7 +338,8 @@ def beam_search(
     # The user's functions are written for `[B, ...]`; the beam axis is axis 1.
     embed, logits = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
     on_beams, shape = OnBeams(cell, beam_width), (batch, beam_width)
-    needs_coverage = scoring.coverage_weight is not None and isinstance(cell, AttentionWrapper)
+    is_scored_by_it = scoring.score_fn is not None or scoring.coverage_weight is not None
+    needs_coverage = is_scored_by_it and isinstance(cell, AttentionWrapper)
     # The result is in the loop state; `raw_rnn` has to emit something, and gets zeros.
     none_finished, emit_spec = jnp.zeros(batch, bool), jnp.int32(0)
 
@@ -482,7 +483,7 @@ def _check_temperature(temperature: Any) -> None:
 def _checked_scoring(
     cell: Cell, params: Params, length_penalty: Any, coverage_weight: Any, score_fn: Any
 ) -> Scoring:
-    """How sequences are scored. The coverage weight is `None` where nothing depends on it."""
+    """How sequences are scored, after checking the options that say so."""
     _check_penalty("length_penalty", length_penalty)
     _check_penalty("coverage_penalty_weight", coverage_weight)
     has_coverage = isinstance(coverage_weight, jax.core.Tracer) or float(coverage_weight) != 0
@@ -500,7 +501,7 @@ def _checked_scoring(
             )
         return Scoring(score_fn=functools.partial(_checked_scores, score_fn))
     if not has_coverage:
-        return Scoring(length_penalty, None)
+        return Scoring(length_penalty)
     if not isinstance(cell, AttentionWrapper):
         raise ValueError(
             "coverage_penalty_weight: expected an AttentionWrapper, whose alignments it sums up, "

@@ -29,7 +29,7 @@ from ._flax_core import (
     check_inputs,
     check_state,
     find_key,
-    inputs_and_resets,
+    run_scanned,
     shapes_of,
     start,
     step,
@@ -253,12 +253,7 @@ class ScannedRNN(OneCell):
     def __call__(
         self, carry: State | None, inputs: Any, **options: Unpack[ScannedOptions]
     ) -> tuple[State, Any]:
-        inputs, resets = inputs_and_resets(inputs)
-        lengths = options.pop("sequence_length", None)
-        outputs, state = self._run(
-            inputs, lengths, carry, resets=resets, time_major=True, **options
-        )
-        return state, outputs
+        return run_scanned(self._run, carry, inputs, {**options})
 
 
 class RNNCell(OneCell, nn.RNNCellBase):

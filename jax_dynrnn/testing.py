@@ -287,7 +287,7 @@ def check_replay(
 
     if (difference := compare(flags)) is None:
         return
-    found = explanation(compare, flags)
+    found = explanation(compare, flags, difference)
     hint = f"They are equal if resets come {found}."
     if found is None:
         hint = (

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toys
-from laws import weighted_sum
+from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
 from jax_dynrnn import _rnn
@@ -111,3 +112,37 @@ class Divided(Own):
 
 
 EVERYTHING = rnn.BasicRNNCell(H, activation=toys.everything)
+
+
+GOLDEN = ["lstm_peepholes", "cudnn_gru"]
+"""What TensorFlow computed, in golden/; more of it runs with `--full`."""
+MORE_GOLDEN = [
+    *("basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_clip_0", "learned"),
+]
+
+
+def only_full(value):
+    """A parameter that runs with `--full` only: the interpreted kernels are slow."""
+    return pytest.param(value, marks=pytest.mark.full)
+
+
+def assert_pallas_equals_scan(cell, dtype, batch, tolerance, **options):
+    """Asserts that `pallas` agrees with `scan`, or is about as close to float64 as `scan` is."""
+    rounded_to = "float32" if dtype == "float32" else "bfloat16"
+    given, wide = (arguments(cell, d, batch, rounded_to) for d in (dtype, "float64"))
+
+    def exact():
+        return results(cell, "scan", wide, **options)
+
+    found = results(cell, "pallas", given, **options)
+    close(found, results(cell, "scan", given, **options), tolerance, exact)
+
+
+def assert_padding_has_no_effect(cell, dtype):
+    """Asserts that NaN in the padding changes no result and no gradient of `pallas`."""
+    params, inputs, state = arguments(cell, dtype)
+    padding = (np.arange(T) >= LENGTHS[:, None])[..., None]
+    corrupted = jnp.where(padding, jnp.asarray(np.nan, dtype), inputs)
+    options = {"sequence_length": LENGTHS}
+    clean = results(cell, "pallas", (params, jnp.where(padding, 0, inputs), state), **options)
+    close(results(cell, "pallas", (params, corrupted, state), **options), clean, 0)

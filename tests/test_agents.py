@@ -327,3 +327,18 @@ def test_invalid_arguments_of_check_replay(change, error, message):
     given = {"replay": replay_from(FIRST), "resets": RESETS, "rollout": acted()[0]} | change
     with pytest.raises(error, match=message):
         testing.check_replay(**given)
+
+
+def test_a_chunk_of_one_step():
+    """In it nothing is left to compare once resets move, which then explain nothing."""
+    rollout = jax.tree.map(lambda x: x[:1], acted()[0])
+    rollout["value"][0, 1, 2] += 1
+
+    def replay(resets):
+        outputs, _ = rnn.dynamic_rnn(
+            CELL, PARAMS, INPUTS[:1], initial_state=FIRST, resets=resets, time_major=True
+        )
+        return {"log_prob": outputs[..., 0], "value": outputs[..., 1:]}
+
+    with pytest.raises(AssertionError, match="No other resets explain it"):
+        testing.check_replay(replay, RESETS[:1], rollout)

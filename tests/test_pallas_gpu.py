@@ -25,7 +25,9 @@ from kernel_cases import (
     CELLS,
     EVERYTHING,
     FLAGS,
+    GOLDEN,
     LENGTHS,
+    MORE_GOLDEN,
     B,
     D,
     Divided,
@@ -33,7 +35,10 @@ from kernel_cases import (
     Own,
     T,
     arguments,
+    assert_padding_has_no_effect,
+    assert_pallas_equals_scan,
     forget_traces,
+    only_full,
     results,
 )
 from laws import close, weighted_sum
@@ -60,11 +65,6 @@ def interpreter(**options):
     return InterpretGPUParams(**options)
 
 
-def only_full(value):
-    """A parameter that runs with `--full` only: the interpreted kernels are slow."""
-    return pytest.param(value, marks=pytest.mark.full)
-
-
 @pytest.fixture
 def hopper(monkeypatch):
     """Simulates one GPU of compute capability 9."""
@@ -82,15 +82,8 @@ def interpreted(hopper, monkeypatch):
 
 def assert_equals_scan(cell, dtype="bfloat16", batch=B, **options):
     """Asserts that `pallas` agrees with `scan`, or is about as close to float64 as `scan` is."""
-    rounded_to = "float32" if dtype == "float32" else "bfloat16"
-    given, wide = (arguments(cell, d, batch, rounded_to) for d in (dtype, "float64"))
-
-    def exact():
-        return results(cell, "scan", wide, **options)
-
     eps = BFLOAT16_PAIR_ERROR if dtype == "float32" else float(jnp.finfo(dtype).eps)
-    found = results(cell, "pallas", given, **options)
-    close(found, results(cell, "scan", given, **options), 4 * eps, exact)
+    assert_pallas_equals_scan(cell, dtype, batch, 4 * eps, **options)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -123,12 +116,8 @@ def test_in_float32(interpreted, name):
         assert_equals_scan(CELLS[name], "float32", sequence_length=LENGTHS)
 
 
-GOLDEN = ["lstm_peepholes", "cudnn_gru"]
-MORE = ["basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_clip_0", "learned"]
-
-
 @pytest.mark.parametrize("run", ["dynamic", "bidirectional"])
-@pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE])
+@pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE_GOLDEN])
 def test_agrees_with_tensorflow(interpreted, name, run):
     """Outputs, states and gradients agree with those that TensorFlow computed."""
     config, stored = oracle.CONFIGS[name], np.load(Path(__file__).parent / "golden" / f"{name}.npz")
@@ -210,13 +199,7 @@ def test_units_that_do_not_fill_a_warpgroup(interpreted, cell, flags):
 
 def test_garbage_in_the_padding(interpreted):
     """NaN in the padding changes no result and no gradient."""
-    cell = CELLS["gru reset after"]
-    params, inputs, state = arguments(cell, "bfloat16")
-    padding = (np.arange(T) >= LENGTHS[:, None])[..., None]
-    corrupted = jnp.where(padding, jnp.asarray(np.nan, "bfloat16"), inputs)
-    options = {"sequence_length": LENGTHS}
-    clean = results(cell, "pallas", (params, jnp.where(padding, 0, inputs), state), **options)
-    close(results(cell, "pallas", (params, corrupted, state), **options), clean, 0)
+    assert_padding_has_no_effect(CELLS["gru reset after"], "bfloat16")
 
 
 def test_transforms(interpreted):

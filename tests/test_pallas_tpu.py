@@ -19,7 +19,9 @@ from kernel_cases import (
     CELLS,
     EVERYTHING,
     FLAGS,
+    GOLDEN,
     LENGTHS,
+    MORE_GOLDEN,
     B,
     D,
     Divided,
@@ -27,7 +29,10 @@ from kernel_cases import (
     Own,
     T,
     arguments,
+    assert_padding_has_no_effect,
+    assert_pallas_equals_scan,
     forget_traces,
+    only_full,
     results,
 )
 from laws import close, weighted_sum
@@ -39,11 +44,6 @@ from jax_dynrnn.engines.pallas.tpu import Tpu, chips, launch, passes, sizes
 
 KIND = "cpu"
 """What JAX calls the device of these tests."""
-
-
-def only_full(value):
-    """A parameter that runs with `--full` only."""
-    return pytest.param(value, marks=pytest.mark.full)
 
 
 @pytest.fixture
@@ -65,15 +65,8 @@ def interpreted(v5e, monkeypatch):
 
 def assert_equals_scan(cell, dtype="float32", batch=B, **options):
     """Asserts that `pallas` agrees with `scan`, or is about as close to float64 as `scan` is."""
-    rounded_to = "float32" if dtype == "float32" else "bfloat16"
-    given, wide = (arguments(cell, d, batch, rounded_to) for d in (dtype, "float64"))
-
-    def exact():
-        return results(cell, "scan", wide, **options)
-
     tolerance = {"float32": 1e-5, "bfloat16": 4 * 2**-7}[dtype]
-    found = results(cell, "pallas", given, **options)
-    close(found, results(cell, "scan", given, **options), tolerance, exact)
+    assert_pallas_equals_scan(cell, dtype, batch, tolerance, **options)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -115,7 +108,7 @@ def test_stacks_and_wrappers(interpreted):
 @pytest.mark.parametrize("flags", [only_full({}), FLAGS], ids=["lengths", "flags"])
 @pytest.mark.parametrize("cell", [rnn.LSTMCell(200), only_full(Own(40)), Divided(1)], ids=repr)
 def test_units_that_do_not_fill_lanes(interpreted, cell, flags):
-    """Numbers of units that are rounded up: in one slice of them, and in two."""
+    """Units that do not fill vector registers, in one slice of them and in two."""
     assert_equals_scan(cell, sequence_length=LENGTHS, **flags)
 
 
@@ -177,21 +170,11 @@ def test_what_does_not_vary(interpreted, monkeypatch, batch):
 
 def test_garbage_in_the_padding(interpreted):
     """NaN in the padding changes no result and no gradient."""
-    cell = CELLS["gru reset after"]
-    params, inputs, state = arguments(cell, "float32")
-    padding = (np.arange(T) >= LENGTHS[:, None])[..., None]
-    corrupted = jnp.where(padding, jnp.asarray(np.nan, "float32"), inputs)
-    options = {"sequence_length": LENGTHS}
-    clean = results(cell, "pallas", (params, jnp.where(padding, 0, inputs), state), **options)
-    close(results(cell, "pallas", (params, corrupted, state), **options), clean, 0)
-
-
-GOLDEN = ["lstm_peepholes", "cudnn_gru"]
-MORE = ["basic_rnn", "basic_rnn_relu", "basic_lstm_options", "lstm_clip", "lstm_clip_0", "learned"]
+    assert_padding_has_no_effect(CELLS["gru reset after"], "float32")
 
 
 @pytest.mark.parametrize("run", ["dynamic", only_full("bidirectional")])
-@pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE])
+@pytest.mark.parametrize("name", GOLDEN + [only_full(n) for n in MORE_GOLDEN])
 def test_agrees_with_tensorflow(interpreted, name, run):
     """Outputs, states and gradients agree with those that TensorFlow computed."""
     config = oracle.CONFIGS[name]

@@ -61,10 +61,16 @@ def _leaves(tree: PyTree, time_axis: int) -> list[tuple[str, np.ndarray]]:
     return [(name, x if time_axis == 0 else x.swapaxes(0, 1)) for name, x in arrays]
 
 
+LAST_DONE = "the last done of the chunk before is missing"
+
+
 def explanation(
-    compare: Callable[[np.ndarray], Difference | None], resets: np.ndarray
+    compare: Callable[[np.ndarray], Difference | None], resets: np.ndarray, difference: Difference
 ) -> str | None:
-    """Which other resets, `[T, B]`, make the replay equal to what was recorded, or `None`."""
+    """Which other resets, `[T, B]`, make the replay equal to what was recorded, or `None`.
+
+    `difference` is the one with `resets`. Each comparison runs the replay once.
+    """
     none = np.zeros_like(resets[:1])
     candidates = {
         "as they do": resets,
@@ -75,21 +81,14 @@ def explanation(
     for name, moved in candidates.items():
         # Nothing is known of the step after the last one, whose flag would come into the chunk.
         known = len(resets) - (name == "one step earlier")
-
-        def agrees(resets, known=known):
-            found = compare(resets)
-            return found is None or found.step >= known
-
-        if agrees(moved):
+        found = difference if moved is resets else compare(moved)
+        if found is None or found.step >= known > 0:
             return name
-        difference = compare(moved)
-        if difference is not None and difference.step == 0:
+        if found.step == 0:
             begun = moved.copy()
-            begun[0, difference.rows] = True
-            if agrees(begun):
-                rows = ", ".join(map(str, difference.rows))
+            begun[0, found.rows] = True
+            rest = compare(begun)
+            if rest is None or rest.step >= known > 0:
+                rows = ", ".join(map(str, found.rows))
                 return f"{name}, and before step 0 in row {rows}: {LAST_DONE}"
     return None
-
-
-LAST_DONE = "the last done of the chunk before is missing"

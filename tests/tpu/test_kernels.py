@@ -63,7 +63,7 @@ def test_flags():
 
 
 def test_few_and_many_rows():
-    """One row of few steps; more rows than fit into the memory at once."""
+    """One row of few steps, and 4,096 rows."""
     compile_step(CELLS["lstm"], CHIPS[0], "bfloat16", batch=1, time=3)
     compile_step(rnn.BasicRNNCell(128), CHIPS[0], "bfloat16", batch=4096)
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from ..request import Request, Run
-from ..staged.split_cell import SplitCell
+from ..request import Request
 
 
 class Platform(abc.ABC):
     """The kernels of one platform: what they can run, and the two passes around them."""
+
+    forward: ClassVar[Callable[..., tuple[Any, Any]]]
+    """`forward(split, run, save)` -> `((outputs, final_state), residuals)`."""
+
+    backward: ClassVar[Callable[..., tuple[Any, Any, Any, Any]]]
+    """`backward(split, run, residuals, cotangents)` -> the cotangents of the params, the inputs,
+    the initial and the start state of the run."""
 
     @abc.abstractmethod
     def unsupported(self, request: Request) -> str | None:
@@ -27,13 +34,3 @@ class Platform(abc.ABC):
     @abc.abstractmethod
     def chosen_because(self) -> str | None:
         """Their measured speed, or `None`."""
-
-    @abc.abstractmethod
-    def forward(self, split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
-        """`((outputs, final_state), residuals)`."""
-
-    @abc.abstractmethod
-    def backward(
-        self, split: SplitCell, run: Run, residuals: Any, cotangents: Any
-    ) -> tuple[Any, Any, Any, Any]:
-        """The cotangents of the params, the inputs, the initial and the start state of the run."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._types import Inputs, PyTree, State
+from ..staged.probe import Probe
 from ..staged.split_cell import SplitCell, Weights
 from .gatewise import Arithmetic, Gates, UnsupportedArithmetic, broadcast, inlined, is_leaf
 
@@ -140,3 +141,13 @@ class Step:
 
         given = vectors, projected, state, products
         return inlined(pull, (given, (d_outputs, d_state)), self.replacements)
+
+
+def step_or_reason(probe: Probe, replacements: dict[str, Callable[..., Any]]) -> Step | str:
+    """The step of a cell, or why a kernel cannot compute its arithmetic."""
+    try:
+        step = Step(probe.split, probe.weights, probe.inputs, probe.state, replacements)
+        step.check_arithmetic()
+    except UnsupportedArithmetic as reason:
+        return f"the arithmetic of {probe.name} cannot be computed by a kernel: {reason}"
+    return step

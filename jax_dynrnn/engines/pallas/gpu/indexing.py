@@ -8,19 +8,16 @@ memory are `[T, ..., B]`, rows last: matrix instructions take many units and few
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ...._types import DTypeLike, Index, PyTree, Ref
+from ..layout import RESET, VALID, round_up
 from ..step import Step
 from . import mosaic
 from .mosaic import ROWS, UNITS
-
-VALID, RESET = 1, 2
-"""The flag of a valid step, and of a valid step before which the state is reset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +189,3 @@ def operand_dtype(dtype: DTypeLike) -> Any:
 def num_terms(dtype: DTypeLike) -> int:
     """A float32 number is the sum of two bfloat16 numbers, but for its last 8 of 24 bits."""
     return 2 if jnp.dtype(dtype) == jnp.float32 else 1
-
-
-def round_up(size: int, multiple: int) -> int:
-    """`size`, rounded up to a multiple."""
-    return math.ceil(size / multiple) * multiple

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from ...._tools import filled_like
 from ...._types import DTypeLike, Index, Ref
+from ..layout import round_up
 from ..step import Step
 from . import cluster, mosaic
-from .indexing import Position, Sizes, num_terms, operand_dtype, round_up
+from .indexing import Position, Sizes, num_terms, operand_dtype
 from .mosaic import ROWS, UNITS
 
 

@@ -8,28 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...._types import Inputs, PyTree
+from ...._types import PyTree
 from ...devices import pcast, varying_axes
 from ...request import Run
 from ...staged.split_cell import SplitCell, Weights, kernel_cotangent, one_row
+from ..layout import Layout, as_pytree, has_flags, round_up
 from ..primitives import for_gpu
 from ..step import Step
 from . import kernels
-from .indexing import RESET, VALID, Sizes, round_up
+from .indexing import Sizes
 from .kernels import BackwardArguments, ForwardArguments
 from .launch import cluster_size, matrix_tiles
 from .mosaic import ROWS, UNITS
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelLayout:
+class KernelLayout(Layout):
     """The arrays of a run, of which the params are `Weights`, in the layout of the kernels.
 
     There rows are last, units are rounded up to warpgroups and rows to tiles.
     """
 
-    split: SplitCell
-    run: Run
     sizes: Sizes
 
     @classmethod
@@ -37,16 +36,10 @@ class KernelLayout:
         dtype = run.params.kernels[0].dtype
         step = Step(split, run.params, *one_row(run), for_gpu(dtype))
         batch = round_up(run.batch, ROWS)
-        has_flags = run.masks.may_have_gaps or run.masks.resets is not None
         cluster = cluster_size(step, dtype, batch // ROWS)
         assert cluster is not None  # or `unsupported` says so
-        sizes = Sizes(step, batch, run.time, run.reverse, dtype, has_flags, cluster)
+        sizes = Sizes(step, batch, run.time, run.reverse, dtype, has_flags(run), cluster)
         return cls(split, run, sizes)
-
-    def project(self, projection: list[Any], inputs: Inputs) -> Any:
-        """The projected inputs of all steps, as one matmul."""
-        weights = dataclasses.replace(self.run.params, projection=projection)
-        return self.split.project_steps(weights, inputs)
 
     def with_time(self, tree: PyTree, fill: str = "edge") -> list[jax.Array]:
         """The leaves of a tree with time, `[T, k H, B]`."""
@@ -94,11 +87,11 @@ class KernelLayout:
         """Arrays with time, in the layout of the run, 0 in its padding, as the pytree `like`."""
         order = (2, 0, 1) if self.run.time_axis == 1 else (0, 2, 1)
         masked = [self._mask(self.unpad_rows(x)).transpose(order) for x in xs]
-        return _as([self._unpad_units(x) for x in masked], like)
+        return as_pytree([self._unpad_units(x) for x in masked], like)
 
     def restore_without_time(self, xs: list[jax.Array], like: PyTree) -> Any:
         """Arrays without time, in the layout of the run, as the pytree `like`."""
-        return _as([self._unpad_units(self.unpad_rows(x).T) for x in xs], like)
+        return as_pytree([self._unpad_units(self.unpad_rows(x).T) for x in xs], like)
 
     def _mask(self, x: jax.Array) -> jax.Array:
         """`[T, ..., B]`, 0 in the padding, where kernels write nothing."""
@@ -115,7 +108,7 @@ class KernelLayout:
         """The cotangents of the elementwise weights, of what the kernel summed over time."""
         weights = self.run.params.elementwise
         sums = [self._unpad_units(d.sum(-1)) for d in d_vectors]
-        return _as([d.reshape(x.shape) for d, x in zip(sums, weights, strict=True)], weights)
+        return as_pytree([d.reshape(x.shape) for d, x in zip(sums, weights, strict=True)], weights)
 
     def steps(self) -> tuple[list[jax.Array], jax.Array, jax.Array]:
         """`(flags, ends, counts)`, as the kernels take them."""
@@ -128,12 +121,8 @@ class KernelLayout:
     def _flags(self) -> list[jax.Array]:
         if not self.sizes.has_flags:
             return []
-        run, masks = self.run, self.run.masks
-        valid = jnp.ones((run.time, run.batch), bool) if masks.valid is None else masks.valid
-        flags = jnp.where(valid, VALID, 0).astype(jnp.int32)
-        if masks.resets is not None:
-            flags = jnp.where(masks.resets, RESET, flags)
-        return [self._pad_rows(jnp.broadcast_to(flags[:, None], (run.time, UNITS, run.batch)))]
+        flags = self.flags()[:, None]
+        return [self._pad_rows(jnp.broadcast_to(flags, (self.run.time, UNITS, self.run.batch)))]
 
 
 def forward(split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
@@ -189,7 +178,9 @@ def backward(
         (d_product,) = layout.restore_with_time(d_products, [hidden])
     d_kernel = kernel_cotangent(hidden, d_product)
     d_projection, d_inputs = vjp(d_projected)
-    d_weights = Weights(d_projection, _as([d_kernel], [kernel]), layout.sum_vectors(d_vectors))
+    d_weights = Weights(
+        d_projection, as_pytree([d_kernel], [kernel]), layout.sum_vectors(d_vectors)
+    )
     d_initial = layout.restore_without_time(d_initial, run.initial_state)
     if layout.sizes.has_flags:
         d_start = layout.restore_without_time(d_start, run.start_state)
@@ -205,9 +196,3 @@ def _gates_and_products(
     if not step.only_adds_product:
         return projected, products
     return [projected[0].astype(jnp.float32) + products[0]], []
-
-
-def _as(xs: list[jax.Array], like: PyTree) -> Any:
-    """`xs` as the leaves of a pytree, of its dtypes."""
-    leaves, structure = jax.tree.flatten(like)
-    return structure.unflatten([x.astype(y.dtype) for x, y in zip(xs, leaves, strict=True)])

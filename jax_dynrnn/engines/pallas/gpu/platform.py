@@ -16,15 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from ...devices import on_mesh
-from ...request import Request, Run
+from ...request import Request
 from ...selection import ON_H200, state_units, why_little_work
 from ...staged.parts import innermost
 from ...staged.probe import Probe, asks_split_cell
-from ...staged.split_cell import SplitCell
-from ..gatewise import UnsupportedArithmetic
 from ..platform import Platform
 from ..primitives import for_gpu
-from ..step import Step
+from ..step import Step, step_or_reason
 from . import mosaic, passes
 from .launch import cluster_size
 
@@ -80,15 +78,8 @@ class Gpu(Platform):
         """The measured speed."""
         return f"1.1 to 3.1 times blocked's speed forward, 1.5 to 2.8 training: {ON_H200}"
 
-    def forward(self, split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
-        """`((outputs, final_state), residuals)`."""
-        return passes.forward(split, run, save)
-
-    def backward(
-        self, split: SplitCell, run: Run, residuals: Any, cotangents: Any
-    ) -> tuple[Any, Any, Any, Any]:
-        """The cotangents of the params, the inputs, the initial and the start state."""
-        return passes.backward(split, run, residuals, cotangents)
+    forward = staticmethod(passes.forward)
+    backward = staticmethod(passes.backward)
 
 
 def _first(ask: Callable[..., Any], request: Request) -> Any:
@@ -96,19 +87,12 @@ def _first(ask: Callable[..., Any], request: Request) -> Any:
     return next((found for found in map(ask, innermost(request)) if found is not None), None)
 
 
-def _step_of(probe: Probe) -> Step:
-    dtype = probe.weights.kernels[0].dtype
-    return Step(probe.split, probe.weights, probe.inputs, probe.state, for_gpu(dtype))
-
-
 @asks_split_cell
 def _why_no_kernel(probe: Probe) -> str | None:
-    try:
-        step = _step_of(probe)
-        step.check_arithmetic()
-    except UnsupportedArithmetic as reason:
-        return f"the arithmetic of {probe.name} cannot be computed by a kernel: {reason}"
     dtype = probe.weights.kernels[0].dtype
+    step = step_or_reason(probe, for_gpu(dtype))
+    if isinstance(step, str):
+        return step
     if cluster_size(step, dtype, tiles=1) is None:
         return (
             f"no cluster of up to {mosaic.max_cluster()} SMs holds the recurrent matrix of "
@@ -120,5 +104,7 @@ def _why_no_kernel(probe: Probe) -> str | None:
 @asks_split_cell
 def _primitives_not_measured(probe: Probe) -> str | None:
     """The primitives of the step that no GPU has run in a kernel yet, or `None`."""
-    primitives = _step_of(probe).arithmetic.primitives
+    step = step_or_reason(probe, for_gpu(probe.weights.kernels[0].dtype))
+    assert isinstance(step, Step)  # or `why_no_kernel` says so
+    primitives = step.arithmetic.primitives
     return ", ".join(sorted(primitives - RUN_ON_A_GPU)) or None

@@ -7,7 +7,7 @@
 * `arrays`: the arrays that the kernels read and write, and the place of each in a block;
 * `launch`: how a kernel is launched, and the steps of a block;
 * `forward`, `backward`: the kernels;
-* `passes`: what XLA computes around the kernels.
+* `passes`: what XLA computes before and after the kernels.
 """
 
 from .platform import Tpu as Tpu

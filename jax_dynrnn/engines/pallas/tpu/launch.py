@@ -11,12 +11,10 @@ import numpy as np
 
 from ...._types import Index, PyTree, Ref
 from ...devices import Device
+from ..layout import RESET, VALID
 from . import chips
 from .arrays import ROWS, WHOLE, Arrays, Masks, in_block, vmem_bytes
 from .sizes import LANES, Sizes
-
-VALID, RESET = 1, 2
-"""The flag of a valid step, and of a valid step before which the state is reset."""
 
 UNROLLED_REGISTERS = 16 * 8
 """Steps are unrolled until a gate of theirs takes so many registers in all: more would gain
@@ -185,12 +183,12 @@ class Block:
         for g, x in enumerate(gates):
             ref[k, :, self.sizes.columns(u, len(gates), g)] = x.astype(ref.dtype)
 
-    def dot(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """`x @ y`, in float32."""
+    def dot(self, x: jax.Array, y: jax.Array, over_rows: bool = False) -> jax.Array:
+        """`x @ y` in float32; with `over_rows` `x.T @ y`."""
         return jax.lax.dot_general(
             x,
             y,
-            (((1,), (0,)), ((), ())),
+            (((0 if over_rows else 1,), (0,)), ((), ())),
             precision=self.sizes.precision,
             preferred_element_type=jnp.float32,
         )
@@ -225,7 +223,7 @@ class Block:
                     total = result[at, :, columns].astype(jnp.float32) + total
                 result[at, :, columns] = total.astype(result.dtype)
 
-        _repeat(self.sizes.steps // steps, lambda i, _: some_steps(i), None)
+        _for_each(self.sizes.steps // steps, some_steps)
 
     def add_gradient(self, x: Ref, d: Ref, result: Ref) -> None:
         """Adds the sum over steps and rows of `x[k, row, :, None] * d[k, row, None, :]`."""
@@ -235,33 +233,26 @@ class Block:
         steps = largest_divisor(self.sizes.steps, MATMUL_ROWS // self.sizes.rows)
         merged = steps * self.sizes.rows
 
-        def some_steps(i, carry):
+        def some_steps(i):
             at = _slice(_times(i, steps), steps)
             for top in range(0, height, rows):
                 x_part = x[at, :, top : top + rows].reshape(merged, rows)
                 for start in range(0, width, size):
                     d_part = d[at, :, start : start + size].reshape(merged, size)
-                    result[top : top + rows, start : start + size] += jax.lax.dot_general(
-                        x_part,
-                        d_part,
-                        (((0,), (0,)), ((), ())),
-                        precision=self.sizes.precision,
-                        preferred_element_type=jnp.float32,
-                    )
-            return carry
+                    gradient = self.dot(x_part, d_part, over_rows=True)
+                    result[top : top + rows, start : start + size] += gradient
 
-        _repeat(self.sizes.steps // steps, some_steps, None)
+        _for_each(self.sizes.steps // steps, some_steps)
 
     def add_sum(self, d: Ref, result: Ref) -> None:
         """Adds the sum over steps and rows, `[1, m]`."""
 
-        def one_step(k, carry):
+        def one_step(k):
             for start in range(0, result.shape[-1], LANES):
                 columns = slice(start, start + LANES)
                 result[:, columns] += d[k, :, columns].astype(jnp.float32).sum(0, keepdims=True)
-            return carry
 
-        _repeat(self.sizes.steps, one_step, None)
+        _for_each(self.sizes.steps, one_step)
 
 
 def _repeat(count: int, body: Callable[..., Any], carry: PyTree) -> Any:
@@ -275,6 +266,11 @@ def _repeat(count: int, body: Callable[..., Any], carry: PyTree) -> Any:
         return (i + np.int32(1), body(i, carry)), None
 
     return jax.lax.scan(numbered, (np.int32(0), carry), None, length=count)[0][1]
+
+
+def _for_each(count: int, body: Callable[..., None]) -> None:
+    """`body(i)` for each `i` below `count`, which is known."""
+    _repeat(count, lambda i, _: body(i), None)
 
 
 def _times(i: Index, size: int) -> Any:

@@ -9,23 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...._types import DTypeLike, Inputs, PyTree
-from ...devices import Device, pcast, varying_axes
+from ...._types import DTypeLike, PyTree
+from ...devices import pcast, varying_axes
 from ...request import Run
 from ...staged.split_cell import SplitCell, Weights, one_row
+from ..layout import Layout, as_pytree, has_flags, round_up
 from ..primitives import for_tpu
 from ..step import Step
-from . import arrays, chips, launch
+from . import arrays, chips
 from .arrays import BackwardArguments, ForwardArguments, Masks
 from .backward import backward as backward_kernel
 from .forward import forward as forward_kernel
 from .projection import dense_projection
-from .sizes import LANES, Sizes, cuts, matmul_precision, round_up
-
-
-def step_of(split: SplitCell, weights: Weights, inputs: Inputs, state: PyTree) -> Step:
-    """The step of a cell, given its weights and one row of inputs and state, or their types."""
-    return Step(split, weights, inputs, state, for_tpu(weights.kernels[0].dtype))
+from .sizes import LANES, Sizes, cuts, matmul_precision
 
 
 def smallest(step: Step, dtype: DTypeLike) -> Sizes:
@@ -42,49 +38,42 @@ def vmem_bytes(sizes: Sizes) -> int:
     return max(arrays.vmem_bytes(sizes, *of) for of in zip(types, places, strict=True))
 
 
-def choose_sizes(split: SplitCell, run: Run, device: Device) -> Sizes:
+def choose_sizes(split: SplitCell, run: Run) -> Sizes:
     """The sizes of a run, that fit: with the fewest tiles, projected by the kernel if it can."""
     weights, (inputs, state) = run.params, one_row(run)
-    step, dtype = step_of(split, weights, inputs, state), weights.kernels[0].dtype
+    dtype = weights.kernels[0].dtype
+    step = Step(split, weights, inputs, state, for_tpu(dtype))
     dense = dense_projection(split, weights, inputs)
     features = round_up(jax.tree.leaves(inputs)[0].shape[-1], LANES) if dense else 0
-    masks = run.masks
-    has_flags = masks.may_have_gaps or masks.resets is not None
+    flagged = has_flags(run)
     for rows, steps in cuts(run.batch, run.time, dtype):
         batch = round_up(run.batch, rows)
         fills = batch == run.batch and run.time % steps == 0
         common = {
             **{"step": step, "batch": batch, "rows": rows, "time": run.time, "steps": steps},
-            **{"reverse": run.reverse, "dtype": dtype, "has_flags": has_flags},
-            "all_valid": fills and masks.valid is None and not has_flags,
+            **{"reverse": run.reverse, "dtype": dtype, "has_flags": flagged},
+            "all_valid": fills and run.masks.valid is None and not flagged,
             "precision": matmul_precision(dtype),
         }
         for projection, columns in ((dense, features), (None, 0)):
             sizes = Sizes(projection=projection, features=columns, **common)
-            if vmem_bytes(sizes) <= chips.bytes_for_arrays(device):
+            if vmem_bytes(sizes) <= chips.bytes_for_arrays(run.device):
                 return sizes
     raise AssertionError("`unsupported` says so")
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelLayout:
+class KernelLayout(Layout):
     """The arrays of a run, of which the params are `Weights`, in the layout of the kernels.
 
     There time is first, and rows, features and units are rounded up.
     """
 
-    split: SplitCell
-    run: Run
     sizes: Sizes
 
     @classmethod
     def of(cls, split: SplitCell, run: Run) -> KernelLayout:
-        return cls(split, run, choose_sizes(split, run, run.device))
-
-    def project(self, projection: list[Any], inputs: Inputs) -> Any:
-        """The projected inputs of all steps, as one matmul."""
-        weights = dataclasses.replace(self.run.params, projection=projection)
-        return self.split.project_steps(weights, inputs)
+        return cls(split, run, choose_sizes(split, run))
 
     def inputs(self) -> list[jax.Array]:
         """What the kernels receive of the inputs: themselves, or projected."""
@@ -136,11 +125,11 @@ class KernelLayout:
     def restore_with_time(self, xs: list[jax.Array], like: PyTree) -> Any:
         """Arrays with time, in the layout of the run, as the pytree `like`."""
         rows = (x[:, : self.run.batch] for x in xs)
-        return _as([self.unpad_units(self.time_first(x)) for x in rows], like)
+        return as_pytree([self.unpad_units(self.time_first(x)) for x in rows], like)
 
     def restore_without_time(self, xs: list[jax.Array], like: PyTree) -> Any:
         """Arrays without time, in the layout of the run, as the pytree `like`."""
-        return _as([self.unpad_units(x[: self.run.batch]) for x in xs], like)
+        return as_pytree([self.unpad_units(x[: self.run.batch]) for x in xs], like)
 
     def weights(self) -> arrays.Weights:
         params, dense = self.run.params, self.sizes.projection or ()
@@ -174,14 +163,9 @@ class KernelLayout:
         return counts, Masks([] if sizes.all_valid else [ends], self._flags())
 
     def _flags(self) -> list[jax.Array]:
-        run, masks, sizes = self.run, self.run.masks, self.sizes
-        if not sizes.has_flags:
+        if not self.sizes.has_flags:
             return []
-        valid = jnp.ones((run.time, run.batch), bool) if masks.valid is None else masks.valid
-        flags = jnp.where(valid, launch.VALID, 0).astype(jnp.int32)
-        if masks.resets is not None:
-            flags = jnp.where(masks.resets, launch.RESET, flags)
-        flags = self._pad_rows(flags, axis=1)
+        flags = self._pad_rows(self.flags(), axis=1)
         return [jnp.broadcast_to(flags[:, :, None], (*flags.shape, LANES))]
 
 
@@ -251,14 +235,8 @@ def _of_projection(layout: KernelLayout, found: arrays.BackwardResults) -> tuple
             totals[dense.bias] += layout.unpad_units(d_bias).reshape(projection[dense.bias].shape)
     (x,) = jax.tree.leaves(run.inputs)
     (d_x,) = (layout.time_first(d[:, : run.batch, : x.shape[-1]]) for d in found.d_inputs)
-    return _as(totals, projection), _as([d_x], run.inputs)
+    return as_pytree(totals, projection), as_pytree([d_x], run.inputs)
 
 
 def _pad_last(x: jax.Array, more: int) -> jax.Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])
-
-
-def _as(xs: list[jax.Array], like: PyTree) -> Any:
-    """`xs` as the leaves of a pytree, of its dtypes."""
-    leaves, structure = jax.tree.flatten(like)
-    return structure.unflatten([x.astype(y.dtype) for x, y in zip(xs, leaves, strict=True)])

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from ...devices import in_shard_map, on_mesh
-from ...request import Request, Run
+from ...request import Request
 from ...staged.probe import Probe, asks_split_cell
-from ...staged.split_cell import SplitCell
-from ..gatewise import UnsupportedArithmetic
 from ..platform import Platform
+from ..primitives import for_tpu
+from ..step import step_or_reason
 from . import chips, passes
 
 DTYPES = [jnp.dtype(name) for name in ("bfloat16", "float32")]
@@ -53,23 +53,13 @@ class Tpu(Platform):
         """Nothing was measured."""
         return None
 
-    def forward(self, split: SplitCell, run: Run, save: bool) -> tuple[Any, Any]:
-        """`((outputs, final_state), residuals)`."""
-        return passes.forward(split, run, save)
-
-    def backward(
-        self, split: SplitCell, run: Run, residuals: Any, cotangents: Any
-    ) -> tuple[Any, Any, Any, Any]:
-        """The cotangents of the params, the inputs, the initial and the start state."""
-        return passes.backward(split, run, residuals, cotangents)
+    forward = staticmethod(passes.forward)
+    backward = staticmethod(passes.backward)
 
 
 @asks_split_cell
 def _reason_or_bytes(probe: Probe) -> Any:
     """What cannot be computed, or the vector memory that a training step takes at least."""
-    try:
-        step = passes.step_of(probe.split, probe.weights, probe.inputs, probe.state)
-        step.check_arithmetic()
-    except UnsupportedArithmetic as reason:
-        return f"the arithmetic of {probe.name} cannot be computed by a kernel: {reason}"
-    return passes.vmem_bytes(passes.smallest(step, probe.weights.kernels[0].dtype))
+    dtype = probe.weights.kernels[0].dtype
+    step = step_or_reason(probe, for_tpu(dtype))
+    return step if isinstance(step, str) else passes.vmem_bytes(passes.smallest(step, dtype))

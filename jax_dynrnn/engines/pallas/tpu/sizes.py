@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ...._types import DTypeLike
+from ..layout import round_up
 from ..step import Step
 from .projection import Dense
 
@@ -113,11 +114,6 @@ def cuts(batch: int, time: int, dtype: DTypeLike) -> Iterator[tuple[int, int]]:
 def row_multiple(dtype: DTypeLike) -> int:
     """Rows come in multiples of this: what a vector register holds."""
     return 32 // jnp.dtype(dtype).itemsize
-
-
-def round_up(size: int, multiple: int) -> int:
-    """`size`, rounded up to a multiple."""
-    return math.ceil(size / multiple) * multiple
 
 
 def matmul_precision(dtype: DTypeLike) -> jax.lax.Precision:
