@@ -134,6 +134,11 @@ FOREIGN: dict[str, Advice] = {
     **_advise("recurrent_init recurrent_kernel_init orthogonal_init", "recurrent_initializer"),
     **_advise("bias_init b_init", "bias_initializer"),
     **_advise("activation_fn nonlinearity act", "activation"),
+    **_advise(
+        "recurrent_activation gate_fn gate_activation inner_activation",
+        "recurrent_activation",
+        otherwise="the gates of this cell are as its paper has them",
+    ),
     **_advise("proj_size num_projection projection_size", "num_proj"),
     **_advise("use_peephole", "use_peepholes"),
     **_advise("use_peepholes", "use_peephole"),

@@ -1,4 +1,4 @@
-"""Caches that are keyed by cells, and the check of which cells may be keys.
+"""Caches that are keyed by cells, programs too, and the check of which cells may be keys.
 
 A cache keeps its keys alive as long as the process runs. So only a cell that is a configuration
 may be a key: small, compared by value, without arrays.
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
+import jax.stages
 import numpy as np
 
 from ._tools import importable_name
@@ -45,6 +47,58 @@ def memoize_by_cell(f: Callable[..., Any]) -> Callable[..., Any]:
         return (cached if why_not_cached(cell) is None else f)(cell, *more)
 
     return memoized
+
+
+def run_compiled(
+    loop: Callable[..., Any],
+    cell: CellLike,
+    options: tuple[Any, ...],
+    functions: tuple[Any, ...],
+    arrays: tuple[Any, ...],
+) -> Any:
+    """`loop(cell, *options, *functions, *arrays)`; equal eager calls share a program if they can.
+
+    They can if nothing but arrays may change from call to call: the cell is a configuration,
+    options are hashable, and each function is a pytree of arrays (`jax.tree_util.Partial`), a
+    static object, which is compared by value, or jitted. Any other function may read variables
+    that change, which a program that was compiled before would not see.
+    """
+    leaves, structure = jax.tree.flatten(functions)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((leaves, arrays)))
+    jitted = tuple(None if _is_array(x) else x for x in leaves)
+    is_fixed = all(x is None or isinstance(x, jax.stages.Wrapped) for x in jitted)
+    if not traced and is_fixed and why_not_cached(cell) is None:
+        try:
+            program = _program(loop, cell, options, structure, jitted)
+        except TypeError:  # something is not hashable
+            pass
+        else:
+            return program([x for x in leaves if _is_array(x)], arrays)
+    return loop(cell, *options, *functions, *arrays)
+
+
+def _is_array(x: object) -> bool:
+    return isinstance(x, jax.Array | np.ndarray)
+
+
+# A program keeps what its jitted functions hold, so only a few are kept.
+@functools.lru_cache(32)
+def _program(
+    loop: Callable[..., Any],
+    cell: CellLike,
+    options: tuple[Any, ...],
+    structure: Any,
+    jitted: tuple[Any, ...],
+) -> Callable[..., Any]:
+    """The program of `run_compiled`, of the arrays in the functions, and of the other arrays."""
+
+    @jax.jit
+    def program(in_functions: list[Any], arrays: tuple[Any, ...]) -> Any:
+        given = iter(in_functions)
+        functions = structure.unflatten([next(given) if x is None else x for x in jitted])
+        return loop(cell, *options, *functions, *arrays)
+
+    return program
 
 
 def is_configuration(cell: CellLike) -> bool:

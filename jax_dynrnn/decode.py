@@ -24,11 +24,12 @@ from ._beam import OnBeams, Scoring, extended, first_beams, gather_beams
 from ._cell import Cell, Params, State
 from ._check_cell import relabel_errors
 from ._features import feature_ndims
+from ._memoize import run_compiled
 from ._protocol import call_back, structure
 from ._raw import raw_rnn
 from ._rnn import dynamic_rnn
 from ._tools import widened
-from ._types import CellLike, Index, PyTree
+from ._types import CellLike, Index, PyTree, Size
 from .engines.devices import row_sharding, with_rows_over
 from .sequence import sequence_mask
 from .wrappers import AttentionWrapper
@@ -104,8 +105,10 @@ def greedy_decode(
 ) -> tuple[jax.Array, jax.Array, State]:
     """Generates the most likely id at every step, until it is `end`. Call it under `jax.jit`.
 
-    An eager call traces and compiles the loop each time, which can take seconds: `embed` and
-    `logits` may use other arrays in each call.
+    An eager call traces and compiles the loop each time, which can take seconds: plain functions
+    may read variables that have changed. Eager calls share a compiled program if `embed` and
+    `logits` cannot: `jax.tree_util.Partial(jnp.take, table, axis=0)`, which holds its arrays, or
+    jitted functions, for which JAX reads such variables once.
 
     Args:
         cell: the cell to run.
@@ -145,12 +148,8 @@ def greedy_decode(
         ([[3, 2, 1, 0, 0], [1, 0, 0, 0, 0]], [3, 1])
     """
 
-    def choose(logits, step):
-        del step
-        return jnp.argmax(logits, -1)
-
     given = cell, params, embed, logits, start, end, initial_state
-    return _decode("greedy_decode", choose, *given, maximum_iterations)
+    return _decode("greedy_decode", _most_likely, *given, maximum_iterations, ())
 
 
 @explained
@@ -210,13 +209,20 @@ def sample_decode(
         raise TypeError("key: expected a key, such as jax.random.key(0), got None")
     _check_temperature(temperature)
 
-    def choose(logits, step):
-        wide = widened(logits)
-        wide = wide / jnp.asarray(temperature, wide.dtype)
-        return jax.random.categorical(jax.random.fold_in(key, step), wide)
-
     given = cell, params, embed, logits, start, end, initial_state
-    return _decode("sample_decode", choose, *given, maximum_iterations)
+    drawn = key, jnp.asarray(temperature)
+    return _decode("sample_decode", _draw, *given, maximum_iterations, drawn)
+
+
+def _most_likely(logits: jax.Array, step: Size) -> jax.Array:
+    del step
+    return jnp.argmax(logits, -1)
+
+
+def _draw(logits: jax.Array, step: Size, key: jax.Array, temperature: jax.Array) -> jax.Array:
+    wide = widened(logits)
+    wide = wide / temperature.astype(wide.dtype)
+    return jax.random.categorical(jax.random.fold_in(key, step), wide)
 
 
 def _decode(
@@ -227,14 +233,35 @@ def _decode(
     embed: Callable[..., Any],
     logits: Callable[..., Any],
     start: Index,
-    end: int,
+    end: Index,
     initial_state: State,
     maximum_iterations: int,
+    drawn: tuple[Any, ...],
 ) -> tuple[jax.Array, jax.Array, State]:
-    """The loop of the function `name`, in which `choose(logits, step)` returns the next ids."""
+    """Runs the loop of the function `name`; `choose(logits, step, *drawn)` returns the next ids."""
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     batch, end = _check_ids_and_state(start, end, initial_state)
-    embed, logits = _checked_functions(as_cell(cell), embed, logits, batch, end)
+    _check_functions(embed, logits)
+    options = name, choose, batch, end, maximum_iterations
+    arrays = params, start, initial_state, drawn
+    return run_compiled(_decoding_loop, as_cell(cell), options, (embed, logits), arrays)
+
+
+def _decoding_loop(
+    cell: Cell,
+    name: str,
+    choose: Callable[..., Any],
+    batch: int,
+    end: Index,
+    maximum_iterations: int,
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
+    params: Params,
+    start: Index,
+    initial_state: State,
+    drawn: tuple[Any, ...],
+) -> tuple[jax.Array, jax.Array, State]:
+    embed, logits = _checked_functions(cell, embed, logits, batch, end)
     first = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
     zeros = jnp.zeros(batch, jnp.int32)
 
@@ -242,7 +269,7 @@ def _decode(
         if output is None:
             return zeros > 0, embed(first), initial_state, jnp.int32(0), (zeros > 0, zeros)
         finished, lengths = loop_state
-        ids = choose(logits(output), time - 1).astype(jnp.int32)
+        ids = choose(logits(output), time - 1, *drawn).astype(jnp.int32)
         continues = ~finished & (ids != end)
         loop_state = (~continues, lengths + continues.astype(jnp.int32))
         return ~continues, embed(ids), state, ids, loop_state
@@ -331,9 +358,30 @@ def beam_search(
     """
     beam_width = _check_data.count("beam_width", beam_width, least=1)
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
-    cell = as_cell(cell)
-    scoring = _checked_scoring(cell, params, length_penalty, coverage_penalty_weight, score_fn)
+    cell, penalties = as_cell(cell), (length_penalty, coverage_penalty_weight)
+    _check_scoring(cell, penalties, score_fn)
     batch, end = _check_ids_and_state(start, end, initial_state)
+    _check_functions(embed, logits)
+    options = batch, beam_width, end, maximum_iterations, penalties
+    arrays = params, start, initial_state
+    return run_compiled(_beam_loop, cell, options, (embed, logits, score_fn), arrays)
+
+
+def _beam_loop(
+    cell: Cell,
+    batch: int,
+    beam_width: int,
+    end: Index,
+    maximum_iterations: int,
+    penalties: tuple[Any, Any],
+    embed: Callable[..., Any],
+    logits: Callable[..., Any],
+    score_fn: Callable[..., Any] | None,
+    params: Params,
+    start: Index,
+    initial_state: State,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    scoring = _scoring(cell, params, penalties, score_fn)
     embed, logits = _checked_functions(cell, embed, logits, batch, end)
     # The user's functions are written for `[B, ...]`; the beam axis is axis 1.
     embed, logits = jax.vmap(embed, 1, 1), jax.vmap(logits, 1, 1)
@@ -428,8 +476,22 @@ def decode_alignments(
             f"ids: expected [{batch}, L] with lengths [{batch}], or [{batch}, K, L] with lengths "
             f"[{batch}, K], got shapes {ids.shape} and {lengths.shape}"
         )
-    first = jnp.expand_dims(jnp.broadcast_to(jnp.asarray(start, ids.dtype), (batch,)), 1)
     with_history = dataclasses.replace(wrapper, alignment_history=True)
+    arrays = params, ids, lengths, start, initial_state
+    return run_compiled(_alignments_of, with_history, (batch,), (embed,), arrays)
+
+
+def _alignments_of(
+    cell: AttentionWrapper,
+    batch: int,
+    embed: Callable[..., Any],
+    params: Params,
+    ids: jax.Array,
+    lengths: jax.Array,
+    start: Index,
+    initial_state: State,
+) -> Any:
+    first = jnp.expand_dims(jnp.broadcast_to(jnp.asarray(start, ids.dtype), (batch,)), 1)
 
     def run(ids, lengths):
         is_first = jnp.expand_dims(jnp.arange(ids.shape[1]) == 0, 0)
@@ -437,7 +499,7 @@ def decode_alignments(
         inputs = jax.vmap(embed, 1, 1)(given)
         # The step that chose the end id is the last one.
         steps = jnp.minimum(lengths + 1, ids.shape[1])
-        (_, alignments), _ = dynamic_rnn(with_history, params, inputs, steps, initial_state)
+        (_, alignments), _ = dynamic_rnn(cell, params, inputs, steps, initial_state)
         return alignments
 
     return run(ids, lengths) if ids.ndim == 2 else jax.vmap(run, 1, 1)(ids, lengths)
@@ -480,33 +542,43 @@ def _check_temperature(temperature: Any) -> None:
         )
 
 
-def _checked_scoring(
-    cell: Cell, params: Params, length_penalty: Any, coverage_weight: Any, score_fn: Any
-) -> Scoring:
-    """How sequences are scored, after checking the options that say so."""
+def _check_scoring(cell: Cell, penalties: tuple[Any, Any], score_fn: Any) -> None:
+    """Checks the options that say how sequences are scored."""
+    length_penalty, coverage_weight = penalties
     _check_penalty("length_penalty", length_penalty)
     _check_penalty("coverage_penalty_weight", coverage_weight)
-    has_coverage = isinstance(coverage_weight, jax.core.Tracer) or float(coverage_weight) != 0
     if score_fn is not None:
         if not callable(score_fn):
             raise TypeError(
                 "score_fn: expected a function (log_probs, lengths, coverage) -> scores, got "
                 f"{type(score_fn).__name__}"
             )
-        traced = isinstance(length_penalty, jax.core.Tracer)
-        if has_coverage or traced or float(length_penalty) != 0:
+        if _may_differ_from_0(coverage_weight) or _may_differ_from_0(length_penalty):
             raise ValueError(
                 "score_fn: expected no length_penalty and no coverage_penalty_weight beside it, "
                 "since it computes the whole score"
             )
-        return Scoring(score_fn=functools.partial(_checked_scores, score_fn))
-    if not has_coverage:
-        return Scoring(length_penalty)
-    if not isinstance(cell, AttentionWrapper):
+    elif _may_differ_from_0(coverage_weight) and not isinstance(cell, AttentionWrapper):
         raise ValueError(
             "coverage_penalty_weight: expected an AttentionWrapper, whose alignments it sums up, "
             f"got {cell!r}"
         )
+
+
+def _may_differ_from_0(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer) or float(x) != 0
+
+
+def _scoring(
+    cell: Cell, params: Params, penalties: tuple[Any, Any], score_fn: Callable[..., Any] | None
+) -> Scoring:
+    """How sequences are scored, by options that were checked."""
+    length_penalty, coverage_weight = penalties
+    if score_fn is not None:
+        return Scoring(score_fn=functools.partial(_checked_scores, score_fn))
+    if not _may_differ_from_0(coverage_weight):
+        return Scoring(length_penalty)
+    assert isinstance(cell, AttentionWrapper)
     return Scoring(length_penalty, coverage_weight, None, cell.valid_slots(params))
 
 
@@ -549,10 +621,7 @@ def _check_ids_and_state(start: Index, end: Index, initial_state: State) -> tupl
         return batch, jnp.asarray(end, jnp.int32)
 
 
-def _checked_functions(
-    cell: Cell, embed: Callable[..., Any], logits: Callable[..., Any], batch: int, end: Index
-) -> tuple[Any, ...]:
-    """`embed` and `logits` with checks of the arrays that they return."""
+def _check_functions(embed: object, logits: object) -> None:
     for name, given, hint in (
         ("embed", embed, "lambda ids: table[ids]"),
         ("logits", logits, "lambda output: output @ kernel"),
@@ -561,6 +630,12 @@ def _checked_functions(
             raise TypeError(
                 f"{name}: expected a function, as in {hint}, got {type(given).__name__}"
             )
+
+
+def _checked_functions(
+    cell: Cell, embed: Callable[..., Any], logits: Callable[..., Any], batch: int, end: Index
+) -> tuple[Any, ...]:
+    """`embed` and `logits` with checks of the arrays that they return."""
 
     def checked_embed(ids):
         inputs = call_back("embed", embed, "ids", ids)

@@ -14,6 +14,7 @@ import toys
 from flax import linen as nn
 
 import jax_dynrnn as rnn
+from jax_dynrnn import interop
 from jax_dynrnn.interop import foreign
 
 B, T, D, H = 4, 5, 3, 4
@@ -142,7 +143,22 @@ CASES = [
     Case("cudnn_gru", rnn.CudnnCompatibleGRUCell(H, activation=jax.nn.soft_sign), core=True),
     Case("basic_lstm", rnn.BasicLSTMCell(H), core=True),
     Case("lstm", rnn.LSTMCell(H, forget_bias=0.5, cell_clip=0.4), core=True),
-    Case("lstm_peepholes", rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.5)),
+    Case(
+        "lstm_peepholes",
+        rnn.LSTMCell(
+            H, use_peepholes=True, cell_clip=0.5, recurrent_activation=interop.keras.hard_sigmoid
+        ),
+    ),
+    Case(
+        "gru_hard",
+        rnn.GRUCell(H, recurrent_activation=interop.keras.hard_sigmoid),
+        variant=True,
+    ),
+    Case(
+        "cudnn_gru_hard",
+        rnn.CudnnCompatibleGRUCell(H, recurrent_activation=interop.keras.hard_sigmoid),
+        variant=True,
+    ),
     Case("lstm_projection", rnn.LSTMCell(H, use_peepholes=True, num_proj=2, proj_clip=0.2)),
     # LSTMs of tf.contrib
     Case("lstm_block", rnn.LSTMBlockCell(H, use_peephole=True, cell_clip=0.5)),
@@ -189,7 +205,11 @@ CASES = [
     Case(
         "conv_1d",
         rnn.Conv1DLSTMCell(
-            input_shape=(5, 2), output_channels=3, kernel_shape=(2,), forget_bias=0.5
+            input_shape=(5, 2),
+            output_channels=3,
+            kernel_shape=(2,),
+            forget_bias=0.5,
+            recurrent_activation=interop.keras.hard_sigmoid,
         ),
         features=(5, 2),
     ),

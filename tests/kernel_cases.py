@@ -8,7 +8,7 @@ import toys
 from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
-from jax_dynrnn import _rnn
+from jax_dynrnn import _rnn, interop
 
 
 def forget_traces(monkeypatch):
@@ -70,6 +70,7 @@ CELLS = {
     "lstm": rnn.LSTMCell(H),
     "peepholes": rnn.LSTMCell(H, use_peepholes=True, cell_clip=0.7, forget_bias=0.5),
     "gru reset after": rnn.CudnnCompatibleGRUCell(H),
+    "hard gates": rnn.CudnnCompatibleGRUCell(H, recurrent_activation=interop.keras.hard_sigmoid),
     "vanilla": rnn.BasicRNNCell(H),
     "ugrnn": rnn.UGRNNCell(H),
     "own": Own(),

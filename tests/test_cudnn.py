@@ -137,6 +137,7 @@ def test_inside_of_a_shard_map_that_checks_what_varies(stand_in):
         (rnn.LSTMCell(5, cell_clip=1.0), {}, "does not support cell_clip and proj_clip"),
         (rnn.LSTMCell(5, num_proj=2), {}, "does not support num_proj"),
         (rnn.LSTMCell(5, activation=jax.nn.relu), {}, "tanh"),
+        (rnn.LSTMCell(5, recurrent_activation=jax.nn.hard_sigmoid), {}, "but sigmoid"),
         (CELL, {"dtype": jnp.bfloat16}, "float32 only, not bfloat16"),
         (CELL, {"mask": np.ones((4, 6), bool)}, "does not support mask="),
         (CELL, {"resets": np.zeros((4, 6), bool)}, "does not support resets="),

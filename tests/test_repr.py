@@ -12,7 +12,8 @@ from cases import CASES
 import jax_dynrnn as rnn
 from jax_dynrnn.interop._code import code
 
-NAMES = {**vars(rnn), **vars(toys), "functools": functools, "jax": jax, "jnp": jnp, "toys": toys}
+MODULES = {"functools": functools, "jax": jax, "jax_dynrnn": rnn, "jnp": jnp, "toys": toys}
+NAMES = {**vars(rnn), **vars(toys), **MODULES}
 WRITTEN = [case for case in CASES if case.configuration]
 
 

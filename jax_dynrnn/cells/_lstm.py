@@ -34,6 +34,7 @@ class LSTM(StagedCell):
     proj_clip: float | None = None
     forget_bias: float = 1.0
     activation: Callable[..., Any] | None = None
+    recurrent_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
@@ -84,7 +85,7 @@ class LSTM(StagedCell):
         *gates, o = [self.normalized(params, name, x) for name, x in named]
         c = self.normalized(params, "state", self.memory(params, gates, state.c))
         c = clip(c, self.cell_clip)
-        m = jax.nn.sigmoid(self.peep(params, "w_o_diag", o, c)) * self.activate(c)
+        m = self.activate_gate(self.peep(params, "w_o_diag", o, c)) * self.activate(c)
         return m, LSTMStateTuple(c, m)
 
     def normalized(self, params: Params, name: str, x: jax.Array) -> jax.Array:
@@ -97,8 +98,8 @@ class LSTM(StagedCell):
         i, j, f = gates
         f = self.peep(params, "w_f_diag", f, c)
         i = self.peep(params, "w_i_diag", i, c)
-        remembered = jax.nn.sigmoid(f + self.forget_bias) * c
-        return remembered + jax.nn.sigmoid(i) * self.candidate(params, j)
+        remembered = self.activate_gate(f + self.forget_bias) * c
+        return remembered + self.activate_gate(i) * self.candidate(params, j)
 
     def candidate(self, params: Params, j: jax.Array) -> jax.Array:
         """Computes the candidate, which the input gate scales, from its pre-activation."""
@@ -107,6 +108,9 @@ class LSTM(StagedCell):
 
     def activate(self, x: jax.Array) -> jax.Array:
         return (self.activation or jnp.tanh)(x)
+
+    def activate_gate(self, x: jax.Array) -> jax.Array:
+        return (self.recurrent_activation or jax.nn.sigmoid)(x)
 
     def peep(self, params: Params, name: str, gate: jax.Array, c: jax.Array) -> jax.Array:
         """Adds the peephole from the memory `c`, if the cell has any, to a gate."""

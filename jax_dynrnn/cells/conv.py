@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -33,6 +33,7 @@ class _ConvLSTM(Cell):
     use_bias: bool = True
     skip_connection: bool = False
     forget_bias: float = 1.0
+    recurrent_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
@@ -103,8 +104,9 @@ class _ConvLSTM(Cell):
         kernel = params["kernel"][..., self.input_shape[-1] :, :]
         gates = projected + self._convolve(state.h, kernel)
         i, j, f, o = jnp.split(gates, 4, -1)
-        c = jax.nn.sigmoid(f + self.forget_bias) * state.c + jax.nn.sigmoid(i) * jnp.tanh(j)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        gate = self.recurrent_activation or jax.nn.sigmoid
+        c = gate(f + self.forget_bias) * state.c + gate(i) * jnp.tanh(j)
+        h = gate(o) * jnp.tanh(c)
         output = jnp.concatenate([h, inputs], -1) if self.skip_connection else h
         return output, LSTMStateTuple(c, h)
 
@@ -151,6 +153,7 @@ class ConvLSTMCell(_ConvLSTM):
         use_bias: whether there is a bias.
         skip_connection: whether the output is `[h', x]`, concatenated along the channels.
         forget_bias: added to the forget gate at run time, not stored.
+        recurrent_activation: of the gates; `None` is sigmoid.
         kernel_initializer: of `kernel`; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the part of `kernel` that is convolved with `h`, gate by gate.
         bias_initializer: of `biases`; `None` is zeros.

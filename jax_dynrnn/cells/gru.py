@@ -22,6 +22,7 @@ class _GRU:
     num_units: int
     _: dataclasses.KW_ONLY
     activation: Callable[..., Any] | None = None
+    recurrent_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
@@ -31,6 +32,12 @@ class _GRU:
 
     def zero_state(self, batch_shape: BatchShape = (), dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jnp.zeros((*batch_tuple(batch_shape), self.num_units), dtype)
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        return (self.activation or jnp.tanh)(x)
+
+    def activate_gate(self, x: jax.Array) -> jax.Array:
+        return (self.recurrent_activation or jax.nn.sigmoid)(x)
 
 
 def _interpolate(update: jax.Array, state: jax.Array, candidate: jax.Array) -> jax.Array:
@@ -52,6 +59,7 @@ class GRUCell(_GRU, StagedCell):
     Args:
         num_units: size `H` of the state and of the output.
         activation: of the candidate; `None` is tanh.
+        recurrent_activation: of the gates; `None` is sigmoid.
         kernel_initializer: of both kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of their rows that multiply `h`, gate by gate.
         bias_initializer: of both biases; `None` is ones for the gates, zeros for the
@@ -106,10 +114,10 @@ class GRUCell(_GRU, StagedCell):
         gates, candidate = projected
         h = self.recurrent_input(state)
         recurred = yield h, kernels[0]
-        reset, update = jnp.split(jax.nn.sigmoid(gates + recurred), 2, -1)
+        reset, update = jnp.split(self.activate_gate(gates + recurred), 2, -1)
         # `h`, which recurrent dropout masks, is only multiplied; `state` is carried unmasked.
         recurred = yield reset * h, kernels[1]
-        new = _interpolate(update, state, (self.activation or jnp.tanh)(candidate + recurred))
+        new = _interpolate(update, state, self.activate(candidate + recurred))
         return new, new
 
 
@@ -128,6 +136,7 @@ class CudnnCompatibleGRUCell(_GRU, MatmulCell):
     Args:
         num_units: size `H` of the state and of the output.
         activation: of the candidate; `None` is tanh.
+        recurrent_activation: of the gates; `None` is sigmoid.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows and kernels that multiply `h`, gate by gate.
         bias_initializer: of all biases; `None` is ones for the gates, zeros elsewhere.
@@ -196,8 +205,7 @@ class CudnnCompatibleGRUCell(_GRU, MatmulCell):
         r_x, u_x, c_x = jnp.split(projected, 3, -1)
         r_h, u_h, c_h = jnp.split(recurred, 3, -1)
         bias = params["candidate"]["hidden_projection"]["bias"]
-        reset, update = jax.nn.sigmoid(r_x + r_h), jax.nn.sigmoid(u_x + u_h)
-        activation = self.activation or jnp.tanh
-        candidate = activation(c_x + reset * (c_h + along_last(bias, c_h)))
+        reset, update = self.activate_gate(r_x + r_h), self.activate_gate(u_x + u_h)
+        candidate = self.activate(c_x + reset * (c_h + along_last(bias, c_h)))
         new = _interpolate(update, state, candidate)
         return new, new

@@ -33,7 +33,8 @@ class LSTMCell(LSTM, MatmulCell):
         num_proj: size `P` of the projected output; `None`: no projection, `P = H`.
         proj_clip: bound of the projected output.
         forget_bias: added to the forget gate.
-        activation: `None` is tanh.
+        activation: of the candidate and of the output; `None` is tanh.
+        recurrent_activation: of the gates; `None` is sigmoid.
         kernel_initializer: of `kernel`, the projection, and the peepholes (which it receives
             as columns); `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
@@ -69,6 +70,7 @@ class LSTMCell(LSTM, MatmulCell):
     proj_clip: float | None = None
     forget_bias: float = 1.0
     activation: Callable[..., Any] | None = None
+    recurrent_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None
@@ -87,7 +89,8 @@ class BasicLSTMCell(LSTM, MatmulCell):
     Args:
         num_units: size `H` of the memory and of the output.
         forget_bias: added to the forget gate at run time, not stored.
-        activation: `None` is tanh.
+        activation: of the candidate and of the output; `None` is tanh.
+        recurrent_activation: of the gates; `None` is sigmoid.
         kernel_initializer: of `kernel`; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
         bias_initializer: of `bias`; `None` is zeros.
@@ -114,6 +117,7 @@ class BasicLSTMCell(LSTM, MatmulCell):
     _: dataclasses.KW_ONLY
     forget_bias: float = 1.0
     activation: Callable[..., Any] | None = None
+    recurrent_activation: Callable[..., Any] | None = None
     kernel_initializer: Initializer | None = None
     recurrent_initializer: Initializer | None = None
     bias_initializer: Initializer | None = None

@@ -95,6 +95,8 @@ def _why_not_cell(cell: Any) -> str | None:
         return "JAX's wrapper does not support num_proj"
     if cell.activation not in (None, jnp.tanh, jax.nn.tanh, jax.lax.tanh):
         return "it supports no activation but tanh"
+    if cell.recurrent_activation not in (None, jax.nn.sigmoid, jax.lax.logistic):
+        return "it supports no recurrent_activation but sigmoid"
     return None
 
 

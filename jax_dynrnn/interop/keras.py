@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +21,7 @@ from ._layouts.blocks import Block, Blocks
 from ._layouts.framework import Framework, check_supported, family
 from ._layouts.layers import RunLayer, layers_of
 
-__all__ = ["export_params", "import_params"]
+__all__ = ["export_params", "hard_sigmoid", "import_params"]
 
 ARRAY_NAMES = ("kernel", "recurrent_kernel", "bias")
 """Of a layer, in the order of `get_weights()`."""
@@ -28,11 +29,39 @@ GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
 """The gates in the order of Keras, by family of cells."""
 
 
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """`clip(0.2 x + 0.5, 0, 1)`: `hard_sigmoid` of Keras 1 and 2, and of TF1's `tf.keras`.
+
+    There it is the default of `recurrent_activation`. Keras 3's function of that name is
+    another one, `jax.nn.hard_sigmoid`: `relu6(x + 3) / 6`.
+
+    Args:
+        x: array of any shape, of a floating dtype; the result is of the same.
+
+    Reference: `tf_keras.activations.hard_sigmoid`.
+
+    Example:
+        >>> import jax.numpy as jnp, jax_dynrnn as rnn
+        >>> from jax_dynrnn import interop
+        >>> interop.keras.hard_sigmoid(jnp.array([-3.0, 0.0, 3.0])).tolist()
+        [0.0, 0.5, 1.0]
+        >>> cell = rnn.LSTMCell(
+        ...     4, forget_bias=0.0, recurrent_activation=interop.keras.hard_sigmoid)
+    """
+    return jnp.clip(0.2 * x + 0.5, 0, 1)
+
+
 def import_params(
-    cells: Cells, weights: Weights, *, activation: Callable[..., Any] = jnp.tanh
+    cells: Cells,
+    weights: Weights,
+    *,
+    activation: Callable[..., Any] = jnp.tanh,
+    recurrent_activation: Callable[..., Any] = jax.nn.sigmoid,
 ) -> Params:
     """Converts the weights of a layer, or of a stack of layers, to params of the run of `cells`.
 
+    Weights do not say which functions a layer has: its configuration does. Arrays are taken as
+    `activation` and `recurrent_activation` say, and a cell with other ones is a ValueError.
     `forget_bias` of a cell is subtracted from the forget gate's bias (Keras's
     `unit_forget_bias` is stored in it): exact with `forget_bias=0.0`, else rounded once.
 
@@ -47,6 +76,8 @@ def import_params(
             the params have zeros.
         activation: the activation function of the layer, if it is not tanh. It must be the
             cell's, too.
+        recurrent_activation: that of its gates, if it is not sigmoid: `hard_sigmoid` for layers of
+            Keras 1 and 2 that say so, `jax.nn.hard_sigmoid` for those of Keras 3.
 
     Returns:
         Params for `dynamic_rnn`, `bidirectional_dynamic_rnn` or
@@ -65,7 +96,7 @@ def import_params(
         >>> params["fw"]["kernel"].shape                                   # of Bidirectional
         (7, 16)
     """
-    framework = _framework(activation)
+    framework = _framework(activation, recurrent_activation)
     layers = check_supported(framework, layers_of(cells))
     named = _by_name(layers, weights)
     _check_bias_shapes(layers, named)
@@ -77,12 +108,13 @@ def export_params(
     params: Params,
     *,
     activation: Callable[..., Any] = jnp.tanh,
+    recurrent_activation: Callable[..., Any] = jax.nn.sigmoid,
     use_bias: bool = True,
 ) -> list[Any]:
     """Converts params of the run of `cells` to the weights of a layer, or of a stack of layers.
 
     Args:
-        cells, activation: as in `import_params`.
+        cells, activation, recurrent_activation: as in `import_params`.
         params: of the run.
         use_bias: `False` for a layer without biases; the biases among the params must be 0.
 
@@ -102,7 +134,8 @@ def export_params(
         [(3, 12), (4, 12), (2, 12)]
     """
     layers = layers_of(cells)
-    arrays = _convert.export_params(_framework(activation), cells, params, biases=use_bias)
+    framework = _framework(activation, recurrent_activation)
+    arrays = _convert.export_params(framework, cells, params, biases=use_bias)
     each = [
         [np.array(arrays[name], order="C") for name in _blocks(layer) if name in arrays]
         for layer in layers
@@ -116,14 +149,20 @@ def export_params(
     ]
 
 
-def _framework(activation: Callable[..., Any]) -> Framework:
-    """What Keras can hold, given the activation function of its layers."""
+def _framework(
+    activation: Callable[..., Any], recurrent_activation: Callable[..., Any]
+) -> Framework:
+    """What Keras can hold, given the functions of its layers."""
     return Framework(
         name="Keras",
         blocks=_blocks,
         families=tuple(GATES),
         activations=dict.fromkeys(GATES, activation),
         activation_hint="give activation=, the function, if it is the Keras layer's",
+        recurrent_activation=recurrent_activation,
+        recurrent_activation_hint=(
+            "give recurrent_activation=, the function, if it is the Keras layer's"
+        ),
         separate_stacks=True,
     )
 

@@ -1,5 +1,6 @@
 """Weights of Keras's layers (in JAX, float32): its layers and our runs compute the same."""
 
+import dataclasses
 import functools
 
 import jax
@@ -24,6 +25,9 @@ GRU = rnn.CudnnCompatibleGRUCell(H)
 TF1_GRU = rnn.GRUCell(H)
 RNN = rnn.BasicRNNCell(H)
 RELU = rnn.BasicRNNCell(H, activation=jax.nn.relu)
+# Keras 3's function of this name; that of Keras 1 and 2 is `interop.keras.hard_sigmoid`.
+HARD = {"recurrent_activation": "hard_sigmoid"}
+HARD_HERE = {"recurrent_activation": jax.nn.hard_sigmoid}
 
 CASES = {
     "lstm": ([("LSTM", {})], LSTM),
@@ -32,6 +36,12 @@ CASES = {
     "rnn": ([("SimpleRNN", {})], RNN),
     "relu": ([("SimpleRNN", {"activation": "relu"})], RELU),
     "both": ([("both SimpleRNN", {})], (RNN, RNN)),
+    "hard lstm": ([("LSTM", HARD)], dataclasses.replace(LSTM, **HARD_HERE)),
+    "hard gru": ([("GRU", HARD)], dataclasses.replace(GRU, **HARD_HERE)),
+    "hard tf1 gru": (
+        [("GRU", HARD | {"reset_after": False})],
+        dataclasses.replace(TF1_GRU, **HARD_HERE),
+    ),
     "stack": ([("SimpleRNN", {})] * 2, rnn.MultiRNNCell([RNN, RNN])),
     "stack both": ([("both LSTM", {}), ("both GRU", {})], ([LSTM, GRU], [LSTM, GRU])),
 }
@@ -82,6 +92,7 @@ def test_layers(keras, name):
     """Keras's layers and our cells agree, in results and gradients."""
     layers, weights, cells = made(keras, name)
     options = {"activation": jax.nn.relu} if name == "relu" else {}
+    options |= HARD_HERE if name.startswith("hard") else {}
     assert_agrees(
         as_there(differentiated(run_there(layers, len(layers) > 1))),
         weights,

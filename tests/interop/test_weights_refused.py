@@ -35,6 +35,16 @@ CELLS = {
         rnn.LSTMCell(H, activation=jax.nn.relu),
         "relu, and that of PyTorch is tanh",
     ),
+    "hard gates in torch": (
+        "torch",
+        rnn.LSTMCell(H, recurrent_activation=interop.keras.hard_sigmoid),
+        "recurrent_activation is hard_sigmoid, and that of PyTorch is sigmoid",
+    ),
+    "hard gates in keras": (
+        "keras",
+        rnn.GRUCell(H, recurrent_activation=interop.keras.hard_sigmoid),
+        "recurrent_activation is hard_sigmoid.*give recurrent_activation=",
+    ),
     "relu in keras": ("keras", RELU, "activation is relu.*activation="),
     "relu in flax": ("flax", RELU, "activation is relu.*activation_fn"),
     "tanh in haiku": ("haiku", RNN, "activation is tanh, and that of Haiku is relu"),
@@ -86,6 +96,9 @@ def test_an_activation_of_the_same_name_is_not_the_same():
     """Activations are compared by identity, and the error says that the names are equal."""
     with pytest.raises(ValueError, match="is relu, and that of Keras is another function, also"):
         interop.keras.import_params(RELU, [], activation=relu)
+    cell = rnn.LSTMCell(H, recurrent_activation=interop.keras.hard_sigmoid)
+    with pytest.raises(ValueError, match="of Keras is another function, also hard_sigmoid"):
+        interop.keras.import_params(cell, [], recurrent_activation=jax.nn.hard_sigmoid)
 
 
 @pytest.mark.parametrize("module, option", [("torch", "bias"), ("keras", "use_bias"),

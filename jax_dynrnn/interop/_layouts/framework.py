@@ -53,6 +53,10 @@ class Framework(NamedTuple):
     """By family, where it is not tanh."""
     activation_hint: str = ""
     """The advice of an error message where a cell has another activation."""
+    recurrent_activation: Callable[..., Any] = jax.nn.sigmoid
+    """Of the gates of its LSTMs and GRUs."""
+    recurrent_activation_hint: str = ""
+    """The advice of an error message where a cell has another one."""
     names_hint: str = "give as many cells as there are layers"
     """The advice of an error message where names do not match."""
     separate_stacks: bool = False
@@ -100,7 +104,8 @@ def _check_uniform(framework: Framework, layers: list[RunLayer]) -> None:
 
 def _signature(cell: Any) -> tuple[Any, ...]:
     """What cells of one module must have in common."""
-    return family(cell), cell.num_units, getattr(cell, "num_proj", None), _activation(cell)
+    functions = _activation(cell), _recurrent_activation(cell)
+    return family(cell), cell.num_units, getattr(cell, "num_proj", None), functions
 
 
 def _unsupported(framework: Framework, cell: Any) -> str | None:
@@ -118,16 +123,23 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
         if reason:
             return reason
     needed = framework.activations.get(family(cell), jnp.tanh)
-    if _activation(cell) != needed:
-        got, expected = (getattr(f, "__name__", f) for f in (_activation(cell), needed))
-        # Two functions may have the same name.
-        expected = f"another function, also {expected}" if got == expected else expected
-        hint = framework.activation_hint if family(cell) in framework.activations else ""
-        return (
-            f"its activation is {got}, and that of {framework.name} is {expected}"
-            f"{hint and f'; {hint}'}"
-        )
-    return None
+    hint = framework.activation_hint if family(cell) in framework.activations else ""
+    found = _other_function(framework, "activation", _activation(cell), needed, hint)
+    if found is None and family(cell) != "rnn":
+        gate, hint = framework.recurrent_activation, framework.recurrent_activation_hint
+        actual = _recurrent_activation(cell)
+        found = _other_function(framework, "recurrent_activation", actual, _as_gate(gate), hint)
+    return found
+
+
+def _other_function(framework: Framework, what: str, got: Any, needed: Any, hint: str) -> Any:
+    """Why a framework cannot hold a cell with a function, if it needs another, or `None`."""
+    if got == needed:
+        return None
+    got, expected = (getattr(f, "__name__", f) for f in (got, needed))
+    # Two functions may have the same name.
+    expected = f"another function, also {expected}" if got == expected else expected
+    return f"its {what} is {got}, and that of {framework.name} is {expected}{hint and f'; {hint}'}"
 
 
 def _wrong_family(framework: Framework, cell: Any) -> str:
@@ -163,3 +175,13 @@ def _activation(cell: Any) -> Callable[..., Any]:
     """The activation of a cell; all functions that are tanh compare equal."""
     activation = getattr(cell, "activation", None)
     return jnp.tanh if activation in (None, jax.nn.tanh, jax.lax.tanh) else activation
+
+
+def _recurrent_activation(cell: Any) -> Callable[..., Any]:
+    """The function of the gates of a cell."""
+    return _as_gate(getattr(cell, "recurrent_activation", None))
+
+
+def _as_gate(function: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The function; all that are sigmoid compare equal."""
+    return jax.nn.sigmoid if function in (None, jax.lax.logistic) else function
