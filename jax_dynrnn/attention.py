@@ -110,7 +110,7 @@ class Mechanism(BriefRepr):
         values, valid = memory.values, valid_slots(memory)
         if valid is not None:
             # Before the matmul: NaN in the padding then reaches neither the keys nor gradients.
-            values = jnp.where(jnp.expand_dims(valid, -1), values, 0)
+            values = jnp.where(jnp.expand_dims(valid, -1), values, 0.0)
         keys = matmul(values, params["memory_layer"]["kernel"], "memory")
         return Attended(keys, values, valid)
 
@@ -147,7 +147,7 @@ class Mechanism(BriefRepr):
         lowest = jnp.finfo(scores.dtype).min
         alignments = jax.nn.softmax(jnp.where(valid, scores, lowest), -1)
         # The softmax of such a row is now uniform.
-        return jnp.where(valid, alignments, 0)
+        return jnp.where(valid, alignments, 0.0)
 
     def __call__(
         self,
@@ -336,7 +336,7 @@ class _Monotonic(Mechanism):
         return params | {"attention_score_bias": jnp.asarray(self.score_bias_init, dtype)}
 
     def first(self, batch_shape: tuple[Any, ...], slots: int, dtype: DTypeLike) -> jax.Array:
-        first = jax.nn.one_hot(0, slots, dtype=dtype)
+        first = (jnp.arange(slots) == 0).astype(dtype)
         return jnp.broadcast_to(first, (*batch_shape, slots))
 
     def score(self, params: Params, query: jax.Array, keys: jax.Array) -> jax.Array:
@@ -364,10 +364,10 @@ class _Monotonic(Mechanism):
         is_hard = self.mode == "hard"
         stops = (scores > 0).astype(scores.dtype) if is_hard else jax.nn.sigmoid(scores)
         if valid is not None:
-            stops = jnp.where(valid, stops, 0)
+            stops = jnp.where(valid, stops, 0.0)
         if is_hard:
-            stops = stops * jnp.cumsum(previous, -1)
-            return stops * _exclusive(jnp.cumprod(1 - stops, -1), 1)
+            stops = stops * jnp.cumsum(previous, axis=-1)
+            return stops * _exclusive(jnp.cumprod(1 - stops, axis=-1), 1)
         if self.mode == "recursive":
             # q_s = (1 - p_{s-1}) q_{s-1} + previous_s, a linear recurrence over the slots.
             passed = _exclusive(1 - stops, 1)
@@ -376,8 +376,8 @@ class _Monotonic(Mechanism):
         tiny = float(jnp.finfo(stops.dtype).tiny)
         least = max(1e-10, tiny)  # which float16 cannot represent
         logs = jnp.log(jnp.clip(1 - stops, tiny, 1))
-        passed = jnp.exp(_exclusive(jnp.cumsum(logs, -1), 0))
-        return stops * passed * jnp.cumsum(previous / jnp.clip(passed, least, 1), -1)
+        passed = jnp.exp(_exclusive(jnp.cumsum(logs, axis=-1), 0))
+        return stops * passed * jnp.cumsum(previous / jnp.clip(passed, least, 1), axis=-1)
 
 
 def _exclusive(x: jax.Array, first: float) -> jax.Array:

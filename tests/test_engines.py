@@ -157,3 +157,36 @@ def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
     for options in (by_name, by_name | {"unroll": 2}, {"unroll": 2}, {"unroll": 32}):
         close(rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], **options), expected, 1e-12)
     assert ran == [1, 2, 8, 32]
+
+
+def test_exported_to_onnx(monkeypatch):
+    """While jax2onnx traces, `scan` runs, forward only, and nothing that is traced is kept."""
+    inputs = np.random.default_rng(0).normal(size=(64, 50, 32))
+    cell = rnn.GRUCell(64)
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    random = np.random.default_rng(1)
+    flags = {"mask": random.random((64, 50)) < 0.8, "resets": random.random((64, 50)) < 0.1}
+
+    def run(x, **options):
+        return rnn.dynamic_rnn(cell, params, x, reverse=True, **flags, **options)
+
+    assert rnn.explain(cell, params, inputs, reverse=True, **flags).chosen == "blocked"
+    expected = run(inputs, implementation="scan")
+
+    plain_zeros = jnp.zeros
+
+    def zeros(*given, **options):
+        return plain_zeros(*given, **options)
+
+    with monkeypatch.context() as patch:
+        zeros.__module__ = "jax2onnx.plugins.jax.numpy.zeros"
+        patch.setattr(jnp, "zeros", zeros)
+        assert rnn.explain(cell, params, inputs, reverse=True, **flags).chosen == "scan"
+        with pytest.raises(NotImplementedError, match="jax2onnx cannot export it"):
+            run(inputs, implementation="blocked")
+        kept = _rnn._compiled._cache_size()
+        close(run(inputs), expected, 1e-12)
+        scans = [e for e in jax.make_jaxpr(run)(inputs).eqns if e.primitive.name == "scan"]
+        assert [e.params["reverse"] for e in scans] == [False]
+        assert _rnn._compiled._cache_size() == kept
+    close(run(inputs), expected, 1e-12)

@@ -29,7 +29,8 @@ ORDER = [
 """The modules and folders of the package; each imports only those before it."""
 
 ENGINES = [
-    *("types", "devices", "hoist", "loops", "masks", "request", "engine", "scan", "selection"),
+    *("types", "devices", "hoist", "loops", "masks", "request", "engine", "onnx", "scan"),
+    "selection",
     *("draws", "mesh", "staged", "blocked", "cudnn", "pallas", "__init__"),
 ]
 """The same of `engines/`."""

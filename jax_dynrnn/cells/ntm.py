@@ -267,4 +267,4 @@ def _norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm over the last axis, with a gradient of 0 at 0."""
     squared = (x * x).sum(-1)
     # The inner `where` keeps sqrt away from 0: its infinite derivative times 0 would be NaN.
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)

@@ -9,6 +9,7 @@ from .blocked import Blocked
 from .cudnn import Cudnn
 from .engine import Engine as Engine
 from .mesh import RowSharding as RowSharding
+from .onnx import exporting_to_onnx as exporting_to_onnx
 from .pallas import Pallas
 from .request import Request as Request
 from .request import Run as Run
@@ -76,7 +77,7 @@ def explain(
             f"implementation: expected None or one of {', '.join(map(repr, ENGINES))}, got "
             f"{implementation!r}"
         )
-    reasons = {name: engine.unsupported(request) for name, engine in ENGINES.items()}
+    reasons = {name: _why_not(engine, request) for name, engine in ENGINES.items()}
     note = why_not_cached(request.cell)
     if implementation is not None:
         chosen = None if reasons[implementation] else implementation
@@ -87,6 +88,13 @@ def explain(
     slower = {name: why for name, why in against.items() if why}
     why = ENGINES[chosen].chosen_because(request)
     return Explanation(chosen, reasons, slower, why, note, mesh)
+
+
+def _why_not(engine: Engine, request: Request) -> str | None:
+    """Why an engine cannot run `request`, or `None`."""
+    if exporting_to_onnx() and not engine.exports_to_onnx:
+        return "jax2onnx cannot export it"
+    return engine.unsupported(request)
 
 
 def choose(

@@ -20,6 +20,9 @@ class Engine(abc.ABC):
     checks_vma: ClassVar[bool] = True
     """Whether it runs in a `jax.shard_map` that checks which mesh axes values vary over."""
 
+    exports_to_onnx: ClassVar[bool] = False
+    """Whether jax2onnx can export it."""
+
     @abc.abstractmethod
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`, or `None`."""

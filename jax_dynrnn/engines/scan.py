@@ -19,6 +19,7 @@ from .devices import explicit_axes_remain, pcast, typed_as_results, varying_axes
 from .engine import Engine
 from .hoist import hoist
 from .masks import expand_like, select
+from .onnx import exporting_to_onnx
 from .request import Request, Run
 from .types import with_leading
 
@@ -30,6 +31,7 @@ class Scan(Engine):
     """The reference engine."""
 
     name = "scan"
+    exports_to_onnx = True
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`: it can run every one."""
@@ -126,7 +128,8 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     # An unknown number of steps can neither be unrolled nor cut into chunks.
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
-    scan = functools.partial(jax.lax.scan, unroll=unroll, reverse=run.reverse)
+    lax_scan = _scan_of_reversed if run.reverse and exporting_to_onnx() else jax.lax.scan
+    scan = functools.partial(lax_scan, unroll=unroll, reverse=run.reverse)
     if run.remat == "offload":
         return scan(_offloaded(step), state, xs)
     if run.remat is None or symbolic:
@@ -135,6 +138,19 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     # Inside a scan XLA cannot undo the recomputation, which `prevent_cse` is for.
     chunk = jax.checkpoint(functools.partial(scan, step), prevent_cse=False)
     return _chunked(chunk, state, xs, run.time, run.remat_steps, run.reverse)
+
+
+def _scan_of_reversed(
+    step: Callable[..., Any], state: State, xs: PyTree, *, unroll: int, reverse: bool
+) -> tuple[Any, Any]:
+    """`lax.scan(..., reverse=True)` as a forward loop, the only kind that ONNX has."""
+    assert reverse
+
+    def flipped(tree):
+        return jax.tree.map(jnp.flipud, tree)
+
+    state, ys = jax.lax.scan(step, state, flipped(xs), unroll=unroll)
+    return state, flipped(ys)
 
 
 def _chunked(
