@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 TPU_VENV := .venv-tpu
+SERVING_VENV := .venv-serving
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -10,7 +11,7 @@ EXAMPLES := japanese_vowels ocr_letters newspapers shakespeare pronounce documen
 
 FUZZ := tests/test_random_calls.py tests/interop/test_fuzzed_files.py
 
-.PHONY: demo examples notebooks docs test distributed tpu test-newest fuzz faults golden benchmarks lint clean
+.PHONY: demo examples notebooks docs test distributed tpu serving test-newest fuzz faults golden benchmarks lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/japanese_vowels.py $(ARGS)
@@ -38,6 +39,10 @@ distributed: $(VENV)/tests
 # Compiles for TPUs, without one.
 tpu: $(TPU_VENV)/tpu
 	$(TPU_VENV)/bin/python -m pytest -n 2 tests/tpu $(ARGS)
+
+# Exports models to ONNX and LiteRT, and runs them.
+serving: $(SERVING_VENV)/serving
+	$(SERVING_VENV)/bin/python -m pytest -n 2 tests/serving docs/serving.md $(ARGS)
 
 # The same suite on the newest Python that is found, with the newest jax and flax.
 test-newest:
@@ -82,5 +87,11 @@ $(TPU_VENV)/tpu: pyproject.toml
 	$(TPU_VENV)/bin/python -m pip install --quiet --editable . --group tpu
 	touch $@
 
+$(SERVING_VENV)/serving: pyproject.toml
+	$(PYTHON) -m venv $(SERVING_VENV)
+	$(SERVING_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(SERVING_VENV)/bin/python -m pip install --quiet --editable . --group serving
+	touch $@
+
 clean:
-	rm -rf .venv .venv-newest .venv-tpu .cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-tpu .venv-serving .cache .pytest_cache .ruff_cache

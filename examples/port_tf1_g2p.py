@@ -69,7 +69,7 @@ def logits(params, outputs):
 def decoded(params, letters, lengths):
     """Ids and lengths of the decoded phones; the first step receives the id of padding."""
     attended = DECODER.attend(params["decoder"], memory(params, letters, lengths), lengths)
-    start = DECODER.start(attended, len(letters), jnp.float32)
+    start = DECODER.start(attended, letters.shape[0], jnp.float32)
     return rnn.greedy_decode(
         DECODER, attended, EMBED, lambda y: logits(params, y), PAD, END, start,
         maximum_iterations=MOST,

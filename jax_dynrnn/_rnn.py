@@ -263,7 +263,8 @@ def promoted(tree: PyTree) -> Any:
 def _run(request: Request, engine: Engine, sharding: RowSharding | None) -> tuple[Any, State]:
     """Runs a request, compiled if JAX's cache may keep the cell."""
     # The cache of `jax.jit` keeps the cell, and every array inside it, as long as the process runs.
-    may_cache = why_not_cached(request.cell) is None and not engines.exporting_to_onnx()
+    # What an exporter traces may be no program that XLA can compile.
+    may_cache = why_not_cached(request.cell) is None and engines.exporter() is None
     return (_compiled if may_cache else _execute)(request, engine, sharding)
 
 

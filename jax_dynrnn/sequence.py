@@ -82,7 +82,7 @@ def sequence_mask(
         time = _largest(lengths) if maxlen is None else _time(maxlen)
         rows = as_lengths(lengths, time)
     _check_mask_dtype(dtype)
-    steps = jnp.arange(time, dtype=jnp.int32)
+    steps = jax.lax.iota(jnp.int32, time)
     mask = jnp.expand_dims(rows, -1) > jnp.expand_dims(steps, tuple(range(rows.ndim)))
     return mask.astype(dtype)
 
@@ -201,7 +201,7 @@ def reverse_sequence(
     with relabel_errors(sequence_length="lengths"):
         lengths = _check_data.sequence_length(lengths, batch, time, time_axis)
     length = jnp.expand_dims(as_lengths(lengths, time), time_axis)
-    steps = jnp.expand_dims(jnp.arange(time, dtype=jnp.int32), 1 - time_axis)
+    steps = jnp.expand_dims(jax.lax.iota(jnp.int32, time), 1 - time_axis)
     # Beyond the length every step is its own index: the tail stays in place.
     index = jnp.where(steps < length, length - 1 - steps, steps)
     return jax.tree.map(lambda x: take_steps(x, index, time_axis), inputs)

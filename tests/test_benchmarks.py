@@ -66,6 +66,7 @@ def agreed():
     )
 
 
+@pytest.mark.full  # the short run of the benchmarks, which CI makes, compares them too
 @pytest.mark.xdist_group("peers")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_peer_computes_the_same_results(agreed, load_oracle, family):
@@ -89,6 +90,7 @@ with Implementations(["pytorch"], 2) as field:
 """
 
 
+@pytest.mark.full
 @pytest.mark.xdist_group("peers")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core alone has no threads that wait")
 def test_a_framework_slowed_by_the_suite_is_found(load_oracle):

@@ -1,5 +1,8 @@
 """The table of engines: an engine is registered, requested by name, chosen, and explained."""
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,7 +185,7 @@ def test_exported_to_onnx(monkeypatch):
         zeros.__module__ = "jax2onnx.plugins.jax.numpy.zeros"
         patch.setattr(jnp, "zeros", zeros)
         assert rnn.explain(cell, params, inputs, reverse=True, **flags).chosen == "scan"
-        with pytest.raises(NotImplementedError, match="jax2onnx cannot export it"):
+        with pytest.raises(NotImplementedError, match="jax2onnx is tracing, and can .* scan only"):
             run(inputs, implementation="blocked")
         kept = _rnn._compiled._cache_size()
         close(run(inputs), expected, 1e-12)
@@ -190,3 +193,33 @@ def test_exported_to_onnx(monkeypatch):
         assert [e.params["reverse"] for e in scans] == [False]
         assert _rnn._compiled._cache_size() == kept
     close(run(inputs), expected, 1e-12)
+
+
+@pytest.mark.parametrize("calls, chosen", [([], "scan"), (None, "blocked")])
+def test_exported_by_jax2tf(monkeypatch, calls, chosen):
+    """While jax2tf traces, `scan` runs: LiteRT has no sorting, for one."""
+    name = "get_thread_local_state_call_tf_concrete_function_list"
+    module = types.SimpleNamespace(**{name: lambda: calls})
+    monkeypatch.setitem(sys.modules, "jax.experimental.jax2tf.jax2tf", module)
+    cell, inputs = rnn.GRUCell(64), jnp.ones((64, 50, 32))
+    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    assert rnn.explain(cell, params, inputs).chosen == chosen
+
+
+def test_explained_under_vmap():
+    """Under `vmap`, `explain` says that the chosen engine runs one problem after the other."""
+    cell, found = rnn.GRUCell(64), []
+    inputs = jnp.ones((2, 64, 50, 32))
+    params = jax.vmap(lambda key: cell.init(key, (1, 32), jnp.float64))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+
+    def run(params, inputs):
+        found.append(rnn.explain(cell, params, inputs))
+        return rnn.dynamic_rnn(cell, params, inputs)[1]
+
+    jax.eval_shape(jax.vmap(run), params, inputs)
+    found.append(rnn.explain(cell, jax.tree.map(lambda x: x[0], params), inputs[0]))
+    assert [each.chosen for each in found] == ["blocked", "blocked"]
+    assert "vmap: problems run one after the other" in str(found[0])
+    assert "vmap" not in str(found[1])

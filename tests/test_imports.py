@@ -29,7 +29,7 @@ ORDER = [
 """The modules and folders of the package; each imports only those before it."""
 
 ENGINES = [
-    *("types", "devices", "hoist", "loops", "masks", "request", "engine", "onnx", "scan"),
+    *("types", "devices", "hoist", "loops", "masks", "request", "engine", "exporters", "scan"),
     "selection",
     *("draws", "mesh", "staged", "blocked", "cudnn", "pallas", "__init__"),
 ]

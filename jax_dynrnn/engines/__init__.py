@@ -8,8 +8,8 @@ from .._memoize import why_not_cached
 from .blocked import Blocked
 from .cudnn import Cudnn
 from .engine import Engine as Engine
+from .exporters import exporter as exporter
 from .mesh import RowSharding as RowSharding
-from .onnx import exporting_to_onnx as exporting_to_onnx
 from .pallas import Pallas
 from .request import Request as Request
 from .request import Run as Run
@@ -37,6 +37,7 @@ class Explanation:
         why: the measured speed of the one that was chosen, if there is any.
         note: why calls outside of `jax.jit` compile every time, for a cell that no cache keeps.
         mesh: on a mesh of devices, which rows each device runs, and which params are gathered.
+        vmap: under `jax.vmap`, how the problems are run, if not together.
     """
 
     chosen: str | None
@@ -45,6 +46,7 @@ class Explanation:
     why: str | None = None
     note: str | None = None
     mesh: str | None = None
+    vmap: str | None = None
 
     def __str__(self) -> str:
         width = max(len(name) for name in self.reasons)
@@ -53,6 +55,8 @@ class Explanation:
             lines.append(f"note: each call outside of jax.jit is compiled again; {self.note}")
         if self.mesh:
             lines.append(f"mesh: {self.mesh}")
+        if self.vmap:
+            lines.append(f"vmap: {self.vmap}")
         return "\n".join(lines)
 
     def _verdict(self, name: str) -> str:
@@ -81,19 +85,25 @@ def explain(
     note = why_not_cached(request.cell)
     if implementation is not None:
         chosen = None if reasons[implementation] else implementation
-        return Explanation(chosen, reasons, note=note, mesh=mesh)
+        vmap = _under_vmap(chosen, request)
+        return Explanation(chosen, reasons, note=note, mesh=mesh, vmap=vmap)
     able = [name for name in PREFERENCE if reasons[name] is None]
     against = {name: ENGINES[name].slower_because(request) for name in able}
     chosen = next(name for name in able if against[name] is None)
     slower = {name: why for name, why in against.items() if why}
     why = ENGINES[chosen].chosen_because(request)
-    return Explanation(chosen, reasons, slower, why, note, mesh)
+    return Explanation(chosen, reasons, slower, why, note, mesh, _under_vmap(chosen, request))
+
+
+def _under_vmap(chosen: str | None, request: Request) -> str | None:
+    """How an engine runs the problems of this `jax.vmap`, if there is one."""
+    return ENGINES[chosen].under_vmap if chosen is not None and request.is_mapped else None
 
 
 def _why_not(engine: Engine, request: Request) -> str | None:
     """Why an engine cannot run `request`, or `None`."""
-    if exporting_to_onnx() and not engine.exports_to_onnx:
-        return "jax2onnx cannot export it"
+    if (name := exporter()) is not None and not engine.is_exported:
+        return f"{name} is tracing, and can export scan only"
     return engine.unsupported(request)
 
 

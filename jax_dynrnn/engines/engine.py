@@ -20,8 +20,11 @@ class Engine(abc.ABC):
     checks_vma: ClassVar[bool] = True
     """Whether it runs in a `jax.shard_map` that checks which mesh axes values vary over."""
 
-    exports_to_onnx: ClassVar[bool] = False
-    """Whether jax2onnx can export it."""
+    is_exported: ClassVar[bool] = False
+    """Whether jax2onnx and jax2tf can export it."""
+
+    under_vmap: ClassVar[str | None] = None
+    """How it runs the problems that `jax.vmap` maps, if not together."""
 
     @abc.abstractmethod
     def unsupported(self, request: Request) -> str | None:

@@ -55,7 +55,7 @@ class Masks:
         valid = valid_steps(request.lengths, mask, batch, time, 0)
         lengths, first = request.lengths, None
         if mask is not None:
-            steps = jnp.arange(1, time + 1, dtype=jnp.int32)
+            steps = 1 + jax.lax.iota(jnp.int32, time)
             lengths = jnp.where(valid, steps[:, None], 0).max(0)
             first = jnp.argmax(valid, 0).astype(jnp.int32)
         return cls(
@@ -105,7 +105,7 @@ def _scalar_update_steps(request: Any, valid: jax.Array) -> jax.Array:
     any_row = valid.any(1)
     if request.row_axes:  # the rows of all devices
         any_row = jax.lax.pmax(any_row.astype(jnp.int32), request.row_axes) > 0
-    steps = jnp.arange(request.time, dtype=jnp.int32)
+    steps = jax.lax.iota(jnp.int32, request.time)
     if not request.reverse:
         return steps <= jnp.where(any_row, steps, 0).max()
     end = request.time

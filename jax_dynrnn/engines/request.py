@@ -107,6 +107,12 @@ class Request(_Batch):
         """The params, which have not been prepared."""
         return self.params
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether this is inside of a `jax.vmap` that maps an argument."""
+        # JAX has no public name for these tracers.
+        return any(type(x).__name__ == "BatchTracer" for x in jax.tree.leaves(self))
+
 
 jax.tree_util.register_dataclass(
     Request, ["params", "inputs", "initial_state", "key", "lengths", "mask", "resets"], STATIC

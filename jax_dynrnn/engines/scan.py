@@ -17,9 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 from .._types import Inputs, Outputs, PyTree, State
 from .devices import explicit_axes_remain, pcast, typed_as_results, varying_axes
 from .engine import Engine
+from .exporters import exporter
 from .hoist import hoist
 from .masks import expand_like, select
-from .onnx import exporting_to_onnx
 from .request import Request, Run
 from .types import with_leading
 
@@ -31,7 +31,7 @@ class Scan(Engine):
     """The reference engine."""
 
     name = "scan"
-    exports_to_onnx = True
+    is_exported = True
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run `request`: it can run every one."""
@@ -55,7 +55,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
     # devices at every step.
     run = jax.tree.map(functools.partial(pcast, axes=varying_axes(run)), run)
     xs = {
-        "t": jnp.arange(run.time, dtype=jnp.int32),
+        "t": jax.lax.iota(jnp.int32, run.time),
         "inputs": _to_time_major(run.inputs, run.time_axis),
         "valid": run.masks.valid,
         "resets": run.masks.resets,
@@ -128,7 +128,9 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     # An unknown number of steps can neither be unrolled nor cut into chunks.
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
-    lax_scan = _scan_of_reversed if run.reverse and exporting_to_onnx() else jax.lax.scan
+    # ONNX has no loop over reversed steps.
+    to_onnx = exporter() == "jax2onnx"
+    lax_scan = _scan_of_reversed if run.reverse and to_onnx else jax.lax.scan
     scan = functools.partial(lax_scan, unroll=unroll, reverse=run.reverse)
     if run.remat == "offload":
         return scan(_offloaded(step), state, xs)
@@ -143,7 +145,7 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
 def _scan_of_reversed(
     step: Callable[..., Any], state: State, xs: PyTree, *, unroll: int, reverse: bool
 ) -> tuple[Any, Any]:
-    """`lax.scan(..., reverse=True)` as a forward loop, the only kind that ONNX has."""
+    """`lax.scan(..., reverse=True)` as a forward loop."""
     assert reverse
 
     def flipped(tree):

@@ -40,6 +40,7 @@ class Blocked(Engine):
     tpu: Tuning = TPU
 
     name = "blocked"
+    under_vmap = "problems run one after the other; together in a forward pass with shared params"
 
     def tuning(self, run: Run) -> Tuning:
         """The tuning for the platform of a run."""
