@@ -20,6 +20,7 @@ from ._adapter import as_cell
 from ._arguments import explained
 from ._cell import PREPARE, Cell, Params, State, take_step
 from ._features import feature_ndims
+from ._memoize import run_compiled
 from ._protocol import ask, call_back, structure
 from ._tools import fold_in
 from ._types import CellLike, Inputs, PyTree
@@ -66,7 +67,8 @@ def raw_rnn(
     """Runs a cell with a user's function between the steps, as decoders and samplers need it.
 
     Call it under `jax.jit`. Outside of it every call traces and compiles the loop again, which
-    can take seconds: JAX's cache does not recognise `loop_fn` from an earlier call.
+    can take seconds: `loop_fn` may read variables that have changed. Eager calls share a program
+    if it cannot, as a `jax.tree_util.Partial`, which holds its arrays, or a jitted function.
 
         finished, x, state, emit, loop_state = loop_fn(0, None, None, None)
         for t = 0, 1, ... while not all rows are finished:
@@ -118,6 +120,22 @@ def raw_rnn(
     cell = as_cell(cell)
     maximum_iterations = _check_data.count("maximum_iterations", maximum_iterations, least=0)
     _check_data.one_key(key)
+    if not callable(loop_fn):
+        raise TypeError(
+            "loop_fn: expected a function (time, cell_output, cell_state, loop_state) -> "
+            "(finished, next_input, next_cell_state, emit_output, next_loop_state), got "
+            f"{type(loop_fn).__name__}; the order of arguments is {ORDER}"
+        )
+    return run_compiled(_run, cell, (maximum_iterations,), (loop_fn,), (params, key))
+
+
+def _run(
+    cell: Cell,
+    maximum_iterations: int,
+    loop_fn: Callable[..., Any],
+    params: Params,
+    key: jax.Array | None,
+) -> tuple[Emitted, State, Any]:
     loop_fn = _checked_loop_fn(loop_fn)
     zero = jnp.zeros((), jnp.int32)
     finished, inputs, state, emit, loop_state = loop_fn(zero, None, None, None)
@@ -183,12 +201,6 @@ def raw_rnn(
 
 def _checked_loop_fn(loop_fn: Callable[..., Any]) -> Callable[..., Any]:
     """`loop_fn` with a check that it returns five results."""
-    if not callable(loop_fn):
-        raise TypeError(
-            "loop_fn: expected a function (time, cell_output, cell_state, loop_state) -> "
-            "(finished, next_input, next_cell_state, emit_output, next_loop_state), got "
-            f"{type(loop_fn).__name__}; the order of arguments is {ORDER}"
-        )
 
     def checked(*arguments):
         return _check_five(call_back("loop_fn", loop_fn, ARGUMENTS, *arguments))

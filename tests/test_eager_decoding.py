@@ -44,6 +44,28 @@ def greedy_alignments(cell, params, embed, logits, start, end, state, **options)
     return rnn.decode_alignments(cell, params, embed, ids, lengths, start, state)
 
 
+def from_table(table, time, output, state, loop_state):
+    """The `loop_fn` of a run over the first ids, for three steps."""
+    TRACED.append("loop_fn")
+    first = output is None
+    inputs = jnp.broadcast_to(table[jnp.asarray(time, jnp.int32)], (B, 2))
+    return time >= jnp.full(B, 3), inputs, START if first else state, output, None
+
+
+def raw(cell, params, embed, logits, start, end, state, **options):
+    """`raw_rnn` with the table of `embed`: jitted, partial, or read from a variable."""
+    kind = type(embed)
+    if kind is Partial:
+        loop_fn = Partial(from_table, *embed.args)
+    else:
+        loop_fn = lambda *given: from_table(embed(jnp.arange(V)), *given)  # noqa: E731
+        loop_fn = jax.jit(loop_fn) if isinstance(embed, jax.stages.Wrapped) else loop_fn
+        loop_fn = LOOPS.setdefault(embed, loop_fn)
+    emitted, state, _ = rnn.raw_rnn(cell, params, loop_fn, maximum_iterations=4)
+    return emitted.stack(), state.cell_state
+
+
+LOOPS = {}
 DECODERS = {
     "greedy": rnn.greedy_decode,
     "sample": lambda *given, **options: rnn.sample_decode(
@@ -52,6 +74,7 @@ DECODERS = {
     "beams": lambda *given, **options: beams(*given, length_penalty=0.5, **options),
     "scored": lambda *given, **options: beams(*given, score_fn=Partial(by_length), **options),
     "alignments": greedy_alignments,
+    "raw": raw,
 }
 each = pytest.mark.parametrize("name", DECODERS)
 
