@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jax_dynrnn import _rnn, attention, cells, sequence, wrappers
+from jax_dynrnn import _memoize, _rnn, attention, cells, sequence, wrappers
 from jax_dynrnn._composition import Around
 from jax_dynrnn.cells import _lstm, _norm
 from jax_dynrnn.engines import draws, masks, request, scan
@@ -455,7 +455,49 @@ def _():
     replace(split_cell.closes_over_arrays, lambda run: False)
 
 
+@fault("test_eager_decoding.py::test_plain_functions_see_variables_that_have_changed")
+def _():
+    """decoders called eagerly reuse the program of a function that reads other variables now"""
+    right = _memoize.run_compiled
+    code = {}
+
+    def wrong(loop, cell, options, functions, arrays):
+        # A jitted function per code object, as if equal code meant equal functions.
+        same = [code.setdefault(getattr(f, "__code__", f), jax.jit(f)) for f in functions if f]
+        return right(loop, cell, options, (*same, *functions[len(same) :]), arrays)
+
+    replace(right, wrong)
+
+
+@fault("test_engines.py::test_exported_to_onnx")
+def _():
+    """a reversed run exported to ONNX without turning the outputs around"""
+    right = scan._scan_of_reversed
+
+    def wrong(step, state, xs, **options):
+        state, ys = right(step, state, xs, **options)
+        return state, jax.tree.map(jnp.flipud, ys)
+
+    replace(right, wrong)
+
+
 # Weights of other frameworks.
+
+
+@fault("interop/test_weights_keras.py")
+def _():
+    """the output gate of an LSTM always a sigmoid"""
+    right = _lstm.LSTM.pointwise
+
+    def wrong(self, params, projected, recurred, state):
+        output, new = right(self, params, projected, recurred, state)
+        if self.recurrent_activation is None:
+            return output, new
+        *_, o = jnp.split(projected + recurred, len(self.GATES), -1)
+        m = jax.nn.sigmoid(self.peep(params, "w_o_diag", o, new.c)) * self.activate(new.c)
+        return m, new._replace(h=m)
+
+    replace(right, wrong)
 
 
 @fault("interop/test_weights_jax.py")
