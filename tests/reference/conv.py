@@ -6,7 +6,7 @@ import numpy as np
 
 import jax_dynrnn as rnn
 
-from .core import sigmoid
+from .core import gate_function
 
 
 def convolve(images, kernel):
@@ -29,8 +29,9 @@ def conv_lstm(cell, params, x, state):
     if cell.use_bias:
         z = z + params["biases"]
     i, j, f, o = np.split(z, 4, axis=-1)
-    c = sigmoid(f + cell.forget_bias) * state.c + sigmoid(i) * np.tanh(j)
-    h = np.tanh(c) * sigmoid(o)
+    gate = gate_function(cell)
+    c = gate(f + cell.forget_bias) * state.c + gate(i) * np.tanh(j)
+    h = np.tanh(c) * gate(o)
     output = np.concatenate([h, x], -1) if cell.skip_connection else h
     return output, rnn.LSTMStateTuple(c, h)
 

@@ -3,10 +3,21 @@
 import numpy as np
 
 import jax_dynrnn as rnn
+from jax_dynrnn import interop
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def gate_function(cell):
+    """Of the gates of a cell: a sigmoid, or the hard one of Keras 2."""
+    assert cell.recurrent_activation in (None, interop.keras.hard_sigmoid)
+    return sigmoid if cell.recurrent_activation is None else hard_sigmoid
+
+
+def hard_sigmoid(x):
+    return np.where(x < -2.5, 0.0, np.where(x > 2.5, 1.0, 0.2 * x + 0.5))
 
 
 def activation(cell, default=np.tanh):
@@ -22,7 +33,8 @@ def basic_rnn(cell, params, x, h):
 
 def gru(cell, params, x, h):
     gates, candidate = params["gates"], params["candidate"]
-    r, u = np.split(sigmoid(np.concatenate([x, h], 1) @ gates["kernel"] + gates["bias"]), 2, axis=1)
+    both = np.concatenate([x, h], 1) @ gates["kernel"] + gates["bias"]
+    r, u = np.split(gate_function(cell)(both), 2, axis=1)
     c = np.concatenate([x, r * h], 1) @ candidate["kernel"] + candidate["bias"]
     new = u * h + (1 - u) * activation(cell)(c)
     return new, new
