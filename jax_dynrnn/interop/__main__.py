@@ -1,8 +1,10 @@
-"""Lists the variables of a TensorFlow 1 checkpoint and the cells that they fit.
+"""Lists the arrays in a model's file, and prints a program that makes cells and params of them.
 
     python -m jax_dynrnn.interop model.ckpt [--scope decoder]
+    python -m jax_dynrnn.interop weights.h5 [--config model.json]
 
-prints one line for each variable, then the code that makes params of them.
+All of it is a program that runs as it is. The format is known by the first bytes: checkpoints, SavedModels and frozen graphs of TensorFlow,
+files of Keras, safetensors, `.npz`. Pickles (`.pt`, `.pkl`) are never loaded.
 """
 
 from __future__ import annotations
@@ -14,11 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .._types import Cells
-from . import checkpoint
+from . import checkpoint, keras
 from ._code import code
 from ._escape import escaped
+from ._formats.kinds import GRAPH_DEF, HDF5, KERAS_ZIP, NPZ, SAFETENSORS, file_kind
 from ._formats.npz import read_npz_specs
+from ._formats.safetensors import read_safetensors_specs
 from ._formats.tensors import Spec
+from ._keras.layers import layers_of_names
+from ._keras.program import program_lines as keras_lines
+from ._keras.stored import is_keras
 from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
@@ -26,6 +33,8 @@ from ._tf1.recognise import MAX_LENGTH, is_too_long, needed_bytes, recognised
 from ._tf1.scopes import as_run
 from ._tf1.shapes import describe_inputs
 from ._tf1.table import CanonicalWeights, spec_of
+from ._torch_program import find_modules
+from ._torch_program import program_lines as torch_lines
 
 MAX_WIDTH = 100
 """Of a column, in characters: longer names are printed, but do not widen the rows of others."""
@@ -47,23 +56,65 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
     parser = argparse.ArgumentParser(
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
     )
-    parser.add_argument("checkpoint", help="the prefix of its files, a frozen .pb, or an .npz")
+    parser.add_argument("file", help="a file of weights, or the prefix or folder of a checkpoint")
     parser.add_argument("--scope", default="", help="list only the variables in this scope")
+    parser.add_argument("--config", help="the JSON of a Keras model, for files without it")
     options = parser.parse_args(arguments)
-    scope = options.scope.strip("/")
+    limits = limits or Limits()
     try:
-        variables, read_code = _read(options.checkpoint)
-        names = [name for name in variables if _is_within(name, scope)]
-        if not names:
-            raise ValueError(_nothing_message(variables, scope))
-        unreadable: set[str] = set()
         # Names come from the file, which may be anyone's: all output is escaped.
-        for line in _list_lines(variables, names, unreadable):
+        for line in _lines(options, limits):
             print(escaped(line))
-        for line in _code_lines(variables, read_code, scope, unreadable, limits or Limits()):
-            print(escaped(line))
+    except ImportError as error:
+        # The file needs a package that is not installed; the message says which.
+        sys.exit(escaped(error))
     except (OSError, ValueError) as error:
-        sys.exit(escaped(f"{options.checkpoint}: {error}"))
+        sys.exit(escaped(f"{options.file}: {error}"))
+
+
+def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
+    """Yields what the command prints for a file."""
+    scope, path = options.scope.strip("/"), options.file
+    file_format = file_kind(path)
+    if file_format in (HDF5, KERAS_ZIP):
+        yield from _keras_lines(path, options.config)
+        return
+    variables, read_code = _read(path, file_format)
+    if isinstance(variables, checkpoint.Checkpoint) and is_keras(variables):
+        yield from _keras_lines(path, options.config)
+        return
+    names = [name for name in variables if _is_within(name, scope)]
+    if not names:
+        raise ValueError(_nothing_message(variables, scope))
+    unreadable: set[str] = set()
+    yield from _list_lines(variables, names, unreadable)
+    specs = _Specs(variables, _relevant(variables, scope, unreadable))
+    if file_format in (NPZ, SAFETENSORS) and needed_bytes(sorted(specs)) <= limits.weights_bytes:
+        modules = find_modules(specs)
+        if modules:
+            yield ""
+            yield from torch_lines(modules, specs, read_code, limits.found)
+            return
+        layers = layers_of_names(specs)
+        if layers:
+            yield ""
+            yield from keras_lines(layers, read_code, by_name=True)
+            return
+    yield from _code_lines(variables, read_code, scope, unreadable, limits)
+
+
+def _keras_lines(path: str, config: str | None) -> Iterator[str]:
+    """Yields the arrays of a file of Keras, and the program for its recurrent layers."""
+    layers = keras.read(path, config)
+    for layer in layers.values():
+        for name, array in layer.weights.items():
+            row = _shortened(layer.name), _shortened(name), str(list(array.shape)), str(array.dtype)
+            yield f"# {'  '.join(row)}"
+    if not any(layer.weights for layer in layers.values()):
+        raise ValueError("there are no arrays in it")
+    given = f", {config!r}" if config else ""
+    yield ""
+    yield from keras_lines(layers, f"interop.keras.read({path!r}{given})")
 
 
 def _nothing_message(variables: Mapping[str, Any], scope: str) -> str:
@@ -81,12 +132,14 @@ def _is_within(name: str, scope: str) -> bool:
     return not scope or f"{name}/".startswith(f"{scope}/")
 
 
-def _read(path: str) -> tuple[Mapping[str, Any], str]:
+def _read(path: str, file_format: str) -> tuple[Mapping[str, Any], str]:
     """Opens a file: its variables, or the spec of each, and the code that reads them."""
-    if path.endswith(".npz"):
+    if file_format == NPZ:
         # NumPy would decompress whole arrays, of any size; only their headers are read.
         return read_npz_specs(path), f"dict(np.load({path!r}))"
-    if path.endswith(".pb"):
+    if file_format == SAFETENSORS:
+        return read_safetensors_specs(path), f"checkpoint.read_safetensors({path!r})"
+    if file_format == GRAPH_DEF:
         return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
 
@@ -116,7 +169,7 @@ def _unreadable_row(name: str, error: ValueError) -> Row:
 def _list_lines(
     variables: Mapping[str, Any], names: list[str], unreadable: set[str]
 ) -> Iterator[str]:
-    """Yields a line for each variable, and adds the names of unreadable ones to `unreadable`.
+    """Yields a comment for each variable, and adds the names of unreadable ones to `unreadable`.
 
     Every variable is read, so that damaged data is found. Only one variable and one row are in
     memory at a time: the widths of the columns are computed in a pass of their own.
@@ -132,7 +185,8 @@ def _list_lines(
         except ValueError as error:
             unreadable.add(name)
             row = _unreadable_row(name, error)
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        yield f"# {'  '.join(cells)}".rstrip()
 
 
 class _Specs(Mapping[str, Spec]):

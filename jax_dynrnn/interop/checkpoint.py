@@ -27,6 +27,7 @@ from ._formats.error import CheckpointError as CheckpointError
 from ._formats.files import data_file, find_prefix, index_file, without_suffix
 from ._formats.graph_def import read_graph_def as read_graph_def
 from ._formats.index import Entry, write_index
+from ._formats.safetensors import read_safetensors as read_safetensors
 from ._tf1.kinds import kind as kind
 from ._tf1.kinds import moving_averages as moving_averages
 
@@ -37,6 +38,7 @@ __all__ = [
     "moving_averages",
     "read_checkpoint",
     "read_graph_def",
+    "read_safetensors",
     "write_checkpoint",
 ]
 

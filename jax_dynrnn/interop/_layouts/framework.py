@@ -49,12 +49,12 @@ class Framework(NamedTuple):
     """What the framework adds to the forget gate at run time."""
     projection: bool = False
     """Whether its LSTMs can have a projection."""
-    activations: Mapping[str, Callable[..., Any]] = {}
-    """By family, where it is not tanh."""
+    activations: Mapping[str, Callable[..., Any] | None] = {}
+    """By family, where it is not tanh; `None` for that of the cell, whatever it is."""
     activation_hint: str = ""
     """The advice of an error message where a cell has another activation."""
-    recurrent_activation: Callable[..., Any] = jax.nn.sigmoid
-    """Of the gates of its LSTMs and GRUs."""
+    recurrent_activation: Callable[..., Any] | None = jax.nn.sigmoid
+    """Of the gates of its LSTMs and GRUs; `None` for that of the cell."""
     recurrent_activation_hint: str = ""
     """The advice of an error message where a cell has another one."""
     names_hint: str = "give as many cells as there are layers"
@@ -127,14 +127,15 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
     found = _other_function(framework, "activation", _activation(cell), needed, hint)
     if found is None and family(cell) != "rnn":
         gate, hint = framework.recurrent_activation, framework.recurrent_activation_hint
+        gate = None if gate is None else _as_gate(gate)
         actual = _recurrent_activation(cell)
-        found = _other_function(framework, "recurrent_activation", actual, _as_gate(gate), hint)
+        found = _other_function(framework, "recurrent_activation", actual, gate, hint)
     return found
 
 
 def _other_function(framework: Framework, what: str, got: Any, needed: Any, hint: str) -> Any:
     """Why a framework cannot hold a cell with a function, if it needs another, or `None`."""
-    if got == needed:
+    if needed is None or got == needed:
         return None
     got, expected = (getattr(f, "__name__", f) for f in (got, needed))
     # Two functions may have the same name.
