@@ -3,8 +3,9 @@
     python -m jax_dynrnn.interop model.ckpt [--scope decoder]
     python -m jax_dynrnn.interop weights.h5 [--config model.json]
 
-All of it is a program that runs as it is. The format is known by the first bytes: checkpoints, SavedModels and frozen graphs of TensorFlow,
-files of Keras, safetensors, `.npz`. Pickles (`.pt`, `.pkl`) are never loaded.
+All that is printed is a program, which runs as it is. The format is known by the first bytes:
+checkpoints, SavedModels and frozen graphs of TensorFlow, files of Keras, safetensors, `.npz`.
+Pickles (`.pt`, `.pkl`) are never loaded.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _module_lines(module: Module, number: str) -> Iterator[str]:
     yield f"# {module.prefix.rstrip('./_') or 'the whole file'!r}{kind}"
     yield f"cells_{number} = {code(module.cells)}"
     if "rnn.BasicRNNCell" in code(module.cells):
-        yield "# if its nonlinearity is relu: activation=jax.nn.relu above, nonlinearity='relu' below"
+        yield "# of relu, not tanh: activation=jax.nn.relu here, and nonlinearity='relu' below"
     if all(f"{module.prefix}{theirs}" == name for theirs, name in module.names.items()):
         prefix = module.prefix.rstrip(".")
         given = f"weights, prefix={prefix!r}" if prefix else "weights"
@@ -130,7 +130,8 @@ def _module_lines(module: Module, number: str) -> Iterator[str]:
         yield from (f"    {theirs!r}: weights[{x!r}]," for theirs, x in module.names.items())
         yield "}"
     yield f"params_{number} = interop.torch.import_params(cells_{number}, {given})"
-    yield f"x = jnp.ones((1, 10, {module.inputs}))  # a placeholder, batch_first: [batch, time, features]"
+    shape = (1, 10, module.inputs)
+    yield f"x = jnp.ones({shape})  # a placeholder, batch_first: [batch, time, features]"
     yield from _run_lines(module, number)
 
 
@@ -138,7 +139,8 @@ def _run_lines(module: Module, number: str) -> Iterator[str]:
     """The lines that run a module."""
     cells = module.cells
     if not isinstance(cells, tuple):
-        yield f"outputs_{number}, state_{number} = rnn.dynamic_rnn(cells_{number}, params_{number}, x)"
+        call = f"rnn.dynamic_rnn(cells_{number}, params_{number}, x)"
+        yield f"outputs_{number}, state_{number} = {call}"
     elif isinstance(cells[0], list):
         yield f"outputs_{number}, *states_{number} = rnn.stack_bidirectional_dynamic_rnn("
         yield f"    *cells_{number}, params_{number}, x"

@@ -50,7 +50,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: the prefix of its files (`"model.ckpt-100"`), one of these files, a folder whose
-            file `checkpoint` (TensorFlow writes it) names the newest one, or a SavedModel's folder.
+            file `checkpoint` (TensorFlow writes it) names the newest one or that has only one, or a
+            SavedModel's folder.
 
     Returns:
         `Checkpoint`, sorted by name; `dict(checkpoint)` reads all variables, and

@@ -23,7 +23,7 @@ from ._formats.error import CheckpointError, error_context
 from ._keras.cells import cells_of, is_recurrent
 from ._keras.layers import Layer as Layer
 from ._keras.layers import find_layers
-from ._keras.stored import parse_config, read_config, read_stored
+from ._keras.stored import read_config, read_stored
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Blocks
 from ._layouts.framework import Framework, check_supported, family
@@ -145,7 +145,7 @@ def read(
 
 
 def _functions(version: str) -> dict[str, Callable[..., Any]]:
-    """Activation functions by their names in this version of Keras; 1 and 2 may not state theirs."""
+    """Activation functions by their names in this version of Keras; Keras 1 may not state its."""
     if version.partition(".")[0] not in ("", "0", "1", "2"):
         leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
         return FUNCTIONS | {
@@ -385,7 +385,7 @@ def _from_cudnn(layers: list[RunLayer], named: dict[str, Any]) -> dict[str, Any]
         kernel, recurrent, bias = layer.with_path(dict.fromkeys(ARRAY_NAMES))
         gates, units = len(GATES[family(layer.cell)]), layer.cell.num_units
         # Both biases are in one vector, which no other layer has.
-        if np.shape(named.get(bias)) != (2 * gates * units,) or gates == 1:
+        if gates == 1 or np.shape(named.get(bias, ())) != (2 * gates * units,):
             continue
         if family(layer.cell) == "gru":
             raise ValueError(

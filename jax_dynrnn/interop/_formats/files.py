@@ -128,6 +128,9 @@ def _newest_checkpoint(folder: str) -> str:
         saved_model = os.path.join(folder, "variables", "variables")
         if os.path.isfile(index_file(saved_model)):
             return saved_model
+        found = glob.glob(os.path.join(glob.escape(folder), "*.index"))
+        if len(found) == 1:
+            return without_suffix(found[0])
         raise FileNotFoundError(f"{escaped(state)}: no such file{_nearby(folder)}")
     with open_file(state) as opened:
         match = MODEL_PATH.search(opened.read(min(file_size(opened), MAX_STATE_BYTES)))

@@ -18,7 +18,9 @@ ARRAYS_BY_NAME = (
     "weights_only=True), and save its state_dict with safetensors.torch.save_file)"
 )
 REFUSED = {
-    "pickle": f"expected a file of arrays, got a pickle, which is never loaded; make {ARRAYS_BY_NAME}",
+    "pickle": (
+        f"expected a file of arrays, got a pickle, which is never loaded; make {ARRAYS_BY_NAME}"
+    ),
     "torch": (
         f"expected a file of arrays, got one of torch.save, a pickle, which is never loaded; make "
         f"{ARRAYS_BY_NAME}"
@@ -34,7 +36,6 @@ REFUSED = {
 }  # fmt: skip
 """Why formats that are known are not read, and what to do."""
 HEAD_BYTES = 4096
-
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:

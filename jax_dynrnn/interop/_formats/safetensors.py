@@ -97,14 +97,12 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, tuple[Spec, int, int]], int]
 def _place(entry: Any, data_bytes: int) -> tuple[Spec, int, int]:
     """The spec, the offset and the number of bytes of one array."""
     try:
-        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-        name = entry["dtype"]
-        valid = all(type(x) is int and x >= 0 for x in (*shape, begin, end))
+        name, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (LookupError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise CheckpointError("expected a dtype, a shape and two offsets, got others")
-    if name not in DTYPES and name not in EXTENDED_DTYPES:
+        raise CheckpointError("expected a dtype, a shape and two offsets, got others") from None
+    if not all(type(x) is int and x >= 0 for x in (*shape, begin, end)):
+        raise CheckpointError("expected a shape and two offsets, got others")
+    if not isinstance(name, str) or not (name in DTYPES or name in EXTENDED_DTYPES):
         raise CheckpointError(f"expected a dtype that NumPy can represent, got {name!r:.80}")
     check_shape(shape)
     number = EXTENDED_DTYPES.get(name)

@@ -72,12 +72,9 @@ def _cell(class_name: str, config: Config, functions: Functions) -> Any:
 
 def _function(option: str, config: Config | str, functions: Functions) -> Any:
     """The function of an option, or of the name itself for layers that have no option."""
-    name = config if isinstance(config, str) else config.get(option, None if option in config else "")
-    if name is None:
-        name = "linear"
-    # In Keras 3 a function may be serialised as an object; those of Keras have their name in it.
-    if isinstance(name, dict):
-        name = name.get("class_name") if not name.get("registered_name") else name["registered_name"]
+    # The default of an option changed with the version, so one that is missing is not guessed.
+    name = config if isinstance(config, str) else config.get(option, "missing")
+    name = "linear" if name is None else name
     if not isinstance(name, str) or name not in functions:
         raise ValueError(
             f"its {option} is {name!r:.80}, which is not a function of Keras that is known here"

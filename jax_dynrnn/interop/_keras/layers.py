@@ -118,9 +118,7 @@ def _arrays(
     return stored.arrays.get(name, {})
 
 
-def _ordered(
-    layer: Config, arrays: dict[str, np.ndarray], path: str
-) -> dict[str, np.ndarray]:
+def _ordered(layer: Config, arrays: dict[str, np.ndarray], path: str) -> dict[str, np.ndarray]:
     """The arrays of a layer in Keras's order, by their names inside of it."""
     if not all(name.startswith(path) for name in arrays):
         return arrays  # the order of the file
@@ -136,11 +134,8 @@ def _ordered(
 def _cell_scopes(layer: Config) -> list[str]:
     """Where Keras 3 stores the arrays of each cell of a recurrent layer, in order."""
     if layer["class_name"] == "Bidirectional":
-        return [
-            f"{name}/{scope}"
-            for name, inner in zip(("forward_layer", "backward_layer"), directions(layer), strict=True)
-            for scope in _cell_scopes(inner)
-        ]
+        names = zip(("forward_layer", "backward_layer"), directions(layer), strict=True)
+        return [f"{name}/{scope}" for name, inner in names for scope in _cell_scopes(inner)]
     cells = stacked_cells(layer)
     if cells:
         numbers: dict[str, int] = {}

@@ -25,14 +25,16 @@ NO_CONFIG = (
     "# have; these are the defaults of Keras 3. (Before, recurrent_activation was hard_sigmoid by",
     "# default: interop.keras.hard_sigmoid.) --config model.json, of model.to_json(), says them.",
 )
-REPEATED = (
-    "def repeated(outputs, mask):",
-    '    """Outputs of the step before where the mask is False, as of Keras; here they are 0."""',
-    "    steps = jnp.where(mask, jnp.arange(mask.shape[{axis}]){column}, -1)",
-    "    steps = jax.lax.cummax(steps, axis={axis})[..., None]",
-    "    found = jnp.take_along_axis(outputs, jnp.maximum(steps, 0), axis={axis})",
-    "    return jnp.where(steps < 0, 0, found)",
-)
+REPEATED = """\
+def repeated(outputs, mask, axis):
+    # Where the mask is False, Keras repeats the outputs of the step before; here they are 0.
+    steps = jnp.where(mask, jax.lax.broadcasted_iota(int, mask.shape, axis), -1)
+    steps = jax.lax.cummax(steps, axis=axis)[..., None]
+    found = jnp.take_along_axis(outputs, jnp.maximum(steps, 0), axis=axis)
+    return jnp.where(steps < 0, 0, found)
+
+
+""".splitlines()
 """A function of the program, for outputs in the order in which the steps were processed."""
 MAX_LISTED = 1000
 MERGED = {
@@ -78,6 +80,7 @@ class _Program:
         self._masks: dict[str, str] = {}
         """The variable with the mask that a layer makes, by its name."""
         self._used: set[str] = set()
+        self._defines_repeated = False
 
     def lines(self) -> Iterator[str]:
         """Yields all lines but the imports."""
@@ -116,12 +119,9 @@ class _Program:
         yield ""
         yield ""
         repeats = self._mask_source(layer) is not None and _repeats_outputs(layer)
-        if repeats:
-            time_major = bool(layer.config.get("time_major"))
-            axis, column = (0, "[:, None]") if time_major else (1, "")
-            yield from (line.format(axis=axis, column=column) for line in REPEATED)
-            yield ""
-            yield ""
+        if repeats and not self._defines_repeated:
+            self._defines_repeated = True
+            yield from REPEATED
         yield from _function_lines(layer, number, repeats)
         yield ""
         yield ""
@@ -182,9 +182,9 @@ class _Program:
         others: dict[str, list[str]] = {}
         for layer in self._layers.values():
             if layer.weights and layer.name not in self._used:
-                others.setdefault(layer.class_name or "other arrays", []).append(
-                    f"{layer.name!r} {', '.join(str(list(x.shape)) for x in layer.weights.values())}"
-                )
+                shapes = ", ".join(str(list(x.shape)) for x in layer.weights.values())
+                same_class = others.setdefault(layer.class_name or "other arrays", [])
+                same_class.append(f"{layer.name!r} {shapes}")
         if others:
             yield ""
             yield "# What this program leaves out, in layers[name].weights:"
@@ -208,7 +208,8 @@ def _mask_code(
 ) -> str:
     """The code of a mask; a placeholder if its inputs are not in the program."""
     if mask is masking:
-        return f"jnp.any(x != {float(mask.config.get('mask_value', 0.0))!r}, -1)  # of {mask.name!r}"
+        value = float(mask.config.get("mask_value", 0.0))
+        return f"jnp.any(x != {value!r}, -1)  # of {mask.name!r}"
     if mask is source and mask.weights:
         return f"ids != 0  # of {mask.name!r}"
     return f"jnp.ones({lead}, bool)  # a placeholder: {mask.name!r} makes it of its inputs"
@@ -267,7 +268,9 @@ def _function_lines(layer: Layer, number: str, repeats: bool) -> Iterator[str]:
             yield f"    outputs = outputs{backwards}"
         if repeats:
             yield "    if mask is not None:"
-            yield f"        outputs = repeated(outputs, mask{backwards if flipped else ''})"
+            axis = 0 if time_major else 1
+            given = f"mask{backwards if flipped else ''}, {axis}"
+            yield f"        outputs = repeated(outputs, {given})"
         last = _last(layer.cells, "state")
         yield f"    return {'outputs' if sequences else last}, state"
         return

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._escape import escaped, quoted
-from .._formats.bundle import Checkpoint
 from .._formats.budget import Budget
+from .._formats.bundle import Checkpoint
 from .._formats.error import CheckpointError, error_context
 from .._formats.files import file_size, find_prefix, open_file
 from .._formats.kinds import HDF5, KERAS_ZIP, file_kind
@@ -28,7 +28,8 @@ KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 """What is in a `.keras`."""
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """The end of the key of a variable in a checkpoint."""
-MAX_JSON_BYTES = 64 << 20
+METADATA = "keras_metadata.pb"
+MAX_JSON_BYTES = 2 << 20  # Python's objects take twenty times as many
 ARRAY_BYTES = 1000  # of Python's and NumPy's objects for an array and its name
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 """Of a cell, in the order of `get_weights()`."""
@@ -73,15 +74,21 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def parse_config(text: str | bytes) -> dict[str, Any]:
     """Parses the configuration of a model."""
+    config = _parsed(text)
+    if not isinstance(config.get("config"), dict | list):
+        raise CheckpointError("expected a configuration, as of model.to_json(), got other JSON")
+    return config
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    """An object in JSON."""
     if len(text) > MAX_JSON_BYTES:
         raise CheckpointError(f"expected a configuration of at most {MAX_JSON_BYTES} bytes")
     try:
-        config = json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"expected a configuration in JSON: {escaped(error)}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
-        raise CheckpointError("expected a configuration, as of model.to_json(), got other JSON")
-    return config
+    return found if isinstance(found, dict) else {}
 
 
 def _read_zip(file: Any, budget: Budget) -> Stored:
@@ -90,7 +97,7 @@ def _read_zip(file: Any, budget: Budget) -> Stored:
     with zipfile.ZipFile(file) as archive:
         members = {name: _read_member(archive, name, budget) for name in KERAS_MEMBERS}
     stored = _read_hdf5(io.BytesIO(members["model.weights.h5"]), budget)
-    version = json.loads(members["metadata.json"]).get("keras_version", "")
+    version = _parsed(members["metadata.json"]).get("keras_version", "")
     return stored._replace(config=parse_config(members["config.json"]), version=str(version))
 
 
@@ -225,7 +232,23 @@ def _read_bundle(path: str | os.PathLike[str]) -> Stored:
     for key in _in_weights_order(named):
         arrays.setdefault(named[key].partition("/")[0], {})[named[key]] = checkpoint[key]
     # Only Keras 2 writes this format.
-    return Stored(arrays, None, "2")
+    return Stored(arrays, _saved_model_config(os.path.join(os.fspath(path), METADATA)), "2")
+
+
+def _saved_model_config(path: str) -> dict[str, Any] | None:
+    """The configuration of the model that Keras 2 writes beside a SavedModel, if there is one.
+
+    Reference: keras/protobuf/saved_metadata.proto.
+    """
+    if not os.path.isfile(path):
+        return None
+    with open_file(path) as file, error_context(escaped(path)):
+        for node in Message(file.read(MAX_JSON_BYTES)).messages(1):
+            if node.text(3) == "root":
+                metadata = _parsed(node.text(5))
+                # A subclassed model has no configuration.
+                return metadata if isinstance(metadata.get("config"), dict | list) else None
+    return None
 
 
 def is_keras(checkpoint: Checkpoint) -> bool:

@@ -28,9 +28,7 @@ FAMILIES = {
     CudnnCompatibleGRUCell: "cudnn_gru",
     BasicRNNCell: "rnn",
 }
-"""The family of each cell that other frameworks have: cells of a family compute the same.
-
-Subclasses are not in it, since they may compute something else."""
+"""The family of each cell that other frameworks have: cells of a family compute the same."""
 
 RESET_POSITIONS = {
     "gru": "before the matmul, as in TF1, Haiku and Keras with reset_after=False",
@@ -66,8 +64,16 @@ class Framework(NamedTuple):
 
 
 def family(cell: Any) -> str:
-    """The family of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`."""
-    return FAMILIES[type(cell)]
+    """The family of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`; empty if it has none.
+
+    A user's subclass belongs to that of its parent if it has the same params: it is theirs to say
+    that the other framework computes as it does.
+    """
+    for cell_class, name in FAMILIES.items():
+        is_own = type(cell) is cell_class or not type(cell).__module__.startswith("jax_dynrnn.")
+        if isinstance(cell, cell_class) and is_own and type(cell).init is cell_class.init:
+            return name
+    return ""
 
 
 def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLayer]:
@@ -110,7 +116,7 @@ def _signature(cell: Any) -> tuple[Any, ...]:
 
 def _unsupported(framework: Framework, cell: Any) -> str | None:
     """Why a framework cannot hold a cell, or `None`."""
-    if type(cell) not in FAMILIES:
+    if not family(cell):
         names = [c.__name__ for c, k in FAMILIES.items() if k in framework.families]
         return (
             f"expected one of {', '.join(names)} (in a MultiRNNCell, in wrappers without "
