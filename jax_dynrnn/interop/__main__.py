@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from .._types import Cells
 from . import checkpoint, keras
 from ._code import code
 from ._escape import escaped
+from ._formats.files import without_suffix
+from ._formats.graph_nodes import read_nodes
 from ._formats.kinds import GRAPH_DEF, HDF5, KERAS_ZIP, NPZ, SAFETENSORS, file_kind
 from ._formats.npz import read_npz_specs
 from ._formats.safetensors import read_safetensors_specs
@@ -27,12 +30,13 @@ from ._formats.tensors import Spec
 from ._keras.layers import layers_of_names
 from ._keras.program import program_lines as keras_lines
 from ._keras.stored import is_keras
+from ._tf1.graph import OPS, Graph
 from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
 from ._tf1.recognise import MAX_LENGTH, is_too_long, needed_bytes, recognised
-from ._tf1.scopes import as_run
-from ._tf1.shapes import describe_inputs
+from ._tf1.scopes import Run, as_run
+from ._tf1.shapes import describe_inputs, placeholder
 from ._tf1.table import CanonicalWeights, spec_of
 from ._torch_program import find_modules
 from ._torch_program import program_lines as torch_lines
@@ -101,7 +105,22 @@ def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
             yield ""
             yield from keras_lines(layers, read_code, by_name=True)
             return
-    yield from _code_lines(variables, read_code, scope, unreadable, limits)
+    graph, problem = _graph(path, file_format)
+    yield from _code_lines(variables, read_code, scope, unreadable, limits, graph)
+    if problem:
+        yield f"# the graph is not used: {problem}"
+
+
+def _graph(path: str, file_format: str) -> tuple[Graph | None, str]:
+    """The graph in a file, or beside a checkpoint, or why it is not used."""
+    is_meta = file_format != GRAPH_DEF
+    file = f"{without_suffix(path)}.meta" if is_meta else path
+    if file_format in (NPZ, SAFETENSORS) or not os.path.isfile(file):
+        return None, ""
+    try:
+        return Graph(read_nodes(file, OPS, meta=is_meta)), ""
+    except checkpoint.CheckpointError as error:
+        return None, str(error)
 
 
 def _keras_lines(path: str, config: str | None) -> Iterator[str]:
@@ -215,9 +234,12 @@ def _code_lines(
     scope: str,
     unreadable: set[str],
     limits: Limits,
+    graph: Graph | None,
 ) -> Iterator[str]:
     """Yields the lines of code that make params of the cells recognised in a scope."""
     yield ""
+    yield "import jax"
+    yield "import jax.numpy as jnp"
     yield "import numpy as np"
     yield ""
     yield "import jax_dynrnn as rnn"
@@ -232,7 +254,7 @@ def _code_lines(
         return
     if any(map(is_too_long, variables)):
         yield f"# names above {MAX_LENGTH} characters or {MAX_SCOPES} scopes are not searched"
-    weights = CanonicalWeights(_Specs(variables, relevant))
+    weights = CanonicalWeights(_Specs(variables, relevant), graph)
     found = recognised(weights, limits.found + 1)
     found = [run for run in found if _is_within(weights.scope(run.scope), scope)]
     if len(found) > limits.found:
@@ -240,12 +262,23 @@ def _code_lines(
     if not found:
         yield "# no cells were recognised by their names"
         return
-    yield "# forget_bias, activations and clips are not in variables: add them to the cells"
+    if graph is None:
+        yield "# forget_bias, activations and clips are not in variables: add them to the cells"
+    else:
+        yield "# forget_bias, activations and clips are those of the graph"
+        for kernel in graph.missing:
+            yield f"# (add them to the cell of {kernel}, whose operations were not found)"
+    calls = []
     yield "cells = {"
     for scope_name, cells in found[: limits.found]:
-        yield f"    {_cells_entry(weights, scope_name, cells)}"
+        entry, call = _cells_entry(weights, scope_name, cells)
+        yield f"    {entry}"
+        calls += call
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
+    if calls:
+        yield "# calls, with placeholders for the inputs: [batch, time, features]"
+    yield from calls
 
 
 def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) -> list[str]:
@@ -260,20 +293,38 @@ def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) ->
     )
 
 
-def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> str:
-    """An entry of the printed `cells`, or a comment with the reason why there is none."""
+def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> tuple[str, list[str]]:
+    """An entry of the printed `cells`, and the lines that run them.
+
+    Without cells, the entry is a comment with the reason.
+    """
     scope_name = weights.scope(scope)
     if isinstance(cells, type):
-        return (
-            f"# {scope_name}: {cells.__name__}, whose sizes cannot all be inferred from its "
-            "variables"
-        )
+        reason = "whose sizes cannot all be inferred from its variables"
+        return f"# {scope_name}: {cells.__name__}, {reason}", []
     try:
         _, named, keys = fit(cells, weights.within(scope), scope_name)
     except (KeyError, ValueError) as error:
-        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}"
+        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}", []
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
-    return f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(as_run(cells), shapes)}"
+    run = as_run(cells)
+    entry = f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(run, shapes)}"
+    return entry, [_call(run, repr(scope_name), placeholder(run, shapes))]
+
+
+def _call(run: Run, scope: str, inputs: str) -> str:
+    """The line that runs the cells of a scope."""
+    if any(getattr(cell, "attends", False) for _, cell in run.cells):
+        attended = f"cells[{scope}].attend(params[{scope}], memory)"
+        return f"# with a memory: rnn.dynamic_rnn(cells[{scope}], {attended}, {inputs})"
+    given = f"cells[{scope}], params[{scope}], {inputs}"
+    if run.scope == "rnn":
+        return f"outputs, state = rnn.dynamic_rnn({given})"
+    function = {
+        "bidirectional_rnn": "bidirectional_dynamic_rnn",
+        "stack_bidirectional_rnn": "stack_bidirectional_dynamic_rnn",
+    }[run.scope]
+    return f"outputs, *states = rnn.{function}(*{given})"
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def test_the_command_with_any_names_and_shapes(folder, variables):
     with pytest.MonkeyPatch.context() as patch, capped(len(content)):
         patch.setattr("sys.stdout", printed)
         command.main([str(folder / "model.pb")])
-    listed, program = printed.getvalue().split("\nimport numpy", 1)
+    listed, program = printed.getvalue().split("\nimport jax\n", 1)
     assert len(listed.splitlines()) == len({n.encode(errors="replace") for n in variables})
-    compile("import numpy" + program, "printed", "exec")
+    compile("import jax\n" + program, "printed", "exec")
     assert all(line.isprintable() for line in program.split("\n"))

@@ -224,9 +224,8 @@ def test_h5py_is_needed_only_for_hdf5(tmp_path, monkeypatch):
     """Without h5py, the error says what to install."""
     write_model(tmp_path / "m.h5", "2.2.4", {})
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(
-        ImportError, match=r"pip install h5py, or pip install 'jax_dynrnn\[keras\]'"
-    ):
+    message = r"pip install h5py, or pip install 'jax_dynrnn\[keras\]'"
+    with pytest.raises(ImportError, match=message):
         interop.keras.read(tmp_path / "m.h5")
     with pytest.raises(SystemExit, match="pip install h5py"):
         printed(tmp_path / "m.h5")
