@@ -106,7 +106,7 @@ def read(
     Reference: `keras.saving.load_model`.
 
     Example:
-        >>> import json, tempfile, h5py, numpy as np, jax_dynrnn as rnn
+        >>> import h5py, json, tempfile, numpy as np, jax_dynrnn as rnn
         >>> from jax_dynrnn import interop
         >>> lstm = {"name": "lstm", "units": 4, "activation": "tanh",
         ...         "recurrent_activation": "hard_sigmoid"}

@@ -1,4 +1,4 @@
-"""What Keras 1 and 2 wrote, layouts of cuDNN, and models in models: names, versions and refusals."""
+"""What Keras 1 and 2 wrote, layouts of cuDNN, models in models, and what has no cells."""
 
 import json
 
