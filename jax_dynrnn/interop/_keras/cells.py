@@ -28,6 +28,8 @@ def cells_of(class_name: str, config: Config, functions: Functions) -> Cells:
     """The cells of a recurrent layer; raises `ValueError` if this library has none of its kind."""
     layer = {"class_name": class_name, "config": config}
     if class_name == "Bidirectional":
+        if config.get("merge_mode", "concat") not in (None, "concat", "sum", "mul", "ave"):
+            raise ValueError(f"its merge_mode is {config['merge_mode']!r:.80}")
         return tuple(_one_direction(inner, functions) for inner in directions(layer))
     return _one_direction(layer, functions)
 

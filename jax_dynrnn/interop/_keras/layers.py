@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from .stored import WEIGHTS, Stored, natural
 
 Config = dict[str, Any]
 """A configuration as Keras serialises it: `{"class_name": "LSTM", "config": {"units": 4}}`."""
+AFTER_SLASH = chr(ord("/") + 1)  # sorts after all paths in a group
 MAX_NESTED = 16  # models in each other
 
 
@@ -43,38 +45,71 @@ class Layer(NamedTuple):
     """Why a recurrent layer has no cells."""
 
 
+Arrays = dict[str, np.ndarray]
+
+
 def find_layers(stored: Stored, config: Config | None) -> list[Layer]:
     """The layers of a model, without cells; without a configuration those that have arrays."""
     if config is None:
         return list(_without_config(stored))
-    return list(_inside(stored, config, "", "", None))
+    if "" in stored.arrays:
+        return list(_inside(_ByPath(stored.arrays[""]), config, "", ""))
+    return list(_inside(stored.arrays, config, "", ""))
 
 
-def _inside(
-    stored: Stored, model: Config, prefix: str, path: str, own: Mapping[str, np.ndarray] | None
-) -> Iterator[Layer]:
+class _ByPath(Mapping[str, Arrays]):
+    """The arrays of a file of Keras 3 below each path."""
+
+    def __init__(self, arrays: Arrays):
+        self._arrays, self._sorted = arrays, sorted(arrays)
+
+    def __getitem__(self, path: str) -> Arrays:
+        # Binary search: a configuration may have as many layers as the file has arrays.
+        start, end = (bisect.bisect_left(self._sorted, path + c) for c in ("/", AFTER_SLASH))
+        return {name: self._arrays[name] for name in self._sorted[start:end]}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sorted)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+
+def _by_scope(arrays: Arrays) -> dict[str, Arrays]:
+    """The arrays of a model in a model by each of the scopes in their names."""
+    found: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        for scope in name.split("/")[:-1]:
+            found.setdefault(scope, {})[name] = array
+    return found
+
+
+def _inside(arrays: Mapping[str, Arrays], model: Config, prefix: str, path: str) -> Iterator[Layer]:
     """Yields the layers of a model, and of the models in it.
 
     Args:
+        arrays: by the name of their layer, or below a path.
         prefix: of the names of layers.
         path: of the model in a file of Keras 3.
-        own: the arrays of the model in a file of Keras 1 or 2, if it is inside of another one.
     """
     if prefix.count("/") > MAX_NESTED:
         raise ValueError(f"expected at most {MAX_NESTED} models in each other, got more")
     numbers: dict[str, int] = {}
     before: tuple[str, ...] = ()
-    for entry in _layer_configs(model):
+    entries = _layer_configs(model)
+    names = {str(x.get("name") or (x.get("config") or {}).get("name")) for x in entries}
+    for entry in entries:
         config = entry.get("config") or {}
         name = str(config.get("name") or entry.get("name") or entry["class_name"].lower())
         stored_path = f"{path}layers/{_numbered(snake_case(entry['class_name']), numbers)}"
-        arrays = _arrays(stored, name, stored_path, own)
+        by_path = isinstance(arrays, _ByPath)
         if _layer_configs(entry):
-            yield from _inside(stored, entry, f"{prefix}{name}/", f"{stored_path}/", arrays)
+            inner = arrays if by_path else _by_scope(arrays.get(name, {}))
+            yield from _inside(inner, entry, f"{prefix}{name}/", f"{stored_path}/")
         else:
-            arrays = _ordered(entry, arrays, f"{stored_path}/")
-            inputs = tuple(prefix + x for x in _inbound(entry, model)) or before
-            yield Layer(f"{prefix}{name}", entry["class_name"], config, arrays, inputs)
+            own = _ordered(entry, arrays[stored_path], stored_path) if by_path else arrays.get(name)
+            inputs = tuple(prefix + x for x in _inbound(entry, names)) or before
+            yield Layer(f"{prefix}{name}", entry["class_name"], config, own or {}, inputs)
         before = (f"{prefix}{name}",) if is_sequential(model) else ()
 
 
@@ -106,36 +141,26 @@ def snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _arrays(
-    stored: Stored, name: str, path: str, own: Mapping[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    """The arrays of a layer, by their names."""
-    if "" in stored.arrays:
-        found = stored.arrays[""]
-        return {key: found[key] for key in found if key.startswith(f"{path}/")}
-    if own is not None:
-        return {key: own[key] for key in own if name in key.split("/")}
-    return stored.arrays.get(name, {})
-
-
-def _ordered(layer: Config, arrays: dict[str, np.ndarray], path: str) -> dict[str, np.ndarray]:
+def _ordered(layer: Config, arrays: Arrays, path: str) -> Arrays:
     """The arrays of a layer in Keras's order, by their names inside of it."""
-    if not all(name.startswith(path) for name in arrays):
-        return arrays  # the order of the file
-    scopes = [f"{path}{scope}/" for scope in _cell_scopes(layer)] or [""]
-    return {
-        name.removeprefix(path): arrays[name]
-        for scope in scopes
-        for name in sorted(arrays, key=natural)
-        if name.startswith(scope)
-    }
+    groups: dict[str, Arrays] = {}
+    for name in sorted(arrays, key=natural):
+        inside = name.removeprefix(f"{path}/")
+        groups.setdefault(inside.rpartition("vars/")[0].rstrip("/"), {})[inside] = arrays[name]
+    scopes = _cell_scopes(layer) or list(groups)
+    return {name: x for scope in scopes for name, x in groups.get(scope, {}).items()}
 
 
 def _cell_scopes(layer: Config) -> list[str]:
     """Where Keras 3 stores the arrays of each cell of a recurrent layer, in order."""
     if layer["class_name"] == "Bidirectional":
         names = zip(("forward_layer", "backward_layer"), directions(layer), strict=True)
-        return [f"{name}/{scope}" for name, inner in names for scope in _cell_scopes(inner)]
+        return [f"{name}/{scope}" for name, inner in names for scope in _one_way_scopes(inner)]
+    return _one_way_scopes(layer)
+
+
+def _one_way_scopes(layer: Config) -> list[str]:
+    """The same of a layer of one direction."""
     cells = stacked_cells(layer)
     if cells:
         numbers: dict[str, int] = {}
@@ -166,9 +191,8 @@ def stacked_cells(layer: Config) -> list[Config]:
     return cell["config"]["cells"]
 
 
-def _inbound(layer: Config, model: Config) -> list[str]:
+def _inbound(layer: Config, names: set[str]) -> list[str]:
     """The names of the layers that a layer of a functional model receives its inputs from."""
-    names = {str(x.get("name") or x["config"].get("name")) for x in _layer_configs(model)}
 
     def walk(node: Any) -> Iterator[str]:
         # Keras 3 writes `{"keras_history": [name, 0, 0]}`, Keras 1 and 2 `[name, 0, 0, {}]`.

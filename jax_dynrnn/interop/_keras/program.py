@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ def repeated(outputs, mask, axis):
 """.splitlines()
 """A function of the program, for outputs in the order in which the steps were processed."""
 MAX_LISTED = 1000
+MAX_BELOW = 100  # layers below a recurrent one, among which its inputs are looked for
 MERGED = {
     "concat": "jnp.concatenate([fw, bw], -1)",
     "sum": "fw + bw",
@@ -155,7 +157,7 @@ class _Program:
     def _origin(self, layer: Layer) -> tuple[Layer | None, Layer | None]:
         """The layer whose outputs another one receives unchanged, and a `Masking` between them."""
         masking, seen = None, set()
-        while len(layer.inputs) == 1 and layer.name not in seen:
+        while len(layer.inputs) == 1 and len(seen) < MAX_BELOW and layer.name not in seen:
             seen.add(layer.name)
             layer = self._layers.get(layer.inputs[0], Layer("", "", {}, {}))
             masking = layer if layer.class_name == "Masking" and masking is None else masking
@@ -167,12 +169,12 @@ class _Program:
     def _mask_source(self, layer: Layer) -> Layer | None:
         """The layer whose mask a recurrent layer receives."""
         seen = set()
-        while len(layer.inputs) == 1 and layer.name not in seen:
+        while len(layer.inputs) == 1 and len(seen) < MAX_BELOW and layer.name not in seen:
             seen.add(layer.name)
             layer = self._layers.get(layer.inputs[0], Layer("", "", {}, {}))
             if layer.class_name == "Masking" or _masks_zero(layer):
                 return layer
-            returns = _time_config(layer).get("return_sequences", True)
+            returns = layer.cells is None or _time_config(layer).get("return_sequences", True)
             if layer.class_name not in PASS_MASKS or not returns:
                 return None
         return None
@@ -207,8 +209,9 @@ def _mask_code(
     mask: Layer, source: Layer | None, masking: Layer | None, lead: tuple[int, int]
 ) -> str:
     """The code of a mask; a placeholder if its inputs are not in the program."""
-    if mask is masking:
-        value = float(mask.config.get("mask_value", 0.0))
+    value = mask.config.get("mask_value", 0.0)
+    if mask is masking and isinstance(value, int | float) and math.isfinite(value):
+        value = float(value)
         return f"jnp.any(x != {value!r}, -1)  # of {mask.name!r}"
     if mask is source and mask.weights:
         return f"ids != 0  # of {mask.name!r}"
