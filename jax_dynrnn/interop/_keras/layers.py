@@ -97,10 +97,9 @@ def _inside(arrays: Mapping[str, Arrays], model: Config, prefix: str, path: str)
     numbers: dict[str, int] = {}
     before: tuple[str, ...] = ()
     entries = _layer_configs(model)
-    names = {str(x.get("name") or (x.get("config") or {}).get("name")) for x in entries}
+    names = {_name(entry) for entry in entries}
     for entry in entries:
-        config = entry.get("config") or {}
-        name = str(config.get("name") or entry.get("name") or entry["class_name"].lower())
+        name = _name(entry)
         stored_path = f"{path}layers/{_numbered(snake_case(entry['class_name']), numbers)}"
         by_path = isinstance(arrays, _ByPath)
         if _layer_configs(entry):
@@ -109,8 +108,17 @@ def _inside(arrays: Mapping[str, Arrays], model: Config, prefix: str, path: str)
         else:
             own = _ordered(entry, arrays[stored_path], stored_path) if by_path else arrays.get(name)
             inputs = tuple(prefix + x for x in _inbound(entry, names)) or before
+            config = entry.get("config") or {}
             yield Layer(f"{prefix}{name}", entry["class_name"], config, own or {}, inputs)
         before = (f"{prefix}{name}",) if is_sequential(model) else ()
+
+
+def _name(layer: Config) -> str:
+    """The name of a layer, by which a file of Keras 1 or 2 stores its arrays."""
+    config = layer.get("config")
+    # The configuration of a Sequential in a model of Keras 1 is a list.
+    own = config.get("name") if isinstance(config, dict) else None
+    return str(own or layer.get("name") or layer["class_name"].lower())
 
 
 def is_sequential(model: Config) -> bool:

@@ -33,6 +33,7 @@ MAX_JSON_BYTES = 2 << 20  # Python's objects take twenty times as many
 ARRAY_BYTES = 1000  # of Python's and NumPy's objects for an array and its name
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 """Of a cell, in the order of `get_weights()`."""
+SCOPE_BYTES = 400  # of the same for a scope in a name
 MAX_DEPTH = 32  # of groups in each other
 
 
@@ -154,10 +155,9 @@ def _arrays_by_layer(root: Any, budget: Budget) -> dict[str, dict[str, np.ndarra
     arrays = {}
     for layer in _attribute_names(root, "layer_names") or ():
         group = _hard(root, layer)
-        arrays[layer] = {
-            name: _read_array(_member(group, name), name, budget)
-            for name in _attribute_names(group, "weight_names") or ()
-        }
+        names = _attribute_names(group, "weight_names") or []
+        budget.take(SCOPE_BYTES * sum(name.count("/") for name in names))
+        arrays[layer] = {name: _read_array(_member(group, name), name, budget) for name in names}
     return arrays
 
 
