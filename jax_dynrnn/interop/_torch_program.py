@@ -97,7 +97,7 @@ def program_lines(
     yield from ("import jax_dynrnn as rnn", "from jax_dynrnn import interop")
     yield from ("from jax_dynrnn.interop import checkpoint", "", f"weights = {read_code}")
     for number, module in enumerate(modules[:most], 1):
-        yield from _module_lines(module, str(number))
+        yield from _module_lines(module, str(number), len(module.names) == len(specs))
     if len(modules) > most:
         yield f"# there are more modules than these {most}"
     used = {name for module in modules for name in module.names.values()}
@@ -109,7 +109,7 @@ def program_lines(
         yield f"#   {name} {list(specs[name].shape)}"
 
 
-def _module_lines(module: Module, number: str) -> Iterator[str]:
+def _module_lines(module: Module, number: str, is_whole_file: bool) -> Iterator[str]:
     """The lines of one module."""
     kind = " (or a cell of its own)" if module.is_single else ""
     yield ""
@@ -117,14 +117,14 @@ def _module_lines(module: Module, number: str) -> Iterator[str]:
     yield f"cells_{number} = {code(module.cells)}"
     if "rnn.BasicRNNCell" in code(module.cells):
         yield "# of relu, not tanh: activation=jax.nn.relu here, and nonlinearity='relu' below"
-    if all(f"{module.prefix}{theirs}" == name for theirs, name in module.names.items()):
-        prefix = module.prefix.rstrip(".")
-        given = f"weights, prefix={prefix!r}" if prefix else "weights"
-        # `prefix=` puts a dot behind it.
-        plain = not prefix or module.prefix == f"{prefix}."
+    prefix = module.prefix.rstrip(".")
+    as_there = all(f"{module.prefix}{theirs}" == x for theirs, x in module.names.items())
+    # `prefix=` puts a dot behind it; without one, all arrays would have to be the module's.
+    if as_there and prefix and module.prefix == f"{prefix}.":
+        given = f"weights, prefix={prefix!r}"
+    elif as_there and is_whole_file:
+        given = "weights"
     else:
-        given, plain = "", False
-    if not plain:
         given = f"named_{number}"
         yield f"{given} = {{"
         yield from (f"    {theirs!r}: weights[{x!r}]," for theirs, x in module.names.items())
