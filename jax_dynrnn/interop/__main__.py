@@ -27,6 +27,7 @@ from ._formats.kinds import GRAPH_DEF, HDF5, KERAS_ZIP, NPZ, SAFETENSORS, file_k
 from ._formats.npz import read_npz_specs
 from ._formats.safetensors import read_safetensors_specs
 from ._formats.tensors import Spec
+from ._keras.cells import infer_cells
 from ._keras.layers import layers_of_names
 from ._keras.program import program_lines as keras_lines
 from ._keras.stored import is_keras
@@ -62,7 +63,9 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
     )
     parser.add_argument("file", help="a file of weights, or the prefix or folder of a checkpoint")
-    parser.add_argument("--scope", default="", help="list only the variables in this scope")
+    parser.add_argument(
+        "--scope", default="", help="list only TensorFlow's variables in this scope"
+    )
     parser.add_argument("--config", help="the JSON of a Keras model, for files without it")
     options = parser.parse_args(arguments)
     limits = limits or Limits()
@@ -101,7 +104,8 @@ def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
             yield from torch_lines(modules, specs, read_code, limits.found)
             return
         layers = layers_of_names(specs)
-        if layers:
+        # Cells of TensorFlow 1 have a `recurrent_kernel` too.
+        if any(infer_cells(list(layer.weights.values())) for layer in layers.values()):
             yield ""
             yield from keras_lines(layers, read_code, by_name=True)
             return
