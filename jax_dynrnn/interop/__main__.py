@@ -63,9 +63,7 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
     )
     parser.add_argument("file", help="a file of weights, or the prefix or folder of a checkpoint")
-    parser.add_argument(
-        "--scope", default="", help="list only variables of TensorFlow in it"
-    )
+    parser.add_argument("--scope", default="", help="list only variables of TensorFlow in it")
     parser.add_argument("--config", help="the JSON of a Keras model, for files without it")
     options = parser.parse_args(arguments)
     limits = limits or Limits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 
 from .._escape import escaped
@@ -36,6 +37,8 @@ REFUSED = {
 }  # fmt: skip
 """Why formats that are known are not read, and what to do."""
 HEAD_BYTES = 4096
+NODE = re.compile(rb"\n[\x80-\xff]*[\0-\x7f]\n([\0-\x7f])")
+"""How a GraphDef begins: a node of any length, and the length of its name."""
 
 
 def file_kind(path: str | os.PathLike[str]) -> str:
@@ -84,8 +87,8 @@ def _zip_kind(path: str) -> str:
 
 
 def _begins_with_node(head: bytes) -> bool:
-    """Whether a file begins like a GraphDef: with a node, which has a name and an operation."""
-    if not head.startswith(b"\n") or len(head) < 4:
-        return False
-    # A MetaGraph begins with a message too, without a name.
-    return head[1] < 128 and head[2:3] == b"\n" and b"\x12" in head[4 : 2 + head[1]]
+    """Whether a file begins like a GraphDef: with a node, that is a name, then an operation."""
+    match = NODE.match(head)
+    # A MetaGraph begins with a message too, but with none that has a name and an operation.
+    operation = head[match.end() + match[1][0] :][:3] if match else b""
+    return operation[:1] == b"\x12" and operation[2:].isalpha()
