@@ -122,7 +122,8 @@ def test_folder_names_with_newlines_are_escaped(tmp_path):
     """Errors about hostile folder and file names are printable."""
     folder = tmp_path / "a\nb\x1b"
     folder.mkdir()
-    checkpoint.write_checkpoint(folder / "c\nd", {"w": np.ones(2)})
+    for name in ("c\nd", "other"):  # one alone would be read
+        checkpoint.write_checkpoint(folder / name, {"w": np.ones(2)})
     for path in (folder, folder / "e\nf"):
         with pytest.raises(FileNotFoundError) as error:
             checkpoint.read_checkpoint(path)
