@@ -8,7 +8,7 @@ import pytest
 
 collect_ignore = ["docs/docstrings.py", "docs/hooks.py"]  # run by MkDocs only
 
-OPTIONAL = ("equinox", "haiku")
+OPTIONAL = ("equinox", "h5py", "haiku")
 """Optional packages that the example of a docstring may import."""
 SERVING = "jax2onnx"
 """A package that only the environment of `make serving` has."""

@@ -1,31 +1,46 @@
-"""Lists the variables of a TensorFlow 1 checkpoint and the cells that they fit.
+"""Lists the arrays in a model's file, and prints a program that makes cells and params of them.
 
     python -m jax_dynrnn.interop model.ckpt [--scope decoder]
+    python -m jax_dynrnn.interop weights.h5 [--config model.json]
 
-prints one line for each variable, then the code that makes params of them.
+All that is printed is a program, which runs as it is. The format is known by the first bytes:
+checkpoints, SavedModels and frozen graphs of TensorFlow, files of Keras, safetensors, `.npz`.
+Pickles (`.pt`, `.pkl`) are never loaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .._types import Cells
-from . import checkpoint
+from . import checkpoint, keras
 from ._code import code
 from ._escape import escaped
+from ._formats.files import without_suffix
+from ._formats.graph_nodes import read_nodes
+from ._formats.kinds import GRAPH_DEF, HDF5, KERAS_ZIP, NPZ, SAFETENSORS, file_kind
 from ._formats.npz import read_npz_specs
+from ._formats.safetensors import read_safetensors_specs
 from ._formats.tensors import Spec
+from ._keras.cells import infer_cells
+from ._keras.layers import layers_of_names
+from ._keras.program import program_lines as keras_lines
+from ._keras.stored import is_keras
+from ._tf1.graph import OPS, Graph
 from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
 from ._tf1.recognise import MAX_LENGTH, is_too_long, needed_bytes, recognised
-from ._tf1.scopes import as_run
-from ._tf1.shapes import describe_inputs
+from ._tf1.scopes import Run, as_run
+from ._tf1.shapes import describe_inputs, placeholder
 from ._tf1.table import CanonicalWeights, spec_of
+from ._torch_program import find_modules
+from ._torch_program import program_lines as torch_lines
 
 MAX_WIDTH = 100
 """Of a column, in characters: longer names are printed, but do not widen the rows of others."""
@@ -47,23 +62,81 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
     parser = argparse.ArgumentParser(
         "python -m jax_dynrnn.interop", description=str(__doc__).splitlines()[0]
     )
-    parser.add_argument("checkpoint", help="the prefix of its files, a frozen .pb, or an .npz")
-    parser.add_argument("--scope", default="", help="list only the variables in this scope")
+    parser.add_argument("file", help="a file of weights, or the prefix or folder of a checkpoint")
+    parser.add_argument("--scope", default="", help="list only variables of TensorFlow in it")
+    parser.add_argument("--config", help="the JSON of a Keras model, for files without it")
     options = parser.parse_args(arguments)
-    scope = options.scope.strip("/")
+    limits = limits or Limits()
     try:
-        variables, read_code = _read(options.checkpoint)
-        names = [name for name in variables if _is_within(name, scope)]
-        if not names:
-            raise ValueError(_nothing_message(variables, scope))
-        unreadable: set[str] = set()
         # Names come from the file, which may be anyone's: all output is escaped.
-        for line in _list_lines(variables, names, unreadable):
+        for line in _lines(options, limits):
             print(escaped(line))
-        for line in _code_lines(variables, read_code, scope, unreadable, limits or Limits()):
-            print(escaped(line))
+    except ImportError as error:
+        # The file needs a package that is not installed; the message says which.
+        sys.exit(escaped(error))
     except (OSError, ValueError) as error:
-        sys.exit(escaped(f"{options.checkpoint}: {error}"))
+        sys.exit(escaped(f"{options.file}: {error}"))
+
+
+def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
+    """Yields what the command prints for a file."""
+    scope, path = options.scope.strip("/"), options.file
+    file_format = file_kind(path)
+    if file_format in (HDF5, KERAS_ZIP):
+        yield from _keras_lines(path, options.config)
+        return
+    variables, read_code = _read(path, file_format)
+    if isinstance(variables, checkpoint.Checkpoint) and is_keras(variables):
+        yield from _keras_lines(path, options.config)
+        return
+    names = [name for name in variables if _is_within(name, scope)]
+    if not names:
+        raise ValueError(_nothing_message(variables, scope))
+    unreadable: set[str] = set()
+    yield from _list_lines(variables, names, unreadable)
+    specs = _Specs(variables, _relevant(variables, scope, unreadable))
+    if file_format in (NPZ, SAFETENSORS) and needed_bytes(sorted(specs)) <= limits.weights_bytes:
+        modules = find_modules(specs)
+        if modules:
+            yield ""
+            yield from torch_lines(modules, specs, read_code, limits.found)
+            return
+        layers = layers_of_names(specs)
+        # Cells of TensorFlow 1 have a `recurrent_kernel` too.
+        if any(infer_cells(list(layer.weights.values())) for layer in layers.values()):
+            yield ""
+            yield from keras_lines(layers, read_code, by_name=True)
+            return
+    graph, problem = _graph(path, file_format)
+    yield from _code_lines(variables, read_code, scope, unreadable, limits, graph)
+    if problem:
+        yield f"# the graph is not used: {problem}"
+
+
+def _graph(path: str, file_format: str) -> tuple[Graph | None, str]:
+    """The graph in a file, or beside a checkpoint, or why it is not used."""
+    is_meta = file_format != GRAPH_DEF
+    file = f"{without_suffix(path)}.meta" if is_meta else path
+    if file_format in (NPZ, SAFETENSORS) or not os.path.isfile(file):
+        return None, ""
+    try:
+        return Graph(read_nodes(file, OPS, meta=is_meta)), ""
+    except checkpoint.CheckpointError as error:
+        return None, str(error)
+
+
+def _keras_lines(path: str, config: str | None) -> Iterator[str]:
+    """Yields the arrays of a file of Keras, and the program for its recurrent layers."""
+    layers = keras.read(path, config)
+    for layer in layers.values():
+        for name, array in layer.weights.items():
+            row = _shortened(layer.name), _shortened(name), str(list(array.shape)), str(array.dtype)
+            yield f"# {'  '.join(row)}"
+    if not any(layer.weights for layer in layers.values()):
+        raise ValueError("there are no arrays in it")
+    given = f", {config!r}" if config else ""
+    yield ""
+    yield from keras_lines(layers, f"interop.keras.read({path!r}{given})")
 
 
 def _nothing_message(variables: Mapping[str, Any], scope: str) -> str:
@@ -81,12 +154,14 @@ def _is_within(name: str, scope: str) -> bool:
     return not scope or f"{name}/".startswith(f"{scope}/")
 
 
-def _read(path: str) -> tuple[Mapping[str, Any], str]:
+def _read(path: str, file_format: str) -> tuple[Mapping[str, Any], str]:
     """Opens a file: its variables, or the spec of each, and the code that reads them."""
-    if path.endswith(".npz"):
+    if file_format == NPZ:
         # NumPy would decompress whole arrays, of any size; only their headers are read.
         return read_npz_specs(path), f"dict(np.load({path!r}))"
-    if path.endswith(".pb"):
+    if file_format == SAFETENSORS:
+        return read_safetensors_specs(path), f"checkpoint.read_safetensors({path!r})"
+    if file_format == GRAPH_DEF:
         return checkpoint.read_graph_def(path), f"checkpoint.read_graph_def({path!r})"
     return checkpoint.read_checkpoint(path), f"checkpoint.read_checkpoint({path!r})"
 
@@ -116,7 +191,7 @@ def _unreadable_row(name: str, error: ValueError) -> Row:
 def _list_lines(
     variables: Mapping[str, Any], names: list[str], unreadable: set[str]
 ) -> Iterator[str]:
-    """Yields a line for each variable, and adds the names of unreadable ones to `unreadable`.
+    """Yields a comment for each variable, and adds the names of unreadable ones to `unreadable`.
 
     Every variable is read, so that damaged data is found. Only one variable and one row are in
     memory at a time: the widths of the columns are computed in a pass of their own.
@@ -132,7 +207,8 @@ def _list_lines(
         except ValueError as error:
             unreadable.add(name)
             row = _unreadable_row(name, error)
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        yield f"# {'  '.join(cells)}".rstrip()
 
 
 class _Specs(Mapping[str, Spec]):
@@ -160,9 +236,12 @@ def _code_lines(
     scope: str,
     unreadable: set[str],
     limits: Limits,
+    graph: Graph | None,
 ) -> Iterator[str]:
     """Yields the lines of code that make params of the cells recognised in a scope."""
     yield ""
+    yield "import jax"
+    yield "import jax.numpy as jnp"
     yield "import numpy as np"
     yield ""
     yield "import jax_dynrnn as rnn"
@@ -177,7 +256,7 @@ def _code_lines(
         return
     if any(map(is_too_long, variables)):
         yield f"# names above {MAX_LENGTH} characters or {MAX_SCOPES} scopes are not searched"
-    weights = CanonicalWeights(_Specs(variables, relevant))
+    weights = CanonicalWeights(_Specs(variables, relevant), graph)
     found = recognised(weights, limits.found + 1)
     found = [run for run in found if _is_within(weights.scope(run.scope), scope)]
     if len(found) > limits.found:
@@ -185,12 +264,23 @@ def _code_lines(
     if not found:
         yield "# no cells were recognised by their names"
         return
-    yield "# forget_bias, activations and clips are not in variables: add them to the cells"
+    if graph is None:
+        yield "# forget_bias, activations and clips are not in variables: add them to the cells"
+    else:
+        yield "# forget_bias, activations and clips are those of the graph"
+        for kernel in graph.missing:
+            yield f"# (add them to the cell of {kernel}, whose operations were not found)"
+    calls = []
     yield "cells = {"
     for scope_name, cells in found[: limits.found]:
-        yield f"    {_cells_entry(weights, scope_name, cells)}"
+        entry, call = _cells_entry(weights, scope_name, cells)
+        yield f"    {entry}"
+        calls += call
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
+    if calls:
+        yield "# calls, with placeholders for the inputs: [batch, time, features]"
+    yield from calls
 
 
 def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) -> list[str]:
@@ -205,20 +295,38 @@ def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) ->
     )
 
 
-def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> str:
-    """An entry of the printed `cells`, or a comment with the reason why there is none."""
+def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> tuple[str, list[str]]:
+    """An entry of the printed `cells`, and the lines that run them.
+
+    Without cells, the entry is a comment with the reason.
+    """
     scope_name = weights.scope(scope)
     if isinstance(cells, type):
-        return (
-            f"# {scope_name}: {cells.__name__}, whose sizes cannot all be inferred from its "
-            "variables"
-        )
+        reason = "whose sizes cannot all be inferred from its variables"
+        return f"# {scope_name}: {cells.__name__}, {reason}", []
     try:
         _, named, keys = fit(cells, weights.within(scope), scope_name)
     except (KeyError, ValueError) as error:
-        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}"
+        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}", []
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
-    return f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(as_run(cells), shapes)}"
+    run = as_run(cells)
+    entry = f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(run, shapes)}"
+    return entry, [_call(run, repr(scope_name), placeholder(run, shapes))]
+
+
+def _call(run: Run, scope: str, inputs: str) -> str:
+    """The line that runs the cells of a scope."""
+    if any(getattr(cell, "attends", False) for _, cell in run.cells):
+        attended = f"cells[{scope}].attend(params[{scope}], memory)"
+        return f"# with a memory: rnn.dynamic_rnn(cells[{scope}], {attended}, {inputs})"
+    given = f"cells[{scope}], params[{scope}], {inputs}"
+    if run.scope == "rnn":
+        return f"outputs, state = rnn.dynamic_rnn({given})"
+    function = {
+        "bidirectional_rnn": "bidirectional_dynamic_rnn",
+        "stack_bidirectional_rnn": "stack_bidirectional_dynamic_rnn",
+    }[run.scope]
+    return f"outputs, *states = rnn.{function}(*{given})"
 
 
 if __name__ == "__main__":

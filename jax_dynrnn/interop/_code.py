@@ -13,4 +13,5 @@ def code(cells: Cells) -> str:
     >>> code((rnn.LSTMCell(8, num_proj=4), rnn.MultiRNNCell([rnn.GRUCell(8)])))
     '(rnn.LSTMCell(8, num_proj=4), rnn.MultiRNNCell([rnn.GRUCell(8)]))'
     """
-    return as_code(cells, prefix="rnn.")
+    # `rnn` is this package in the code that is printed, and `interop` its module.
+    return as_code(cells, prefix="rnn.").replace("jax_dynrnn.interop.", "interop.")

@@ -27,6 +27,7 @@ from ._formats.error import CheckpointError as CheckpointError
 from ._formats.files import data_file, find_prefix, index_file, without_suffix
 from ._formats.graph_def import read_graph_def as read_graph_def
 from ._formats.index import Entry, write_index
+from ._formats.safetensors import read_safetensors as read_safetensors
 from ._tf1.kinds import kind as kind
 from ._tf1.kinds import moving_averages as moving_averages
 
@@ -37,6 +38,7 @@ __all__ = [
     "moving_averages",
     "read_checkpoint",
     "read_graph_def",
+    "read_safetensors",
     "write_checkpoint",
 ]
 
@@ -48,7 +50,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: the prefix of its files (`"model.ckpt-100"`), one of these files, a folder whose
-            file `checkpoint` (TensorFlow writes it) names the newest one, or a SavedModel's folder.
+            file `checkpoint` (TensorFlow writes it) names the newest one or that has only one, or a
+            SavedModel's folder.
 
     Returns:
         `Checkpoint`, sorted by name; `dict(checkpoint)` reads all variables, and

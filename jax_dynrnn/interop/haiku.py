@@ -15,7 +15,7 @@ from .._cell import Params
 from .._types import Cells
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Blocks
-from ._layouts.framework import FAMILIES, Framework, family
+from ._layouts.framework import Framework, family
 from ._layouts.layers import flatten, layers_of
 
 __all__ = ["export_params", "import_params"]
@@ -104,7 +104,7 @@ def _module_by_path(cells: Cells, modules: Sequence[str] | None) -> dict[str, st
         modules = []
         for layer in layers:
             # A cell that Haiku lacks gets an empty name here, and is refused by the conversion.
-            name = MODULE_NAMES.get(FAMILIES.get(type(layer.cell), ""), "")
+            name = MODULE_NAMES.get(family(layer.cell), "")
             modules.append(f"{name}_{counts[name]}" if counts[name] else name)
             counts[name] += 1
     if isinstance(modules, str) or len(modules) != len(layers):

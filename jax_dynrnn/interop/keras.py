@@ -1,11 +1,13 @@
-"""Converts weights of Keras's `LSTM`, `GRU` and `SimpleRNN`, also in `Bidirectional`.
+"""Reads Keras's files, and converts weights of its `LSTM`, `GRU` and `SimpleRNN` to params.
 
-They are lists as of `layer.get_weights()`: NumPy arrays in a fixed order. Keras need not be
-installed.
+Weights are lists as of `layer.get_weights()`: NumPy arrays in a fixed order. Keras need not be
+installed; `read` needs h5py for files in HDF5.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +18,18 @@ import numpy as np
 from .._cell import Params
 from .._types import Cells, Weights
 from ._code import code
+from ._escape import escaped, quoted
+from ._formats.error import CheckpointError, error_context
+from ._keras.cells import cells_of, is_recurrent
+from ._keras.layers import Layer as Layer
+from ._keras.layers import find_layers
+from ._keras.stored import read_config, read_stored
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Blocks
 from ._layouts.framework import Framework, check_supported, family
 from ._layouts.layers import RunLayer, layers_of
 
-__all__ = ["export_params", "hard_sigmoid", "import_params"]
+__all__ = ["Layer", "export_params", "hard_sigmoid", "import_params", "read"]
 
 ARRAY_NAMES = ("kernel", "recurrent_kernel", "bias")
 """Of a layer, in the order of `get_weights()`."""
@@ -51,6 +59,121 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
     return jnp.clip(0.2 * x + 0.5, 0, 1)
 
 
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "elu": jax.nn.elu,
+    "exponential": jnp.exp,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "linear": jax.nn.identity,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "mish": jax.nn.mish,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "selu": jax.nn.selu,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""Activation functions by their names in Keras, but for those whose meaning changed."""
+
+
+def read(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | Mapping[str, Any] | None = None
+) -> dict[str, Layer]:
+    """Reads a file of Keras: its layers in order, with the cells and params of recurrent ones.
+
+    The cells have all options that the layers' configuration states: activations, the position of
+    the reset gate, no forget bias (Keras stores it in the bias). The name `hard_sigmoid` is one
+    function in Keras 1 and 2, and another in Keras 3: the file's version decides. How the layer is
+    run, `layer.config` says (`go_backwards`, `return_sequences`, `merge_mode`); `python -m
+    jax_dynrnn.interop FILE` prints it as code.
+
+    Args:
+        path: of a model or its weights: `.h5` of Keras 1, 2 or 3, `.keras`, `.weights.h5`; or a
+            checkpoint in TensorFlow's format or a SavedModel that Keras 2 wrote.
+        config: for files without one: the path of the JSON of `model.to_json()`, or what it holds.
+
+    Returns:
+        `{name: Layer}`. Without a configuration the layers have arrays only, for `import_params`.
+
+    Raises:
+        CheckpointError: the file is damaged, of another format, or a pickle, which is never loaded.
+        ImportError: the file is in HDF5, and h5py is not installed. FileNotFoundError: there is no
+        such file. `ValueError`: the arrays of a layer do not fit its configuration.
+
+    Reference: `keras.saving.load_model`.
+
+    Example:
+        >>> import h5py, json, tempfile, numpy as np, jax_dynrnn as rnn
+        >>> from jax_dynrnn import interop
+        >>> lstm = {"name": "lstm", "units": 4, "activation": "tanh",
+        ...         "recurrent_activation": "hard_sigmoid"}
+        >>> model = {"class_name": "Sequential",
+        ...          "config": {"layers": [{"class_name": "LSTM", "config": lstm}]}}
+        >>> with tempfile.TemporaryDirectory() as folder:           # as Keras 2 writes a model
+        ...     with h5py.File(f"{folder}/model.h5", "w") as file:
+        ...         file.attrs["model_config"] = json.dumps(model)
+        ...         file.attrs["keras_version"] = "2.2.4"
+        ...         layer = file.create_group("model_weights/lstm")
+        ...         file["model_weights"].attrs["layer_names"] = [b"lstm"]
+        ...         layer.attrs["weight_names"] = [b"lstm/kernel:0", b"lstm/recurrent_kernel:0"]
+        ...         layer["lstm/kernel:0"] = np.ones((3, 16), np.float32)
+        ...         layer["lstm/recurrent_kernel:0"] = np.ones((4, 16), np.float32)
+        ...     layers = interop.keras.read(f"{folder}/model.h5")
+        >>> layers["lstm"].cells.recurrent_activation is interop.keras.hard_sigmoid
+        True
+        >>> outputs, state = rnn.dynamic_rnn(
+        ...     layers["lstm"].cells, layers["lstm"].params, np.ones((2, 5, 3), np.float32))
+    """
+    stored = read_stored(path)
+    version = stored.version
+    if config is not None:
+        given = dict(config) if isinstance(config, Mapping) else read_config(config)
+        stored = stored._replace(config=given)
+        version = str(given.get("keras_version") or version or ("3" if "module" in given else ""))
+    functions = _functions(version)
+    with error_context(escaped(os.fspath(path))):
+        try:
+            layers = find_layers(stored, stored.config)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"expected the configuration of a model of Keras, got another: {escaped(error)}"
+            ) from None
+        return {layer.name: _with_cells(layer, functions) for layer in layers}
+
+
+def _functions(version: str) -> dict[str, Callable[..., Any]]:
+    """Activation functions by their names in this version of Keras; Keras 1 may not state its."""
+    if version.partition(".")[0] not in ("", "0", "1", "2"):
+        leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
+        return FUNCTIONS | {
+            "hard_sigmoid": jax.nn.hard_sigmoid, "hard_silu": jax.nn.hard_silu,
+            "hard_swish": jax.nn.hard_silu, "hard_tanh": jax.nn.hard_tanh, "leaky_relu": leaky_relu,
+        }  # fmt: skip
+    return FUNCTIONS | {"hard_sigmoid": hard_sigmoid}
+
+
+def _with_cells(layer: Layer, functions: Mapping[str, Callable[..., Any]]) -> Layer:
+    """The layer with the cells and params of its configuration, or why it has none."""
+    if not layer.class_name or not is_recurrent(layer.class_name, layer.config):
+        return layer
+    try:
+        cells = cells_of(layer.class_name, layer.config, functions)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        return layer._replace(problem=escaped(error))
+    arrays = list(layer.weights.values())
+    if not arrays:
+        return layer._replace(cells=cells, problem="the file has no arrays of it")
+    with error_context(f"layer {quoted(layer.name)}"):
+        try:
+            params = _import(_framework(None, None), cells, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(escaped(error.args[0])) from None
+    return layer._replace(cells=cells, params=params)
+
+
 def import_params(
     cells: Cells,
     weights: Weights,
@@ -70,7 +193,8 @@ def import_params(
             `Bidirectional`, a pair of lists of cells for a stack of those. `LSTMCell`;
             `CudnnCompatibleGRUCell` for a `GRU`, or `GRUCell` with `reset_after=False`;
             `BasicRNNCell`.
-        weights: for one layer `layer.get_weights()`, or arrays by the path of their variable,
+        weights: for one layer `layer.get_weights()` (also of Keras 1, which has one array for each
+            gate, and of `CuDNNLSTM` and `CuDNNGRU`), or arrays by the path of their variable,
             `{v.path: v for v in layer.weights}`; for a stack a list of these, or
             `model.get_weights()` of a model without other layers. Where layers have no biases,
             the params have zeros.
@@ -96,9 +220,13 @@ def import_params(
         >>> params["fw"]["kernel"].shape                                   # of Bidirectional
         (7, 16)
     """
-    framework = _framework(activation, recurrent_activation)
+    return _import(_framework(activation, recurrent_activation), cells, weights)
+
+
+def _import(framework: Framework, cells: Cells, weights: Weights) -> Params:
+    """Converts weights to params, for layers that the framework describes."""
     layers = check_supported(framework, layers_of(cells))
-    named = _by_name(layers, weights)
+    named = _from_cudnn(layers, _by_name(layers, weights))
     _check_bias_shapes(layers, named)
     return _convert.import_params(framework, cells, named)
 
@@ -150,9 +278,9 @@ def export_params(
 
 
 def _framework(
-    activation: Callable[..., Any], recurrent_activation: Callable[..., Any]
+    activation: Callable[..., Any] | None, recurrent_activation: Callable[..., Any] | None
 ) -> Framework:
-    """What Keras can hold, given the functions of its layers."""
+    """What Keras can hold, given the functions of its layers; `None` for those of the cells."""
     return Framework(
         name="Keras",
         blocks=_blocks,
@@ -200,6 +328,7 @@ def _by_name(layers: list[RunLayer], weights: Weights) -> dict[str, Any]:
 
 def _in_order(layers: list[RunLayer], arrays: Sequence[Any]) -> dict[str, Any]:
     """The arrays of all layers by name, from one flat list in Keras's order."""
+    arrays = _without_gates(layers, arrays)
     # Layers without biases have two arrays each.
     names = ARRAY_NAMES[:2] if len(arrays) == 2 * len(layers) else ARRAY_NAMES
     paths = [path for layer in layers for path in layer.with_path(dict.fromkeys(names))]
@@ -209,6 +338,25 @@ def _in_order(layers: list[RunLayer], arrays: Sequence[Any]) -> dict[str, Any]:
             f"got {len(arrays)}, of shapes {', '.join(str(np.shape(x)) for x in arrays)}"
         )
     return dict(zip(paths, arrays, strict=True))
+
+
+KERAS_1_GATES = {"lstm": "igfo", "gru": "zrn"}
+"""The gates of Keras 1 in the order of its arrays: kernel, recurrent kernel and bias of each."""
+
+
+def _without_gates(layers: list[RunLayer], arrays: Sequence[Any]) -> list[Any]:
+    """Arrays of Keras 1, one for each gate, as those of later versions; others as they are."""
+    orders = [KERAS_1_GATES.get(family(layer.cell), "h") for layer in layers]
+    if len(arrays) != 3 * sum(map(len, orders)) or len(arrays) == 3 * len(layers):
+        return list(arrays)
+    joined, left = [], list(arrays)
+    for layer, order in zip(layers, orders, strict=True):
+        places = [order.index(gate) for gate in GATES[family(layer.cell)]]
+        for which in range(len(ARRAY_NAMES)):
+            gates = [np.asarray(left[3 * place + which]) for place in places]
+            joined.append(np.concatenate(gates, -1))
+        del left[: 3 * len(order)]
+    return joined
 
 
 def _by_path(layers: list[RunLayer], weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,18 +378,38 @@ def _by_path(layers: list[RunLayer], weights: Mapping[str, Any]) -> dict[str, An
     return named
 
 
+def _from_cudnn(layers: list[RunLayer], named: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of `CuDNNLSTM` and `CuDNNGRU`, whose bias shows them, in the layout of Keras."""
+    named = dict(named)
+    for layer in layers:
+        kernel, recurrent, bias = layer.with_path(dict.fromkeys(ARRAY_NAMES))
+        gates, units = len(GATES[family(layer.cell)]), layer.cell.num_units
+        # Both biases are in one vector, which no other layer has.
+        if gates == 1 or np.shape(named.get(bias, ())) != (2 * gates * units,):
+            continue
+        if family(layer.cell) == "gru":
+            raise ValueError(
+                f"weights: {bias} is that of a CuDNNGRU, which is CudnnCompatibleGRUCell; got "
+                f"{code(layer.cell)}"
+            )
+        w, u, b = (
+            x if isinstance(x, jax.Array) else np.asarray(x)
+            for x in (named[name] for name in (kernel, recurrent, bias))
+        )
+        if np.ndim(w) == 2 and w.shape[1] == gates * units and np.shape(u) == (units, w.shape[1]):
+            # Each gate is a matrix `[units, inputs]`, the bytes of which were given Keras's shape.
+            w = w.reshape(-1, gates, units).transpose(1, 0, 2).reshape(gates, units, -1)
+            named[kernel] = w.transpose(2, 0, 1).reshape(-1, gates * units)
+            named[recurrent] = u.reshape(units, gates, units).transpose(2, 1, 0).reshape(u.shape)
+        both = b.reshape(2, -1)
+        named[bias] = both if family(layer.cell) == "cudnn_gru" else both.sum(0)
+    return named
+
+
 def _check_bias_shapes(layers: list[RunLayer], named: Mapping[str, Any]) -> None:
-    """Refuses weights of another kind of GRU or of cuDNN, which the shape of the bias shows."""
+    """Refuses weights of another kind of GRU, which the shape of the bias shows."""
     for layer in layers:
         (name,) = layer.with_path({"bias": None})
-        # cuDNN's layers store both biases in one vector.
-        cudnn_size = 2 * len(GATES[family(layer.cell)]) * layer.cell.num_units
-        if name in named and np.shape(named[name]) == (cudnn_size,):
-            raise ValueError(
-                f"weights: {name} is that of a CuDNNLSTM or CuDNNGRU, whose matrices have another "
-                "layout; to convert them, load the file with load_weights into a Keras LSTM, or a "
-                "GRU with reset_after=True"
-            )
         # With reset_after=True the bias is `[2, gates]`: one for the inputs, one for the state.
         ndim = {"gru": 1, "cudnn_gru": 2}.get(family(layer.cell))
         if ndim and name in named and np.ndim(named[name]) == 3 - ndim:

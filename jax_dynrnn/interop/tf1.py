@@ -14,6 +14,7 @@ from .._check_cell import by_name
 from .._types import Cells
 from ._code import code
 from ._tf1.match import fit
+from ._tf1.misfits import is_learned_row
 from ._tf1.names import is_memory
 from ._tf1.scopes import as_run, variable_names
 from ._tf1.shapes import fit_input_size, smallest_input_size
@@ -37,16 +38,17 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
         variables: arrays by name.
         scope: of the run, `"decoder/rnn"`, or any scope around it; for one cell with a name of its
             own, that of the cell, `"decoder/lstm_cell_1"`; `None`: the only scope that has
-            variables of these cells.
+            variables of these cells, in their sizes.
 
     Returns:
         Params as JAX arrays in the variables' dtypes (float64 needs x64). `LearnedInitialState`,
-        which TensorFlow 1 lacks, takes `initial_state/...` in the scope around the cell.
+        which TensorFlow 1 lacks, takes `initial_state/...` in the scope around the cell, with or
+        without a batch axis of size 1.
 
     Raises:
         TypeError: a cell is not of this library, or `variables` is not a mapping.
         KeyError: variables are missing or, in the cells' scopes, left over; the message lists the
-            nearest names. ValueError: shapes do not fit, or more than one scope fits, or the
+            nearest names. ValueError: shapes do not fit, or those of more than one scope do, or the
             variables belong to one cell within or beside others and `scope` does not name it.
 
     Example:
@@ -69,7 +71,10 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
             "checkpoint.read_checkpoint(path) gives that of a file"
         )
     tree, weights, keys = fit(cells, CanonicalWeights(variables), scope)
-    arrays = [jnp.asarray(weights.array(keys[path])) for path in by_name(tree)]
+    arrays = []
+    for path, leaf in by_name(tree).items():
+        array = jnp.asarray(weights.array(keys[path]))
+        arrays.append(array[0] if is_learned_row(path, array.shape, leaf.shape) else array)
     return jax.tree.unflatten(jax.tree.structure(tree), arrays)
 
 

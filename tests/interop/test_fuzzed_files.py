@@ -4,26 +4,32 @@
 """
 
 import io
+import json
+import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from bundles import EVERY_DTYPE
 from caps import capped
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 from test_damaged_checkpoint import EXTENTS, shape_field, slice_field
 from test_formats import compress
 from test_hostile_files import constant, table
 
 from jax_dynrnn.interop import __main__ as command
-from jax_dynrnn.interop import checkpoint
+from jax_dynrnn.interop import checkpoint, keras
 from jax_dynrnn.interop._formats.budget import Budget
+from jax_dynrnn.interop._formats.graph_nodes import read_nodes
 from jax_dynrnn.interop._formats.npz import read_npz_specs
 from jax_dynrnn.interop._formats.slices import slice_key
 from jax_dynrnn.interop._formats.snappy import decompress
 from jax_dynrnn.interop._formats.table import SNAPPY, block, read_table, sealed, write_table
 from jax_dynrnn.interop._formats.tensors import NUMBERS, read_strings
 from jax_dynrnn.interop._formats.wire import field
+from jax_dynrnn.interop._tf1.graph import OPS, Graph
 
 SLICED = "rnn/bfloat16"
 ARRAYS = {name: EVERY_DTYPE[name] for name in ("rnn/object", "rnn/bool", "rnn/int4", SLICED)}
@@ -58,7 +64,21 @@ def valid(tmp_path_factory):
             field(7, 1),
         )
     ]
+    layer = {"class_name": "LSTM", "config": {"name": "lstm", "units": 2, "activation": "tanh"}}
+    layers = [layer, {"class_name": "Bidirectional", "config": {"name": "both", "layer": layer}}]
+    config = json.dumps({"class_name": "Sequential", "config": {"layers": layers}}).encode()
+    hdf5 = io.BytesIO()
+    with h5py.File(hdf5, "w") as file:
+        file["layers/lstm/cell/vars/0"] = np.ones((2, 8), np.float32)
+    members = io.BytesIO()
+    with zipfile.ZipFile(members, "w") as archive:
+        archive.writestr("metadata.json", b'{"keras_version": "3.0"}')
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", hdf5.getvalue())
     return {
+        "config": config,
+        "keras": members.getvalue(),
+        "safetensors": save(plain),
         "entries": entries,
         "index": write_table(entries),
         "block": block(sorted(entries.items())),
@@ -90,6 +110,32 @@ def read_graph(folder, content):
     return checkpoint.read_graph_def(folder / "model.pb")
 
 
+def read_safetensors(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    return checkpoint.read_safetensors(folder / "model.safetensors")
+
+
+def read_operations(folder, content):
+    (folder / "model.meta").write_bytes(content)
+    return Graph(read_nodes(folder / "model.meta", OPS, meta=True))
+
+
+def read_config(folder, content):
+    """The layers of a configuration, for a file of Keras without arrays."""
+    (folder / "model.json").write_bytes(content)
+    with h5py.File(folder / "model.h5", "w") as file:
+        file.attrs["layer_names"] = np.zeros(0)
+    return keras.read(folder / "model.h5", folder / "model.json")
+
+
+def read_keras(folder, content):
+    (folder / "model.keras").write_bytes(content)
+    try:
+        return keras.read(folder / "model.keras")
+    except FileNotFoundError as error:  # it has no format that is known
+        assert str(error).isprintable()
+
+
 def read_archive(folder, content):
     (folder / "model.npz").write_bytes(content)
     return read_npz_specs(str(folder / "model.npz"))
@@ -114,6 +160,12 @@ RANDOM = {
     "graph": read_graph,
     "constant": lambda folder, content: read_graph(folder, constant(b"w", content)),
     "archive": read_archive,
+    "safetensors": read_safetensors,
+    "header": lambda folder, content: read_safetensors(
+        folder, len(content).to_bytes(8, "little") + content
+    ),
+    "operations": read_operations,
+    "configuration": read_config,
     "state file": lambda folder, content: read_state(folder / "state", content),
 }
 
@@ -169,6 +221,27 @@ def test_mutated_graphs(folder, valid, data):
     safely(len(content), read_graph, folder, content)
 
 
+@given(data=st.data())
+def test_mutated_safetensors(folder, valid, data):
+    """A mutated safetensors file is read or refused, within the caps."""
+    content = data.draw(mutated(valid["safetensors"]))
+    safely(len(content), read_safetensors, folder, content)
+
+
+@given(data=st.data())
+def test_mutated_configurations(folder, valid, data):
+    """A mutated configuration of a model gives layers or is refused."""
+    content = data.draw(mutated(valid["config"]))
+    safely(len(content), read_config, folder, content)
+
+
+@given(data=st.data())
+def test_mutated_files_of_keras(folder, valid, data):
+    """A mutated zip of a configuration and HDF5 is read or refused."""
+    content = data.draw(mutated(valid["keras"]))
+    safely(len(content), read_keras, folder, content)
+
+
 @pytest.mark.parametrize("compression", ["stored", "deflated"])
 @given(data=st.data())
 def test_mutated_archives(folder, valid, compression, data):
@@ -204,7 +277,7 @@ def test_the_command_with_any_names_and_shapes(folder, variables):
     with pytest.MonkeyPatch.context() as patch, capped(len(content)):
         patch.setattr("sys.stdout", printed)
         command.main([str(folder / "model.pb")])
-    listed, program = printed.getvalue().split("\nimport numpy", 1)
+    listed, program = printed.getvalue().split("\nimport jax\n", 1)
     assert len(listed.splitlines()) == len({n.encode(errors="replace") for n in variables})
-    compile("import numpy" + program, "printed", "exec")
+    compile("import jax\n" + program, "printed", "exec")
     assert all(line.isprintable() for line in program.split("\n"))

@@ -67,17 +67,17 @@ def test_names_cannot_inject_code(tmp_path, capsys, form):
     path, variables = stored(tmp_path, form, given)
     output = printed(capsys, path)
     assert_printable(output)
-    listed, program = output.split("\nimport numpy", 1)
+    listed, program = output.split("\nimport jax\n", 1)
     assert len(listed.splitlines()) == len(variables)
     imported = [
         name.name
-        for node in ast.walk(ast.parse("import numpy" + program))
+        for node in ast.walk(ast.parse("import jax\n" + program))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     ]
-    assert imported == ["numpy", "jax_dynrnn", "checkpoint", "tf1"]
+    assert imported == ["jax", "jax.numpy", "numpy", "jax_dynrnn", "checkpoint", "tf1"]
     found = {}
-    exec("import numpy" + program, found)
+    exec("import jax\n" + program, found)
     assert set(found["cells"]) == {
         f"{scope}/fits" for scope in HOSTILE if any(n.startswith(scope) for n in variables)
     }
@@ -122,7 +122,8 @@ def test_folder_names_with_newlines_are_escaped(tmp_path):
     """Errors about hostile folder and file names are printable."""
     folder = tmp_path / "a\nb\x1b"
     folder.mkdir()
-    checkpoint.write_checkpoint(folder / "c\nd", {"w": np.ones(2)})
+    for name in ("c\nd", "other"):  # one alone would be read
+        checkpoint.write_checkpoint(folder / name, {"w": np.ones(2)})
     for path in (folder, folder / "e\nf"):
         with pytest.raises(FileNotFoundError) as error:
             checkpoint.read_checkpoint(path)

@@ -64,8 +64,9 @@ def model():
 
 def printed(capsys, *arguments):
     command.main([str(argument) for argument in arguments])
-    listed, code = capsys.readouterr().out.split("\nimport numpy", 1)
-    return listed, "import numpy" + code
+    listed, code = capsys.readouterr().out.split("\nimport jax\n", 1)
+    assert all(line.startswith("# ") for line in listed.splitlines())
+    return listed.replace("# ", "", 1).replace("\n# ", "\n"), "import jax\n" + code
 
 
 @pytest.mark.parametrize("name", ["model.npz", "model.ckpt"])

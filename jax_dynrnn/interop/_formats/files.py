@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import stat
@@ -16,6 +17,8 @@ STATE_FILE = "checkpoint"  # TensorFlow records the newest checkpoint of a folde
 MAX_PATH_BYTES = 4096  # no system opens longer ones
 MAX_STATE_BYTES = 1 << 16  # of the state file, whose first line names the newest checkpoint
 MODEL_PATH = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
+MAX_READ_BYTES = 3 << 20
+"""Of the list of members: `zipfile` makes objects of it that take twenty times its size."""
 ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|(.))")  # a byte in octal digits, or one as it is
 
 
@@ -42,6 +45,23 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """
     check_regular(path)
     return open(path, "rb")
+
+
+class BoundedFile(io.FileIO):
+    """A file that refuses large reads, whatever size its contents declare."""
+
+    def __init__(self, path: str, max_read_bytes: int = MAX_READ_BYTES):
+        super().__init__(path)
+        self._max_read_bytes = max_read_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = file_size(self) - self.tell()
+        if size > self._max_read_bytes:
+            raise CheckpointError(
+                f"expected a list of members of at most {self._max_read_bytes} bytes, got {size}"
+            )
+        return super().read(size) or b""
 
 
 def file_size(file: BinaryIO) -> int:
@@ -108,6 +128,9 @@ def _newest_checkpoint(folder: str) -> str:
         saved_model = os.path.join(folder, "variables", "variables")
         if os.path.isfile(index_file(saved_model)):
             return saved_model
+        found = glob.glob(os.path.join(glob.escape(folder), "*.index"))
+        if len(found) == 1:
+            return without_suffix(found[0])
         raise FileNotFoundError(f"{escaped(state)}: no such file{_nearby(folder)}")
     with open_file(state) as opened:
         match = MODEL_PATH.search(opened.read(min(file_size(opened), MAX_STATE_BYTES)))

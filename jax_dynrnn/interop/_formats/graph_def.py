@@ -24,6 +24,7 @@ INTEGER_FIELDS = {"int64": 10, "bool": 11, "uint32": 16, "uint64": 17}
 HALF_FIELDS = {"float16": 13, "bfloat16": 13}
 INT_VAL, STRING_VAL, FLOAT8_VAL = 7, 8, 18
 """Fields of a TensorProto that hold the values one by one; `INT_VAL` has all other integers."""
+FLOATING = [tensors.NUMBERS[name] for name in ("float16", "bfloat16", "float32", "float64")]
 MAX_BYTES = 1 << 31  # of a constant, and of a graph: TensorFlow has the same bound
 CONSTANT_BYTES = 448  # of Python's and NumPy's objects for an array and its name
 
@@ -75,6 +76,17 @@ def _constants(data: bytes, budget: Budget) -> Iterator[tuple[str, np.ndarray]]:
             name = as_text(raw_name)
             with error_context(f"constant {quoted(name)}"):
                 yield name, _read_array(_value_attribute(node).message(8), budget)
+
+
+def scalar_constant(node: Message) -> float | None:
+    """The value of a constant that is one floating number; `None` for others."""
+    try:
+        tensor = _value_attribute(node).message(8)
+        if tensor.integer(1) not in FLOATING or tensors.read_shape(tensor.message(2)):
+            return None
+        return float(_read_array(tensor, Budget(0)))
+    except CheckpointError:
+        return None
 
 
 def _nodes(data: bytes) -> Iterator[memoryview]:

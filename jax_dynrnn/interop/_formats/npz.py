@@ -10,37 +10,18 @@ import numpy as np
 
 from .._escape import escaped, quoted
 from .error import CheckpointError, error_context
-from .files import check_regular, file_size
+from .files import MAX_READ_BYTES, BoundedFile, check_regular, file_size
 from .tensors import Spec, check_shape
 
-MAX_READ_BYTES = 3 << 20
-"""Of the list of members: `zipfile` makes objects of it that take twenty times its size."""
 HEADER_BYTES = 2000  # enough for an array of numbers with 64 axes
 MAX_DEFLATE_RATIO = 1032  # of deflate, by its format
 SUFFIX = ".npy"
 
 
-class _BoundedFile(io.FileIO):
-    """A file that refuses large reads, whatever size its contents declare."""
-
-    def __init__(self, path: str, max_read_bytes: int):
-        super().__init__(path)
-        self._max_read_bytes = max_read_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:
-            size = file_size(self) - self.tell()
-        if size > self._max_read_bytes:
-            raise CheckpointError(
-                f"expected a list of members of at most {self._max_read_bytes} bytes, got {size}"
-            )
-        return super().read(size) or b""
-
-
 def read_npz_specs(path: str, max_read_bytes: int = MAX_READ_BYTES) -> dict[str, Spec]:
     """The shape and dtype of each array by name; raises `CheckpointError` for a damaged file."""
     check_regular(path)
-    with _BoundedFile(path, max_read_bytes) as file, error_context(escaped(path)):
+    with BoundedFile(path, max_read_bytes) as file, error_context(escaped(path)):
         try:
             return _read_specs(file)
         except (CheckpointError, MemoryError):
@@ -51,7 +32,7 @@ def read_npz_specs(path: str, max_read_bytes: int = MAX_READ_BYTES) -> dict[str,
             ) from None
 
 
-def _read_specs(file: _BoundedFile) -> dict[str, Spec]:
+def _read_specs(file: BoundedFile) -> dict[str, Spec]:
     """The shape and dtype of each member of an open archive, by name."""
     size = file_size(file)
     if file.read(min(size, 6)) == b"\x93NUMPY":

@@ -28,9 +28,7 @@ FAMILIES = {
     CudnnCompatibleGRUCell: "cudnn_gru",
     BasicRNNCell: "rnn",
 }
-"""The family of each cell that other frameworks have: cells of a family compute the same.
-
-Subclasses are not in it, since they may compute something else."""
+"""The family of each cell that other frameworks have: cells of a family compute the same."""
 
 RESET_POSITIONS = {
     "gru": "before the matmul, as in TF1, Haiku and Keras with reset_after=False",
@@ -49,12 +47,12 @@ class Framework(NamedTuple):
     """What the framework adds to the forget gate at run time."""
     projection: bool = False
     """Whether its LSTMs can have a projection."""
-    activations: Mapping[str, Callable[..., Any]] = {}
-    """By family, where it is not tanh."""
+    activations: Mapping[str, Callable[..., Any] | None] = {}
+    """By family, where it is not tanh; `None` for that of the cell, whatever it is."""
     activation_hint: str = ""
     """The advice of an error message where a cell has another activation."""
-    recurrent_activation: Callable[..., Any] = jax.nn.sigmoid
-    """Of the gates of its LSTMs and GRUs."""
+    recurrent_activation: Callable[..., Any] | None = jax.nn.sigmoid
+    """Of the gates of its LSTMs and GRUs; `None` for that of the cell."""
     recurrent_activation_hint: str = ""
     """The advice of an error message where a cell has another one."""
     names_hint: str = "give as many cells as there are layers"
@@ -66,8 +64,16 @@ class Framework(NamedTuple):
 
 
 def family(cell: Any) -> str:
-    """The family of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`."""
-    return FAMILIES[type(cell)]
+    """The family of a cell: `lstm`, `gru`, `cudnn_gru` or `rnn`; empty if it has none.
+
+    A user's subclass belongs to that of its parent if it has the same params: it is theirs to say
+    that the other framework computes as it does.
+    """
+    for cell_class, name in FAMILIES.items():
+        is_own = type(cell) is cell_class or not type(cell).__module__.startswith("jax_dynrnn.")
+        if isinstance(cell, cell_class) and is_own and type(cell).init is cell_class.init:
+            return name
+    return ""
 
 
 def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLayer]:
@@ -110,7 +116,7 @@ def _signature(cell: Any) -> tuple[Any, ...]:
 
 def _unsupported(framework: Framework, cell: Any) -> str | None:
     """Why a framework cannot hold a cell, or `None`."""
-    if type(cell) not in FAMILIES:
+    if not family(cell):
         names = [c.__name__ for c, k in FAMILIES.items() if k in framework.families]
         return (
             f"expected one of {', '.join(names)} (in a MultiRNNCell, in wrappers without "
@@ -127,14 +133,15 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
     found = _other_function(framework, "activation", _activation(cell), needed, hint)
     if found is None and family(cell) != "rnn":
         gate, hint = framework.recurrent_activation, framework.recurrent_activation_hint
+        gate = None if gate is None else _as_gate(gate)
         actual = _recurrent_activation(cell)
-        found = _other_function(framework, "recurrent_activation", actual, _as_gate(gate), hint)
+        found = _other_function(framework, "recurrent_activation", actual, gate, hint)
     return found
 
 
 def _other_function(framework: Framework, what: str, got: Any, needed: Any, hint: str) -> Any:
     """Why a framework cannot hold a cell with a function, if it needs another, or `None`."""
-    if got == needed:
+    if needed is None or got == needed:
         return None
     got, expected = (getattr(f, "__name__", f) for f in (got, needed))
     # Two functions may have the same name.

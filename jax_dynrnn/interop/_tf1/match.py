@@ -66,11 +66,10 @@ def find_variables(
         match_scope(run, size, names, weights, s)
         for s in candidate_scopes(run, names, weights, within)
     ]
-    # A scope is chosen by names alone. If shapes chose, a wrong size of a cell would silently
-    # select the weights of another model.
+    # Names choose a scope, and sizes one of several with the same names.
     named = [m for m in matches if not isinstance(m.error, KeyError)]
     fitting = [m for m in named if m.error is None]
-    if len(named) == 1 and fitting:
+    if len(fitting) == 1:
         (match,) = fitting
         error = part_of_run_error(weights, match.scope) or _several_cells_error(
             names, weights, match.scope

@@ -101,6 +101,11 @@ def forget_bias_error(
     )
 
 
+def is_learned_row(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a variable is a learned initial state with a batch axis of size 1."""
+    return "initial_state" in path.split("/") and shape == (1, *expected)
+
+
 def shapes_error(
     run: Run, size: int, keys: Mapping[str, str], weights: CanonicalWeights
 ) -> ValueError | None:
@@ -114,7 +119,7 @@ def shapes_error(
         f"{weights.name(keys[path])} of shape {x.shape}, got {shapes[path]}"
         f"{' of its shards one below the other' if weights.sharded(keys[path]) else ''}"
         for path, x in by_name(params).items()
-        if x.shape != shapes[path]
+        if x.shape != shapes[path] and not is_learned_row(path, shapes[path], x.shape)
     ]
     if not wrong:
         return None

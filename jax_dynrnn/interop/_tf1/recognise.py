@@ -164,12 +164,22 @@ def _build_cell(
         cell = CELLS[cell_class](shapes)
         # The canonical name does not distinguish a CudnnLSTM, which adds no forget bias.
         cudnn = any("cudnn_compatible_lstm" in weights.name(key) for key in keys.values())
-        return dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
+        cell = dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
+        return cell if weights.graph is None else _with_options(weights, cell, keys)
     inner = _cell(weights, tree, scope)
     if inner is None or cell_class not in WRAPPERS:
         return None
     memories = [weights.spec(key).shape for key in weights.nearest_memories(scope)]
     return WRAPPERS[cell_class](inner, shapes, memories)
+
+
+def _with_options(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
+    """The cell with the options that the graph shows."""
+    names = ("candidate/kernel", "kernel", "projection/kernel")
+    kernels = [weights.name(keys[name]) for name in names if name in keys]
+    if weights.graph is None or not kernels:
+        return cell
+    return dataclasses.replace(cell, **weights.graph.options(type(cell).__name__, kernels))
 
 
 def _flatten(tree: ScopeTree) -> dict[str, str]:

@@ -63,6 +63,17 @@ def describe_inputs(run: Run, shapes: Mapping[str, tuple[Any, ...]]) -> str:
     return f"{fit_input_size(run, smallest_input_size(run, shapes)[0], shapes)[0]} features"
 
 
+def placeholder(run: Run, shapes: Mapping[str, tuple[Any, ...]]) -> str:
+    """The code of inputs of the right shape: one row of ten steps."""
+    cell = _receiving_cells(run)[0]
+    if _takes_ids(cell):
+        return "jnp.ones((1, 10), int)"
+    size, _ = fit_input_size(run, smallest_input_size(run, shapes)[0], shapes)
+    if isinstance(cell, c.PhasedLSTMCell):
+        return f"(jnp.ones((1, 10, 1)), jnp.ones((1, 10, {size})))"
+    return f"jnp.ones({(1, 10, *_input_shape(cell, size))})"
+
+
 def _shapes(run: Run, size: int) -> Params:
     """The shapes of the params of a run for `size` features."""
     inputs = _input_shape(_receiving_cells(run)[0], size)

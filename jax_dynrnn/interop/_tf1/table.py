@@ -14,6 +14,7 @@ import numpy as np
 from .._escape import escaped
 from .._formats.bundle import Checkpoint
 from .._formats.tensors import Spec
+from .graph import Graph
 from .kinds import kind
 from .names import canonical, is_memory
 
@@ -27,10 +28,11 @@ class CanonicalWeights:
     Args:
         variables: arrays by their own names, or only a `Spec` of each. An array in a file is read
             only by `array`.
+        graph: of the model, if it is known.
     """
 
-    def __init__(self, variables: Mapping[str, Any]):
-        self.variables = variables
+    def __init__(self, variables: Mapping[str, Any], graph: Graph | None = None):
+        self.variables, self.graph = variables, graph
         self._specs: dict[str, Spec] = {}
         self._sorted_keys: list[str] | None = None  # both are computed on first use
         self._memories: list[str] | None = None

@@ -1,0 +1,250 @@
+"""The layers of a model of Keras in order, each with its arrays and its configuration."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..._types import Cells, Params
+from .stored import WEIGHTS, Stored, natural
+
+Config = dict[str, Any]
+"""A configuration as Keras serialises it: `{"class_name": "LSTM", "config": {"units": 4}}`."""
+AFTER_SLASH = chr(ord("/") + 1)  # sorts after all paths in a group
+MAX_NESTED = 16  # models in each other
+
+
+class Layer(NamedTuple):
+    """A layer in a file of Keras; see `read`.
+
+    Example:
+        >>> from jax_dynrnn import interop
+        >>> interop.keras.Layer("lstm", "LSTM", {"units": 4}, {}).config["units"]
+        4
+    """
+
+    name: str
+    """Its name in Keras; that of a layer in a model in the model is `"inner/lstm"`."""
+    class_name: str
+    """Its class in Keras; empty without a configuration."""
+    config: Config
+    """Its configuration; empty if the file has none."""
+    weights: dict[str, np.ndarray]
+    """Its arrays by name, as they are stored, in the order of `layer.get_weights()`."""
+    inputs: tuple[str, ...] = ()
+    """The names of the layers that its inputs come from."""
+    cells: Cells = None
+    """For a recurrent layer: its cells with all options, as a run takes them."""
+    params: Params = None
+    """The params of a run of `cells`."""
+    problem: str = ""
+    """Why a recurrent layer has no cells."""
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def find_layers(stored: Stored, config: Config | None) -> list[Layer]:
+    """The layers of a model, without cells; without a configuration those that have arrays."""
+    if config is None:
+        return list(_without_config(stored))
+    if "" in stored.arrays:
+        return list(_inside(_ByPath(stored.arrays[""]), config, "", ""))
+    return list(_inside(stored.arrays, config, "", ""))
+
+
+class _ByPath(Mapping[str, Arrays]):
+    """The arrays of a file of Keras 3 below each path."""
+
+    def __init__(self, arrays: Arrays):
+        self._arrays, self._sorted = arrays, sorted(arrays)
+
+    def __getitem__(self, path: str) -> Arrays:
+        # Binary search: a configuration may have as many layers as the file has arrays.
+        start, end = (bisect.bisect_left(self._sorted, path + c) for c in ("/", AFTER_SLASH))
+        return {name: self._arrays[name] for name in self._sorted[start:end]}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sorted)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+
+def _by_scope(arrays: Arrays) -> dict[str, Arrays]:
+    """The arrays of a model in a model by each of the scopes in their names."""
+    found: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        for scope in name.split("/")[:-1]:
+            found.setdefault(scope, {})[name] = array
+    return found
+
+
+def _inside(arrays: Mapping[str, Arrays], model: Config, prefix: str, path: str) -> Iterator[Layer]:
+    """Yields the layers of a model, and of the models in it.
+
+    Args:
+        arrays: by the name of their layer, or below a path.
+        prefix: of the names of layers.
+        path: of the model in a file of Keras 3.
+    """
+    if prefix.count("/") > MAX_NESTED:
+        raise ValueError(f"expected at most {MAX_NESTED} models in each other, got more")
+    numbers: dict[str, int] = {}
+    before: tuple[str, ...] = ()
+    entries = _layer_configs(model)
+    names = {_name(entry) for entry in entries}
+    for entry in entries:
+        name = _name(entry)
+        stored_path = f"{path}layers/{_numbered(snake_case(entry['class_name']), numbers)}"
+        by_path = isinstance(arrays, _ByPath)
+        if _layer_configs(entry):
+            inner = arrays if by_path else _by_scope(arrays.get(name, {}))
+            yield from _inside(inner, entry, f"{prefix}{name}/", f"{stored_path}/")
+        else:
+            own = _ordered(entry, arrays[stored_path], stored_path) if by_path else arrays.get(name)
+            inputs = tuple(prefix + x for x in _inbound(entry, names)) or before
+            config = entry.get("config") or {}
+            yield Layer(f"{prefix}{name}", entry["class_name"], config, own or {}, inputs)
+        before = (f"{prefix}{name}",) if is_sequential(model) else ()
+
+
+def _name(layer: Config) -> str:
+    """The name of a layer, by which a file of Keras 1 or 2 stores its arrays."""
+    config = layer.get("config")
+    # The configuration of a Sequential in a model of Keras 1 is a list.
+    own = config.get("name") if isinstance(config, dict) else None
+    return str(own or layer.get("name") or layer["class_name"].lower())
+
+
+def is_sequential(model: Config) -> bool:
+    """Whether each layer of a model receives the outputs of the one before."""
+    return model.get("class_name") == "Sequential"
+
+
+def _layer_configs(model: Config) -> list[Config]:
+    """The configurations of the layers of a model; none of another layer."""
+    inner = model.get("config")
+    # In Keras 1 and early Keras 2, the configuration of a Sequential was a list.
+    found = inner if isinstance(inner, list) else (inner or {}).get("layers", [])
+    if not isinstance(found, list):
+        return []
+    return [x for x in found if isinstance(x, dict) and isinstance(x.get("class_name"), str)]
+
+
+def _numbered(name: str, numbers: dict[str, int]) -> str:
+    """A name as Keras 3 stores it: the second layer of a class has the number 1."""
+    number = numbers.get(name, 0)
+    numbers[name] = number + 1
+    return f"{name}_{number}" if number else name
+
+
+def snake_case(name: str) -> str:
+    """The name of a class as Keras 3 stores it; two capitals together stay together."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name.rpartition(">")[2]))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _ordered(layer: Config, arrays: Arrays, path: str) -> Arrays:
+    """The arrays of a layer in Keras's order, by their names inside of it."""
+    groups: dict[str, Arrays] = {}
+    for name in sorted(arrays, key=natural):
+        inside = name.removeprefix(f"{path}/")
+        groups.setdefault(inside.rpartition("vars/")[0].rstrip("/"), {})[inside] = arrays[name]
+    scopes = _cell_scopes(layer) or list(groups)
+    return {name: x for scope in scopes for name, x in groups.get(scope, {}).items()}
+
+
+def _cell_scopes(layer: Config) -> list[str]:
+    """Where Keras 3 stores the arrays of each cell of a recurrent layer, in order."""
+    if layer["class_name"] == "Bidirectional":
+        names = zip(("forward_layer", "backward_layer"), directions(layer), strict=True)
+        return [f"{name}/{scope}" for name, inner in names for scope in _one_way_scopes(inner)]
+    return _one_way_scopes(layer)
+
+
+def _one_way_scopes(layer: Config) -> list[str]:
+    """The same of a layer of one direction."""
+    cells = stacked_cells(layer)
+    if cells:
+        numbers: dict[str, int] = {}
+        return [f"cell/cells/{_numbered(snake_case(x['class_name']), numbers)}" for x in cells]
+    return ["cell"] if layer["class_name"] in RECURRENT else []
+
+
+RECURRENT = ("SimpleRNN", "LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "RNN")
+"""Classes of layers that run a cell over time."""
+
+
+def directions(layer: Config) -> list[Config]:
+    """The two layers of a `Bidirectional`."""
+    config = layer["config"]
+    forward = config["layer"]
+    backward = config.get("backward_layer")
+    if backward is None:
+        turned = {"go_backwards": not forward["config"].get("go_backwards", False)}
+        backward = forward | {"config": forward["config"] | turned}
+    return [forward, backward]
+
+
+def stacked_cells(layer: Config) -> list[Config]:
+    """The cells of an `RNN` of several."""
+    cell = (layer.get("config") or {}).get("cell")
+    if not isinstance(cell, dict) or cell.get("class_name") != "StackedRNNCells":
+        return []
+    return cell["config"]["cells"]
+
+
+def _inbound(layer: Config, names: set[str]) -> list[str]:
+    """The names of the layers that a layer of a functional model receives its inputs from."""
+
+    def walk(node: Any) -> Iterator[str]:
+        # Keras 3 writes `{"keras_history": [name, 0, 0]}`, Keras 1 and 2 `[name, 0, 0, {}]`.
+        if isinstance(node, list) and len(node) > 2 and isinstance(node[0], str):
+            yield node[0]
+        elif isinstance(node, list | dict):
+            for inner in node.values() if isinstance(node, dict) else node:
+                yield from walk(inner)
+
+    found = [name for name in walk(layer.get("inbound_nodes") or []) if name in names]
+    return list(dict.fromkeys(found))
+
+
+def _without_config(stored: Stored) -> Iterator[Layer]:
+    """Yields the layers of a file without a configuration, in the order of the file."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in stored.arrays.get("", {}).items():
+        # `layers/NAME/cell/vars/0`; a subclassed model has its attributes' names.
+        match = re.match(r"((?:.*?layers/|_layers/)?[^/]+)/(.*)", path)
+        scope, name = match.groups() if match else ("", path)
+        groups.setdefault(scope, {})[name] = array
+    for name, arrays in (stored.arrays if "" not in stored.arrays else groups).items():
+        names = sorted(arrays, key=lambda x: ("backward" in x, natural(x)))
+        in_file_order = "" not in stored.arrays
+        yield Layer(name, "", {}, {x: arrays[x] for x in (arrays if in_file_order else names)})
+
+
+def layers_of_names(specs: Mapping[str, Any]) -> dict[str, Layer]:
+    """The recurrent layers among arrays by name, whose names are those of Keras's variables.
+
+    Args:
+        specs: the shape of each array, by name.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for name in specs:
+        scope, _, last = name.removesuffix(":0").rpartition("/")
+        if last in WEIGHTS and specs[name].shape:
+            cells.setdefault(scope, {})[last] = name
+    layers: dict[str, Layer] = {}
+    for scope, names in sorted(cells.items(), key=lambda item: "backward_" in item[0]):
+        if {"kernel", "recurrent_kernel"} <= names.keys():
+            # The directions of one layer have the same scope around them.
+            layer = re.sub(r"(^|/)(for|back)ward_.*", "", scope)
+            before = layers.get(layer, Layer(layer, "", {}, {})).weights
+            own = {names[last]: specs[names[last]] for last in WEIGHTS if last in names}
+            layers[layer] = Layer(layer, "", {}, before | own)
+    return layers
