@@ -206,8 +206,12 @@ def _inbound(layer: Config, names: set[str]) -> list[str]:
         # Keras 3 writes `{"keras_history": [name, 0, 0]}`, Keras 1 and 2 `[name, 0, 0, {}]`.
         if isinstance(node, list) and len(node) > 2 and isinstance(node[0], str):
             yield node[0]
-        elif isinstance(node, list | dict):
-            for inner in node.values() if isinstance(node, dict) else node:
+        elif isinstance(node, dict):
+            # Keras 3 computes the mask of an embedding by a layer of its own, beside the inputs.
+            for inner in (x for key, x in node.items() if key != "mask"):
+                yield from walk(inner)
+        elif isinstance(node, list):
+            for inner in node:
                 yield from walk(inner)
 
     found = [name for name in walk(layer.get("inbound_nodes") or []) if name in names]
