@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,12 +37,14 @@ from ._tf1.kinds import MAX_SCOPES, kind
 from ._tf1.match import fit
 from ._tf1.names import canonical, is_memory
 from ._tf1.recognise import MAX_LENGTH, is_too_long, needed_bytes, recognised
-from ._tf1.scopes import Run, as_run
+from ._tf1.scopes import Run, as_run, cells_inside
 from ._tf1.shapes import describe_inputs, placeholder
 from ._tf1.table import CanonicalWeights, spec_of
 from ._torch_program import find_modules
 from ._torch_program import program_lines as torch_lines
 
+MAX_LISTED = 1000
+"""Scopes, and weights in each, that are left out and listed."""
 MAX_WIDTH = 100
 """Of a column, in characters: longer names are printed, but do not widen the rows of others."""
 MAX_LISTED = 8  # outermost scopes in an error message
@@ -71,11 +74,17 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
         # Names come from the file, which may be anyone's: all output is escaped.
         for line in _lines(options, limits):
             print(escaped(line))
+        sys.stdout.flush()
     except ImportError as error:
         # The file needs a package that is not installed; the message says which.
         sys.exit(escaped(error))
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has enough. Python flushes at its end again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
-        sys.exit(escaped(f"{options.file}: {error}"))
+        message = escaped(error)
+        named = message.startswith(escaped(options.file))
+        sys.exit(message if named else f"{escaped(options.file)}: {message}")
 
 
 def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
@@ -93,7 +102,7 @@ def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
     if not names:
         raise ValueError(_nothing_message(variables, scope))
     unreadable: set[str] = set()
-    yield from _list_lines(variables, names, unreadable)
+    yield from _list_lines(variables, names, unreadable, is_graph=file_format == GRAPH_DEF)
     specs = _Specs(variables, _relevant(variables, scope, unreadable))
     if file_format in (NPZ, SAFETENSORS) and needed_bytes(sorted(specs)) <= limits.weights_bytes:
         modules = find_modules(specs)
@@ -175,13 +184,16 @@ Row = tuple[str, str, str, str]
 """Name, shape, dtype and kind of a variable, as text."""
 
 
-def _row(variables: Mapping[str, Any], name: str) -> Row:
+def _row(variables: Mapping[str, Any], name: str, is_graph: bool) -> Row:
     """The row of a variable; the format's error takes the place of a shape that cannot be read."""
     try:
         spec = spec_of(variables, name)
     except ValueError as error:
         return _unreadable_row(name, error)
-    return _shortened(name), str(list(spec.shape)), str(spec.dtype), kind(name)
+    # A frozen graph has weights among constants of all kinds: axes, shapes, epsilons.
+    is_constant = is_graph and not (spec.shape and "float" in str(spec.dtype))
+    of_kind = "constant" if is_constant else kind(name)
+    return _shortened(name), str(list(spec.shape)), str(spec.dtype), of_kind
 
 
 def _unreadable_row(name: str, error: ValueError) -> Row:
@@ -189,7 +201,7 @@ def _unreadable_row(name: str, error: ValueError) -> Row:
 
 
 def _list_lines(
-    variables: Mapping[str, Any], names: list[str], unreadable: set[str]
+    variables: Mapping[str, Any], names: list[str], unreadable: set[str], is_graph: bool
 ) -> Iterator[str]:
     """Yields a comment for each variable, and adds the names of unreadable ones to `unreadable`.
 
@@ -198,10 +210,10 @@ def _list_lines(
     """
     widths = [0, 0, 0, 0]
     for name in names:
-        widths = [*map(max, widths, map(len, _row(variables, name)))]
+        widths = [*map(max, widths, map(len, _row(variables, name, is_graph)))]
     widths = [min(width, MAX_WIDTH) for width in widths]
     for name in names:
-        row = _row(variables, name)
+        row = _row(variables, name, is_graph)
         try:
             variables[name]
         except ValueError as error:
@@ -270,17 +282,55 @@ def _code_lines(
         yield "# forget_bias, activations and clips are those of the graph"
         for kernel in graph.missing:
             yield f"# (add them to the cell of {kernel}, whose operations were not found)"
-    calls = []
+    calls, used = [], {"keys": set(), "units": set()}
     yield "cells = {"
     for scope_name, cells in found[: limits.found]:
-        entry, call = _cells_entry(weights, scope_name, cells)
+        entry, call, keys = _cells_entry(weights, scope_name, cells)
         yield f"    {entry}"
         calls += call
+        used["keys"].update(keys)
+        used["units"] |= _units(cells)
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
     if calls:
         yield "# calls, with placeholders for the inputs: [batch, time, features]"
     yield from calls
+    yield from _left_out(weights, scope, used)
+
+
+def _left_out(weights: CanonicalWeights, scope: str, used: Mapping[str, set[Any]]) -> Iterator[str]:
+    """Comments on the weights that belong to no printed cell, by scope; no optimizer's slots.
+
+    Args:
+        used: the canonical names of weights in printed cells, and the units of these cells.
+    """
+    others: dict[str, list[str]] = {}
+    for key in weights:
+        name = weights.name(key)
+        if key in used["keys"] or not weights.is_weight(key) or not _is_within(name, scope):
+            continue
+        *lead, size = weights.spec(key).shape
+        around, _, last = name.rpartition("/")
+        # A vector as long as a state is, with or without a batch axis.
+        is_row = lead in ([], [1]) and size in used["units"] and "bias" not in last
+        offer = ", perhaps of an rnn.LearnedInitialState" if is_row else ""
+        others.setdefault(around, []).append(f"{last} {[*lead, size]}{offer}")
+    if others:
+        yield ""
+        yield "# What this program leaves out, in variables:"
+    for around, found in itertools.islice(others.items(), MAX_LISTED):
+        listed = "; ".join(map(_shortened, found[:MAX_LISTED]))
+        yield f"#   {_shortened(around) or 'in no scope'}: {listed}"
+    if len(others) > MAX_LISTED:
+        yield f"#   and more, in {len(others) - MAX_LISTED} other scopes"
+
+
+def _units(cells: Cells) -> set[Any]:
+    """The numbers of units of all cells of a run; none of a class."""
+    if isinstance(cells, type):
+        return set()
+    inside = (cell for _, outer in as_run(cells).cells for cell in cells_inside(outer))
+    return {getattr(cell, "num_units", None) for cell in inside}
 
 
 def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) -> list[str]:
@@ -295,23 +345,25 @@ def _relevant(variables: Mapping[str, Any], scope: str, unreadable: set[str]) ->
     )
 
 
-def _cells_entry(weights: CanonicalWeights, scope: str, cells: Cells) -> tuple[str, list[str]]:
-    """An entry of the printed `cells`, and the lines that run them.
+def _cells_entry(
+    weights: CanonicalWeights, scope: str, cells: Cells
+) -> tuple[str, list[str], list[str]]:
+    """An entry of the printed `cells`, the lines that run them, and their canonical names.
 
     Without cells, the entry is a comment with the reason.
     """
     scope_name = weights.scope(scope)
     if isinstance(cells, type):
         reason = "whose sizes cannot all be inferred from its variables"
-        return f"# {scope_name}: {cells.__name__}, {reason}", []
+        return f"# {scope_name}: {cells.__name__}, {reason}", [], []
     try:
         _, named, keys = fit(cells, weights.within(scope), scope_name)
     except (KeyError, ValueError) as error:
-        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}", []
+        return f"# {scope_name}: {code(cells)} does not fit: {error.args[0]}", [], []
     shapes = {path: named.spec(key).shape for path, key in keys.items()}
     run = as_run(cells)
     entry = f"{scope_name!r}: {code(cells)},  # takes {describe_inputs(run, shapes)}"
-    return entry, [_call(run, repr(scope_name), placeholder(run, shapes))]
+    return entry, [_call(run, repr(scope_name), placeholder(run, shapes))], [*keys.values()]
 
 
 def _call(run: Run, scope: str, inputs: str) -> str:

@@ -58,6 +58,9 @@ def test_many_variables_are_listed_in_little_memory(tmp_path):
         def write(self, text):
             written.append(text.count("\n"))
 
+        def flush(self):
+            pass
+
     with pytest.MonkeyPatch.context() as patch, capped(len(index), fixed_bytes=3 * MEBIBYTE):
         patch.setattr("sys.stdout", Discarded())
         command.main([str(tmp_path / "model")], command.Limits(weights_bytes=MEBIBYTE))

@@ -1,5 +1,8 @@
 """`python -m jax_dynrnn.interop` prints code that converts the variables of a model to params."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -238,7 +241,10 @@ def test_a_frozen_graph(tmp_path, capsys, load_oracle):
         )
         expected = {v.op.name: v.eval() for v in v1.global_variables()}
     (tmp_path / "frozen.pb").write_bytes(frozen.SerializeToString())
-    _, code = printed(capsys, tmp_path / "frozen.pb")
+    listed, code = printed(capsys, tmp_path / "frozen.pb")
+    kinds = {line.split()[0]: line.split()[-1] for line in listed.splitlines()}
+    others = {name for name, kind in kinds.items() if kind == "weight"} - set(expected)
+    assert set(kinds.values()) == {"weight", "constant"} and others == {"Const"}  # the inputs
     found = {}
     exec(code, found)
     assert set(found["variables"]) > set(expected)
@@ -250,3 +256,44 @@ def test_a_frozen_graph(tmp_path, capsys, load_oracle):
         for name, value in tf1.export_params(cells[scope], own, scope).items():
             name = name if name in expected else name.replace("lstm_cell", "basic_lstm_cell")
             np.testing.assert_array_equal(value, expected[name])
+
+
+def test_what_is_left_out_is_listed(tmp_path, capsys):
+    """Weights of no printed cell are comments by scope, and rows of a state are offered as such."""
+    cell = rnn.LSTMCell(4)
+    variables = tf1.export_params(cell, drawn(cell.init), "encoder/rnn")
+    variables |= {
+        "embed/table": np.ones((9, 5)), "dense/kernel": np.ones((4, 2)), "dense/bias": np.ones(4),
+        "encoder/first_c": np.ones((1, 4)), "first_h": np.ones(4),
+        "dense/kernel/Adam": np.ones((4, 2)), "global_step": np.int64(3),
+    }  # fmt: skip
+    np.savez(tmp_path / "model.npz", **variables)
+    _, code = printed(capsys, tmp_path / "model.npz")
+    assert code.partition("# What this program leaves out, in variables:\n")[2].splitlines() == [
+        "#   dense: bias [4]; kernel [4, 2]",
+        "#   embed: table [9, 5]",
+        "#   encoder: first_c [1, 4], perhaps of an rnn.LearnedInitialState",
+        "#   in no scope: first_h [4], perhaps of an rnn.LearnedInitialState",
+    ]
+    _, code = printed(capsys, tmp_path / "model.npz", "--scope", "encoder")
+    assert code.partition("in variables:\n")[2].startswith("#   encoder: first_c")
+    assert "dense" not in code
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    """`| head -1` ends the command without an error."""
+    cell = rnn.LSTMCell(4)
+    variables = tf1.export_params(cell, drawn(cell.init))
+    variables |= {f"layer_{i}/{'x' * 200}": np.ones(1) for i in range(1000)}
+    np.savez(tmp_path / "model.npz", **variables)
+    run = f"{sys.executable} -m jax_dynrnn.interop {tmp_path / 'model.npz'} | head -1"
+    done = subprocess.run(run, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("# ") and done.stderr == ""
+
+
+def test_an_error_names_the_file_once(tmp_path):
+    path = tmp_path / "model.pb"
+    path.write_bytes(b"no graph")
+    with pytest.raises(SystemExit) as error:
+        command.main([str(path)])
+    assert str(error.value).count(str(path)) == 1
