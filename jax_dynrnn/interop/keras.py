@@ -23,13 +23,13 @@ from ._formats.error import CheckpointError, error_context
 from ._keras.cells import cells_of, is_recurrent
 from ._keras.layers import Layer as Layer
 from ._keras.layers import find_layers
-from ._keras.stored import read_config, read_stored
+from ._keras.stored import read_config, read_stored, write_stored
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Blocks
 from ._layouts.framework import Framework, check_supported, family
 from ._layouts.layers import RunLayer, layers_of
 
-__all__ = ["Layer", "export_params", "hard_sigmoid", "import_params", "read"]
+__all__ = ["Layer", "export_params", "hard_sigmoid", "import_params", "read", "write_weights"]
 
 ARRAY_NAMES = ("kernel", "recurrent_kernel", "bias")
 """Of a layer, in the order of `get_weights()`."""
@@ -275,6 +275,43 @@ def export_params(
         sum([x for x, of in zip(each, depths, strict=True) if of == depth], [])
         for depth in range(max(depths) + 1)
     ]
+
+
+def write_weights(path: str | os.PathLike[str], layers: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Writes the weights of layers to a file in HDF5, which every version of Keras loads.
+
+    There it is loaded by `model.load_weights(path, by_name=True)`: layers that the file lacks keep
+    their weights.
+
+    Args:
+        path: ends in `.h5`, and not in `.weights.h5`, which Keras 3 takes for another format.
+        layers: by the name of a layer of the model, its arrays as of `get_weights()`: what
+            `export_params` returns for one layer.
+
+    Raises:
+        ImportError: h5py is not installed. TypeError: `layers` is not a dict of lists of arrays.
+        ValueError: `path` has another ending.
+
+    Reference: `keras.Model.save_weights` of Keras 2.
+
+    Example:
+        >>> import h5py, tempfile, jax, jax_dynrnn as rnn
+        >>> from jax_dynrnn import interop
+        >>> cell = rnn.LSTMCell(4, forget_bias=0.0)
+        >>> params = cell.init(jax.random.key(0), (1, 3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     interop.keras.write_weights(
+        ...         f"{folder}/lstm.h5", {"lstm": interop.keras.export_params(cell, params)})
+        ...     layers = interop.keras.read(f"{folder}/lstm.h5")
+        >>> [x.shape for x in layers["lstm"].weights.values()]
+        [(3, 16), (4, 16), (16,)]
+    """
+    name = os.fspath(path)
+    if not name.endswith(".h5") or name.endswith(".weights.h5"):
+        raise ValueError(f"path: expected one that ends in .h5, not in .weights.h5, got {name!r}")
+    if not isinstance(layers, Mapping) or not all(isinstance(x, Sequence) for x in layers.values()):
+        raise TypeError("layers: expected a dict of a list of arrays by the name of each layer")
+    write_stored(name, layers)
 
 
 def _framework(

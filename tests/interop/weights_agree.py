@@ -23,9 +23,9 @@ def randomized(tree, seed=0, scale=0.5):
     )
 
 
-def random_params(cells, dtype=jnp.float64, seed=2):
+def random_params(cells, dtype=jnp.float64, seed=2, features=D):
     """Random params of a cell, a pair for two directions, or a pair of lists for a stack."""
-    key, shape = jax.random.key(0), (B, T, D)
+    key, shape = jax.random.key(0), (B, T, features)
     if not isinstance(cells, tuple):
 
         def init():

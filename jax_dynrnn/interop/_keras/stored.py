@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,14 +128,29 @@ def _read_hdf5(file: Any, budget: Budget) -> Stored:
         return Stored(arrays, None if config is None else parse_config(config), _text(version))
 
 
+def write_stored(path: str, layers: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Writes arrays by layer as Keras 2 does."""
+    with _h5py().File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in layers]
+        # Otherwise Keras takes the arrays for those of Keras 1, and converts some.
+        file.attrs["keras_version"] = b"2.15.0"
+        file.attrs["backend"] = b"tensorflow"
+        for layer, arrays in layers.items():
+            group = file.create_group(layer)
+            names = [f"{layer}/weight_{i}:0" for i in range(len(arrays))]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, array in zip(names, arrays, strict=True):
+                group.create_dataset(name, data=np.asarray(array))
+
+
 def _h5py() -> Any:
-    """The library that reads HDF5."""
+    """The library that reads and writes HDF5."""
     try:
         import h5py
     except ImportError:
         raise ImportError(
-            "expected h5py, which reads this file of Keras (HDF5), got none: pip install h5py, or "
-            "pip install 'jax_dynrnn[keras]'"
+            "expected h5py, which reads and writes files of Keras (HDF5), got none: pip install "
+            "h5py, or pip install 'jax_dynrnn[keras]'"
         ) from None
     return h5py
 
