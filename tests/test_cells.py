@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, H, is_shape
-from laws import close
+from cases import CASES, H, is_shape, perturbed
+from laws import close, weighted_sum
 
 import jax_dynrnn as rnn
 
@@ -371,3 +371,26 @@ def test_every_class_has_a_case_of_every_law():
     """Every class has a case that is not a variant: the everyday suite runs all laws on it."""
     every = {type(case.cell) for case in CASES}
     assert {type(case.cell) for case in CASES if not case.variant} == every
+
+
+def test_a_learned_initial_state_with_a_batch_axis_of_one():
+    """`[1, H]` is `[H]`, in results and in gradients of every cell inside a stack."""
+    cell = rnn.LearnedInitialState(rnn.MultiRNNCell([rnn.LSTMCell(3), rnn.GRUCell(2)]))
+    params = perturbed(cell.init(jax.random.key(0), (2, 4, 3)), 1)
+    rows = {**params, "initial_state": jax.tree.map(lambda x: x[None], params["initial_state"])}
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)))
+
+    def loss(params):
+        outputs, state = rnn.dynamic_rnn(cell, params, inputs, [4, 0])
+        return weighted_sum((outputs, state))
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    of_rows, gradient_of_rows = jax.value_and_grad(loss)(rows)
+    close(of_rows, value, 1e-12)
+    close(jax.tree.leaves(gradient_of_rows), [
+        x[None] if "initial_state" in jax.tree_util.keystr(path) else x
+        for path, x in jax.tree_util.tree_flatten_with_path(gradient)[0]
+    ], 1e-12)  # fmt: skip
+    two_axes = jax.tree.map(lambda x: x[None], rows["initial_state"])
+    with pytest.raises(ValueError, match="initial_state"):
+        loss({**params, "initial_state": two_axes})

@@ -27,7 +27,8 @@ class LearnedInitialState(AroundWrapper):
         cell: the cell to run.
 
     Params: `{"cell": ..., "initial_state": {name of the leaf: [...]}}`, with names such as
-    `c`, `h`, or `0/c` in a stack, and `state` if the state is one array.
+    `c`, `h`, or `0/c` in a stack, and `state` if the state is one array; a leading axis of size 1
+    is accepted.
     State, output: those of `cell`.
 
     Raises:
@@ -60,12 +61,15 @@ class LearnedInitialState(AroundWrapper):
         return {"cell": params, "initial_state": dict(_floating_leaves(state))}
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
-        state = self.inner.start(params["cell"], batch_tuple(batch_shape), dtype)
-        learned = params["initial_state"]
-        values = {
-            name: jnp.broadcast_to(along_last(learned[name], leaf), leaf.shape).astype(leaf.dtype)
-            for name, leaf in _floating_leaves(state)
-        }
+        batch = batch_tuple(batch_shape)
+        state = self.inner.start(params["cell"], batch, dtype)
+
+        def learned(name, leaf):
+            x = params["initial_state"][name]
+            x = x[0] if x.ndim > leaf.ndim - len(batch) else x
+            return jnp.broadcast_to(along_last(x, leaf), leaf.shape).astype(leaf.dtype)
+
+        values = {name: learned(name, leaf) for name, leaf in _floating_leaves(state)}
 
         def learned_or_start(path, leaf):
             return values.get(_leaf_name(path), leaf)
