@@ -109,7 +109,7 @@ class Schedule:
             found = (Operation(bool(m[1]), *m.groups()[1:]) for m in _OPERATION.finditer(body))
             self.computations[name] = {operation.name: operation for operation in found}
         self._numbers: dict[tuple, int] = {}
-        self._bundles = self._read(folder)
+        self._bundles = self._known_bundles(folder)
 
     def cost(self, computation: str | None = None) -> Cost:
         """The cost of a computation; `None`: of the whole program."""
@@ -140,10 +140,7 @@ class Schedule:
         copies = (read + written) / self.chip.bytes_per_cycle
         bundles = self._bundles.get(self._number(computation, operation))
         if bundles is None:
-            if operation.is_kernel or (operation.kind != "copy" and computation != self.entry):
-                raise ValueError(f"libtpu wrote no bundles of {operation.kind} {operation.name}")
-            # Outside of loops little depends on it: as if it copied its result from the HBM.
-            bundles = sum(map(padded_bytes, arrays(operation.type))) / self.chip.bytes_per_cycle
+            raise ValueError(f"libtpu wrote no bundles of {operation.kind} {operation.name}")
         latency = self.chip.write_latency if written else 0
         latency = self.chip.read_latency if read else latency
         # Arrays come in windows: while one is computed, the next is copied. Kernels have many.
@@ -187,7 +184,7 @@ class Schedule:
             seen[operation.name] = self._numbered(operation, tuple(operands), seen)
         return seen[operation.name]
 
-    def _read(self, folder: Path) -> dict[int, float]:
+    def _known_bundles(self, folder: Path) -> dict[int, float]:
         """The bundles that libtpu wrote, by the numbers of operations."""
         pattern = re.compile(r"\d+-(.*)-\d+-packed-bundles-post-ra\.txt")
         names = {m[1]: path for path in folder.iterdir() if (m := pattern.fullmatch(path.name))}
