@@ -196,6 +196,12 @@ def versions() -> dict[str, str]:
     return {"jax_dynrnn": rnn.__version__} | found
 
 
+def reasons(entry: dict[str, Any]) -> dict[str, str | None]:
+    """Why a column has no figures, or `None`."""
+    columns = (CHOSEN, *FLAX[entry["kind"]], KERNEL)
+    return {column: entry[column].get("reason") for column in columns}
+
+
 def best_flax(entry: dict[str, Any]) -> dict[str, Any]:
     """The program of Flax that takes the fewest cycles; the first, if there are no figures."""
     columns = [entry[column] for column in FLAX[entry["kind"]]]
@@ -222,9 +228,8 @@ def table(made: dict[str, Any]) -> str:
             *(_figure(c, "hbm_bytes", 1e3) for c in columns),
             *(_figure(c, "memory", 1e6) for c in columns),
         ])  # fmt: skip
-        for name in (CHOSEN, *FLAX[entry["kind"]], KERNEL):
-            if "reason" in entry[name]:
-                notes.append(f"{' '.join(of_row[:-1])}, {name}: {entry[name]['reason']}")
+        for name, reason in reasons(entry).items():
+            notes += [f"{' '.join(of_row[:-1])}, {name}: {reason}"] if reason else []
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     title = f"Estimates from the compiler's schedules, not measured on a TPU; T = {T}; {versions}"
     return "\n".join([title, "", aligned(lines, left=len(Row._fields) + 1), "", *notes])
@@ -245,7 +250,7 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("--short", action="store_true", help="two tiny rows")
     add("--report", action="store_true", help="print the committed table; compile nothing")
-    add("--resume", action="store_true", help="keep the rows that the file has")
+    add("--resume", action="store_true", help="keep the rows that the file has figures of")
     add("--rows", type=int, help="at most so many rows")
     add("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
     add("--cells", nargs="+", choices=KINDS, default=KINDS)
@@ -265,7 +270,8 @@ def main() -> None:
     if not options.report:
         rows = list(SHORT_ROWS if options.short else wanted(options))
         if options.resume and out.exists():
-            finished = {row_of(entry) for entry in json.loads(out.read_text())["rows"]}
+            kept = json.loads(out.read_text())["rows"]
+            finished = {row_of(entry) for entry in kept if not any(reasons(entry).values())}
             rows = [row for row in rows if row not in finished]
         run(rows[: options.rows], out, options.resume, options.timeout)
     print(table(json.loads(out.read_text())))
