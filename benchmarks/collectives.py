@@ -19,21 +19,21 @@ _COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(?:-start)?\(")
 
 def collectives_by_place(text: str) -> dict[str, Counter[str]]:
     """The collectives of a program, `compiled.as_text()`, by kind: in loops, and outside."""
-    computations = _computations(text)
+    bodies = computations(text)
     in_loops: set[str] = set()
-    reached = [name for body in computations.values() for name in _LOOP_PART.findall(body)]
+    reached = [name for body in bodies.values() for name in _LOOP_PART.findall(body)]
     while reached:
-        if (name := reached.pop()) in in_loops or name not in computations:
+        if (name := reached.pop()) in in_loops or name not in bodies:
             continue
         in_loops.add(name)
-        reached += {*_NAME.findall(computations[name])} & computations.keys()
+        reached += {*_NAME.findall(bodies[name])} & bodies.keys()
     found = {"in loops": Counter(), "outside": Counter()}
-    for name, body in computations.items():
+    for name, body in bodies.items():
         found["in loops" if name in in_loops else "outside"].update(_COLLECTIVE.findall(body))
     return found
 
 
-def _computations(text: str) -> dict[str, str]:
+def computations(text: str) -> dict[str, str]:
     """The text of each computation by its name."""
     starts = [*_COMPUTATION.finditer(text)]
     ends = [match.start() for match in starts[1:]] + [len(text)]

@@ -1,11 +1,11 @@
-"""Microseconds per step on an accelerator: our engines, Flax, and cuDNN in JAX and PyTorch.
+"""Microseconds per step on a GPU or TPU: our engines, Flax, and cuDNN in JAX and PyTorch.
 
     python -m benchmarks.gpu                    # some minutes
     python -m benchmarks.gpu --short            # tests that everything works, on any platform
     python -m benchmarks.gpu --report FILE      # table and pictures of earlier results
 
-XLA's flags are taken from the environment and stored with the figures. The floor is an estimate:
-the time of a step if the recurrent matrix never leaves the chip and only latency remains.
+XLA's flags are taken from the environment and stored with the figures. The floor is an estimate for
+GPUs: the time of a step if the recurrent matrix never leaves the chip and only latency remains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tqdm import tqdm  # noqa: E402
 from jax_dynrnn.engines.selection import ACCELERATOR_UNROLL as UNROLL  # noqa: E402
 
 from . import gpu_report, machine, peers  # noqa: E402
-from .check import disagreeing  # noqa: E402
+from .check import BOUND as EXACT  # noqa: E402
+from .check import compare, disagreeing  # noqa: E402
 from .compiled import Compiled, warm_up  # noqa: E402
 from .files import RESULTS, SHORT, write  # noqa: E402
 from .grid import TINY, Problem, Size, draw_inputs, draw_lengths  # noqa: E402
@@ -61,8 +62,10 @@ bits over all steps, but is less than the error with any other weights. `benchma
 checks whether our results are correct."""
 
 
-def floor(kind: str, size: Size, dtype: str) -> float:
-    """Microseconds of a forward step if only latency remains."""
+def floor(kind: str, size: Size, dtype: str) -> float | None:
+    """Microseconds of a forward step if only latency remains; `None` for a TPU."""
+    if jax.default_backend() == "tpu":
+        return None
     matrix = GATES[kind] * size.units**2 * jnp.dtype(dtype).itemsize
     return next(latency for capacity, latency in CHIP if matrix <= capacity)
 
@@ -83,6 +86,29 @@ def implementations(kind: str, size: Size, dtype: str) -> dict[str, tuple[Any, A
     if dtype != "float32":  # JAX's wrapper of cuDNN supports no other dtype
         runs = {name: each for name, each in runs.items() if name not in cudnn.FLOAT32}
     return {name: (forward, cast(weights)) for name, (forward, weights) in runs.items()}
+
+
+def check_engines(kind: str, size: Size) -> dict[str, float]:
+    """Compares each engine in float32 with `scan` at the highest matmul precision.
+
+    Returns:
+        The bound that each engine keeps: one that lacks that precision runs with the default one.
+
+    Raises:
+        ValueError: the results of an engine differ by more.
+    """
+    problem, params = Problem(kind, size, "lognormal"), params_of(kind, size)
+    data = draw_inputs(problem), draw_lengths(problem)
+    bounds, expected = {}, None
+    for precision, bound in (("highest", EXACT), (None, BOUND["float32"])):
+        with jax.default_matmul_precision(precision):
+            runs = ours.build(kind, size, params)
+            for name in sorted(runs.keys() - bounds.keys(), key="ours: scan".__ne__):  # it is first
+                results = Compiled(*runs[name], *data).results()
+                expected = expected or results
+                compare(results, expected, data[1], f"{problem}: {name}", bound)
+                bounds[name] = bound
+    return bounds
 
 
 def measured_rows(

@@ -38,13 +38,17 @@ def table(measured: dict[str, Any]) -> str:
             for what in PASSES:
                 step = per_step(row, what)
                 line.append(f"{step:.2f}")
-                line += [f"{step / row['floor']:.1f}"] if what == "forward" else []
+                line += [_floors(step, row["floor"])] if what == "forward" else []
                 line += [_ratio(rows, families, what, step) for families in COMPARISONS.values()]
             lines.append(line)
     machine = measured["machine"]
     setting = f"{machine['device']}, XLA_FLAGS={machine['flags']!r}"
     setting += f", precision {machine['precision']}"
     return f"{heading(measured)}\n{setting}\n\n{aligned(lines, left=5)}"
+
+
+def _floors(step: float, floor: float | None) -> str:
+    return "-" if floor is None else f"{step / floor:.1f}"
 
 
 def _ratio(rows: list, families: tuple[str, ...], what: str, step: float) -> str:
@@ -84,7 +88,8 @@ def _panel(axis: Any, rows: list[dict[str, Any]], what: str) -> None:
     for row in rows:
         style = {"color": COLOURS[row["dtype"]], "fillstyle": FILLED[row["lengths"]]}
         axis.plot(per_step(row, what), names.index(row["implementation"]), "o", **style)
-    axis.axvline(min(row["floor"] for row in rows), color="gray", ls="--")
+    if floors := [row["floor"] for row in rows if row["floor"] is not None]:
+        axis.axvline(min(floors), color="gray", ls="--")
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
