@@ -207,6 +207,8 @@ def test_missing_files_and_variables(tmp_path):
         FileNotFoundError, match=r"model-4.index: no such file.*there are .*model-3"
     ):
         read(tmp_path / "model-4")
+    assert read(tmp_path)["rnn/kernel"].shape == (2,)  # the only checkpoint of the folder
+    checkpoint.write_checkpoint(tmp_path / "model-2", {"rnn/kernel": np.ones(3)})
     with pytest.raises(FileNotFoundError, match=r"checkpoint: no such file; there are .*model-3"):
         read(tmp_path)
     with pytest.raises(KeyError, match=r"no variable 'kernel'; the nearest are \['rnn/kernel'\]"):
