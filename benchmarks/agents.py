@@ -2,7 +2,7 @@
 
     python -m benchmarks.agents            # a quarter of an hour
     python -m benchmarks.agents --short    # tests that everything works; figures mean nothing
-    python -m benchmarks.agents --report   # the table of the committed results
+    python -m benchmarks.agents --report   # the table of earlier results
 
 A GRU (the reset gate after the matmul, as Flax has it) runs over time-major inputs `[T, B, H]`, and
 the loss is differentiated by params and inputs. Beside `linen.ScannedRNN` there is the module that
@@ -13,10 +13,8 @@ params, inputs and resets of several seeds.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,15 +26,13 @@ from tqdm import tqdm
 import jax_dynrnn as rnn
 from jax_dynrnn import interop, linen
 
-from . import machine
-from .files import RESULTS, SHORT, write
+from . import command
 from .report import aligned
 from .timing import rounds, seconds
 
 RATES = (0.0, 0.01, 0.03, 0.1)
 """The share of steps before which there is a reset."""
 SEEDS = 8
-FILE = "agents.json"
 
 
 class Case(NamedTuple):
@@ -212,20 +208,10 @@ def mean(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.agents", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="tiny sizes")
-    parser.add_argument("--report", action="store_true", help="print the committed table")
-    options = parser.parse_args()
-    out = (SHORT if options.short else RESULTS) / FILE
-    if not options.report:
-        machine.prepare(options.short)
-        measured = {"machine": machine.describe(), "versions": machine.versions(), "rows": []}
-        for case in tqdm(TINY if options.short else CASES):
-            measured["rows"] += measured_rows(case)
-            write(measured, out)
-    print(table(json.loads(out.read_text())))
+def rows(short: bool) -> Iterator[dict[str, Any]]:
+    for case in tqdm(TINY if short else CASES):
+        yield from measured_rows(case)
 
 
 if __name__ == "__main__":
-    main()
+    command.run("agents", __doc__, rows, table)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.beams            # two minutes
     python -m benchmarks.beams --short    # 100 words: tests that everything works
-    python -m benchmarks.beams --report   # the committed row
+    python -m benchmarks.beams --report   # the row of earlier results
 
 The model is that of examples/port_tf1_g2p.py: a GRU with attention, 20 steps at most. TensorFlow
 2.21 has no beam search (that of TF1 and of TensorFlow Addons ended with them), so the peer is the
@@ -12,9 +12,8 @@ continuations. Both find the same pronunciations.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,11 @@ from tqdm import tqdm
 
 import jax_dynrnn as rnn
 
-from . import machine
-from .files import RESULTS, SHORT, write
+from . import command
 from .timing import rounds, seconds
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTH, BATCH = 4, 100
-FILE = "beams.json"
 
 
 def ours(g2p: Any, params: Any, letters: jax.Array, lengths: jax.Array) -> Any:
@@ -100,20 +97,9 @@ class Timed:
         return seconds(self, what)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.beams", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="100 words")
-    parser.add_argument("--report", action="store_true", help="print the committed row")
-    options = parser.parse_args()
-    out = (SHORT if options.short else RESULTS) / FILE
-    if not options.report:
-        machine.prepare(options.short)
-        write(measured(100 if options.short else 2000, 2 if options.short else 10), out)
-    print(table(json.loads(out.read_text())))
-
-
-def measured(number: int, count: int) -> dict[str, Any]:
-    """The times of both searches, after a check that they find the same."""
+def rows(short: bool) -> Iterator[dict[str, Any]]:
+    """The times of both searches, after a check that they find the same: one row."""
+    number, count = (100, 2) if short else (2000, 10)
     sys.path.insert(0, str(EXAMPLES))
     import port_tf1_g2p as g2p
 
@@ -131,11 +117,9 @@ def measured(number: int, count: int) -> dict[str, Any]:
         equal += int((ids == theirs).all(1).sum())
     assert equal >= 0.999 * number, f"{number - equal} of {number} pronunciations differ"
     timers = {name: search.seconds for name, search in searches.items()}
-    return {
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "rows": [{"words": number, "beams": WIDTH, "batch": BATCH, "equal": equal,
-                  "forward": rounds(timers, "forward", count)}],
+    yield {
+        "words": number, "beams": WIDTH, "batch": BATCH, "equal": equal,
+        "forward": rounds(timers, "forward", count),
     }  # fmt: skip
 
 
@@ -152,4 +136,4 @@ def table(measured: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("beams", __doc__, rows, table)

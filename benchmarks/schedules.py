@@ -185,7 +185,7 @@ class Schedule:
         return seen[operation.name]
 
     def _known_bundles(self, folder: Path) -> dict[int, float]:
-        """The bundles that libtpu wrote, by the numbers of operations."""
+        """How many bundles libtpu wrote for each operation, by the number of the operation."""
         pattern = re.compile(r"\d+-(.*)-\d+-packed-bundles-post-ra\.txt")
         names = {m[1]: path for path in folder.iterdir() if (m := pattern.fullmatch(path.name))}
         return {

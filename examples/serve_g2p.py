@@ -40,7 +40,7 @@ def decoder_model(params, first):
 
     def step(ids, memory, lengths, *state):
         attended = g2p.DECODER.attend(params["decoder"], memory, lengths)
-        # The start state has a rank-0 step count, which is no input of a model that needs none.
+        # `time`, a count of steps that this decoder does not use, stays that of the start state.
         start = g2p.DECODER.start(attended, ids.shape[0], jnp.float32)
         state = start._replace(**dict(zip(first, state, strict=True)))
         output, new = g2p.DECODER(attended, g2p.EMBED(ids), state)

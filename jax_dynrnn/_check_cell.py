@@ -80,10 +80,14 @@ def check_params(cell: CellWithAttributes, given: Params, input_shape: Shapes) -
         )
     for name, leaf in expected.items():
         expected_shape, shape = tuple(leaf.shape), np.shape(got[name])
-        # `LearnedInitialState` accepts one row, as other frameworks store it.
-        is_row = "initial_state" in name.split("/") and shape == (1, *expected_shape)
-        if shape != expected_shape and not is_row:
+        if shape != expected_shape and not is_learned_row(name, shape, expected_shape):
             raise ValueError(_shape_message(cell, name, expected_shape, shape, input_shape))
+
+
+def is_learned_row(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a param is a learned initial state with a batch axis of size 1, as other frameworks
+    store it."""
+    return "initial_state" in path.split("/") and shape == (1, *expected)
 
 
 def _raise_names(cell: CellWithAttributes, expected: dict[str, Any], got: dict[str, Any]) -> None:

@@ -110,6 +110,7 @@ class Mechanism(BriefRepr):
         values, valid = memory.values, valid_slots(memory)
         if valid is not None:
             # Before the matmul: NaN in the padding then reaches neither the keys nor gradients.
+            # 0.0 and not 0: jax2onnx promotes float32 and int32 to float64.
             values = jnp.where(jnp.expand_dims(valid, -1), values, 0.0)
         keys = matmul(values, params["memory_layer"]["kernel"], "memory")
         return Attended(keys, values, valid)

@@ -126,6 +126,17 @@ def default_fusion():
     return {"compiler_options": laws.USER_COMPILER_OPTIONS}
 
 
+@pytest.fixture
+def jax_defaults():
+    """JAX's default modes, in which users run their programs."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
 @pytest.fixture(scope="session")
 def load_oracle():
     """A function that imports an oracle; without it, it skips the test, or fails it in CI."""

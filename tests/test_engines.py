@@ -11,6 +11,7 @@ from laws import close
 
 import jax_dynrnn as rnn
 from jax_dynrnn import _rnn, engines
+from jax_dynrnn._tools import inner_jaxprs
 from jax_dynrnn.engines import devices
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
@@ -162,6 +163,19 @@ def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
     assert ran == [1, 2, 8, 32]
 
 
+def directions(f, x):
+    """Whether each scan is reversed, those in others included."""
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan":
+                yield equation.params["reverse"]
+            for inner in inner_jaxprs(equation):
+                yield from walk(inner)
+
+    return list(walk(jax.make_jaxpr(f)(x).jaxpr))
+
+
 def test_exported_to_onnx(monkeypatch):
     """While jax2onnx traces, `scan` runs, forward only, and nothing that is traced is kept."""
     inputs = np.random.default_rng(0).normal(size=(64, 50, 32))
@@ -189,8 +203,10 @@ def test_exported_to_onnx(monkeypatch):
             run(inputs, implementation="blocked")
         kept = _rnn._compiled._cache_size()
         close(run(inputs), expected, 1e-12)
-        scans = [e for e in jax.make_jaxpr(run)(inputs).eqns if e.primitive.name == "scan"]
-        assert [e.params["reverse"] for e in scans] == [False]
+        assert directions(run, inputs) == [False]
+        close(run(inputs, remat=7), expected, 1e-12)
+        in_chunks = directions(lambda x: run(x, remat=7), inputs)
+        assert len(in_chunks) == 3 and not any(in_chunks)
         assert _rnn._compiled._cache_size() == kept
     close(run(inputs), expected, 1e-12)
 

@@ -15,14 +15,7 @@ from jax_dynrnn.testing import check_replay
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(autouse=True)
-def as_users_have_it():
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def run_scan(run: Run) -> tuple[Any, Any]:
     # devices at every step.
     run = jax.tree.map(functools.partial(pcast, axes=varying_axes(run)), run)
     xs = {
+        # Not `jnp.arange`, which jax2onnx cannot export with a symbolic number of steps.
         "t": jax.lax.iota(jnp.int32, run.time),
         "inputs": _to_time_major(run.inputs, run.time_axis),
         "valid": run.masks.valid,
@@ -128,10 +129,7 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     # An unknown number of steps can neither be unrolled nor cut into chunks.
     symbolic = not isinstance(run.time, int)
     unroll = 1 if symbolic else run.unroll
-    # ONNX has no loop over reversed steps.
-    to_onnx = exporter() == "jax2onnx"
-    lax_scan = _scan_of_reversed if run.reverse and to_onnx else jax.lax.scan
-    scan = functools.partial(lax_scan, unroll=unroll, reverse=run.reverse)
+    scan = functools.partial(_scan, unroll=unroll, reverse=run.reverse)
     if run.remat == "offload":
         return scan(_offloaded(step), state, xs)
     if run.remat is None or symbolic:
@@ -142,17 +140,14 @@ def _loop(run: Run, step: Callable[..., Any], state: State, xs: PyTree) -> tuple
     return _chunked(chunk, state, xs, run.time, run.remat_steps, run.reverse)
 
 
-def _scan_of_reversed(
-    step: Callable[..., Any], state: State, xs: PyTree, *, unroll: int, reverse: bool
+def _scan(
+    step: Callable[..., Any], state: State, xs: PyTree, *, reverse: bool, unroll: int = 1
 ) -> tuple[Any, Any]:
-    """`lax.scan(..., reverse=True)` as a forward loop."""
-    assert reverse
-
-    def flipped(tree):
-        return jax.tree.map(jnp.flipud, tree)
-
-    state, ys = jax.lax.scan(step, state, flipped(xs), unroll=unroll)
-    return state, flipped(ys)
+    """`lax.scan`; as ONNX has forward loops only, a reversed one scans flipped steps there."""
+    if not reverse or exporter() != "jax2onnx":
+        return jax.lax.scan(step, state, xs, reverse=reverse, unroll=unroll)
+    state, ys = jax.lax.scan(step, state, jax.tree.map(jnp.flipud, xs), unroll=unroll)
+    return state, jax.tree.map(jnp.flipud, ys)
 
 
 def _chunked(
@@ -171,7 +166,7 @@ def _chunked(
         return x[full:]
 
     def run_whole_chunks(state):
-        state, ys = jax.lax.scan(chunk, state, jax.tree.map(split, xs), reverse=reverse)
+        state, ys = _scan(chunk, state, jax.tree.map(split, xs), reverse=reverse)
         return state, jax.tree.map(merge, ys)
 
     def run_remainder(state):

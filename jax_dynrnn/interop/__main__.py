@@ -79,7 +79,8 @@ def main(arguments: list[str] | None = None, limits: Limits | None = None) -> No
         # The file needs a package that is not installed; the message says which.
         sys.exit(escaped(error))
     except BrokenPipeError:
-        # Whoever reads the output, such as `head`, has enough. Python flushes at its end again.
+        # The reader of the pipe, such as `head`, has closed it. Python flushes stdout once more on
+        # exit, which must not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
         message = escaped(error)
@@ -282,37 +283,40 @@ def _code_lines(
         yield "# forget_bias, activations and clips are those of the graph"
         for kernel in graph.missing:
             yield f"# (add them to the cell of {kernel}, whose operations were not found)"
-    calls, used = [], {"keys": set(), "units": set()}
+    calls, used, units = [], set(), set()
     yield "cells = {"
     for scope_name, cells in found[: limits.found]:
         entry, call, keys = _cells_entry(weights, scope_name, cells)
         yield f"    {entry}"
         calls += call
-        used["keys"].update(keys)
-        used["units"] |= _units(cells)
+        used.update(keys)
+        units |= _units(cells)
     yield "}"
     yield "params = {s: tf1.import_params(c, variables, s) for s, c in cells.items()}"
     if calls:
         yield "# calls, with placeholders for the inputs: [batch, time, features]"
     yield from calls
-    yield from _left_out(weights, scope, used)
+    yield from _left_out(weights, scope, used, units)
 
 
-def _left_out(weights: CanonicalWeights, scope: str, used: Mapping[str, set[Any]]) -> Iterator[str]:
+def _left_out(
+    weights: CanonicalWeights, scope: str, used: set[str], units: set[Any]
+) -> Iterator[str]:
     """Comments on the weights that belong to no printed cell, by scope; no optimizer's slots.
 
     Args:
-        used: the canonical names of weights in printed cells, and the units of these cells.
+        used: the canonical names of the weights in printed cells.
+        units: the numbers of units of these cells.
     """
     others: dict[str, list[str]] = {}
     for key in weights:
         name = weights.name(key)
-        if key in used["keys"] or not weights.is_weight(key) or not _is_within(name, scope):
+        if key in used or not weights.is_weight(key) or not _is_within(name, scope):
             continue
         *lead, size = weights.spec(key).shape
         around, _, last = name.rpartition("/")
         # A vector as long as a state is, with or without a batch axis.
-        is_row = lead in ([], [1]) and size in used["units"] and "bias" not in last
+        is_row = lead in ([], [1]) and size in units and "bias" not in last
         offer = ", perhaps of an rnn.LearnedInitialState" if is_row else ""
         others.setdefault(around, []).append(f"{last} {[*lead, size]}{offer}")
     if others:
@@ -326,7 +330,7 @@ def _left_out(weights: CanonicalWeights, scope: str, used: Mapping[str, set[Any]
 
 
 def _units(cells: Cells) -> set[Any]:
-    """The numbers of units of all cells of a run; none of a class."""
+    """`num_units` of every cell in a run; none for a class, whose sizes are unknown."""
     if isinstance(cells, type):
         return set()
     inside = (cell for _, outer in as_run(cells).cells for cell in cells_inside(outer))

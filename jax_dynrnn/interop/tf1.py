@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Params
-from .._check_cell import by_name
+from .._check_cell import by_name, is_learned_row
 from .._types import Cells
 from ._code import code
 from ._tf1.match import fit
-from ._tf1.misfits import is_learned_row
 from ._tf1.names import is_memory
 from ._tf1.scopes import as_run, variable_names
 from ._tf1.shapes import fit_input_size, smallest_input_size

@@ -15,15 +15,7 @@ from jax_dynrnn.interop import tf1
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(autouse=True)
-def jax_defaults():
-    """Sets JAX's default modes, in which users run the example."""
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        yield
+pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 
 @pytest.fixture(scope="module")

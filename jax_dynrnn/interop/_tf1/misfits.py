@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..._check_cell import by_name
+from ..._check_cell import by_name, is_learned_row
 from .._code import code
 from .._escape import closest
 from .names import is_memory
@@ -99,11 +99,6 @@ def forget_bias_error(
         f"variables: {weights.name(cudnn[0])} is a CudnnLSTM's, which has no forget bias: expected "
         f"cells with forget_bias=0.0, got {code(biased_cells[0])}"
     )
-
-
-def is_learned_row(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether a variable is a learned initial state with a batch axis of size 1."""
-    return "initial_state" in path.split("/") and shape == (1, *expected)
 
 
 def shapes_error(

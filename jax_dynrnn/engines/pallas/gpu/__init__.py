@@ -5,7 +5,7 @@
 * `indexing`: which rows and units a warpgroup computes, and which steps its rows take;
 * `kernels`, `launch`: the forward and the backward kernel, and what both have in common;
 * `cluster`: how SMs exchange arrays;
-* `passes`: what XLA computes before and after the kernels, for all steps at once.
+* `passes`: what XLA computes before and after the kernels, one operation for all steps.
 """
 
 from .platform import Gpu as Gpu
