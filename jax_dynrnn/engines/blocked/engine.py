@@ -13,7 +13,7 @@ from ..devices import why_axes_remain
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
-from ..selection import ON_H200, state_units, why_large_steps, why_little_work, why_narrow
+from ..selection import ON_H200, why_large_steps, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
 from ..staged.parts import innermost, is_stack, run_apart, why_not_split
 from ..staged.run import EnginePasses, run_passes
@@ -59,8 +59,6 @@ class Blocked(Engine):
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        if request.platform == "tpu" and (why := _why_wide(request)) is not None:
-            return why
         return why_little_work(request) or why_narrow(request) or why_large_steps(request)
 
     def chosen_because(self, request: Request) -> str | None:
@@ -116,20 +114,6 @@ class Blocked(Engine):
         # JAX keeps what it traced as long as the function lives: `run_scan` by itself would keep
         # the cell of the run, and every array inside it.
         return jax.lax.cond(is_full, lambda: run_scan(run), tiles)
-
-
-MAX_TPU_UNITS = 512
-"""Units up to which the schedules of training steps on TPUs are shorter than those of `scan`."""
-
-
-def _why_wide(request: Request) -> str | None:
-    """Why `scan` is preferred on TPUs for a wide cell, or `None`."""
-    if max(state_units(request.cell, request.dtype), default=0) <= MAX_TPU_UNITS:
-        return None
-    return (
-        f"scan is estimated to take fewer cycles on TPUs with more than {MAX_TPU_UNITS} units "
-        "in training"
-    )
 
 
 def _swap_axes(x: jax.Array) -> jax.Array:
