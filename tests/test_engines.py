@@ -117,20 +117,46 @@ def test_explained_without_arrays():
     assert all("GPU" in reason for reason in on_gpus)
 
 
+def explained(units, batch, time, **options):
+    """The engine chosen for a GRU, and what `explain` says of `blocked`."""
+    cell, inputs = rnn.GRUCell(units), jax.ShapeDtypeStruct((batch, time, 2), jnp.float32)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape))
+    explanation = rnn.explain(cell, params, inputs, **options)
+    return explanation.chosen, str(explanation).splitlines()[1]
+
+
 def test_chosen_by_size():
-    """`blocked` is chosen by size: not for little work, nor for many rows of a narrow cell."""
-
-    def explained(units, batch, time):
-        cell, inputs = rnn.GRUCell(units), jax.ShapeDtypeStruct((batch, time, 2), jnp.float32)
-        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs.shape))
-        explanation = rnn.explain(cell, params, inputs)
-        return explanation.chosen, str(explanation).splitlines()[1]
-
-    for sizes, reason in (((4, 3, 5), "compiles faster"), ((32, 128, 500), "fewer operations")):
+    """`blocked` is chosen by size: not for little work, many rows of a narrow cell, large steps."""
+    for sizes, reason in (
+        ((4, 3, 5), "compiles faster"),
+        ((32, 128, 500), "fewer operations"),
+        ((256, 128, 31), "without padding"),
+        ((128, 256, 500), "without padding"),
+    ):
         chosen, line = explained(*sizes)
         assert chosen == "scan" and reason in line
-    for units, batch in ((64, 64), (32, 129), (32, 31)):
-        assert explained(units, batch, 500)[0] == "blocked"
+    for units, batch, time in (
+        (64, 64, 500), (32, 129, 500), (32, 31, 500), (256, 128, 32), (128, 255, 500),
+    ):  # fmt: skip
+        assert explained(units, batch, time)[0] == "blocked"
+    lengths, mask = jax.ShapeDtypeStruct((128,), int), jax.ShapeDtypeStruct((128, 16), bool)
+    assert explained(256, 128, 16, mask=mask)[0] == "blocked"
+    assert explained(256, 128, 16, sequence_length=lengths)[0] == "blocked"
+
+
+def test_chosen_under_vmap():
+    """Without padding, `scan` runs problems of many rows together."""
+    for batch, engine in ((127, "blocked"), (128, "scan")):
+        cell, inputs, seen = rnn.GRUCell(64), jnp.ones((2, batch, 40, 2)), []
+        params = cell.init(jax.random.key(0), inputs.shape[1:])
+
+        def run(x, cell=cell, params=params, seen=seen):
+            seen.append(rnn.explain(cell, params, x))
+            return x
+
+        jax.vmap(run)(inputs)
+        assert seen[0].chosen == engine
+        assert (seen[0].vmap is None) == (engine == "scan")
 
 
 @pytest.mark.parametrize("lengths", [None, [100] * 64])

@@ -13,7 +13,7 @@ from ..devices import why_axes_remain
 from ..engine import Engine
 from ..request import Request, Run
 from ..scan import run_scan
-from ..selection import ON_H200, why_little_work, why_narrow
+from ..selection import ON_H200, why_large_steps, why_little_work, why_narrow
 from ..staged.collectives import why_collectives_forbid
 from ..staged.parts import innermost, is_stack, run_apart, why_not_split
 from ..staged.run import EnginePasses, run_passes
@@ -59,7 +59,7 @@ class Blocked(Engine):
 
     def slower_because(self, request: Request) -> str | None:
         """Why another engine is faster, or `None`."""
-        return why_little_work(request) or why_narrow(request)
+        return why_little_work(request) or why_narrow(request) or why_large_steps(request)
 
     def chosen_because(self, request: Request) -> str | None:
         """Its measured speed on the platform of a request, or `None`."""

@@ -218,6 +218,12 @@ class Tiling:
         return jax.tree.map(write_array, buffers, ys)
 
 
+MIN_BLOCK_STEPS = 8
+"""The smallest target for the steps of a block."""
+ONE_BLOCK_STEPS = 32
+"""Time steps up to which a run is one block, whatever its width."""
+
+
 def _elements_of_a_row(run: Run) -> int:
     """The elements of a step's recurrent products for each row; 1 if there are none."""
     return sum(kernel.shape[-1] for kernel in run.params.kernels) or 1
@@ -241,7 +247,9 @@ def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
     time = run.time
     if run.remat_steps is not None:
         return run.remat_steps
-    target = max(tuning.block_elements / (rows * _elements_of_a_row(run)), 8)
+    # A few short blocks take longer than one that does not fit into the cache.
+    fewest = time if time <= ONE_BLOCK_STEPS else MIN_BLOCK_STEPS
+    target = max(tuning.block_elements / (rows * _elements_of_a_row(run)), fewest)
     return part_size(time, int(min(target, tuning.max_block_steps)), tuning.block_range)
 
 
