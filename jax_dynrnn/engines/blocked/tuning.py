@@ -59,6 +59,10 @@ class Tuning:
     """Whether the number of a step is carried from step to step, not read from an array. A TPU
     waits for such a read at every step; it was not timed on a GPU."""
 
+    repeats_flags: bool
+    """Whether the flags of rows are repeated for each unit before the loop over steps. A TPU has
+    rows and units on different axes of its registers: to repeat them in a step takes 150 cycles."""
+
     min_forward_units: float
     """Units from which on a forward pass without residuals is run in blocks, and not by `scan`. On
     a GPU `scan` takes half the time of one tile in blocks. On a CPU it depends on the run too."""
@@ -79,6 +83,7 @@ CPU = Tuning(
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
+    repeats_flags=False,
     min_forward_units=0,
     transposes_first=False,
     recompute_flops=256,
@@ -90,10 +95,13 @@ GPU = Tuning(
     max_block_steps=64,  # the host is asked once in a block
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
+    repeats_flags=False,
     min_forward_units=INFINITY,
     transposes_first=False,
     recompute_flops=0,
 )
 
-TPU = dataclasses.replace(GPU, counts_in_carry=True, min_forward_units=128, transposes_first=True)
+TPU = dataclasses.replace(
+    GPU, counts_in_carry=True, repeats_flags=True, min_forward_units=128, transposes_first=True
+)
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
