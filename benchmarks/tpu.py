@@ -42,6 +42,7 @@ from flax import linen
 from tqdm import tqdm
 
 import jax_dynrnn as rnn
+from jax_dynrnn.engines.blocked.tiling import steps_of_a_block
 from jax_dynrnn.engines.blocked.tuning import TPU
 
 from . import machine
@@ -52,7 +53,8 @@ from .schedules import CHIPS, DUMP, Schedule
 from .tpu_compiler import ENVIRONMENT, compiled_on, devices
 
 T = 128
-KINDS = ("lstm", "gru_after")
+GATES = {"lstm": 4, "gru_after": 3}
+KINDS = tuple(GATES)
 UNITS = (64, 128, 256, 512, 1024)
 BATCHES = (64, 8, 512)
 DTYPES = ("bfloat16", "float32")
@@ -139,9 +141,7 @@ def estimate(row: Row, column: str, folder: Path) -> dict[str, Any]:
     start = time.process_time()
     compiled = compiled_on(f"{row.chip}:2x2", function, *types)
     seconds = time.process_time() - start
-    # Only loops over the blocks of `blocked` end at the longest row: here, after all blocks.
-    blocks = math.ceil(T / TPU.max_block_steps)
-    cost = Schedule(compiled.as_text(), folder, CHIPS[row.chip], blocks).cost()
+    cost = Schedule(compiled.as_text(), folder, CHIPS[row.chip], blocks_of(row)).cost()
     found = {
         "cycles": round(cost.cycles / T),
         "hbm_bytes": round(cost.hbm_bytes / T),
@@ -157,6 +157,12 @@ def estimate(row: Row, column: str, folder: Path) -> dict[str, Any]:
             )  # fmt: skip
         found["engine"] = explained.chosen
     return found
+
+
+def blocks_of(row: Row) -> int:
+    """The blocks of `blocked`. Only loops over these end at the longest row: here after all."""
+    elements = row.batch * row.units * GATES[row.kind]
+    return math.ceil(T / steps_of_a_block(T, elements, jnp.dtype(row.dtype).itemsize, TPU))
 
 
 def estimated(row: Row, column: str, timeout: int) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class Tuning:
     block_elements: float
     """Target for a block: few enough for the cache, enough for fast matmuls over all steps."""
 
+    block_bytes: float
+    """The same in bytes, if that is fewer. On a TPU, arrays of larger blocks go through the main
+    memory; with smaller blocks, the gradients of the kernels do so more often."""
+
     max_block_steps: int
     """The largest target for the steps of a block."""
 
@@ -79,6 +83,7 @@ class Tuning:
 CPU = Tuning(
     row_tuning=RowTuning(),
     block_elements=2**18,
+    block_bytes=INFINITY,
     max_block_steps=56,
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
@@ -92,6 +97,7 @@ CPU = Tuning(
 GPU = Tuning(
     row_tuning=None,
     block_elements=INFINITY,
+    block_bytes=INFINITY,
     max_block_steps=64,  # the host is asked once in a block
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
@@ -102,6 +108,11 @@ GPU = Tuning(
 )
 
 TPU = dataclasses.replace(
-    GPU, counts_in_carry=True, repeats_flags=True, min_forward_units=128, transposes_first=True
+    GPU,
+    block_bytes=2**24,
+    counts_in_carry=True,
+    repeats_flags=True,
+    min_forward_units=128,
+    transposes_first=True,
 )
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
