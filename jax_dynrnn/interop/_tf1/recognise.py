@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ... import wrappers as w
+from .._escape import MAX_LENGTH
 from .kinds import MAX_SCOPES
 from .names import canonical
 from .scopes import SCOPES
@@ -21,7 +22,6 @@ ScopeTree = dict[str, Any]
 """Nested scopes; the leaves are the canonical names of variables."""
 
 
-MAX_LENGTH = 1000  # characters of a name
 NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, without the characters of names
 
 
@@ -165,7 +165,7 @@ def _build_cell(
         # The canonical name does not distinguish a CudnnLSTM, which adds no forget bias.
         cudnn = any("cudnn_compatible_lstm" in weights.name(key) for key in keys.values())
         cell = dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
-        return cell if weights.graph is None else _with_options(weights, cell, keys)
+        return _as_in_graph(weights, cell, keys)
     inner = _cell(weights, tree, scope)
     if inner is None or cell_class not in WRAPPERS:
         return None
@@ -173,13 +173,27 @@ def _build_cell(
     return WRAPPERS[cell_class](inner, shapes, memories)
 
 
-def _with_options(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
-    """The cell with the options that the graph shows."""
-    names = ("candidate/kernel", "kernel", "projection/kernel")
-    kernels = [weights.name(keys[name]) for name in names if name in keys]
-    if weights.graph is None or not kernels:
+def _as_in_graph(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
+    """The cell with the options, initial state and residual connection that the graph shows."""
+    graph = weights.graph
+    if graph is None:
         return cell
-    return dataclasses.replace(cell, **weights.graph.options(type(cell).__name__, kernels))
+    variables = {name: weights.names(key) for name, key in keys.items()}
+    cell = graph.completed(cell, variables)
+    learned = graph.learned_state(cell, variables, weights.is_row)
+    with_residual = graph.with_residual(cell, variables)
+    if learned is None:
+        return with_residual
+    around = _scope_around(keys)
+    for leaf, name in learned.items():
+        weights.add_alias(f"{around}/initial_state/{leaf}".lstrip("/"), name)
+    return w.LearnedInitialState(with_residual)
+
+
+def _scope_around(keys: dict[str, str]) -> str:
+    """The scope around that of a cell, from its variables by their names in the cell."""
+    name, key = next(iter(keys.items()))
+    return key.removesuffix(name).rstrip("/").rpartition("/")[0]
 
 
 def _flatten(tree: ScopeTree) -> dict[str, str]:
