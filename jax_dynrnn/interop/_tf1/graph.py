@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from .._formats.graph_nodes import Node
@@ -68,6 +69,14 @@ class Graph:
             source = node.inputs[0]
         return source
 
+    def shards(self, variables: Iterable[str]) -> list[str]:
+        """Variables, and the shards of each, which a checkpoint joins and a graph does not."""
+        found = list(variables)
+        for name in list(found):
+            numbered = (f"{name}/part_{i}" for i in itertools.count())
+            found += itertools.takewhile(self._users.__contains__, numbered)
+        return found
+
     def product(self, variables: list[str]) -> str | None:
         """The first operation that uses a kernel, or the shards of one.
 
@@ -75,6 +84,7 @@ class Graph:
         """
         products = ("MatMul", *BLOCKS)
         # Shards are concatenated before.
+        variables = self.shards(variables)
         through = list(self.after(variables, (*PASS_ON, "ConcatV2", "Concat")))
         return next(self.using([*variables, *through], products), None)
 

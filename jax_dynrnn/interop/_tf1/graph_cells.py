@@ -35,6 +35,10 @@ class GraphCells:
         options = {name: x for name, x in (found or {}).items() if name in fields}
         return dataclasses.replace(cell, **options)
 
+    def has(self, variables: Variables) -> bool:
+        """Whether the graph has the product with a cell's kernel."""
+        return graph_options.product_of(self._graph, variables) is not None
+
     def with_residual(self, cell: Any, variables: Variables) -> Any:
         """A cell, in a wrapper if the graph adds its inputs to its outputs."""
         residual = graph_runs.is_residual(self._graph, variables)
@@ -63,6 +67,18 @@ class GraphCells:
             return found
         self.started.append(_kernel(variables))
         return None
+
+    def with_output(self, wrapper: Any, variables: Variables) -> Any:
+        """An `AttentionWrapper` with the output that the graph shows."""
+        kernel = variables.get("attention_layer/kernel", [])
+        if graph_runs.returns_attention(self._graph, kernel) is False:
+            return dataclasses.replace(wrapper, output_attention=False)
+        return wrapper
+
+    def epsilon(self, variance: list[str]) -> float | None:
+        """The epsilon of a batch norm, from the names of its `moving_variance`."""
+        found = graph_runs.epsilon(self._graph, variance)
+        return None if found is None else float(f"{found:.7g}")
 
     def time_major(self, kernels: Iterable[list[str]]) -> bool:
         """Whether time is the first axis of the inputs of a run, with these kernels."""

@@ -72,7 +72,7 @@ class Gates:
 
     def norm(self, name: str) -> str | None:
         """The output of a layer norm: the sum with its `beta`."""
-        shards = self._variables.get(f"{name}/beta", [])
+        shards = self._graph.shards(self._variables.get(f"{name}/beta", []))
         added = [*shards, *self._graph.after(shards, (*PASS_ON, "ConcatV2", "Sub"))]
         return next(self._graph.using(added, ADD), None)
 

@@ -23,7 +23,12 @@ UNSTACKED = {"TensorArrayScatterV3": 2, "TensorListFromTensor": 0}
 DROPOUT = ("Mul", "RealDiv", "SelectV2", *PASS_ON)
 BROADCAST = ("BroadcastTo", "ExpandDims", "Pack", "Reshape", "Squeeze", "Tile", *PASS_ON)
 """Operations that make a row the state of every row of a batch."""
-OPS = (*READS, *UNSTACKED, *DROPOUT, *BROADCAST, *RESULTS, "ConcatV2", "Transpose")
+NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+FUSED_EPSILON = 1e-4
+"""That of these operations, where the graph does not store it."""
+WRITES = ("MatMul", "TensorArrayWriteV3", "TensorListSetItem")
+"""Operations that receive the output of a cell, and not its state."""
+OPS = (*READS, *UNSTACKED, *DROPOUT, *BROADCAST, *RESULTS, *NORMS, "ConcatV2", "Transpose")
 """All operations that are looked at here."""
 STEP = (*FUNCTIONS, *CLIPS, *DROPOUT, *SUMS, "LeakyRelu", "MatMul", "Maximum", "Split", "Sub")
 """Operations between the product in a cell and its output."""
@@ -126,3 +131,34 @@ def broadcast_row(graph: Graph, state: str, is_row: Callable[[str], bool]) -> st
         if is_row(source):
             return source
     return None
+
+
+def returns_attention(graph: Graph, kernel: list[str]) -> bool | None:
+    """Whether the output of a cell is its attention, not that of the cell inside.
+
+    Args:
+        graph: of the model.
+        kernel: of the only attention layer.
+
+    Returns:
+        `None` if this is not found.
+    """
+    attention = graph.product(kernel)
+    joined = graph.inputs(attention)[0] if attention else ""
+    inner = graph.inputs(joined)[:1] if graph.op(joined) == "ConcatV2" else ()
+    for output, is_attention in ((attention, True), *((x, False) for x in inner)):
+        passed = graph.after([output], ("Identity", "Select", "SelectV2")) if output else ()
+        if output and any(graph.using([output, *passed], WRITES)):
+            return is_attention
+    return None
+
+
+def epsilon(graph: Graph, variance: list[str]) -> float | None:
+    """The epsilon of a batch norm, from its `moving_variance`; `None` if it is not found."""
+    read = [*variance, *graph.after(variance, PASS_ON)]
+    # A switch between training and inference has two outputs.
+    outputs = [*read, *(f"{name}:1" for name in read)]
+    fused = next(graph.using(outputs, NORMS), None)
+    if fused is not None:
+        return graph.attribute(fused, "epsilon", FUSED_EPSILON)
+    return next(filter(None, map(graph.constant, graph.using(outputs, ADD))), None)

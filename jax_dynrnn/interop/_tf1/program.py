@@ -22,6 +22,10 @@ from .table import CanonicalWeights, spec_of
 
 MAX_LISTED = 1000
 """Scopes, and weights in each, that are left out and listed."""
+OPAQUE = (
+    ", all weights of a layer in the layout of cuDNN, which is not read: a tf.train.Saver without "
+    "var_list, made after the layer was built, saves them by name"
+)
 FUNCTIONS = {
     "rnn": "dynamic_rnn",
     "bidirectional_rnn": "bidirectional_dynamic_rnn",
@@ -216,12 +220,9 @@ def _left_out(
             continue
         if renamed.intersection(weights.names(key)):
             continue
-        *lead, size = weights.spec(key).shape
         around, _, last = name.rpartition("/")
-        # A vector as long as a state is, with or without a batch axis.
-        is_row = lead in ([], [1]) and size in units and "bias" not in last
-        offer = ", perhaps of an rnn.LearnedInitialState" if is_row else ""
-        others.setdefault(around, []).append(f"{last} {[*lead, size]}{offer}")
+        shape = list(weights.spec(key).shape)
+        others.setdefault(around, []).append(f"{last} {shape}{_remark(weights, key, last, units)}")
     if others:
         yield ""
         yield "# What this program leaves out, in variables:"
@@ -230,6 +231,26 @@ def _left_out(
         yield f"#   {shortened(around) or 'in no scope'}: {listed}"
     if len(others) > MAX_LISTED:
         yield f"#   and more, in {len(others) - MAX_LISTED} other scopes"
+
+
+def _remark(weights: CanonicalWeights, key: str, last: str, units: set[Any]) -> str:
+    """What is said of a weight that is left out.
+
+    Args:
+        weights: of the model.
+        key: the canonical name of the weight.
+        last: the last part of its own name.
+        units: the numbers of units of the printed cells.
+    """
+    *lead, size = weights.spec(key).shape
+    if last == "opaque_kernel":
+        return OPAQUE
+    if last == "moving_variance" and weights.graph is not None:
+        epsilon = weights.graph.epsilon(weights.names(key))
+        return "" if epsilon is None else f", with epsilon {epsilon}"
+    # A vector as long as a state is, with or without a batch axis.
+    is_row = lead in ([], [1]) and size in units and "bias" not in last
+    return ", perhaps of an rnn.LearnedInitialState" if is_row else ""
 
 
 def _units(cells: Cells) -> set[Any]:

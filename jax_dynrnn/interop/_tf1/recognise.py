@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+
 from ... import wrappers as w
 from .._escape import MAX_LENGTH
 from .kinds import MAX_SCOPES
@@ -40,6 +42,8 @@ BY_SCOPE = {
     if (scope := SCOPES[cell_class] and f"{SCOPES[cell_class]}/")
 }
 """The class of the cells with a scope."""
+CUDNN_RELU = re.compile(r"(^|/)cudnn_rnn_relu(_\d+)?/")
+"""The scope of a `CudnnRNNRelu`."""
 RUN_SCOPES = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
 """The scopes inside of a recognised run, which are not searched again."""
 
@@ -162,23 +166,38 @@ def _build_cell(
     shapes = {name.removeprefix("wn_lstm_cell/"): weights.spec(k).shape for name, k in keys.items()}
     if cell_class in CELLS:
         cell = CELLS[cell_class](shapes)
-        # The canonical name does not distinguish a CudnnLSTM, which adds no forget bias.
-        cudnn = any("cudnn_compatible_lstm" in weights.name(key) for key in keys.values())
-        cell = dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
-        return _as_in_graph(weights, cell, keys)
+        return _as_in_graph(weights, _as_by_cudnn(weights, cell, keys), keys)
     inner = _cell(weights, tree, scope)
     if inner is None or cell_class not in WRAPPERS:
         return None
     memories = [weights.spec(key).shape for key in weights.nearest_memories(scope)]
-    return WRAPPERS[cell_class](inner, shapes, memories)
+    wrapper = WRAPPERS[cell_class](inner, shapes, memories)
+    if weights.graph is None or not isinstance(wrapper, w.AttentionWrapper):
+        return wrapper
+    return weights.graph.with_output(wrapper, {x: weights.names(key) for x, key in keys.items()})
+
+
+def _as_by_cudnn(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
+    """The cell with the options of cuDNN, if it is a layer of `tf.contrib.cudnn_rnn`.
+
+    The canonical names do not distinguish them.
+    """
+    names = [weights.name(key) for key in keys.values()]
+    if any("cudnn_compatible_lstm" in name for name in names):
+        return dataclasses.replace(cell, forget_bias=0.0)
+    if any(CUDNN_RELU.search(name) for name in names) and hasattr(cell, "activation"):
+        return dataclasses.replace(cell, activation=jax.nn.relu)
+    return cell
 
 
 def _as_in_graph(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
     """The cell with the options, initial state and residual connection that the graph shows."""
     graph = weights.graph
-    if graph is None:
-        return cell
     variables = {name: weights.names(key) for name, key in keys.items()}
+    # A layer of cuDNN is one operation, which has no options.
+    is_cudnn = any("cudnn_" in name for names in variables.values() for name in names)
+    if graph is None or (is_cudnn and not graph.has(variables)):
+        return cell
     cell = graph.completed(cell, variables)
     learned = graph.learned_state(cell, variables, weights.is_row)
     with_residual = graph.with_residual(cell, variables)
