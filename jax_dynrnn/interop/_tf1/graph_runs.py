@@ -65,9 +65,10 @@ def _unstacked(graph: Graph, step: str) -> bool | None:
     given = graph.inputs(step)[position:] if position is not None else ()
     unstack = graph.origin(given[0]) if given else ""
     position = UNSTACKED.get(graph.op(unstack))
-    if position is None:
+    values = graph.inputs(unstack)[position:] if position is not None else ()
+    if not values:
         return None
-    value = graph.inputs(unstack)[position]
+    value = values[0]
     # The user's own transposition makes inputs of a run that has time first.
     scope = unstack.partition("/TensorArrayUnstack")[0]
     return not (graph.op(value) == "Transpose" and value.startswith(f"{scope}/transpose"))
