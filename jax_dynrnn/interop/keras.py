@@ -27,13 +27,13 @@ from ._keras.stored import read_config, read_stored, write_stored
 from ._layouts import convert as _convert
 from ._layouts.blocks import Block, Blocks
 from ._layouts.framework import Framework, check_supported, family
-from ._layouts.layers import RunLayer, layers_of
+from ._layouts.layers import RunLayer, layers_of, units_of
 
 __all__ = ["Layer", "export_params", "hard_sigmoid", "import_params", "read", "write_weights"]
 
 ARRAY_NAMES = ("kernel", "recurrent_kernel", "bias")
 """Of a layer, in the order of `get_weights()`."""
-GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h"}
+GATES = {"lstm": "ifgo", "gru": "zrn", "cudnn_gru": "zrn", "rnn": "h", "conv_lstm": "ifgo"}
 """The gates in the order of Keras, by family of cells."""
 
 
@@ -157,10 +157,10 @@ def _functions(version: str) -> dict[str, Callable[..., Any]]:
 
 def _with_cells(layer: Layer, functions: Mapping[str, Callable[..., Any]]) -> Layer:
     """The layer with the cells and params of its configuration, or why it has none."""
-    if not layer.class_name or not is_recurrent(layer.class_name, layer.config):
+    if not layer.class_name or not is_recurrent(layer):
         return layer
     try:
-        cells = cells_of(layer.class_name, layer.config, functions)
+        cells = cells_of(layer, functions)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         return layer._replace(problem=escaped(error))
     arrays = list(layer.weights.values())
@@ -420,9 +420,11 @@ def _from_cudnn(layers: list[RunLayer], named: dict[str, Any]) -> dict[str, Any]
     named = dict(named)
     for layer in layers:
         kernel, recurrent, bias = layer.with_path(dict.fromkeys(ARRAY_NAMES))
-        gates, units = len(GATES[family(layer.cell)]), layer.cell.num_units
+        gates, units = len(GATES[family(layer.cell)]), units_of(layer.cell)
         # Both biases are in one vector, which no other layer has.
-        if gates == 1 or np.shape(named.get(bias, ())) != (2 * gates * units,):
+        if family(layer.cell) in ("rnn", "conv_lstm") or np.shape(named.get(bias, ())) != (
+            2 * gates * units,
+        ):
             continue
         if family(layer.cell) == "gru":
             raise ValueError(

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from ...cells import (
     BasicLSTMCell,
     BasicRNNCell,
+    Conv1DLSTMCell,
+    Conv2DLSTMCell,
+    Conv3DLSTMCell,
+    ConvLSTMCell,
     CudnnCompatibleGRUCell,
     GRUCell,
     LSTMBlockCell,
@@ -27,6 +31,10 @@ FAMILIES = {
     GRUCell: "gru",
     CudnnCompatibleGRUCell: "cudnn_gru",
     BasicRNNCell: "rnn",
+    ConvLSTMCell: "conv_lstm",
+    Conv1DLSTMCell: "conv_lstm",
+    Conv2DLSTMCell: "conv_lstm",
+    Conv3DLSTMCell: "conv_lstm",
 }
 """The family of each cell that other frameworks have: cells of a family compute the same."""
 
@@ -124,7 +132,7 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
         )
     if family(cell) not in framework.families:
         return _wrong_family(framework, cell)
-    if family(cell) == "lstm":
+    if family(cell) in ("lstm", "conv_lstm"):
         reason = _lstm_option(framework, cell)
         if reason:
             return reason
@@ -164,12 +172,15 @@ def _wrong_family(framework: Framework, cell: Any) -> str:
 
 def _lstm_option(framework: Framework, cell: Any) -> str | None:
     """Why a framework cannot hold an LSTM with its options, or `None`."""
-    options = {
-        "peepholes": cell.use_peepholes,
-        f"cell_clip={cell.cell_clip}": cell.cell_clip is not None,
-        f"proj_clip={cell.proj_clip}": cell.proj_clip is not None,
-        f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
-    }
+    if family(cell) == "conv_lstm":
+        options = {"skip_connection=True": cell.skip_connection}
+    else:
+        options = {
+            "peepholes": cell.use_peepholes,
+            f"cell_clip={cell.cell_clip}": cell.cell_clip is not None,
+            f"proj_clip={cell.proj_clip}": cell.proj_clip is not None,
+            f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
+        }
     found = [name for name, given in options.items() if given]
     return (
         f"{framework.name} has no {found[0].split('=')[0]}, and the cell has {found[0]}"
