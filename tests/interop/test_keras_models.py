@@ -11,6 +11,8 @@ import pytest
 from keras_files import printed
 from weights_agree import as_there
 
+from jax_dynrnn import interop
+
 T, N, D, H = 4, 3, 3, 2
 IDS = np.array([[1, 2, 0, 0], [3, 1, 2, 6]])
 WORDS = np.array(
@@ -180,3 +182,46 @@ def test_models(name, framework, form, tmp_path, load_oracle):
     got = run_on(printed(path), inputs)
     expected = as_there(model)(inputs if len(inputs) > 1 else inputs[0])
     np.testing.assert_allclose(got, np.asarray(expected), atol=2e-5, rtol=2e-4)
+
+
+def subclassed(keras):
+    """A model of one's own; two alike layers in a list are not the directions of one."""
+    layers = keras.layers
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder = layers.LSTM(H, return_sequences=True)
+            self.many = [layers.LSTM(H, return_sequences=True) for _ in range(2)]
+            self.both = layers.Bidirectional(layers.GRU(H))
+
+        def call(self, x):
+            for layer in (self.encoder, *self.many):
+                x = layer(x)
+            return self.both(x)
+
+    model = Own()
+    model(images(H))
+    return model
+
+
+@pytest.mark.parametrize("framework, form", [
+    ("keras", ".weights.h5"), ("tf_keras", ".weights.h5"), ("tf_keras", ".h5"), ("tf_keras", ""),
+])  # fmt: skip
+def test_subclassed_models(framework, form, tmp_path, load_oracle):
+    """Weights without a configuration, by the attributes of a model: each layer is found."""
+    load_oracle(framework)
+    model = as_there(subclassed)(importlib.import_module(framework))
+    path = str(tmp_path / f"model{form}")
+    model.save_weights(path)
+    found = [list(layer.weights.values()) for layer in interop.keras.read(path).values()]
+    for layer in (model.encoder, *model.many, model.both):
+        weights = layer.get_weights()
+        assert any(
+            len(x) == len(weights) and all(map(np.array_equal, x, weights)) for x in found
+        ), layer.name
+    program = printed(path)
+    cells = re.findall(r"(?m)^cells_\d = (.*)$", program)
+    lstm, gru = "rnn.LSTMCell(2, forget_bias=0.0)", "rnn.CudnnCompatibleGRUCell(2)"
+    assert sorted(cells) == sorted([lstm, lstm, lstm, f"({gru}, {gru})"])
+    exec(program, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from ... import cells as c
 from ... import wrappers as w
 from ..._types import Cells
+from .._layouts.framework import cell_of_gates
 from .connections import (
     CONV_LSTMS,
     RECURRENT,
@@ -98,7 +99,7 @@ def _conv_lstm(ndim: int, config: Config, functions: Functions, shape: Shape) ->
     """The cell of a `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`."""
     for option, needed in CONV_OPTIONS.items():
         value = config.get(option, needed)
-        ones = isinstance(value, int | list) and set(np.ravel(value)) == {1}
+        ones = isinstance(value, int | list | tuple) and set(np.ravel(value)) == {1}
         if value != needed and not (needed == 1 and ones):
             raise ValueError(f"its {option} is {value!r:.80}, and that of the cell is {needed!r}")
     if _function("activation", config, functions) is not jnp.tanh:
@@ -141,16 +142,19 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: f for k, f in options.items() if getattr(f, "__name__", "") != defaults[k]}
 
 
-def infer_cells(arrays: Sequence[np.ndarray]) -> Cells:
+def infer_cells(weights: Mapping[str, Any]) -> Cells:
     """The cells whose arrays have these shapes, with the default functions; `None` if none has.
 
     Args:
-        arrays: of a layer, in the order of `get_weights()`.
+        weights: the arrays of a layer by name, in the order of `get_weights()`.
     """
-    shapes = [x.shape for x in arrays]
+    names, shapes = list(weights), [x.shape for x in weights.values()]
     for pair in (False, True):
         own = shapes[: len(shapes) // 2] if pair else shapes
         if len(shapes) % 2 and pair or len(own) not in (2, 3) or own * (1 + pair) != shapes:
+            continue
+        # Two layers in one group have such shapes too.
+        if pair and not all("forward_" in name for name in names[: len(own)]):
             continue
         cell = _cell_of_shapes(own)
         return (cell, cell) if pair and cell is not None else cell
@@ -162,13 +166,9 @@ def _cell_of_shapes(shapes: list[tuple[int, ...]]) -> Any:
     kernel, recurrent, *bias = shapes
     if len(kernel) != 2 or len(recurrent) != 2 or recurrent[0] < 1 or kernel[1] != recurrent[1]:
         return None
-    gates, rest = divmod(recurrent[1], recurrent[0])
     # A cuDNN layer's bias, of twice the size, is one vector.
     sizes = [(recurrent[1],), (2, recurrent[1]), (2 * recurrent[1],)]
-    if rest or bias and bias[0] not in sizes:
+    if bias and bias[0] not in sizes:
         return None
-    if gates == 3:
-        after = bool(bias) and bias[0] != sizes[0]
-        return (c.CudnnCompatibleGRUCell if after else c.GRUCell)(recurrent[0])
-    makers = {4: lambda n: c.LSTMCell(n, forget_bias=0.0), 1: c.BasicRNNCell}
-    return makers[gates](recurrent[0]) if gates in makers else None
+    after = bool(bias) and bias[0] != sizes[0]
+    return cell_of_gates(recurrent[1], recurrent[0], reset_after=after)

@@ -21,7 +21,7 @@ from .connections import (
     inside_time_distributed,
     received,
 )
-from .stored import WEIGHTS, Stored, natural
+from .stored import WEIGHTS, Stored, layer_scope, natural
 
 AFTER_SLASH = chr(ord("/") + 1)  # sorts after all paths in a group
 MAX_NESTED = 16  # models in each other
@@ -137,7 +137,7 @@ def _inside(
         inner, axes = inside_time_distributed(entry)
         if _layer_configs(inner):
             by_path = isinstance(arrays, _ByPath)
-            own = arrays if by_path else _by_scope(arrays.get(name, {}))
+            own = arrays if by_path else _of_model(arrays, name, place)
             path += "/layer" * axes
             there = Place(f"{full_name}/", f"{path}/", inputs, place.outer_axes + axes)
             last = yield from _inside(own, inner, there, connections)
@@ -149,6 +149,14 @@ def _inside(
             inputs = (full_name,)
         before = inputs if is_sequential(model) else ()
     return before
+
+
+def _of_model(arrays: Mapping[str, Arrays], name: str, place: Place) -> Mapping[str, Arrays]:
+    """The arrays of a model in a model by the scopes in their names."""
+    # Keras 3 leaves the name of a model that is in two others out of the names of arrays.
+    if place.prefix and name not in arrays:
+        return arrays
+    return _by_scope(arrays.get(name, {}))
 
 
 def _layer(
@@ -259,10 +267,12 @@ def _without_config(stored: Stored) -> Iterator[Layer]:
     """Yields the layers of a file without a configuration, in the order of the file."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     for path, array in stored.arrays.get("", {}).items():
-        # `layers/NAME/cell/vars/0`; a subclassed model has its attributes' names.
+        # `layers/NAME/vars/0`; a subclassed model has its attributes' names.
         match = re.match(r"((?:.*?layers/|_layers/)?[^/]+)/(.*)", path)
-        scope, name = match.groups() if match else ("", path)
-        groups.setdefault(scope, {})[name] = array
+        scope = match[1] if match else ""
+        # Several layers may be in one model, or in a list that is an attribute.
+        scope = layer_scope(path) if "/cell/" in path else scope
+        groups.setdefault(scope, {})[path.removeprefix(f"{scope}/")] = array
     for name, arrays in (stored.arrays if "" not in stored.arrays else groups).items():
         names = sorted(arrays, key=lambda x: ("backward" in x, natural(x)))
         in_file_order = "" not in stored.arrays

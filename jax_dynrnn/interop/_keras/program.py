@@ -101,7 +101,7 @@ class _Program:
                 break
             made = layer
             if not layer.class_name:
-                made = layer._replace(cells=infer_cells(list(layer.weights.values())))
+                made = layer._replace(cells=infer_cells(layer.weights))
             if layer.problem:
                 self._used.add(layer.name)
                 yield ""

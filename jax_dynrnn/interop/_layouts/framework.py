@@ -84,6 +84,21 @@ def family(cell: Any) -> str:
     return ""
 
 
+def cell_of_gates(width: int, units: int, *, reset_after: bool = True) -> Any:
+    """The cell of so many units whose kernels have `width` columns, or `None` if there is none.
+
+    Its weights are those of a framework that stores the forget bias in the bias.
+    """
+    gates, rest = divmod(width, units)
+    if rest:
+        return None
+    if gates == 4:
+        return LSTMCell(units, forget_bias=0.0)
+    if gates == 3:
+        return (CudnnCompatibleGRUCell if reset_after else GRUCell)(units)
+    return BasicRNNCell(units) if gates == 1 else None
+
+
 def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLayer]:
     """Returns `layers`, or raises if the framework cannot hold one, with the reason."""
     for layer in layers:
@@ -118,7 +133,7 @@ def _check_uniform(framework: Framework, layers: list[RunLayer]) -> None:
 
 def _signature(cell: Any) -> tuple[Any, ...]:
     """What cells of one module must have in common."""
-    functions = _activation(cell), _recurrent_activation(cell)
+    functions = activation_of(cell), recurrent_activation_of(cell)
     return family(cell), cell.num_units, getattr(cell, "num_proj", None), functions
 
 
@@ -138,11 +153,11 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
             return reason
     needed = framework.activations.get(family(cell), jnp.tanh)
     hint = framework.activation_hint if family(cell) in framework.activations else ""
-    found = _other_function(framework, "activation", _activation(cell), needed, hint)
+    found = _other_function(framework, "activation", activation_of(cell), needed, hint)
     if found is None and family(cell) != "rnn":
         gate, hint = framework.recurrent_activation, framework.recurrent_activation_hint
         gate = None if gate is None else _as_gate(gate)
-        actual = _recurrent_activation(cell)
+        actual = recurrent_activation_of(cell)
         found = _other_function(framework, "recurrent_activation", actual, gate, hint)
     return found
 
@@ -189,13 +204,13 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
     )
 
 
-def _activation(cell: Any) -> Callable[..., Any]:
+def activation_of(cell: Any) -> Callable[..., Any]:
     """The activation of a cell; all functions that are tanh compare equal."""
     activation = getattr(cell, "activation", None)
     return jnp.tanh if activation in (None, jax.nn.tanh, jax.lax.tanh) else activation
 
 
-def _recurrent_activation(cell: Any) -> Callable[..., Any]:
+def recurrent_activation_of(cell: Any) -> Callable[..., Any]:
     """The function of the gates of a cell."""
     return _as_gate(getattr(cell, "recurrent_activation", None))
 
