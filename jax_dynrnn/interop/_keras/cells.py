@@ -105,8 +105,8 @@ def _conv_lstm(ndim: int, config: Config, functions: Functions, shape: Shape) ->
     if _function("activation", config, functions) is not jnp.tanh:
         raise ValueError(f"its activation is {config['activation']!r:.80}, and the cell's is tanh")
     cell = (c.Conv1DLSTMCell, c.Conv2DLSTMCell, c.Conv3DLSTMCell)[ndim - 1]
-    sizes = shape[2:]
-    if len(sizes) != ndim + 1 or None in sizes:
+    sizes = tuple(n for n in shape[2:] if n is not None)
+    if len(sizes) != ndim + 1:
         raise ValueError(
             "the file does not say the sizes of its inputs: give them to the cell, "
             f"rnn.{cell.__name__}(input_shape=..., forget_bias=0.0), and to "
