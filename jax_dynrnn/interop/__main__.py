@@ -94,7 +94,7 @@ def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
             return
         layers = layers_of_names(specs)
         # Cells of TensorFlow 1 have a `recurrent_kernel` too.
-        if any(infer_cells(list(layer.weights.values())) for layer in layers.values()):
+        if any(infer_cells(layer.weights) for layer in layers.values()):
             yield ""
             yield from keras_lines(layers, read_code, by_name=True)
             return
