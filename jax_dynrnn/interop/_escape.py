@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_CHARACTERS = 200  # of a name in a message
+MAX_LENGTH = 1000  # of a name in a list
 MAX_COMPARED = 2000  # names, since difflib's comparison is slow
 CHUNK_CHARACTERS = 4096  # escaped at a time, since each one becomes a Python object
 
@@ -29,6 +30,11 @@ def escaped(text: Any) -> str:
 def _escaped_character(character: str) -> str:
     """A character, or its escape sequence."""
     return character if character.isprintable() else repr(character)[1:-1]
+
+
+def shortened(name: str) -> str:
+    """A name as it is listed: on one line, and cut at `MAX_LENGTH` characters."""
+    return escaped(name[:MAX_LENGTH]) + ("..." if len(name) > MAX_LENGTH else "")
 
 
 def quoted(name: str | bytes) -> str:

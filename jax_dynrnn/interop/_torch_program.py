@@ -10,6 +10,7 @@ from .. import cells as c
 from .. import wrappers as w
 from .._types import Cells
 from ._code import code
+from ._layouts.framework import cell_of_gates
 
 NAME = re.compile(
     r"(?P<prefix>(?:.*[._/])?)(?P<what>weight_ih|weight_hh|bias_ih|bias_hh|weight_hr|"
@@ -80,13 +81,7 @@ def _cell(shapes: Mapping[str, tuple[int, ...]], end: str) -> Any:
         if len(projection) != 2 or projection[1] * 4 != outer[0]:
             return None
         return c.LSTMCell(projection[1], num_proj=projection[0], forget_bias=0.0)
-    gates, rest = divmod(outer[0], outer[1])
-    makers = {
-        4: lambda units: c.LSTMCell(units, forget_bias=0.0),
-        3: c.CudnnCompatibleGRUCell,
-        1: c.BasicRNNCell,
-    }
-    return makers[gates](outer[1]) if not rest and gates in makers else None
+    return cell_of_gates(outer[0], outer[1])
 
 
 def program_lines(

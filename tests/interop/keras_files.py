@@ -59,7 +59,7 @@ def is_valid(case):
     )
 
 
-def pairwise(seed, options, most=None):
+def pairwise(seed, options, most=None, valid=is_valid):
     """Combinations in which every valid pair of options occurs, drawn greedily.
 
     With `most`, further random ones are added until there are as many.
@@ -70,7 +70,7 @@ def pairwise(seed, options, most=None):
     def candidate():
         while True:
             case = {name: draw.choice(values) for name, values in options.items()}
-            if is_valid(case):
+            if valid(case):
                 return case
 
     def pairs(case):

@@ -260,4 +260,4 @@ def test_a_damaged_graph_beside_a_checkpoint(tmp_path):
 def test_a_constant_that_is_no_number(tmp_path):
     """Constants of graphs that cannot be read are ignored where options are looked for."""
     (tmp_path / "g.pb").write_bytes(field(1, field(1, b"x") + field(2, b"Const")))
-    assert read_nodes(tmp_path / "g.pb", ("Const",), meta=False) == {"x": Node("Const", ())}
+    assert read_nodes(tmp_path / "g.pb", ("Const",)) == {"x": Node("Const", ())}

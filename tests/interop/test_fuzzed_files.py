@@ -19,6 +19,7 @@ from test_damaged_checkpoint import EXTENTS, shape_field, slice_field
 from test_formats import compress
 from test_hostile_files import constant, table
 
+import jax_dynrnn as rnn
 from jax_dynrnn.interop import __main__ as command
 from jax_dynrnn.interop import checkpoint, keras
 from jax_dynrnn.interop._formats.budget import Budget
@@ -29,7 +30,7 @@ from jax_dynrnn.interop._formats.snappy import decompress
 from jax_dynrnn.interop._formats.table import SNAPPY, block, read_table, sealed, write_table
 from jax_dynrnn.interop._formats.tensors import NUMBERS, read_strings
 from jax_dynrnn.interop._formats.wire import field
-from jax_dynrnn.interop._tf1.graph import OPS, Graph
+from jax_dynrnn.interop._tf1.graph_cells import OPS, GraphCells
 
 SLICED = "rnn/bfloat16"
 ARRAYS = {name: EVERY_DTYPE[name] for name in ("rnn/object", "rnn/bool", "rnn/int4", SLICED)}
@@ -115,9 +116,45 @@ def read_safetensors(folder, content):
     return checkpoint.read_safetensors(folder / "model.safetensors")
 
 
-def read_operations(folder, content):
+def read_operations(folder, content, form="meta"):
+    """What a graph shows of a cell in it, if it has one."""
     (folder / "model.meta").write_bytes(content)
-    return Graph(read_nodes(folder / "model.meta", OPS, meta=True))
+    found = GraphCells(read_nodes(folder / "model.meta", OPS, form=form))
+    names = {"kernel": ["kernel"], "transform/beta": ["beta"]}
+    for cell in (rnn.LSTMCell(2), rnn.GRUCell(2), rnn.LayerNormBasicLSTMCell(2)):
+        found.completed(cell, names)
+        found.learned_state(cell, names, lambda name, size: True)
+        found.with_residual(cell, names)
+    return found.time_major([["kernel"]]), found.epsilon(["kernel"])
+
+
+def operation(name, op, *inputs, attributes=b""):
+    """The bytes of an operation, without the field that it is in."""
+    given = b"".join(field(3, x) for x in inputs)
+    return field(1, name) + field(2, op) + given + attributes
+
+
+def loop():
+    """A graph with an LSTM in the body of a loop."""
+    body = field(5, field(1, b"body") + field(2, field(10, field(1, b"body_1"))))
+    nodes = [
+        operation(b"x", b"TensorListFromTensor", b"inputs"),
+        operation(b"kernel/Read", b"ReadVariableOp", b"kernel"),
+        operation(b"loop", b"While", b"kernel/Read", b"x", b"first", attributes=body),
+    ]
+    arguments = b"".join(field(2, field(1, x)) for x in (b"w", b"steps", b"h"))
+    inside = [
+        operation(b"read", b"TensorListGetItem", b"steps"),
+        operation(b"concat", b"ConcatV2", b"read:item:0", b"h", b"axis"),
+        operation(b"product", b"MatMul", b"concat:output:0", b"w"),
+        operation(b"split", b"Split", b"axis", b"product:product:0"),
+        operation(b"tanh", b"Tanh", b"split:output:1"),
+        operation(b"sigmoid", b"Sigmoid", b"split:output:2"),
+        operation(b"mul", b"Mul", b"sigmoid:y:0", b"c"),
+        operation(b"add", b"AddV2", b"mul:z:0", b"read:item:0"),
+    ]
+    function = field(1, field(1, b"body_1") + arguments) + b"".join(field(3, x) for x in inside)
+    return b"".join(field(1, x) for x in nodes) + field(2, field(1, function))
 
 
 def read_config(folder, content):
@@ -219,6 +256,13 @@ def test_mutated_graphs(folder, valid, data):
     """A mutated graph is read or refused, within the caps."""
     content = data.draw(mutated(valid["graph"]))
     safely(len(content), read_graph, folder, content)
+
+
+@given(data=st.data())
+def test_mutated_loops(folder, data):
+    """What a mutated graph with a loop shows of its cells is found or refused, within the caps."""
+    content = data.draw(mutated(loop()))
+    safely(len(content), read_operations, folder, content, "graph")
 
 
 @given(data=st.data())

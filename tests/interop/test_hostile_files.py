@@ -13,6 +13,7 @@ from caps import MEBIBYTE, address_space, capped
 from jax_dynrnn.interop import checkpoint
 from jax_dynrnn.interop._formats import budget
 from jax_dynrnn.interop._formats.crc32c import crc32c, masked
+from jax_dynrnn.interop._formats.graph_nodes import read_nodes
 from jax_dynrnn.interop._formats.index import HEADER
 from jax_dynrnn.interop._formats.npz import read_npz_specs
 from jax_dynrnn.interop._formats.slices import slice_key
@@ -489,3 +490,40 @@ def test_devices_are_refused(reader):
     with capped(0, **SMALL, seconds=2):
         with pytest.raises(checkpoint.CheckpointError, match="or a device"):
             READERS[reader][0](os.path.join("/dev", "zero"))
+
+
+def function(name, *called, count=1):
+    """A function of a graph that calls others, each several times."""
+    calls = [
+        field(1, b"call_%d_%d" % (i, j)) + field(2, b"While") + field(3, b"x") + body(other)
+        for j, other in enumerate(called)
+        for i in range(count)
+    ]
+    signature = field(1, field(1, name) + field(2, field(1, b"x")))
+    return field(1, signature + b"".join(field(3, call) for call in calls))
+
+
+def body(name):
+    return field(5, field(1, b"body") + field(2, field(10, field(1, name))))
+
+
+START = field(1, field(1, b"loop") + field(2, b"While") + field(3, b"x") + body(b"f0"))
+LIBRARIES = {
+    "a function that calls itself": function(b"f0", b"f0", count=50),
+    "functions that call the next": b"".join(
+        function(b"f%d" % i, b"f%d" % (i + 1), count=9) for i in range(200)
+    ),
+    "nested": b"".join(function(b"f%d" % i, b"f%d" % (i + 1)) for i in range(3000)),
+    "many functions": b"".join(function(b"f%d" % i) for i in range(3000)),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_functions_that_call_each_other(tmp_path, name):
+    """The functions of a graph are read once, whatever calls them."""
+    path = graph(tmp_path, START + field(2, LIBRARIES[name]))
+    with capped(os.path.getsize(path), fixed_bytes=16 * MEBIBYTE):
+        try:
+            assert len(read_nodes(path, ("MatMul",))) < 10_000
+        except checkpoint.CheckpointError as error:
+            assert "expected fewer" in str(error)

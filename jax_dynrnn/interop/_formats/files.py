@@ -14,6 +14,7 @@ from .error import CheckpointError
 from .table import MAGIC
 
 STATE_FILE = "checkpoint"  # TensorFlow records the newest checkpoint of a folder in it
+SAVED_MODEL = "saved_model.pb"  # beside the folder with its variables
 MAX_PATH_BYTES = 4096  # no system opens longer ones
 MAX_STATE_BYTES = 1 << 16  # of the state file, whose first line names the newest checkpoint
 MODEL_PATH = re.compile(rb'^model_checkpoint_path: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
@@ -94,6 +95,16 @@ def find_prefix(path: str | os.PathLike[str]) -> str:
         f"{escaped(index_file(prefix))}: no such file; expected the prefix of a checkpoint's "
         f"files, its .index, or a folder{_nearby(os.path.dirname(prefix))}"
     )
+
+
+def graph_file(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The file with the graph of a checkpoint, which may not exist, and its form."""
+    prefix = find_prefix(path)
+    folder, inner = os.path.split(os.path.dirname(prefix))
+    saved_model = os.path.join(folder, SAVED_MODEL)
+    if inner == "variables" and os.path.isfile(saved_model):
+        return saved_model, "saved_model"
+    return f"{prefix}.meta", "meta"
 
 
 def _refuse_without_index(path: str, prefix: str) -> None:

@@ -26,6 +26,7 @@ INT_VAL, STRING_VAL, FLOAT8_VAL = 7, 8, 18
 """Fields of a TensorProto that hold the values one by one; `INT_VAL` has all other integers."""
 FLOATING = [tensors.NUMBERS[name] for name in ("float16", "bfloat16", "float32", "float64")]
 MAX_BYTES = 1 << 31  # of a constant, and of a graph: TensorFlow has the same bound
+UNIFORM_BYTES = 128  # of a constant with one value for all elements, in a file
 CONSTANT_BYTES = 448  # of Python's and NumPy's objects for an array and its name
 
 
@@ -78,15 +79,18 @@ def _constants(data: bytes, budget: Budget) -> Iterator[tuple[str, np.ndarray]]:
                 yield name, _read_array(_value_attribute(node).message(8), budget)
 
 
-def scalar_constant(node: Message) -> float | None:
-    """The value of a constant that is one floating number; `None` for others."""
+def uniform_constant(node: Message) -> float | None:
+    """The floating number that all elements of a constant are; `None` for others."""
     try:
-        tensor = _value_attribute(node).message(8)
-        if tensor.integer(1) not in FLOATING or tensors.read_shape(tensor.message(2)):
+        data = _value_attribute(node).blob(8)
+        tensor = Message(data)
+        if tensor.integer(1) not in FLOATING or len(data) > UNIFORM_BYTES:
             return None
-        return float(_read_array(tensor, Budget(0)))
+        array = _read_array(tensor, Budget(0))
     except CheckpointError:
         return None
+    # One value for all elements is stored once, and its array is a view of it.
+    return float(array.flat[0]) if array.size and not any(array.strides) else None
 
 
 def _nodes(data: bytes) -> Iterator[memoryview]:

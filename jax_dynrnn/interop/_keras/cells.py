@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ... import cells as c
 from ... import wrappers as w
 from ..._types import Cells
-from .layers import RECURRENT, Config, directions, stacked_cells
+from .._layouts.framework import cell_of_gates
+from .connections import (
+    CONV_LSTMS,
+    RECURRENT,
+    Config,
+    Shape,
+    inside_time_distributed,
+    runs_over_time,
+)
+from .layers import Layer, directions, stacked_cells
 
 Functions = Mapping[str, Callable[..., Any]]
 """Activation functions by their names in Keras."""
 
 
-def is_recurrent(class_name: str, config: Config) -> bool:
+CONV_OPTIONS = {
+    "data_format": "channels_last", "dilation_rate": 1, "padding": "same", "strides": 1
+}  # fmt: skip
+"""Of a `ConvLSTM2D` and its like: the only values that the cells compute."""
+
+
+def over_time(layer: Layer) -> Config:
+    """The configuration of a layer, with its class, inside of each `TimeDistributed`."""
+    return inside_time_distributed({"class_name": layer.class_name, "config": layer.config})[0]
+
+
+def is_recurrent(layer: Layer) -> bool:
     """Whether a layer runs a cell over time, in one direction or both."""
-    if class_name == "Bidirectional":
-        return True
+    inner = over_time(layer)
     # A layer of one's own may have the name of a class of Keras behind a `>`.
-    return class_name in RECURRENT or "recurrent_activation" in config
+    return runs_over_time(inner) or "recurrent_activation" in (inner.get("config") or {})
 
 
-def cells_of(class_name: str, config: Config, functions: Functions) -> Cells:
+def cells_of(layer: Layer, functions: Functions) -> Cells:
     """The cells of a recurrent layer; raises `ValueError` if this library has none of its kind."""
-    layer = {"class_name": class_name, "config": config}
-    if class_name == "Bidirectional":
-        if config.get("merge_mode", "concat") not in (None, "concat", "sum", "mul", "ave"):
-            raise ValueError(f"its merge_mode is {config['merge_mode']!r:.80}")
-        return tuple(_one_direction(inner, functions) for inner in directions(layer))
-    return _one_direction(layer, functions)
+    inner, shape = over_time(layer), layer.input_shape
+    if inner["class_name"] == "Bidirectional":
+        merge_mode = inner["config"].get("merge_mode", "concat")
+        if merge_mode not in (None, "concat", "sum", "mul", "ave"):
+            raise ValueError(f"its merge_mode is {merge_mode!r:.80}")
+        return tuple(_one_direction(x, functions, shape) for x in directions(inner))
+    return _one_direction(inner, functions, shape)
 
 
-def _one_direction(layer: Config, functions: Functions) -> Any:
-    """The cell of a layer, or the stack of its cells."""
+def _one_direction(layer: Config, functions: Functions, shape: Shape = ()) -> Any:
+    """The cell of a layer on inputs of a shape, or the stack of its cells."""
     class_name, config = layer["class_name"], layer["config"]
+    if class_name in CONV_LSTMS:
+        return _conv_lstm(CONV_LSTMS[class_name], config, functions, shape)
     if class_name != "RNN":
         return _cell(class_name, config, functions)
     stack = stacked_cells(layer)
@@ -72,6 +95,35 @@ def _cell(class_name: str, config: Config, functions: Functions) -> Any:
     return (c.CudnnCompatibleGRUCell if after else c.GRUCell)(units, **_given(options))
 
 
+def _conv_lstm(ndim: int, config: Config, functions: Functions, shape: Shape) -> Any:
+    """The cell of a `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`."""
+    for option, needed in CONV_OPTIONS.items():
+        value = config.get(option, needed)
+        ones = isinstance(value, int | list | tuple) and set(np.ravel(value)) == {1}
+        if value != needed and not (needed == 1 and ones):
+            raise ValueError(f"its {option} is {value!r:.80}, and that of the cell is {needed!r}")
+    if _function("activation", config, functions) is not jnp.tanh:
+        raise ValueError(f"its activation is {config['activation']!r:.80}, and the cell's is tanh")
+    cell = (c.Conv1DLSTMCell, c.Conv2DLSTMCell, c.Conv3DLSTMCell)[ndim - 1]
+    sizes = tuple(n for n in shape[2:] if n is not None)
+    if len(sizes) != ndim + 1:
+        raise ValueError(
+            "the file does not say the sizes of its inputs: give them to the cell, "
+            f"rnn.{cell.__name__}(input_shape=..., forget_bias=0.0), and to "
+            "interop.keras.import_params the layer's weights"
+        )
+    window = config["kernel_size"]
+    gate = _function("recurrent_activation", config, functions)
+    return cell(
+        input_shape=sizes,
+        output_channels=config["filters"],
+        kernel_shape=[window] * ndim if isinstance(window, int) else window,
+        use_bias=bool(config.get("use_bias", True)),
+        forget_bias=0.0,
+        **_given({"recurrent_activation": gate}),
+    )
+
+
 def _function(option: str, config: Config | str, functions: Functions) -> Any:
     """The function of an option, or of the name itself for layers that have no option."""
     # The default of an option changed with the version, so one that is missing is not guessed.
@@ -90,16 +142,19 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: f for k, f in options.items() if getattr(f, "__name__", "") != defaults[k]}
 
 
-def infer_cells(arrays: Sequence[np.ndarray]) -> Cells:
+def infer_cells(weights: Mapping[str, Any]) -> Cells:
     """The cells whose arrays have these shapes, with the default functions; `None` if none has.
 
     Args:
-        arrays: of a layer, in the order of `get_weights()`.
+        weights: the arrays of a layer by name, in the order of `get_weights()`.
     """
-    shapes = [x.shape for x in arrays]
+    names, shapes = list(weights), [x.shape for x in weights.values()]
     for pair in (False, True):
         own = shapes[: len(shapes) // 2] if pair else shapes
         if len(shapes) % 2 and pair or len(own) not in (2, 3) or own * (1 + pair) != shapes:
+            continue
+        # Two layers in one group have such shapes too.
+        if pair and not all("forward_" in name for name in names[: len(own)]):
             continue
         cell = _cell_of_shapes(own)
         return (cell, cell) if pair and cell is not None else cell
@@ -111,13 +166,9 @@ def _cell_of_shapes(shapes: list[tuple[int, ...]]) -> Any:
     kernel, recurrent, *bias = shapes
     if len(kernel) != 2 or len(recurrent) != 2 or recurrent[0] < 1 or kernel[1] != recurrent[1]:
         return None
-    gates, rest = divmod(recurrent[1], recurrent[0])
     # A cuDNN layer's bias, of twice the size, is one vector.
     sizes = [(recurrent[1],), (2, recurrent[1]), (2 * recurrent[1],)]
-    if rest or bias and bias[0] not in sizes:
+    if bias and bias[0] not in sizes:
         return None
-    if gates == 3:
-        after = bool(bias) and bias[0] != sizes[0]
-        return (c.CudnnCompatibleGRUCell if after else c.GRUCell)(recurrent[0])
-    makers = {4: lambda n: c.LSTMCell(n, forget_bias=0.0), 1: c.BasicRNNCell}
-    return makers[gates](recurrent[0]) if gates in makers else None
+    after = bool(bias) and bias[0] != sizes[0]
+    return cell_of_gates(recurrent[1], recurrent[0], reset_after=after)

@@ -10,10 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._types import Cells, Params
-from .stored import WEIGHTS, Stored, natural
+from .connections import (
+    CONV_LSTMS,
+    RECURRENT,
+    Config,
+    Connections,
+    Reference,
+    Shape,
+    input_layers,
+    inside_time_distributed,
+    received,
+)
+from .stored import WEIGHTS, Stored, layer_scope, natural
 
-Config = dict[str, Any]
-"""A configuration as Keras serialises it: `{"class_name": "LSTM", "config": {"units": 4}}`."""
 AFTER_SLASH = chr(ord("/") + 1)  # sorts after all paths in a group
 MAX_NESTED = 16  # models in each other
 
@@ -37,6 +46,12 @@ class Layer(NamedTuple):
     """Its arrays by name, as they are stored, in the order of `layer.get_weights()`."""
     inputs: tuple[str, ...] = ()
     """The names of the layers that its inputs come from."""
+    states: tuple[Reference, ...] = ()
+    """What its initial state comes from: names of layers, and indices of their outputs."""
+    input_shape: Shape = ()
+    """The shape of its inputs, with the batch, if the file states or implies it."""
+    outer_axes: int = 0
+    """How many `TimeDistributed` it is in: it runs over the last time axis of as many more."""
     cells: Cells = None
     """For a recurrent layer: its cells with all options, as a run takes them."""
     params: Params = None
@@ -52,9 +67,21 @@ def find_layers(stored: Stored, config: Config | None) -> list[Layer]:
     """The layers of a model, without cells; without a configuration those that have arrays."""
     if config is None:
         return list(_without_config(stored))
-    if "" in stored.arrays:
-        return list(_inside(_ByPath(stored.arrays[""]), config, "", ""))
-    return list(_inside(stored.arrays, config, "", ""))
+    arrays = _ByPath(stored.arrays[""]) if "" in stored.arrays else stored.arrays
+    return list(_inside(arrays, config, Place(), Connections()))
+
+
+class Place(NamedTuple):
+    """Where a model is in the whole."""
+
+    prefix: str = ""
+    """Of the names of its layers."""
+    path: str = ""
+    """Of its arrays in a file of Keras 3."""
+    inputs: tuple[str, ...] = ()
+    """The names of the layers that its inputs come from."""
+    outer_axes: int = 0
+    """How many `TimeDistributed` it is in."""
 
 
 class _ByPath(Mapping[str, Arrays]):
@@ -84,33 +111,71 @@ def _by_scope(arrays: Arrays) -> dict[str, Arrays]:
     return found
 
 
-def _inside(arrays: Mapping[str, Arrays], model: Config, prefix: str, path: str) -> Iterator[Layer]:
+def _inside(
+    arrays: Mapping[str, Arrays], model: Config, place: Place, connections: Connections
+) -> Iterator[Layer]:
     """Yields the layers of a model, and of the models in it.
 
     Args:
         arrays: by the name of their layer, or below a path.
-        prefix: of the names of layers.
-        path: of the model in a file of Keras 3.
     """
-    if prefix.count("/") > MAX_NESTED:
+    if place.prefix.count("/") > MAX_NESTED:
         raise ValueError(f"expected at most {MAX_NESTED} models in each other, got more")
     numbers: dict[str, int] = {}
-    before: tuple[str, ...] = ()
+    before = place.inputs
+    outer = dict(zip(input_layers(model), place.inputs, strict=False))
     entries = _layer_configs(model)
     names = {_name(entry) for entry in entries}
     for entry in entries:
         name = _name(entry)
-        stored_path = f"{path}layers/{_numbered(snake_case(entry['class_name']), numbers)}"
-        by_path = isinstance(arrays, _ByPath)
-        if _layer_configs(entry):
-            inner = arrays if by_path else _by_scope(arrays.get(name, {}))
-            yield from _inside(inner, entry, f"{prefix}{name}/", f"{stored_path}/")
+        full_name = f"{place.prefix}{name}"
+        path = f"{place.path}layers/{_numbered(snake_case(entry['class_name']), numbers)}"
+        references, states = received(entry, names)
+        inputs = connections.layers(references, place.prefix) or before
+        if name in outer:
+            inputs = (outer[name],)
+        inner, axes = inside_time_distributed(entry)
+        if _layer_configs(inner):
+            by_path = isinstance(arrays, _ByPath)
+            own = arrays if by_path else _of_model(arrays, name, place)
+            path += "/layer" * axes
+            there = Place(f"{full_name}/", f"{path}/", inputs, place.outer_axes + axes)
+            last = yield from _inside(own, inner, there, connections)
+            inputs = connections.add_model(full_name, inner, last)
         else:
-            own = _ordered(entry, arrays[stored_path], stored_path) if by_path else arrays.get(name)
-            inputs = tuple(prefix + x for x in _inbound(entry, names)) or before
-            config = entry.get("config") or {}
-            yield Layer(f"{prefix}{name}", entry["class_name"], config, own or {}, inputs)
-        before = (f"{prefix}{name}",) if is_sequential(model) else ()
+            layer = _layer(entry, full_name, _arrays_of(entry, arrays, path), inputs, connections)
+            states = tuple((connections.layers([x], place.prefix)[0], x[1]) for x in states)
+            yield layer._replace(states=states, outer_axes=place.outer_axes + axes)
+            inputs = (full_name,)
+        before = inputs if is_sequential(model) else ()
+    return before
+
+
+def _of_model(arrays: Mapping[str, Arrays], name: str, place: Place) -> Mapping[str, Arrays]:
+    """The arrays of a model in a model by the scopes in their names."""
+    # Keras 3 leaves the name of a model that is in two others out of the names of arrays.
+    if place.prefix and name not in arrays:
+        return arrays
+    return _by_scope(arrays.get(name, {}))
+
+
+def _layer(
+    entry: Config, name: str, arrays: Arrays, inputs: tuple[str, ...], connections: Connections
+) -> Layer:
+    """A layer that is no model."""
+    inner, axes = inside_time_distributed(entry)
+    shape = connections.input_shape(entry, inputs)
+    connections.add_shape(name, entry, shape)
+    # A `TimeDistributed` takes away the first axis after the batch.
+    shape = shape[:1] + shape[1 + axes :]
+    return Layer(name, entry["class_name"], entry.get("config") or {}, arrays, inputs, (), shape)
+
+
+def _arrays_of(entry: Config, arrays: Mapping[str, Arrays], path: str) -> Arrays:
+    """The arrays of a layer that is no model, in Keras's order."""
+    if isinstance(arrays, _ByPath):
+        return _ordered(entry, arrays[path], path)
+    return arrays.get(_name(entry), {})
 
 
 def _name(layer: Config) -> str:
@@ -161,10 +226,13 @@ def _ordered(layer: Config, arrays: Arrays, path: str) -> Arrays:
 
 def _cell_scopes(layer: Config) -> list[str]:
     """Where Keras 3 stores the arrays of each cell of a recurrent layer, in order."""
+    layer, axes = inside_time_distributed(layer)
     if layer["class_name"] == "Bidirectional":
         names = zip(("forward_layer", "backward_layer"), directions(layer), strict=True)
-        return [f"{name}/{scope}" for name, inner in names for scope in _one_way_scopes(inner)]
-    return _one_way_scopes(layer)
+        found = [f"{name}/{scope}" for name, inner in names for scope in _one_way_scopes(inner)]
+    else:
+        found = _one_way_scopes(layer)
+    return ["layer/" * axes + scope for scope in found]
 
 
 def _one_way_scopes(layer: Config) -> list[str]:
@@ -173,11 +241,7 @@ def _one_way_scopes(layer: Config) -> list[str]:
     if cells:
         numbers: dict[str, int] = {}
         return [f"cell/cells/{_numbered(snake_case(x['class_name']), numbers)}" for x in cells]
-    return ["cell"] if layer["class_name"] in RECURRENT else []
-
-
-RECURRENT = ("SimpleRNN", "LSTM", "GRU", "CuDNNLSTM", "CuDNNGRU", "RNN")
-"""Classes of layers that run a cell over time."""
+    return ["cell"] if layer["class_name"] in (*RECURRENT, *CONV_LSTMS) else []
 
 
 def directions(layer: Config) -> list[Config]:
@@ -199,33 +263,16 @@ def stacked_cells(layer: Config) -> list[Config]:
     return cell["config"]["cells"]
 
 
-def _inbound(layer: Config, names: set[str]) -> list[str]:
-    """The names of the layers that a layer of a functional model receives its inputs from."""
-
-    def walk(node: Any) -> Iterator[str]:
-        # Keras 3 writes `{"keras_history": [name, 0, 0]}`, Keras 1 and 2 `[name, 0, 0, {}]`.
-        if isinstance(node, list) and len(node) > 2 and isinstance(node[0], str):
-            yield node[0]
-        elif isinstance(node, dict):
-            # Keras 3 computes the mask of an embedding by a layer of its own, beside the inputs.
-            for inner in (x for key, x in node.items() if key != "mask"):
-                yield from walk(inner)
-        elif isinstance(node, list):
-            for inner in node:
-                yield from walk(inner)
-
-    found = [name for name in walk(layer.get("inbound_nodes") or []) if name in names]
-    return list(dict.fromkeys(found))
-
-
 def _without_config(stored: Stored) -> Iterator[Layer]:
     """Yields the layers of a file without a configuration, in the order of the file."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     for path, array in stored.arrays.get("", {}).items():
-        # `layers/NAME/cell/vars/0`; a subclassed model has its attributes' names.
+        # `layers/NAME/vars/0`; a subclassed model has its attributes' names.
         match = re.match(r"((?:.*?layers/|_layers/)?[^/]+)/(.*)", path)
-        scope, name = match.groups() if match else ("", path)
-        groups.setdefault(scope, {})[name] = array
+        scope = match[1] if match else ""
+        # Several layers may be in one model, or in a list that is an attribute.
+        scope = layer_scope(path) if "/cell/" in path else scope
+        groups.setdefault(scope, {})[path.removeprefix(f"{scope}/")] = array
     for name, arrays in (stored.arrays if "" not in stored.arrays else groups).items():
         names = sorted(arrays, key=lambda x: ("backward" in x, natural(x)))
         in_file_order = "" not in stored.arrays

@@ -6,9 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
+from ..._types import Cells
 from .._code import code
-from .cells import infer_cells
-from .layers import Config, Layer, directions
+from .cells import infer_cells, over_time
+from .connections import CONV_LSTMS, Config
+from .layers import Layer, directions
 
 IDENTITY = (
     "Activation", "ActivityRegularization", "Dropout", "GaussianDropout", "GaussianNoise",
@@ -18,9 +22,13 @@ IDENTITY = (
 PASS_MASKS = (
     *IDENTITY, "AlphaDropout", "BatchNormalization", "Bidirectional", "CuDNNGRU", "CuDNNLSTM",
     "Dense", "ELU", "GRU", "LSTM", "LayerNormalization", "LeakyReLU", "PReLU", "RNN", "ReLU",
-    "SimpleRNN", "TimeDistributed",
+    "SimpleRNN", "TimeDistributed", *CONV_LSTMS,
 )  # fmt: skip
 """Layers that pass the mask of their inputs on."""
+MERGES = (
+    "Add", "Average", "Concatenate", "Maximum", "Merge", "Minimum", "Multiply", "Subtract",
+)  # fmt: skip
+"""Layers that make one mask of those of their inputs, in each version in another way."""
 NO_CONFIG = (
     "# The file has no configuration, and weights do not say which functions and options layers",
     "# have; these are the defaults of Keras 3. (Before, recurrent_activation was hard_sigmoid by",
@@ -30,7 +38,8 @@ REPEATED = """\
 def repeated(outputs, mask, axis):
     # Where the mask is False, Keras repeats the outputs of the step before; here they are 0.
     steps = jnp.where(mask, jax.lax.broadcasted_iota(int, mask.shape, axis), -1)
-    steps = jax.lax.cummax(steps, axis=axis)[..., None]
+    steps = jax.lax.cummax(steps, axis=axis)
+    steps = steps.reshape(mask.shape + (1,) * (outputs.ndim - 2))
     found = jnp.take_along_axis(outputs, jnp.maximum(steps, 0), axis=axis)
     return jnp.where(steps < 0, 0, found)
 
@@ -79,8 +88,8 @@ class _Program:
         self._layers, self._by_name = layers, by_name
         self._outputs: dict[str, str] = {}
         """The variable with the outputs of a recurrent layer, by its name."""
-        self._masks: dict[str, str] = {}
-        """The variable with the mask that a layer makes, by its name."""
+        self._masks: dict[tuple[tuple[str, ...], bool], str] = {}
+        """The variable with a mask, by what `_mask_sources` finds."""
         self._used: set[str] = set()
         self._defines_repeated = False
 
@@ -92,7 +101,7 @@ class _Program:
                 break
             made = layer
             if not layer.class_name:
-                made = layer._replace(cells=infer_cells(list(layer.weights.values())))
+                made = layer._replace(cells=infer_cells(layer.weights))
             if layer.problem:
                 self._used.add(layer.name)
                 yield ""
@@ -120,7 +129,7 @@ class _Program:
             yield f"params_{number} = interop.keras.import_params(cells_{number}, {weights})"
         yield ""
         yield ""
-        repeats = self._mask_source(layer) is not None and _repeats_outputs(layer)
+        repeats = bool(self._mask_sources(layer)[0]) and _repeats_outputs(layer)
         if repeats and not self._defines_repeated:
             self._defines_repeated = True
             yield from REPEATED
@@ -133,26 +142,50 @@ class _Program:
     def _inputs(self, layer: Layer, number: str) -> Iterator[str]:
         """The lines that call the function of a layer, on outputs of others or on a placeholder."""
         source, masking = self._origin(layer)
-        config = _time_config(layer)
-        lead = (10, 1) if config.get("time_major") else (1, 10)
+        lead, axes = _lead(layer)
         if source is not None and source.name in self._outputs:
             yield f"x = {self._outputs[source.name]}"
         elif source is not None and source.class_name == "Embedding" and source.weights:
             self._used.add(source.name)
-            yield f"ids = jnp.ones({lead}, int)  # a placeholder, [{_axes(config)}]"
+            yield f"ids = jnp.ones({lead}, int)  # a placeholder, [{axes}]"
             table = next(iter(source.weights))
             yield f"x = jnp.asarray(layers[{source.name!r}].weights[{table!r}])[ids]"
         else:
-            features = next(iter(layer.weights.values())).shape[0]
+            features = [next(iter(layer.weights.values())).shape[0]]
+            of_cell = getattr(_first(layer.cells), "input_shape", features)
             after = f", for the outputs of {source.name!r}" if source else ""
-            shape = (*lead, features)
-            yield f"x = jnp.ones({shape})  # a placeholder, [{_axes(config)}, features]{after}"
-        mask = self._mask_source(layer)
-        if mask is not None and mask.name not in self._masks:
-            self._masks[mask.name] = f"mask_{number}"
-            yield f"mask_{number} = {_mask_code(mask, source, masking, lead)}"
-        given = f", {self._masks[mask.name]}" if mask else ""
-        yield f"outputs_{number}, state_{number} = run_{number}(x{given})"
+            what = "features" if of_cell is features else "*input_shape"
+            yield f"x = jnp.ones({(*lead, *of_cell)})  # a placeholder, [{axes}, {what}]{after}"
+        masks, is_changed = self._mask_sources(layer)
+        names = tuple(masks)
+        if masks and (names, is_changed) not in self._masks:
+            self._masks[names, is_changed] = f"mask_{number}"
+            made = None if is_changed else masks[names[0]]
+            yield f"mask_{number} = {_mask_code(made, names, source, masking, lead)}"
+        given = ["x", self._masks[names, is_changed]] if masks else ["x"]
+        state = self._state(layer)
+        if state:
+            given.append(f"initial_state={state}")
+        elif layer.states:
+            of = ", ".join(dict.fromkeys(repr(name) for name, _ in layer.states))
+            yield f"# Keras starts it from outputs of {of} (of an LSTM h, then c): initial_state="
+        run = f"run_{number}"
+        for _ in range(layer.outer_axes):
+            run = f"jax.vmap({run}, 1, 1)"
+        yield f"outputs_{number}, state_{number} = {run}({', '.join(given)})"
+
+    def _state(self, layer: Layer) -> str | None:
+        """The variable with the state that a layer starts from, if that is another one's last."""
+        names = {name for name, _ in layer.states}
+        name = names.pop() if len(names) == 1 else ""
+        indices = [index for _, index in layer.states]
+        # Output 0 of a layer is its outputs, and the others are its states.
+        if name not in self._outputs or indices != [*range(1, len(indices) + 1)]:
+            return None
+        source = self._layers[name]
+        if layer.outer_axes or _state_shapes(source.cells) != _state_shapes(layer.cells):
+            return None
+        return self._outputs[name].replace("outputs_", "state_")
 
     def _origin(self, layer: Layer) -> tuple[Layer | None, Layer | None]:
         """The layer whose outputs another one receives unchanged, and a `Masking` between them."""
@@ -166,18 +199,24 @@ class _Program:
                 return (layer if layer.name else None), masking
         return None, masking
 
-    def _mask_source(self, layer: Layer) -> Layer | None:
-        """The layer whose mask a recurrent layer receives."""
-        seen = set()
-        while len(layer.inputs) == 1 and len(seen) < MAX_BELOW and layer.name not in seen:
-            seen.add(layer.name)
-            layer = self._layers.get(layer.inputs[0], Layer("", "", {}, {}))
-            if layer.class_name == "Masking" or _masks_zero(layer):
-                return layer
-            returns = layer.cells is None or _time_config(layer).get("return_sequences", True)
-            if layer.class_name not in PASS_MASKS or not returns:
-                return None
-        return None
+    def _mask_sources(self, layer: Layer) -> tuple[dict[str, Layer], bool]:
+        """The layers whose masks reach a recurrent one, and whether they are changed before."""
+        found: dict[str, Layer] = {}
+        is_changed, seen, left = False, set(), [layer]
+        while left and len(seen) < MAX_BELOW:
+            above = left.pop()
+            for name in above.inputs:
+                below = self._layers.get(name)
+                if below is None or name in seen:
+                    continue
+                seen.add(name)
+                # A `TimeDistributed` makes one element of a mask of those of all inner steps.
+                is_changed |= len(above.inputs) > 1 or below.outer_axes > layer.outer_axes
+                if below.class_name == "Masking" or _masks_zero(below):
+                    found[name] = below
+                elif _passes_mask(below, layer.outer_axes):
+                    left.append(below)
+        return found, is_changed
 
     def _left_out(self) -> Iterator[str]:
         """Comments on the layers with arrays that the program does not run, by class."""
@@ -195,9 +234,30 @@ class _Program:
             yield f"#   {class_name}: {'; '.join(names[:MAX_LISTED])}{more}"
 
 
-def _axes(config: Config) -> str:
-    """The axes of inputs, for a comment."""
-    return "time, batch" if config.get("time_major") else "batch, time"
+def _lead(layer: Layer) -> tuple[tuple[int, ...], str]:
+    """The sizes of the leading axes of a placeholder for inputs, and what these axes are."""
+    if _time_config(layer).get("time_major"):
+        return (10, 1), "time, batch"
+    return (1, *(5,) * layer.outer_axes, 10), f"batch{', outer time' * layer.outer_axes}, time"
+
+
+def _first(cells: Cells) -> Any:
+    """The first of the cells of a run."""
+    return cells[0] if isinstance(cells, tuple) else cells
+
+
+def _state_shapes(cells: Cells) -> Any:
+    """The shapes of the state of a run, in its structure."""
+    each = cells if isinstance(cells, tuple) else (cells,)
+    return jax.eval_shape(lambda: [cell.zero_state(1) for cell in each])
+
+
+def _passes_mask(layer: Layer, outer_axes: int) -> bool:
+    """Whether a layer passes the mask of its inputs on to one in so many `TimeDistributed`."""
+    if layer.class_name not in (*PASS_MASKS, *MERGES):
+        return False
+    has_no_steps = layer.cells is not None and not _time_config(layer).get("return_sequences")
+    return not has_no_steps or layer.outer_axes > outer_axes
 
 
 def _masks_zero(layer: Layer) -> bool:
@@ -206,41 +266,61 @@ def _masks_zero(layer: Layer) -> bool:
 
 
 def _mask_code(
-    mask: Layer, source: Layer | None, masking: Layer | None, lead: tuple[int, int]
+    mask: Layer | None,
+    names: tuple[str, ...],
+    source: Layer | None,
+    masking: Layer | None,
+    lead: tuple[int, ...],
 ) -> str:
-    """The code of a mask; a placeholder if its inputs are not in the program."""
-    value = mask.config.get("mask_value", 0.0)
-    if mask is masking and isinstance(value, int | float) and math.isfinite(value):
+    """The code of a mask; a placeholder if its inputs are not in the program.
+
+    Args:
+        mask: the layer whose mask it is, unchanged.
+        names: of the layers that it is made of.
+        source: the layer whose outputs are the inputs `x`, or whose ids are `ids`.
+        masking: a `Masking` of `x`.
+        lead: the shape of a placeholder.
+    """
+    value = mask.config.get("mask_value", 0.0) if mask else None
+    if mask and mask is masking and isinstance(value, int | float) and math.isfinite(value):
         value = float(value)
         return f"jnp.any(x != {value!r}, -1)  # of {mask.name!r}"
-    if mask is source and mask.weights:
+    if mask and mask is source and mask.weights:
         return f"ids != 0  # of {mask.name!r}"
-    return f"jnp.ones({lead}, bool)  # a placeholder: {mask.name!r} makes it of its inputs"
+    made = f"{', '.join(map(repr, names))} make{'s' * (len(names) == 1)} it"
+    return f"jnp.ones({lead}, bool)  # a placeholder: {made} of its inputs"
 
 
 def _repeats_outputs(layer: Layer) -> bool:
     """Whether Keras repeats outputs at masked steps."""
-    config = layer.config
-    is_zero = layer.class_name == "Bidirectional" or config.get("zero_output_for_mask")
+    inner = over_time(layer)
+    config = inner["config"]
+    is_zero = inner["class_name"] == "Bidirectional" or config.get("zero_output_for_mask")
     return bool(config.get("return_sequences")) and not is_zero
 
 
 def _time_config(layer: Layer) -> Config:
     """The configuration of the layer that runs over time: inside of a `Bidirectional`."""
-    if layer.class_name == "Bidirectional":
-        return directions({"class_name": "Bidirectional", "config": layer.config})[0]["config"]
-    return layer.config
+    inner = over_time(layer)
+    return directions(inner)[0]["config"] if _is_pair(inner) else inner.get("config") or {}
+
+
+def _is_pair(layer: Config) -> bool:
+    """Whether a layer runs over time in both directions."""
+    return layer["class_name"] == "Bidirectional"
 
 
 def _description(layer: Layer) -> str:
     """What the configuration says of a layer, for a comment."""
     if not layer.class_name:
         return ", by the shapes of its arrays"
-    config, kind = _time_config(layer), layer.class_name
-    if kind == "Bidirectional":
-        kind = f"Bidirectional({layer.config['layer']['class_name']}), merge_mode "
-        kind += repr(layer.config.get("merge_mode", "concat"))
-    names = ("return_sequences", "go_backwards", "stateful", "time_major")
+    inner, config = over_time(layer), _time_config(layer)
+    kind = inner["class_name"]
+    if _is_pair(inner):
+        kind = f"Bidirectional({', '.join(x['class_name'] for x in directions(inner))}), "
+        kind += f"merge_mode {inner['config'].get('merge_mode', 'concat')!r}"
+    kind += ", in TimeDistributed" * layer.outer_axes
+    names = ("return_sequences", "return_state", "go_backwards", "stateful", "time_major")
     flags = "".join(f", {name}" for name in names if config.get(name))
     rates = [name for name in ("dropout", "recurrent_dropout") if config.get(name)]
     training = f"; in training also {', '.join(rates)}: rnn.DropoutWrapper" if rates else ""
@@ -256,7 +336,8 @@ def _function_lines(layer: Layer, number: str, repeats: bool) -> Iterator[str]:
     stateful, flipped = config.get("stateful"), bool(config.get("go_backwards"))
     time_major = ", time_major=True" if config.get("time_major") else ""
     backwards = "[::-1]" if time_major else "[:, ::-1]"
-    start = f", initial_state={'(None, None)' if pair else 'None'}" if stateful else ""
+    starts = stateful or layer.states
+    start = f", initial_state={'(None, None)' if pair else 'None'}" if starts else ""
     yield f"def run_{number}(x, mask=None{start}):"
     if stateful:
         yield "    # The next call of Keras starts from the state: run(x, mask, state)."
@@ -264,7 +345,7 @@ def _function_lines(layer: Layer, number: str, repeats: bool) -> Iterator[str]:
     # Without a configuration, nothing says which of the outputs the layer returns.
     sequences = config.get("return_sequences", not layer.class_name)
     if not pair:
-        given = ", initial_state=initial_state" if stateful else ""
+        given = ", initial_state=initial_state" if starts else ""
         reverse = ", reverse=True" if flipped else ""
         yield f"    outputs, state = rnn.dynamic_rnn(cells_{number}, {call}{reverse}{given})"
         if flipped and sequences:
@@ -277,7 +358,7 @@ def _function_lines(layer: Layer, number: str, repeats: bool) -> Iterator[str]:
         last = _last(layer.cells, "state")
         yield f"    return {'outputs' if sequences else last}, state"
         return
-    yield from _pair_lines(layer, number, call, flipped, stateful)
+    yield from _pair_lines(number, call, flipped, bool(starts))
     if not sequences:
         last_fw, last_bw = (
             _last(x, s) for x, s in zip(layer.cells, ("state_fw", "state_bw"), strict=True)
@@ -285,14 +366,17 @@ def _function_lines(layer: Layer, number: str, repeats: bool) -> Iterator[str]:
         yield f"    fw, bw = {last_fw}, {last_bw}"
     elif flipped:
         yield f"    fw, bw = fw{backwards}, bw{backwards}"
-    yield f"    return {MERGED[layer.config.get('merge_mode', 'concat')]}, (state_fw, state_bw)"
+    merged = (
+        MERGED[over_time(layer)["config"].get("merge_mode", "concat")]
+        if layer.config
+        else MERGED["concat"]
+    )
+    yield f"    return {merged}, (state_fw, state_bw)"
 
 
-def _pair_lines(
-    layer: Layer, number: str, call: str, flipped: bool, stateful: Any
-) -> Iterator[str]:
+def _pair_lines(number: str, call: str, flipped: bool, starts: bool) -> Iterator[str]:
     """The lines that run both directions of a `Bidirectional`."""
-    given = ", initial_state_fw={}, initial_state_bw={}" if stateful else ""
+    given = ", initial_state_fw={}, initial_state_bw={}" if starts else ""
     start = ["initial_state[0]", "initial_state[1]"]
     run = "rnn.bidirectional_dynamic_rnn"
     if not flipped:

@@ -28,6 +28,8 @@ KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 """What is in a `.keras`."""
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """The end of the key of a variable in a checkpoint."""
+NUMBERED = ("layer_with_weights-", "layer-", "variables/")
+"""The beginnings of the keys of a model that is not subclassed."""
 METADATA = "keras_metadata.pb"
 MAX_JSON_BYTES = 2 << 20  # Python's objects take twenty times as many
 ARRAY_BYTES = 1000  # of Python's and NumPy's objects for an array and its name
@@ -242,10 +244,13 @@ def _read_bundle(path: str | os.PathLike[str]) -> Stored:
         )
     names = _full_names(checkpoint[OBJECT_GRAPH].item())
     keys = [key for key in checkpoint if key != OBJECT_GRAPH and kind(key) == "weight"]
+    # The keys of a subclassed model have its attributes' names; those of others are numbers.
+    names = {key: name for key, name in names.items() if key.startswith(NUMBERED)}
     named = {key: names.get(key, key.removesuffix(VALUE)) for key in keys}
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key in _in_weights_order(named):
-        arrays.setdefault(named[key].partition("/")[0], {})[named[key]] = checkpoint[key]
+        scope = named[key].partition("/")[0] if key in names else layer_scope(named[key])
+        arrays.setdefault(scope, {})[named[key]] = checkpoint[key]
     # Only Keras 2 writes this format.
     return Stored(arrays, _saved_model_config(os.path.join(os.fspath(path), METADATA)), "2")
 
@@ -268,8 +273,10 @@ def _saved_model_config(path: str) -> dict[str, Any] | None:
 
 def is_keras(checkpoint: Checkpoint) -> bool:
     """Whether Keras 2 wrote a checkpoint."""
-    keys = ("layer_with_weights-", "layer-", "variables/")
-    return OBJECT_GRAPH in checkpoint and any(key.startswith(keys) for key in checkpoint)
+    ends = tuple(f"cell/{name}{VALUE}" for name in WEIGHTS)
+    return OBJECT_GRAPH in checkpoint and any(
+        key.startswith(NUMBERED) or key.endswith(ends) for key in checkpoint
+    )
 
 
 def _in_weights_order(named: dict[str, str]) -> list[str]:
@@ -283,6 +290,12 @@ def _in_weights_order(named: dict[str, str]) -> list[str]:
         return scopes.index(scope), WEIGHTS.index(last) if last in WEIGHTS else len(WEIGHTS)
 
     return sorted(keys, key=place)
+
+
+def layer_scope(path: str) -> str:
+    """The layer of an array by its path, `both/forward_layer/cell/kernel`, whatever it is in."""
+    match = re.match(r"(.+?)/(?:(?:for|back)ward_layer/)?cell/", path)
+    return match[1] if match else path.partition("/")[0]
 
 
 def natural(name: str) -> list[str]:

@@ -8,6 +8,8 @@ The pieces of a layer are the same in all frameworks, one for each field and gat
     hidden_bias  [1, H]   is added to the product with the hidden state
     projection   [H, P]   maps the memory to the hidden state of size `P`; without it `P = H`
 
+Those that multiply have the axes of the kernel before these two in a convolutional LSTM.
+
 The gates are `i` (input), `f` (forget), `g` (cell input) and `o` (output) of an LSTM, `r` (reset),
 `z` (update: the weight of the old state) and `n` (candidate) of a GRU, `h` of a plain RNN.
 """
@@ -21,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .layers import hidden_size
+from .layers import hidden_size, units_of
 
 Pieces = dict[tuple[str, str], Any]
 BIASES = ("bias", "hidden_bias")
@@ -51,6 +53,8 @@ class Sizes(NamedTuple):
     inputs: int
     units: int
     hidden: int
+    kernel: tuple[int, ...] = ()
+    """Of the convolution of a convolutional cell."""
 
     def rows(self, block: Block) -> list[int]:
         """The number of rows of each field."""
@@ -67,12 +71,15 @@ class Sizes(NamedTuple):
         if block.fields in BIASES:
             return (gates,)
         shape = (sum(self.rows(block)), gates)
-        return shape[::-1] if block.transposed else shape
+        return shape[::-1] if block.transposed else (*self.kernel, *shape)
 
 
 def sizes_of(cell: Any, blocks: Blocks, arrays: Mapping[str, Any]) -> Sizes:
     """The sizes of a layer: of its cell, and the input size inferred from its input kernel."""
-    sizes = Sizes(0, cell.num_units, hidden_size(cell))
+    kernel = tuple(getattr(cell, "kernel_shape", ()))
+    sizes = Sizes(0, units_of(cell), hidden_size(cell), kernel)
+    if kernel:
+        return sizes._replace(inputs=cell.input_shape[-1])
     name, block = next((n, b) for n, b in blocks.items() if "input" in b.fields.split())
     shape = np.shape(arrays[name])
     # A wrong rank is reported with the shapes of all arrays, by the caller.
@@ -89,11 +96,11 @@ def split_arrays(blocks: Blocks, arrays: Mapping[str, Any], sizes: Sizes) -> Pie
             continue
         matrix = arrays[name].T if block.transposed else arrays[name]
         columns, row = sizes.columns(block), 0
-        # A bias, of any rank, becomes a matrix: one row for each field.
-        matrix = matrix.reshape(-1, len(block.gates) * columns)
+        # A vector becomes a matrix of one row.
+        matrix = matrix[None] if np.ndim(matrix) == 1 else matrix
         for field, rows in zip(block.fields.split(), sizes.rows(block), strict=True):
             for i, gate in enumerate(block.gates):
-                piece = matrix[row : row + rows, i * columns : (i + 1) * columns]
+                piece = matrix[..., row : row + rows, i * columns : (i + 1) * columns]
                 pieces[field, gate] = -piece if gate in block.negated else piece
             row += rows
     return pieces
@@ -110,9 +117,10 @@ def reconcile_biases(pieces: Pieces, blocks: Blocks) -> Pieces:
         if field == "hidden_bias" and gate != "n":
             pieces["bias", gate] = pieces["bias", gate] + pieces.pop((field, gate))
     for field, gate in piece_names(blocks) - set(pieces):
-        # A row of the kernel has the shape, the dtype and the array library of the bias.
-        like = pieces["hidden", gate][:1]
-        pieces[field, gate] = (jnp if isinstance(like, jax.Array) else np).zeros_like(like)
+        # The kernel has the dtype and the array library of the bias.
+        like = pieces["hidden", gate]
+        library = jnp if isinstance(like, jax.Array) else np
+        pieces[field, gate] = library.zeros_like(like, shape=(1, like.shape[-1]))
     return pieces
 
 
@@ -132,9 +140,9 @@ def _join_block(block: Block, pieces: Pieces) -> Any:
     def side_by_side(field: str) -> Any:
         parts = [pieces[field, gate] for gate in block.gates]
         signs = [gate in block.negated for gate in block.gates]
-        return _concatenate([-p if s else p for p, s in zip(parts, signs, strict=True)], 1)
+        return _concatenate([-p if s else p for p, s in zip(parts, signs, strict=True)], -1)
 
-    matrix = _concatenate([side_by_side(field) for field in block.fields.split()], 0)
+    matrix = _concatenate([side_by_side(field) for field in block.fields.split()], -2)
     if block.fields in BIASES:
         return matrix[0]
     return matrix.T if block.transposed else matrix

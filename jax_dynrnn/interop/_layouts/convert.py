@@ -24,7 +24,7 @@ from .blocks import (
     split_arrays,
 )
 from .framework import Framework, check_supported, family
-from .layers import RunLayer, flatten, hidden_size, layers_of, nest
+from .layers import RunLayer, flatten, hidden_size, layers_of, nest, units_of
 
 
 class Format(NamedTuple):
@@ -75,7 +75,7 @@ def _without_biases(
 
 def shapes(framework: Framework, layer: RunLayer, inputs: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a layer's arrays by name, where it receives `inputs` features."""
-    sizes = Sizes(inputs, layer.cell.num_units, hidden_size(layer.cell))
+    sizes = Sizes(inputs, units_of(layer.cell), hidden_size(layer.cell))
     return {name: sizes.shape(block) for name, block in framework.blocks(layer).items()}
 
 
@@ -112,7 +112,13 @@ def _our_blocks(layer: RunLayer) -> Blocks:
             "candidate/hidden_projection/bias": Block("hidden_bias", "n"),
         },
         "rnn": {"kernel": Block("input hidden", "h"), "bias": Block("bias", "h")},
+        "conv_lstm": {
+            "kernel": Block("input hidden", "igfo"),
+            "biases": Block("bias", "igfo"),
+        },
     }[family(layer.cell)]
+    if not getattr(layer.cell, "use_bias", True):
+        del blocks["biases"]
     if getattr(layer.cell, "num_proj", None) is not None:
         blocks |= {"projection/kernel": Block("projection", "p")}
     return layer.with_path(blocks)
@@ -157,9 +163,10 @@ def _check_left_over(layer: RunLayer, pieces: Pieces, source: Format, target: Fo
             name = next(
                 n for n, b in source.blocks(layer).items() if (field, gate) in piece_names({n: b})
             )
+            what = "there" if field == "bias" else "to that product with the hidden state"
             raise ValueError(
-                f"{source.what}: expected {name} to be 0, since {target.owner} adds no bias to "
-                "that product with the hidden state, got values that are not"
+                f"{source.what}: expected {name} to be 0, since {target.owner} adds no bias "
+                f"{what}, got values that are not, for {code(layer.cell)}"
             )
 
 

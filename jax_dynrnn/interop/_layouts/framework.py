@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from ...cells import (
     BasicLSTMCell,
     BasicRNNCell,
+    Conv1DLSTMCell,
+    Conv2DLSTMCell,
+    Conv3DLSTMCell,
+    ConvLSTMCell,
     CudnnCompatibleGRUCell,
     GRUCell,
     LSTMBlockCell,
@@ -27,6 +31,10 @@ FAMILIES = {
     GRUCell: "gru",
     CudnnCompatibleGRUCell: "cudnn_gru",
     BasicRNNCell: "rnn",
+    ConvLSTMCell: "conv_lstm",
+    Conv1DLSTMCell: "conv_lstm",
+    Conv2DLSTMCell: "conv_lstm",
+    Conv3DLSTMCell: "conv_lstm",
 }
 """The family of each cell that other frameworks have: cells of a family compute the same."""
 
@@ -76,6 +84,21 @@ def family(cell: Any) -> str:
     return ""
 
 
+def cell_of_gates(width: int, units: int, *, reset_after: bool = True) -> Any:
+    """The cell of so many units whose kernels have `width` columns, or `None` if there is none.
+
+    Its weights are those of a framework that stores the forget bias in the bias.
+    """
+    gates, rest = divmod(width, units)
+    if rest:
+        return None
+    if gates == 4:
+        return LSTMCell(units, forget_bias=0.0)
+    if gates == 3:
+        return (CudnnCompatibleGRUCell if reset_after else GRUCell)(units)
+    return BasicRNNCell(units) if gates == 1 else None
+
+
 def check_supported(framework: Framework, layers: list[RunLayer]) -> list[RunLayer]:
     """Returns `layers`, or raises if the framework cannot hold one, with the reason."""
     for layer in layers:
@@ -110,7 +133,7 @@ def _check_uniform(framework: Framework, layers: list[RunLayer]) -> None:
 
 def _signature(cell: Any) -> tuple[Any, ...]:
     """What cells of one module must have in common."""
-    functions = _activation(cell), _recurrent_activation(cell)
+    functions = activation_of(cell), recurrent_activation_of(cell)
     return family(cell), cell.num_units, getattr(cell, "num_proj", None), functions
 
 
@@ -124,17 +147,17 @@ def _unsupported(framework: Framework, cell: Any) -> str | None:
         )
     if family(cell) not in framework.families:
         return _wrong_family(framework, cell)
-    if family(cell) == "lstm":
+    if family(cell) in ("lstm", "conv_lstm"):
         reason = _lstm_option(framework, cell)
         if reason:
             return reason
     needed = framework.activations.get(family(cell), jnp.tanh)
     hint = framework.activation_hint if family(cell) in framework.activations else ""
-    found = _other_function(framework, "activation", _activation(cell), needed, hint)
+    found = _other_function(framework, "activation", activation_of(cell), needed, hint)
     if found is None and family(cell) != "rnn":
         gate, hint = framework.recurrent_activation, framework.recurrent_activation_hint
         gate = None if gate is None else _as_gate(gate)
-        actual = _recurrent_activation(cell)
+        actual = recurrent_activation_of(cell)
         found = _other_function(framework, "recurrent_activation", actual, gate, hint)
     return found
 
@@ -164,12 +187,15 @@ def _wrong_family(framework: Framework, cell: Any) -> str:
 
 def _lstm_option(framework: Framework, cell: Any) -> str | None:
     """Why a framework cannot hold an LSTM with its options, or `None`."""
-    options = {
-        "peepholes": cell.use_peepholes,
-        f"cell_clip={cell.cell_clip}": cell.cell_clip is not None,
-        f"proj_clip={cell.proj_clip}": cell.proj_clip is not None,
-        f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
-    }
+    if family(cell) == "conv_lstm":
+        options = {"skip_connection=True": cell.skip_connection}
+    else:
+        options = {
+            "peepholes": cell.use_peepholes,
+            f"cell_clip={cell.cell_clip}": cell.cell_clip is not None,
+            f"proj_clip={cell.proj_clip}": cell.proj_clip is not None,
+            f"num_proj={cell.num_proj}": cell.num_proj is not None and not framework.projection,
+        }
     found = [name for name, given in options.items() if given]
     return (
         f"{framework.name} has no {found[0].split('=')[0]}, and the cell has {found[0]}"
@@ -178,13 +204,13 @@ def _lstm_option(framework: Framework, cell: Any) -> str | None:
     )
 
 
-def _activation(cell: Any) -> Callable[..., Any]:
+def activation_of(cell: Any) -> Callable[..., Any]:
     """The activation of a cell; all functions that are tanh compare equal."""
     activation = getattr(cell, "activation", None)
     return jnp.tanh if activation in (None, jax.nn.tanh, jax.lax.tanh) else activation
 
 
-def _recurrent_activation(cell: Any) -> Callable[..., Any]:
+def recurrent_activation_of(cell: Any) -> Callable[..., Any]:
     """The function of the gates of a cell."""
     return _as_gate(getattr(cell, "recurrent_activation", None))
 

@@ -113,9 +113,14 @@ def composition(cell: Any) -> Any:
     return cell.composition() if isinstance(cell, Cell) else None
 
 
+def units_of(cell: Any) -> int:
+    """The number of units of a cell; of a convolutional one, of its channels."""
+    return cell.num_units if hasattr(cell, "num_units") else cell.output_channels
+
+
 def hidden_size(cell: Any) -> int:
     """The size of a cell's output, which is also its hidden state."""
-    return getattr(cell, "num_proj", None) or cell.num_units
+    return getattr(cell, "num_proj", None) or units_of(cell)
 
 
 def _output_size(cell: Any) -> int | None:

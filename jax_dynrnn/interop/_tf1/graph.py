@@ -1,29 +1,21 @@
-"""Finds the options of cells in a graph: forget bias, clips and activations."""
+"""Walks through the operations of a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+import itertools
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from .._formats.graph_nodes import Node
 
-FUNCTIONS = {
-    "Elu": jax.nn.elu, "LeakyRelu": jax.nn.leaky_relu, "Relu": jax.nn.relu, "Relu6": jax.nn.relu6,
-    "Selu": jax.nn.selu, "Sigmoid": jax.nn.sigmoid, "Softplus": jax.nn.softplus,
-    "Softsign": jax.nn.soft_sign, "Tanh": jnp.tanh,
-}  # fmt: skip
-"""Activation functions by their operation."""
-PASS_ON = ("Enter", "Identity", "ReadVariableOp")
-"""Operations between a variable and the one that uses it."""
+PASS_ON = ("Enter", "Identity", "ReadVariableOp", "Switch", "Merge", "RefEnter", "RefIdentity")
+"""Operations that return their first input."""
 ADD = ("Add", "AddV2")
-OPS = (*FUNCTIONS, *PASS_ON, *ADD, "BiasAdd", "Const", "MatMul", "Minimum", "Mul", "Split")
-"""All operations that are looked at."""
-MAX_STEPS = 100  # from a variable to its matmul
-CELLS = ("BasicRNNCell", "GRUCell", "LSTMCell")
-"""The classes whose options are found."""
+OPS = (*PASS_ON, *ADD, "ConcatV2", "Const", "Fill", "MatMul", "ZerosLike")
+"""All operations that are looked at here, besides `BLOCKS`."""
+BLOCKS = ("BlockLSTM", "BlockLSTMV2", "LSTMBlockCell", "GRUBlockCell")
+"""Operations that are a whole cell, or the run of one."""
+MAX_STEPS = 100
+"""Operations that are looked at in one walk."""
 
 
 class Graph:
@@ -31,94 +23,96 @@ class Graph:
 
     def __init__(self, nodes: Mapping[str, Node]):
         self._nodes = nodes
-        self.missing: list[str] = []
-        """The kernels of the cells whose operations were not found."""
         self._users: dict[str, list[str]] = {}
         for name, node in nodes.items():
             for source in node.inputs:
                 self._users.setdefault(source, []).append(name)
 
-    def options(self, class_name: str, kernels: list[str]) -> dict[str, Any]:
-        """The options of a cell; none if its operations are not found.
+    def node(self, output: str) -> Node | None:
+        """The operation that has this output, if it is one that was read."""
+        return self._nodes.get(output.partition(":")[0])
 
-        Args:
-            class_name: of the cell.
-            kernels: the names of its kernels; of a GRU the candidate's alone, of an LSTM the
-                projection's may follow.
-        """
-        biased = self._biased(kernels[0]) if class_name in CELLS else None
-        options = None
-        if biased and class_name == "LSTMCell":
-            options = self._lstm_options(biased, kernels[1:])
-        elif biased:
-            options = self._activation([biased])
-        self.missing += [] if options is not None else kernels[:1]
-        return options or {}
-
-    def _biased(self, kernel: str) -> str | None:
-        """The operation that adds the bias to the product with a kernel."""
-        product = self._product(kernel)
-        added = self._using([product] if product else [], ("BiasAdd", *ADD))
-        return next(added, None)
-
-    def _product(self, kernel: str) -> str | None:
-        """The matmul with a kernel, in the loop."""
-        found = [kernel]
-        for name in found:
-            for user in self._users.get(name, ())[:MAX_STEPS]:
-                op = self._nodes[user].op
-                if op == "MatMul":
-                    return user
-                if op in PASS_ON and len(found) < MAX_STEPS:
-                    found.append(user)
-        return None
-
-    def _using(self, sources: list[str], ops: Any) -> Iterator[str]:
+    def using(self, sources: Iterable[str], ops: Container[str]) -> Iterator[str]:
         """Yields the operations, of certain kinds, that receive one of these outputs."""
         for source in sources:
-            for user in self._users.get(source, ()):
+            for user in self._users.get(source, ())[:MAX_STEPS]:
                 if self._nodes[user].op in ops:
                     yield user
 
-    def _activation(self, sources: list[str]) -> dict[str, Any] | None:
-        """The activation that is applied to an output."""
-        found = next(self._using(sources, FUNCTIONS), None)
-        if found is None:
+    def after(self, sources: Iterable[str], ops: Container[str]) -> Iterator[str]:
+        """Yields all operations that are reached from outputs through operations of some kinds."""
+        found = dict.fromkeys(sources)
+        for source in (waiting := list(found)):
+            for user in self.using([source], ops):
+                if user not in found and len(found) < MAX_STEPS:
+                    found[user] = None
+                    waiting.append(user)
+                    yield user
+
+    def before(self, source: str, ops: Container[str]) -> Iterator[str]:
+        """Yields an output, and all that it is computed from by operations of some kinds."""
+        found = {source: None}
+        for output in (waiting := [source]):
+            yield output
+            node = self.node(output)
+            for given in node.inputs if node and node.op in ops else ():
+                if given not in found and len(found) < MAX_STEPS:
+                    found[given] = None
+                    waiting.append(given)
+
+    def origin(self, source: str) -> str:
+        """The output that operations of `PASS_ON` return: what a loop's state is at first."""
+        for _ in range(MAX_STEPS):
+            node = self.node(source)
+            if node is None or node.op not in PASS_ON or not node.inputs:
+                break
+            source = node.inputs[0]
+        return source
+
+    def shards(self, variables: Iterable[str]) -> list[str]:
+        """Variables, and the shards of each, which a checkpoint joins and a graph does not."""
+        found = list(variables)
+        for name in list(found):
+            numbered = (f"{name}/part_{i}" for i in itertools.count())
+            found += itertools.takewhile(self._users.__contains__, numbered)
+        return found
+
+    def product(self, variables: list[str]) -> str | None:
+        """The first operation that uses a kernel, or the shards of one.
+
+        It is a matmul, in the loop if there is one, or one of `BLOCKS`.
+        """
+        products = ("MatMul", *BLOCKS)
+        # Shards are concatenated before.
+        variables = self.shards(variables)
+        through = list(self.after(variables, (*PASS_ON, "ConcatV2", "Concat")))
+        return next(self.using([*variables, *through], products), None)
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """What an operation receives."""
+        node = self.node(name)
+        return node.inputs if node else ()
+
+    def op(self, name: str) -> str:
+        """The kind of an operation; empty if it was not read."""
+        node = self.node(name)
+        return node.op if node else ""
+
+    def attribute(self, name: str, key: str, default: float) -> float:
+        """An attribute of an operation; graphs may leave out those with TensorFlow's defaults."""
+        node = self.node(name)
+        return node.attributes.get(key, default) if node else default
+
+    def constant(self, name: str) -> float | None:
+        """The constant among the inputs of an operation, all elements of which are one number."""
+        values = map(self.uniform, self.inputs(name))
+        return next((value for value in values if value is not None), None)
+
+    def uniform(self, output: str) -> float | None:
+        """The number that all elements of an output are, if it is constant."""
+        node = self.node(self.origin(output))
+        if node is not None and node.op == "Fill" and len(node.inputs) == 2:
+            node = self.node(self.origin(node.inputs[1]))
+        if node is None:
             return None
-        function = FUNCTIONS[self._nodes[found].op]
-        return {} if function is jnp.tanh else {"activation": function}
-
-    def _lstm_options(self, biased: str, projections: list[str]) -> dict[str, Any] | None:
-        """The options of an LSTM, from its four gates i, g, f, o side by side."""
-        split = next(self._using([biased], ("Split",)), None)
-        options = self._activation([f"{split}:1"]) if split else None
-        if options is None:
-            return None
-        added = [self._constant(user) for user in self._using([f"{split}:2"], ADD)]
-        forget_bias = next((x for x in added if x is not None), None)
-        if forget_bias is None:
-            return None
-        # TensorFlow stores 32 bits: 0.7 is 0.699999988.
-        options["forget_bias"] = float(f"{forget_bias:.7g}")
-        projected = [p for p in map(self._product, projections) if p]
-        clips = {
-            "proj_clip": self._clip(projected),
-            "cell_clip": self._clip(self._new_state(f"{split}:1")),
-        }
-        return options | {name: clip for name, clip in clips.items() if clip is not None}
-
-    def _new_state(self, candidate: str) -> list[str]:
-        """The sum of old state and candidate, both multiplied by their gates."""
-        activated = list(self._using([candidate], FUNCTIONS))
-        return list(self._using(list(self._using(activated, ("Mul",))), ADD))
-
-    def _clip(self, sources: list[str]) -> float | None:
-        """The bound that an output is clipped to; `None` if it is not."""
-        clipped = (self._constant(user) for user in self._using(sources, ("Minimum",)))
-        bound = next((x for x in clipped if x is not None), None)
-        return None if bound is None else float(f"{bound:.7g}")
-
-    def _constant(self, name: str) -> float | None:
-        """The scalar constant among the inputs of an operation."""
-        nodes = (self._nodes.get(x) for x in self._nodes[name].inputs)
-        return next((node.value for node in nodes if node and node.value is not None), None)
+        return 0.0 if node.op == "ZerosLike" else node.value

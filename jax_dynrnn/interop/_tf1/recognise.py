@@ -10,7 +10,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+
 from ... import wrappers as w
+from .._escape import MAX_LENGTH
 from .kinds import MAX_SCOPES
 from .names import canonical
 from .scopes import SCOPES
@@ -21,7 +24,6 @@ ScopeTree = dict[str, Any]
 """Nested scopes; the leaves are the canonical names of variables."""
 
 
-MAX_LENGTH = 1000  # characters of a name
 NAME_BYTES, SCOPE_BYTES = 1000, 500  # of Python's objects, without the characters of names
 
 
@@ -40,6 +42,8 @@ BY_SCOPE = {
     if (scope := SCOPES[cell_class] and f"{SCOPES[cell_class]}/")
 }
 """The class of the cells with a scope."""
+CUDNN_RELU = re.compile(r"(^|/)cudnn_rnn_relu(_\d+)?/")
+"""The scope of a `CudnnRNNRelu`."""
 RUN_SCOPES = re.compile(rf"{'|'.join(BY_SCOPE)}|fw|bw|cell_\d+|initial_state")
 """The scopes inside of a recognised run, which are not searched again."""
 
@@ -162,24 +166,53 @@ def _build_cell(
     shapes = {name.removeprefix("wn_lstm_cell/"): weights.spec(k).shape for name, k in keys.items()}
     if cell_class in CELLS:
         cell = CELLS[cell_class](shapes)
-        # The canonical name does not distinguish a CudnnLSTM, which adds no forget bias.
-        cudnn = any("cudnn_compatible_lstm" in weights.name(key) for key in keys.values())
-        cell = dataclasses.replace(cell, forget_bias=0.0) if cudnn else cell
-        return cell if weights.graph is None else _with_options(weights, cell, keys)
+        return _as_in_graph(weights, _as_by_cudnn(weights, cell, keys), keys)
     inner = _cell(weights, tree, scope)
     if inner is None or cell_class not in WRAPPERS:
         return None
     memories = [weights.spec(key).shape for key in weights.nearest_memories(scope)]
-    return WRAPPERS[cell_class](inner, shapes, memories)
+    wrapper = WRAPPERS[cell_class](inner, shapes, memories)
+    if weights.graph is None or not isinstance(wrapper, w.AttentionWrapper):
+        return wrapper
+    return weights.graph.with_output(wrapper, {x: weights.names(key) for x, key in keys.items()})
 
 
-def _with_options(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
-    """The cell with the options that the graph shows."""
-    names = ("candidate/kernel", "kernel", "projection/kernel")
-    kernels = [weights.name(keys[name]) for name in names if name in keys]
-    if weights.graph is None or not kernels:
+def _as_by_cudnn(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
+    """The cell with the options of cuDNN, if it is a layer of `tf.contrib.cudnn_rnn`.
+
+    The canonical names do not distinguish them.
+    """
+    names = [weights.name(key) for key in keys.values()]
+    if any("cudnn_compatible_lstm" in name for name in names):
+        return dataclasses.replace(cell, forget_bias=0.0)
+    if any(CUDNN_RELU.search(name) for name in names) and hasattr(cell, "activation"):
+        return dataclasses.replace(cell, activation=jax.nn.relu)
+    return cell
+
+
+def _as_in_graph(weights: CanonicalWeights, cell: Any, keys: dict[str, str]) -> Any:
+    """The cell with the options, initial state and residual connection that the graph shows."""
+    graph = weights.graph
+    variables = {name: weights.names(key) for name, key in keys.items()}
+    # A layer of cuDNN is one operation, which has no options.
+    is_cudnn = any("cudnn_" in name for names in variables.values() for name in names)
+    if graph is None or (is_cudnn and not graph.has(variables)):
         return cell
-    return dataclasses.replace(cell, **weights.graph.options(type(cell).__name__, kernels))
+    cell = graph.completed(cell, variables)
+    learned = graph.learned_state(cell, variables, weights.is_row)
+    with_residual = graph.with_residual(cell, variables)
+    if learned is None:
+        return with_residual
+    around = _scope_around(keys)
+    for leaf, name in learned.items():
+        weights.add_alias(f"{around}/initial_state/{leaf}".lstrip("/"), name)
+    return w.LearnedInitialState(with_residual)
+
+
+def _scope_around(keys: dict[str, str]) -> str:
+    """The scope around that of a cell, from its variables by their names in the cell."""
+    name, key = next(iter(keys.items()))
+    return key.removesuffix(name).rstrip("/").rpartition("/")[0]
 
 
 def _flatten(tree: ScopeTree) -> dict[str, str]:

@@ -63,15 +63,16 @@ def describe_inputs(run: Run, shapes: Mapping[str, tuple[Any, ...]]) -> str:
     return f"{fit_input_size(run, smallest_input_size(run, shapes)[0], shapes)[0]} features"
 
 
-def placeholder(run: Run, shapes: Mapping[str, tuple[Any, ...]]) -> str:
+def placeholder(run: Run, shapes: Mapping[str, tuple[Any, ...]], time_major: bool) -> str:
     """The code of inputs of the right shape: one row of ten steps."""
+    axes = (10, 1) if time_major else (1, 10)
     cell = _receiving_cells(run)[0]
     if _takes_ids(cell):
-        return "jnp.ones((1, 10), int)"
+        return f"jnp.ones({axes}, int)"
     size, _ = fit_input_size(run, smallest_input_size(run, shapes)[0], shapes)
     if isinstance(cell, c.PhasedLSTMCell):
-        return f"(jnp.ones((1, 10, 1)), jnp.ones((1, 10, {size})))"
-    return f"jnp.ones({(1, 10, *_input_shape(cell, size))})"
+        return f"(jnp.ones({(*axes, 1)}), jnp.ones({(*axes, size)}))"
+    return f"jnp.ones({(*axes, *_input_shape(cell, size))})"
 
 
 def _shapes(run: Run, size: int) -> Params:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from .._escape import escaped
 from .._formats.bundle import Checkpoint
 from .._formats.tensors import Spec
-from .graph import Graph
+from .graph_cells import GraphCells
 from .kinds import kind
 from .names import canonical, is_memory
 
@@ -31,13 +32,15 @@ class CanonicalWeights:
         graph: of the model, if it is known.
     """
 
-    def __init__(self, variables: Mapping[str, Any], graph: Graph | None = None):
+    def __init__(self, variables: Mapping[str, Any], graph: GraphCells | None = None):
         self.variables, self.graph = variables, graph
         self._specs: dict[str, Spec] = {}
         self._sorted_keys: list[str] | None = None  # both are computed on first use
         self._memories: list[str] | None = None
         self._shards_by_key: dict[str, dict[int, str]] = {}
         self._duplicates: dict[str, tuple[str, str]] = {}
+        self.aliases: dict[str, str] = {}
+        """Variables that have a second name, by that name."""
         # Canonical prefix and own prefix, where `with_cell_scope` renamed one.
         self._renamed_scope = "", ""
         for name in variables:
@@ -50,6 +53,12 @@ class CanonicalWeights:
         if shard in shards:
             self._duplicates[key] = shards[shard], name
         shards[shard] = name
+
+    def add_alias(self, key: str, name: str) -> None:
+        """Gives the variable `name` a second canonical name."""
+        self.aliases[key] = name
+        self._add(name, key, 0)
+        self._sorted_keys = None
 
     def _is_custom_slot(self, name: str) -> bool:
         """Whether a variable is a slot of an optimizer with a name of its own.
@@ -153,9 +162,15 @@ class CanonicalWeights:
         shards = self._shards_by_key.get(key, {0: key.replace(*self._renamed_scope, 1)})
         return ", ".join(map(escaped, shards.values()))
 
+    def names(self, key: str) -> list[str]:
+        """The own names of a variable's shards, in order."""
+        shards = self._shards_by_key[key]
+        return [shards[i] for i in sorted(shards)]
+
     def scope(self, scope: str) -> str:
         """A scope as the variables spell it: `RNN` for `rnn`."""
-        for key in [scope] if scope in self else self._keys_in(scope)[:1]:
+        keys = [scope] if scope in self else self._keys_in(scope)
+        for key in itertools.islice((key for key in keys if key not in self.aliases), 1):
             name = next(iter(self._shards_by_key[key].values()))
             return "/".join(name.split("/")[: len(scope.split("/"))])
         return scope
@@ -172,10 +187,16 @@ class CanonicalWeights:
         scalar = not spec.shape and not key.endswith(("/attention_g", "/attention_score_bias"))
         return jnp.issubdtype(spec.dtype, jnp.floating) and not scalar
 
+    def is_row(self, name: str, size: int) -> bool:
+        """Whether a variable, by its own name, is a row of `size`, with or without a batch axis."""
+        try:
+            return name in self.variables and self._spec(name).shape in ((size,), (1, size))
+        except ValueError:  # of a dtype that NumPy lacks
+            return False
+
     def spec(self, key: str) -> Spec:
         """The shape and dtype of a variable; shards are concatenated along the first axis."""
-        shards = self._shards_by_key[key]
-        specs = [self._spec(shards[i]) for i in sorted(shards)]
+        specs = [self._spec(name) for name in self.names(key)]
         if len(specs) == 1:
             return specs[0]
         if len({spec.shape[1:] for spec in specs}) > 1 or not all(spec.shape for spec in specs):
@@ -188,8 +209,7 @@ class CanonicalWeights:
 
     def array(self, key: str) -> Any:
         """The values of a variable; shards are concatenated along the first axis."""
-        shards = self._shards_by_key[key]
-        arrays = [self.variables[shards[i]] for i in sorted(shards)]
+        arrays = [self.variables[name] for name in self.names(key)]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def sharded(self, key: str) -> bool:
