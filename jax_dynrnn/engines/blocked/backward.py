@@ -150,7 +150,7 @@ class BlockVJP:
             self._own_steps,
             step,
             (d_state, d_start),
-            (vjp, d_y, valid, resets),
+            (vjp, d_y, *self.blocks.flags_of_steps(valid, resets)),
             reverse=not run.reverse,
             unroll=run.unroll,
             counts_in_carry=self.blocks.tuning.counts_in_carry,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..._types import Index, Inputs, Projected, PyTree, State
@@ -148,13 +149,21 @@ class Blocks:
             self.tiling.own_steps(tile, block),
             step,
             (state, buffers),
-            (projected, valid, self.resets(tile, block, valid)),
+            (projected, *self.flags_of_steps(valid, self.resets(tile, block, valid))),
             reverse=run.reverse,
             unroll=run.unroll,
             counts_in_carry=self.tuning.counts_in_carry,
             read_ahead=any(x is not None for x in self.one_residual.products),
         )
         return state, outputs, buffers
+
+    def flags_of_steps(self, *flags: jax.Array | None) -> list[jax.Array | None]:
+        """Flags `[K, b]` as the loop over steps reads them, which may be `[K, b, units]`."""
+        leaves = jax.tree.leaves((self.one_residual.state, self.one_output))
+        sizes = {x.shape[1:] for x in leaves}
+        if not self.tuning.repeats_flags or len(sizes) > 1 or len(shape := sizes.pop()) != 1:
+            return [*flags]
+        return [f if f is None else jnp.broadcast_to(f[..., None], f.shape + shape) for f in flags]
 
     def _saved(self, projected: Projected, state: State, products: list[Any]) -> Any:
         """What is saved of a step for the backward pass."""

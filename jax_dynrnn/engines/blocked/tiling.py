@@ -244,13 +244,19 @@ def _rows_of_a_tile(run: Run, tuning: Tuning) -> int:
 
 
 def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
-    time = run.time
     if run.remat_steps is not None:
         return run.remat_steps
+    itemsize = max((kernel.dtype.itemsize for kernel in run.params.kernels), default=1)
+    return steps_of_a_block(run.time, rows * _elements_of_a_row(run), itemsize, tuning)
+
+
+def steps_of_a_block(time: int, elements: int, itemsize: int, tuning: Tuning) -> int:
+    """The steps of a block, if the recurrent products of one step have so many `elements`."""
     # A few short blocks take longer than one that does not fit into the cache.
     fewest = time if time <= ONE_BLOCK_STEPS else MIN_BLOCK_STEPS
-    target = max(tuning.block_elements / (rows * _elements_of_a_row(run)), fewest)
-    return part_size(time, int(min(target, tuning.max_block_steps)), tuning.block_range)
+    most = min(tuning.block_elements, tuning.block_bytes / itemsize) / elements
+    target = min(max(most, fewest), tuning.max_block_steps)
+    return part_size(time, int(target), tuning.block_range)
 
 
 def part_size(size: int, target: int, part_range: tuple[float, float]) -> int:

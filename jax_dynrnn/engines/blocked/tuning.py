@@ -49,6 +49,10 @@ class Tuning:
     block_elements: float
     """Target for a block: few enough for the cache, enough for fast matmuls over all steps."""
 
+    block_bytes: float
+    """The same in bytes, if that is fewer. On a TPU, arrays of larger blocks go through the main
+    memory; with smaller blocks, the gradients of the kernels do so more often."""
+
     max_block_steps: int
     """The largest target for the steps of a block."""
 
@@ -58,6 +62,10 @@ class Tuning:
     counts_in_carry: bool
     """Whether the number of a step is carried from step to step, not read from an array. A TPU
     waits for such a read at every step; it was not timed on a GPU."""
+
+    repeats_flags: bool
+    """Whether the flags of rows are repeated for each unit before the loop over steps. A TPU has
+    rows and units on different axes of its registers: to repeat them in a step takes 150 cycles."""
 
     min_forward_units: float
     """Units from which on a forward pass without residuals is run in blocks, and not by `scan`. On
@@ -75,10 +83,12 @@ class Tuning:
 CPU = Tuning(
     row_tuning=RowTuning(),
     block_elements=2**18,
+    block_bytes=INFINITY,
     max_block_steps=56,
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
+    repeats_flags=False,
     min_forward_units=0,
     transposes_first=False,
     recompute_flops=256,
@@ -87,13 +97,22 @@ CPU = Tuning(
 GPU = Tuning(
     row_tuning=None,
     block_elements=INFINITY,
+    block_bytes=INFINITY,
     max_block_steps=64,  # the host is asked once in a block
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
+    repeats_flags=False,
     min_forward_units=INFINITY,
     transposes_first=False,
     recompute_flops=0,
 )
 
-TPU = dataclasses.replace(GPU, counts_in_carry=True, min_forward_units=128, transposes_first=True)
+TPU = dataclasses.replace(
+    GPU,
+    block_bytes=2**24,
+    counts_in_carry=True,
+    repeats_flags=True,
+    min_forward_units=128,
+    transposes_first=True,
+)
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
