@@ -87,14 +87,17 @@ def is_residual(graph: Graph, variables: Variables) -> bool:
 def _step(graph: Graph, variables: Variables) -> tuple[str | None, str | None, str | None]:
     """The product in a cell's step, the inputs of the cell, and the state `h`."""
     product = product_of(graph, variables)
-    op, given = (graph.op(product), graph.inputs(product)) if product else ("", ())
-    if op in BLOCKS:
-        return product, given[0] if given else None, None
-    if op == "MatMul" and graph.op(given[0]) == "ConcatV2":
-        joined = graph.inputs(given[0])
-        return product, *(joined[:2] if len(joined) == 3 else (None, None))
+    given = graph.inputs(product) if product else ()
+    if product is None or not given:
+        return product, None, None
+    if graph.op(product) in BLOCKS:
+        return product, given[0], None
+    joined = graph.inputs(given[0]) if graph.op(given[0]) == "ConcatV2" else ()
+    if joined:
+        # The last input of a concatenation is its axis.
+        return (product, *joined[:2]) if len(joined) == 3 else (product, None, None)
     # Some cells multiply inputs and state by different kernels.
-    return product, given[0] if op == "MatMul" else None, None
+    return product, given[0], None
 
 
 def initial_state(graph: Graph, class_name: str, variables: Variables) -> dict[str, str]:
