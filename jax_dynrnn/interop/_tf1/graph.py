@@ -14,6 +14,8 @@ OPS = (*PASS_ON, *ADD, "ConcatV2", "Const", "Fill", "MatMul", "ZerosLike")
 """All operations that are looked at here, besides `BLOCKS`."""
 BLOCKS = ("BlockLSTM", "BlockLSTMV2", "LSTMBlockCell", "GRUBlockCell")
 """Operations that are a whole cell, or the run of one."""
+MAX_GATES = 6
+"""Into how many gates a product is split at most."""
 MAX_STEPS = 100
 """Operations that are looked at in one walk."""
 
@@ -46,8 +48,13 @@ class Graph:
             for user in self.using([source], ops):
                 if user not in found and len(found) < MAX_STEPS:
                     found[user] = None
-                    waiting.append(user)
+                    waiting += [user, *self._more_outputs(user)]
                     yield user
+
+    def _more_outputs(self, name: str) -> list[str]:
+        """The outputs of an operation after the first, if it is one that has several."""
+        several = self.op(name) == "Split"
+        return [f"{name}:{i}" for i in range(1, MAX_GATES)] if several else []
 
     def before(self, source: str, ops: Container[str]) -> Iterator[str]:
         """Yields an output, and all that it is computed from by operations of some kinds."""

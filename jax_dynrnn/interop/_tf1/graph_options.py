@@ -23,8 +23,11 @@ BLOCK_CLIPS = {"BlockLSTM": 3.0, "LSTMBlockCell": 3.0}
 """The `cell_clip` of these operations, where the graph does not store it."""
 CLIPS = {"Minimum": 1, "ClipByValue": 2}
 """Operations that clip, and which of their inputs is the upper bound."""
-RESULTS = ("NextIteration", "Select", "SelectV2", "TensorArrayWriteV3", "TensorListSetItem")
-"""Operations that receive what a step returns."""
+RESULTS = (
+    "ConcatV2", "MatMul", "NextIteration", "Select", "SelectV2", "TensorArrayWriteV3",
+    "TensorListSetItem",
+)  # fmt: skip
+"""Operations that receive what a step returns, those of the next cell of a stack among them."""
 SUMS = ("BiasAdd", *ADD)
 OPS = (*FUNCTIONS, *CLIPS, *RESULTS, *SUMS, "LeakyRelu", "Maximum", "Mul", "Split", "Sub")
 """All operations that are looked at here."""
@@ -88,7 +91,8 @@ class Gates:
     def new_state(self) -> list[str]:
         """The sum of old state and candidate, both multiplied by their gates, and its norm."""
         candidate = [self.candidate] if self.candidate else []
-        activated = [*candidate, *self._graph.using(candidate, (*FUNCTIONS, "LeakyRelu"))]
+        functions = (*FUNCTIONS, "Identity", "LeakyRelu")
+        activated = [*candidate, *self._graph.using(candidate, functions)]
         products = list(self._graph.using(activated, ("Mul",)))
         norm = self.norm("state")
         return [*self._graph.using(products, ADD), *([norm] if norm else [])]

@@ -36,7 +36,7 @@ STATIC_STACK_SCOPE = re.compile(r"(\bcell_\d+)/(fw|bw)\b")
 """The scope of a layer of `stack_bidirectional_rnn`; the dynamic run has one more inside."""
 
 SHARD = re.compile(r"(?:(.*)/part|(.*/(?:matrix|w|w_p|w_[ft]_\d+)))_(\d{1,9})")
-"""A shard of a variable: `kernel/part_0`, `Matrix_0`, `W_0`, `W_f_0_0`."""
+"""A shard of a variable: `kernel/part_0`, `Matrix_0`, `W_0`, `W_f_0_0`, `W_0/part_0`."""
 
 
 def canonical(name: str) -> tuple[str, int]:
@@ -46,6 +46,8 @@ def canonical(name: str) -> tuple[str, int]:
     ('rnn/multi_rnn_cell/cell_0/lstm_cell/kernel', 0)
     >>> canonical("rnn/lstm_cell/projection/weights/part_1")
     ('rnn/lstm_cell/projection/kernel', 1)
+    >>> canonical("rnn/coupled_input_forget_gate_lstm_cell/W_0/part_1")
+    ('rnn/coupled_input_forget_gate_lstm_cell/kernel', 1)
     >>> canonical("encoder/kernel/.ATTRIBUTES/VARIABLE_VALUE")  # of `tf.train.Checkpoint`
     ('encoder/kernel', 0)
     """
@@ -55,12 +57,14 @@ def canonical(name: str) -> tuple[str, int]:
     if len(scopes) > 1 and re.match("(matrix|bias)", scopes[-1]) and scopes[-2] == "linear":
         del scopes[-2]
     scopes = STATIC_STACK_SCOPE.sub(r"\1/bidirectional_rnn/\2", "/".join(scopes)).split("/")
-    shard = SHARD.fullmatch("/".join(scopes))
-    if shard:
-        scopes = (shard[1] or shard[2] or "").split("/")
-    *scopes, last = scopes
+    path, index = "/".join(scopes), 0
+    if shard := SHARD.fullmatch(path):
+        path, index = shard[1] or shard[2] or "", int(shard[3])
+        # A partitioner divides `W_0` once more.
+        path = path.removesuffix("_0") if SHARD.fullmatch(path) else path
+    *scopes, last = path.split("/")
     scopes = [SCOPE_ALIASES.get(scope, scope) for scope in scopes]
-    return "/".join([*scopes, VARIABLE_ALIASES.get(last, last)]), int(shard[3]) if shard else 0
+    return "/".join([*scopes, VARIABLE_ALIASES.get(last, last)]), index
 
 
 def _snake_case(scope: str) -> str:

@@ -215,7 +215,7 @@ def _left_out(
     others: dict[str, list[str]] = {}
     renamed = set(weights.aliases.values())
     for key in weights:
-        name = weights.name(key)
+        name = escaped(weights.names(key)[0]).removesuffix("/part_0")
         if key in used or not weights.is_weight(key) or not is_within(name, scope):
             continue
         if renamed.intersection(weights.names(key)):
