@@ -110,7 +110,11 @@ def program(row: Row, column: str) -> tuple[Callable, tuple[Any, ...]]:
     shape = (T, row.batch, row.units) if time_major else (row.batch, T, row.units)
     inputs = jax.ShapeDtypeStruct(shape, row.dtype)
     if column in FLAX[row.kind]:
-        cell = FLAX[row.kind][column](row.units, dtype=row.dtype, param_dtype=row.dtype)
+        cell = FLAX[row.kind][column](
+            row.units, dtype=row.dtype, param_dtype=row.dtype,
+            # The default is orthogonal, for which JAX 0.12 refuses bfloat16.
+            recurrent_kernel_init=linen.initializers.lecun_normal(),
+        )  # fmt: skip
         layer = linen.RNN(cell, time_major=time_major)
         params = jax.eval_shape(layer.init, jax.random.key(0), inputs)
 

@@ -13,6 +13,7 @@ import jax_dynrnn as rnn
 from jax_dynrnn import _rnn, engines
 from jax_dynrnn._tools import inner_jaxprs
 from jax_dynrnn.engines import devices
+from jax_dynrnn.engines.selection import unrolled
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2))
 CELL = rnn.GRUCell(4)
@@ -187,6 +188,13 @@ def test_many_steps_in_one_iteration_on_accelerators(monkeypatch):
     for options in (by_name, by_name | {"unroll": 2}, {"unroll": 2}, {"unroll": 32}):
         close(rnn.dynamic_rnn(CELL, PARAMS, x, [40, 7, 0], **options), expected, 1e-12)
     assert ran == [1, 2, 8, 32]
+
+
+@pytest.mark.parametrize("units, expected", [(256, 8), (257, 1)])
+def test_steps_in_one_iteration_on_a_tpu(units, expected):
+    """Eight, and one of a wide cell."""
+    tpu = devices.Device("tpu", "of a test")
+    assert unrolled(engines.Request(rnn.GRUCell(units), None, X, device=tpu)).unroll == expected
 
 
 def directions(f, x):
