@@ -83,7 +83,7 @@ def why_large_steps(request: Request) -> str | None:
         if request.batch < MANY_MAPPED_ROWS:
             return None
         return (
-            "scan runs the problems of a vmap together: 1.0 to 1.4 times the speed of blocked from "
+            "scan runs the problems of a vmap together: 1.0 to 1.3 times the speed of blocked from "
             f"{MANY_MAPPED_ROWS} rows on"
         )
     elements = request.batch * max(state_units(request.cell, request.dtype), default=0)
