@@ -41,7 +41,7 @@ class RowSharding:
     """The mesh axes that rows are distributed over, the major one first. None: every device runs
     all rows."""
     draws: RowDraws = UNDIVIDED
-    """Returns the key from which a device draws the random numbers of its rows."""
+    """Derives the random key of each device: a device draws for its own rows only."""
     ranks_0: tuple[Flags, Flags] = ((), ())
     """Which leaves of the output and of the state have rank 0, and so are the same in all rows."""
 

@@ -24,12 +24,15 @@ NARROW_STATE = 2**12
 these rows: dispatching its operations then takes longer than computing them."""
 
 LARGE_STATE = 2**15
-"""Elements in a leaf of the state from which on, without padding, `scan` is as fast on a CPU if the
-rows are many or the steps few."""
-MANY_ROWS, MANY_MAPPED_ROWS = 256, 128
-"""Rows whose matmuls of one step are so large that to batch them over steps gains nothing; in each
-of several problems under `jax.vmap`, of which `scan` runs all together."""
+"""Elements in a leaf of the state from which on `scan` is at least as fast on a CPU, if no step is
+padding, and there are many rows or few steps."""
+MANY_ROWS = 256
+"""Rows from which on the matmuls of one step are so large that batching them over steps gains
+nothing."""
+MANY_MAPPED_ROWS = 128
+"""The same for each problem under `jax.vmap`: `scan` runs the steps of all problems together."""
 FEW_STEPS = 32
+"""Time steps below which `blocked` gains nothing with a large state."""
 
 ACCELERATOR_UNROLL = 8
 """Steps in one iteration of a loop on accelerators, at least: 8 took half the time of one on a GPU;

@@ -29,7 +29,7 @@ from ._keras.program import program_lines as keras_lines
 from ._keras.stored import is_keras
 from ._tf1.graph_cells import OPS, GraphCells
 from ._tf1.kinds import kind
-from ._tf1.program import Limits, Specs, is_within, relevant_names
+from ._tf1.program import Limits, Source, Specs, is_within, relevant_names
 from ._tf1.program import program_lines as tf1_lines
 from ._tf1.recognise import needed_bytes
 from ._tf1.table import spec_of
@@ -99,7 +99,7 @@ def _lines(options: argparse.Namespace, limits: Limits) -> Iterator[str]:
             yield from keras_lines(layers, read_code, by_name=True)
             return
     graph, problem = _graph(path, file_format)
-    yield from tf1_lines(variables, read_code, specs, scope, limits, graph)
+    yield from tf1_lines(Source(variables, read_code, specs, scope, limits, graph))
     if problem:
         yield f"# the graph is not used: {problem}"
 

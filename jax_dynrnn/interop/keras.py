@@ -1,4 +1,4 @@
-"""Reads Keras's files, and converts weights of its `LSTM`, `GRU` and `SimpleRNN` to params.
+"""Reads Keras's files, and converts weights of its recurrent layers to params and back.
 
 Weights are lists as of `layer.get_weights()`: NumPy arrays in a fixed order. Keras need not be
 installed; `read` needs h5py for files in HDF5.
@@ -187,7 +187,7 @@ def import_params(
         cells: as the run takes them: a cell (`MultiRNNCell` for a stack), a pair of cells for
             `Bidirectional`, a pair of lists of cells for a stack of those. `LSTMCell`;
             `CudnnCompatibleGRUCell` for a `GRU`, or `GRUCell` with `reset_after=False`;
-            `BasicRNNCell`.
+            `BasicRNNCell`; `Conv1DLSTMCell` and its like for a `ConvLSTM1D`.
         weights: for one layer `layer.get_weights()` (also of Keras 1, which has one array for each
             gate, and of `CuDNNLSTM` and `CuDNNGRU`), or arrays by the path of their variable,
             `{v.path: v for v in layer.weights}`; or the layer itself, of Keras or of `read`, the

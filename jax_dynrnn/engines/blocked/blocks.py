@@ -160,10 +160,12 @@ class Blocks:
     def flags_of_steps(self, *flags: jax.Array | None) -> list[jax.Array | None]:
         """Flags `[K, b]` as the loop over steps reads them, which may be `[K, b, units]`."""
         leaves = jax.tree.leaves((self.one_residual.state, self.one_output))
-        sizes = {x.shape[1:] for x in leaves}
-        if not self.tuning.repeats_flags or len(sizes) > 1 or len(shape := sizes.pop()) != 1:
+        shapes = {x.shape[1:] for x in leaves}
+        # Flags with units can only select between arrays that all have these units.
+        units = shapes.pop() if len(shapes) == 1 else ()
+        if not self.tuning.repeats_flags or len(units) != 1:
             return [*flags]
-        return [f if f is None else jnp.broadcast_to(f[..., None], f.shape + shape) for f in flags]
+        return [f if f is None else jnp.broadcast_to(f[..., None], f.shape + units) for f in flags]
 
     def _saved(self, projected: Projected, state: State, products: list[Any]) -> Any:
         """What is saved of a step for the backward pass."""

@@ -129,18 +129,27 @@ class _Program:
             yield f"params_{number} = interop.keras.import_params(cells_{number}, {weights})"
         yield ""
         yield ""
-        repeats = bool(self._mask_sources(layer)[0]) and _repeats_outputs(layer)
+        masks, is_changed = self._mask_sources(layer)
+        repeats = bool(masks) and _repeats_outputs(layer)
         if repeats and not self._defines_repeated:
             self._defines_repeated = True
             yield from REPEATED
         yield from _function_lines(layer, number, repeats)
         yield ""
         yield ""
-        yield from self._inputs(layer, number)
+        yield from self._inputs(layer, number, masks, is_changed)
         self._outputs[layer.name] = f"outputs_{number}"
 
-    def _inputs(self, layer: Layer, number: str) -> Iterator[str]:
-        """The lines that call the function of a layer, on outputs of others or on a placeholder."""
+    def _inputs(
+        self, layer: Layer, number: str, masks: dict[str, Layer], is_changed: bool
+    ) -> Iterator[str]:
+        """The lines that call the function of a layer, on outputs of others or on a placeholder.
+
+        Args:
+            layer: the layer.
+            number: of it in the program.
+            masks, is_changed: what `_mask_sources` finds.
+        """
         source, masking = self._origin(layer)
         lead, axes = _lead(layer)
         if source is not None and source.name in self._outputs:
@@ -156,7 +165,6 @@ class _Program:
             after = f", for the outputs of {source.name!r}" if source else ""
             what = "features" if of_cell is features else "*input_shape"
             yield f"x = jnp.ones({(*lead, *of_cell)})  # a placeholder, [{axes}, {what}]{after}"
-        masks, is_changed = self._mask_sources(layer)
         names = tuple(masks)
         if masks and (names, is_changed) not in self._masks:
             self._masks[names, is_changed] = f"mask_{number}"

@@ -14,8 +14,8 @@ OPS = (*PASS_ON, *ADD, "ConcatV2", "Const", "Fill", "MatMul", "ZerosLike")
 """All operations that are looked at here, besides `BLOCKS`."""
 BLOCKS = ("BlockLSTM", "BlockLSTMV2", "LSTMBlockCell", "GRUBlockCell")
 """Operations that are a whole cell, or the run of one."""
-MAX_GATES = 6
-"""Into how many gates a product is split at most."""
+OUTPUTS = dict.fromkeys(BLOCKS, 7) | {"Split": 6}
+"""How many outputs an operation has at most; others have one. No cell has more than 6 gates."""
 MAX_STEPS = 100
 """Operations that are looked at in one walk."""
 
@@ -48,13 +48,12 @@ class Graph:
             for user in self.using([source], ops):
                 if user not in found and len(found) < MAX_STEPS:
                     found[user] = None
-                    waiting += [user, *self._more_outputs(user)]
+                    waiting += self.outputs(user)
                     yield user
 
-    def _more_outputs(self, name: str) -> list[str]:
-        """The outputs of an operation after the first, if it is one that has several."""
-        several = self.op(name) == "Split"
-        return [f"{name}:{i}" for i in range(1, MAX_GATES)] if several else []
+    def outputs(self, name: str) -> list[str]:
+        """All outputs of an operation; the first has its name."""
+        return [name, *(f"{name}:{i}" for i in range(1, OUTPUTS.get(self.op(name), 1)))]
 
     def before(self, source: str, ops: Container[str]) -> Iterator[str]:
         """Yields an output, and all that it is computed from by operations of some kinds."""

@@ -32,8 +32,6 @@ OPS = (*READS, *UNSTACKED, *DROPOUT, *BROADCAST, *RESULTS, *NORMS, "ConcatV2", "
 """All operations that are looked at here."""
 STEP = (*FUNCTIONS, *CLIPS, *DROPOUT, *SUMS, "LeakyRelu", "MatMul", "Maximum", "Split", "Sub")
 """Operations between the product in a cell and its output."""
-BLOCK_OUTPUTS = 7
-"""How many outputs an operation has that is a whole cell."""
 BLOCK_STATES = {"BlockLSTM": (2, 3), "BlockLSTMV2": (2, 3), "LSTMBlockCell": (1, 2)}
 BLOCK_STATES |= {"GRUBlockCell": (1,)}
 """Which inputs of an operation that is a whole cell are the state: `c` and `h`, or the only one."""
@@ -80,8 +78,7 @@ def is_residual(graph: Graph, variables: Variables) -> bool:
     if product is None or inputs is None:
         return False
     sums = set(graph.using(graph.before(inputs, DROPOUT), ADD))
-    outputs = [product, *(f"{product}:{i}" for i in range(1, BLOCK_OUTPUTS))]
-    return any(name in sums for name in graph.after(outputs, STEP))
+    return any(name in sums for name in graph.after(graph.outputs(product), STEP))
 
 
 def _step(graph: Graph, variables: Variables) -> tuple[str | None, str | None, str | None]:

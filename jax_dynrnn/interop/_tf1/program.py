@@ -63,6 +63,22 @@ class Specs(Mapping[str, Spec]):
         return len(self._names)
 
 
+class Source(NamedTuple):
+    """What a program is printed for."""
+
+    variables: Mapping[str, Any]
+    """All variables of the file."""
+    read_code: str
+    """The code that reads them."""
+    specs: Specs
+    """Of the variables among which cells are looked for."""
+    scope: str
+    """Of the cells; empty for all."""
+    limits: Limits
+    graph: GraphCells | None
+    """Of the model, if it is known."""
+
+
 class Entry(NamedTuple):
     """What is printed for the cells of one run."""
 
@@ -91,25 +107,9 @@ def relevant_names(variables: Mapping[str, Any], scope: str, unreadable: set[str
     )
 
 
-def program_lines(
-    variables: Mapping[str, Any],
-    read_code: str,
-    specs: Specs,
-    scope: str,
-    limits: Limits,
-    graph: GraphCells | None,
-) -> Iterator[str]:
-    """Yields the lines of a program that makes params of the cells recognised in a scope.
-
-    Args:
-        variables: of the file.
-        read_code: the code that reads them.
-        specs: of the variables among which cells are looked for.
-        scope: of the cells; empty for all.
-        limits: of what is searched and printed.
-        graph: of the model, if it is known.
-    """
-    body = list(_body(variables, read_code, specs, scope, limits, graph))
+def program_lines(source: Source) -> Iterator[str]:
+    """Yields the lines of a program that makes params of the cells recognised in a scope."""
+    body = list(_body(source))
     yield ""
     yield from (
         f"import {x}" for x in ("collections", "functools") if any(f"{x}." in y for y in body)
@@ -124,24 +124,18 @@ def program_lines(
     yield from body
 
 
-def _body(
-    variables: Mapping[str, Any],
-    read_code: str,
-    specs: Specs,
-    scope: str,
-    limits: Limits,
-    graph: GraphCells | None,
-) -> Iterator[str]:
+def _body(source: Source) -> Iterator[str]:
     """Yields the lines after the imports."""
+    variables, read_code, specs, scope, limits, graph = source
     if needed_bytes(specs) > limits.weights_bytes:
         yield f"variables = {read_code}"
         yield f"# {len(specs)} variables are too many to find cells among; use --scope"
         return
-    weights, found = _recognised(specs, scope, limits, graph)
+    weights, found = _recognised(specs, source)
     averages = any(kind(name) == "average" for name in variables)
     if averages and not found:
         # An export for inference may have the averages alone.
-        weights, found = _recognised(moving_averages(specs), scope, limits, graph)
+        weights, found = _recognised(moving_averages(specs), source)
         read_code = f"checkpoint.moving_averages({read_code})" if found else read_code
     yield f"variables = {read_code}"
     if averages and "moving_averages" not in read_code:
@@ -158,13 +152,11 @@ def _body(
     yield from _cells_lines(weights, scope, found[: limits.found])
 
 
-def _recognised(
-    specs: Mapping[str, Spec], scope: str, limits: Limits, graph: GraphCells | None
-) -> tuple[CanonicalWeights, list[Found]]:
+def _recognised(specs: Mapping[str, Spec], source: Source) -> tuple[CanonicalWeights, list[Found]]:
     """The weights among variables, and the cells in a scope, one more than may be printed."""
-    weights = CanonicalWeights(specs, graph)
-    found = recognised(weights, limits.found + 1)
-    return weights, [run for run in found if is_within(weights.scope(run.scope), scope)]
+    weights = CanonicalWeights(specs, source.graph)
+    found = recognised(weights, source.limits.found + 1)
+    return weights, [run for run in found if is_within(weights.scope(run.scope), source.scope)]
 
 
 def _learned_lines(weights: CanonicalWeights) -> Iterator[str]:
@@ -210,7 +202,7 @@ def _left_out(
 
     Args:
         used: the canonical names of the weights in printed cells.
-        units: the numbers of units of these cells.
+        units: `num_units` of each of these cells.
     """
     others: dict[str, list[str]] = {}
     renamed = set(weights.aliases.values())
@@ -240,7 +232,7 @@ def _remark(weights: CanonicalWeights, key: str, last: str, units: set[Any]) -> 
         weights: of the model.
         key: the canonical name of the weight.
         last: the last part of its own name.
-        units: the numbers of units of the printed cells.
+        units: `num_units` of each printed cell.
     """
     *lead, size = weights.spec(key).shape
     if last == "opaque_kernel":
