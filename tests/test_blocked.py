@@ -52,7 +52,7 @@ TUNINGS = {
     "cpu": dataclasses.replace(SMALL, recompute_flops=0),
     "recompute": dataclasses.replace(SMALL, recompute_flops=float("inf")),
     "gpu": dataclasses.replace(GPU, max_block_steps=4),
-    "tpu": dataclasses.replace(TPU, max_block_steps=4, min_forward_units=0),
+    "tpu": dataclasses.replace(TPU, max_block_steps=4),
 }
 """Tunings with small tiles and blocks, so that there are many, on a CPU and an accelerator.
 

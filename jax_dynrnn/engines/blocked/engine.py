@@ -76,9 +76,9 @@ class Blocked(Engine):
     def _run_whole(self, run: Run) -> tuple[Any, Any]:
         if why_not_split(run) is not None:
             return run_scan(run)
-        if run.time_axis == 1 and self.tuning(run).transposes_first:
+        if run.time_axis == 1 and self.tuning(run).arranges_first:
             outputs, state = self._run_whole(run.time_major())
-            return jax.tree.map(_swap_axes, _laid_out_by_steps(outputs)), state
+            return jax.tree.map(_swap_axes, outputs), state
         passes = EnginePasses(self._forward, self._backward, self._primal, has_dynamic_loops=True)
         return run_passes(run, passes)
 
@@ -98,11 +98,11 @@ class Blocked(Engine):
             return forward(Blocks.of(split, run, self.tuning(run)), save=False)[0]
 
         tuning, lengths = self.tuning(run), run.masks.lengths
-        units = max((w.shape[0] for w in run.params.kernels), default=0)
-        if units < tuning.min_forward_units:
+        if not tuning.forward_in_blocks:
             return run_scan(run)
         if (of_rows := tuning.row_tuning) is None:
-            return tiles()
+            outputs, state = tiles()
+            return (_in_steps(outputs) if tuning.arranges_first else outputs), state
         projection_bytes = sum(w.size * w.dtype.itemsize for w in run.params.projection)
         if run.batch == 1 and projection_bytes >= of_rows.projection_bytes:
             return tiles()
@@ -117,13 +117,11 @@ class Blocked(Engine):
         return jax.lax.cond(is_full, lambda: run_scan(run), tiles)
 
 
-def _laid_out_by_steps(tree: PyTree) -> PyTree:
-    """The same arrays, `[T, ...]`, in memory step by step.
-
-    Else XLA lays them out as their users have them: with steps inside of a TPU's tiles, where to
-    write a block takes 450 cycles a step.
-    """
-    return jax.tree.map(lambda x: with_layout_constraint(x, Layout((*range(x.ndim),))), tree)
+def _in_steps(tree: PyTree) -> PyTree:
+    """The same arrays, `[T, ...]`, in memory step by step."""
+    tree = jax.tree.map(lambda x: with_layout_constraint(x, Layout((*range(x.ndim),))), tree)
+    # Else a result of the program has the layout that XLA gives to results from the start.
+    return jax.lax.optimization_barrier(tree)
 
 
 def _swap_axes(x: jax.Array) -> jax.Array:

@@ -67,12 +67,15 @@ class Tuning:
     """Whether the flags of rows are repeated for each unit before the loop over steps. A TPU has
     rows and units on different axes of its registers: to repeat them in a step takes 150 cycles."""
 
-    min_forward_units: float
-    """Units from which on a forward pass without residuals is run in blocks, and not by `scan`. On
-    a GPU `scan` takes half the time of one tile in blocks. On a CPU it depends on the run too."""
+    forward_in_blocks: bool
+    """Whether a forward pass without residuals is run in blocks, and not by `scan`. On a GPU `scan`
+    takes half the time of one tile in blocks. On a CPU it depends on the run too."""
 
-    transposes_first: bool
-    """Whether batch-major inputs and outputs are transposed as a whole, not block by block."""
+    arranges_first: bool
+    """Whether batch-major inputs and outputs are transposed as a whole, not block by block; and
+    the outputs of a forward pass are in memory step by step. XLA might lay them out as their users
+    have them: with steps inside of a TPU's tiles, where to write a block takes 450 cycles a step.
+    In a training step this costs more than it saves."""
 
     recompute_flops: float
     """Multiplications for each element of a matmul's result, up to which the backward pass
@@ -89,8 +92,8 @@ CPU = Tuning(
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
     repeats_flags=False,
-    min_forward_units=0,
-    transposes_first=False,
+    forward_in_blocks=True,
+    arranges_first=False,
     recompute_flops=256,
 )
 
@@ -102,8 +105,8 @@ GPU = Tuning(
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
     repeats_flags=False,
-    min_forward_units=INFINITY,
-    transposes_first=False,
+    forward_in_blocks=False,
+    arranges_first=False,
     recompute_flops=0,
 )
 
@@ -112,7 +115,7 @@ TPU = dataclasses.replace(
     block_bytes=2**24,
     counts_in_carry=True,
     repeats_flags=True,
-    min_forward_units=128,
-    transposes_first=True,
+    forward_in_blocks=True,
+    arranges_first=True,
 )
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
