@@ -14,7 +14,7 @@ from .files import RESULTS, SHORT, write
 from .grid import SIZES, TINY, Problem, Size, lengths_of
 from .measure import Implementations, timed
 from .picture import draw
-from .report import markdown, tables
+from .report import tables
 
 FAMILIES = (*peers.JAX, *peers.PROCESSES)
 SHORT_LENGTHS = {"lstm": "lognormal", "gru": "uniform", "gru_after": "none", "vanilla": "full"}
@@ -30,7 +30,7 @@ def main() -> None:
         default = SHORT / "short.json" if options.short else RESULTS / "cpu.json"
         out = options.out or default
         measured = run(options, out)
-    print(tables(measured), markdown(measured), sep="\n\n")
+    print(tables(measured))
     draw(measured, out.with_suffix(".png"))
     print(f"\nin {out}, and a picture beside it")
     if fairness.beyond_bound(measured.get("alone", [])):

@@ -1,4 +1,4 @@
-"""Tables of the results, for the terminal and for the README."""
+"""Tables of the results, for the terminal."""
 
 from __future__ import annotations
 
@@ -119,22 +119,6 @@ def _sentences(entries: Entries) -> list[str]:
             )
     slowest = max(entry["ours"]["training"]["compile"] for entry in entries.values())
     return [*lines, f"training step: ours compiles in at most {slowest:.1f} s"]
-
-
-def markdown(measured: dict[str, Any]) -> str:
-    """The summary for the README; empty if no problem of the grid was measured."""
-    entries = compare.in_grid(compare.by_problem(measured["rows"]))
-    if not entries:
-        return ""
-    lines = ["| speed-up over | lengths | forward | training step |", "|---|---|---|---|"]
-    for name in (*COMPARISONS, "our scan"):
-        for group in GROUPS:
-            means = [
-                geometric_mean(collect(entries, _ratios(what)[name], group).values())
-                for what in PASSES
-            ]
-            lines.append(f"| {name} | {group} | {' | '.join(map(_times, means))} |")
-    return "\n".join([*lines, "", *(f"* {s}" for s in _sentences(entries)), "", heading(measured)])
 
 
 def _named(what: str) -> str:

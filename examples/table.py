@@ -16,7 +16,7 @@ PLACE = re.compile(r"(<!-- examples -->\n).*?(<!-- /examples -->)", re.DOTALL)
 
 def table() -> str:
     """The table, with a row for each result, sorted by the file name of the example."""
-    lines = ["| example | what is measured | here | baseline | seconds |", "|---|---|---|---|---|"]
+    lines = ["| example | measure | ours | reference | seconds |", "|---|---|---|---|---|"]
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text())
         name = f"[{result['task']}](examples/{file.stem}.py)"

@@ -1,6 +1,5 @@
 """The benchmarks: every peer computes what ours does, and reported figures are right."""
 
-import functools
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ from benchmarks import (
     grid,
     odd_sizes,
     peers,
+    readme,
     report,
     scaling,
     timing,
@@ -304,14 +304,13 @@ def test_tables(stored):
 
 
 def test_report(stored, tmp_path):
-    """`--report` makes tables, a summary and a picture from a file, without running anything."""
+    """`--report` makes tables and a picture from a file, without running anything."""
     file = tmp_path / "cpu.json"
     file.write_text(json.dumps(stored))
     command = [sys.executable, "-m", "benchmarks", "--report", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     assert not result.returncode, result.stderr
-    assert report.tables(stored) in result.stdout and report.markdown(stored) in result.stdout
-    assert "| best JAX peer | all T | 2.00 | 1.50 |" in result.stdout
+    assert report.tables(stored) in result.stdout
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -349,37 +348,21 @@ def test_the_accelerator_check_finds_wrong_engines(monkeypatch):
 
 
 def test_figures_in_the_readme_were_measured():
-    """The README's table and its figures for losses, memory and compilation are the report's."""
-    measured = json.loads((HERE.parent / "benchmarks" / "results" / "cpu.json").read_text())
-    said = report.markdown(measured)
-    readme = (HERE.parent / "README.md").read_text()
-    rows = [line.split("|") for line in readme.partition("## Speed")[2].splitlines()]
-    figures = [[x.strip() for x in row[3:5]] for row in rows if len(row) == 6][2:]
-    expected = [line.split("|") for line in said.splitlines() if line.startswith("| ")][1:]
-    of = {(row[1].strip(), row[2].strip()): [x.strip() for x in row[3:5]] for row in expected}
-    names = ("best JAX peer", "TensorFlow", "PyTorch", "PyTorch, ours with a device per core")
-    assert figures == [of[name, lengths] for name in names for lengths in ("all T", "log-normal")]
-    words = " ".join(readme.split())
-    for what, lost in (("training step", "16 of 88 training"), ("forward", "26 of 88 forward")):
-        line = next(x for x in said.splitlines() if x.startswith(f"* {what}: lowest"))
-        assert lost.rpartition(" ")[0] in line and lost in words
-    assert "temporary memory 0.48 of Flax's" in said and "is 0.48 of Flax's" in words
-    assert "time to compile 2.55 of Flax's" in said and "takes 2.55 times as long" in words
-    assert "at most 3.4 s" in said and "at most 3.4 s" in words
-    of_lstm = [pytorch_over_ours(measured, "lstm", lengths) for lengths in ("all T", "log-normal")]
-    assert of_lstm == [(0.74, 0.60), (0.79, 0.87)] and "0.74 forward and 0.60" in words
+    """The README's part on CPUs is made from the committed results."""
+    assert readme.written() == readme.README.read_text()
+    assert readme.PLACE.search(readme.README.read_text())
 
 
-def pytorch_over_ours(measured, kind, lengths):
-    """The mean speed-ups over PyTorch of one kind of cell, forward and in training."""
-    entries = {p: e for p, e in compare.by_problem(measured["rows"]).items() if p.kind == kind}
-    found = []
-    for what in timing.PASSES:
-        over = compare.COMPARISONS["PyTorch"]
-        ratio = functools.partial(compare.speed_up, what=what, comparison=over)
-        mean = compare.geometric_mean(compare.collect(entries, ratio, lengths).values())
-        found.append(round(mean, 2))
-    return tuple(found)
+def test_the_part_of_the_readme(stored):
+    """Means, lost rows, memory and compile time of stored results."""
+    made = readme.section(stored)
+    assert "Equinox | 2.00 | 1.50 | 0.50 | 6.00 |" in made
+    assert "two | 0.50 | 0.40 | - | - |" in made
+    words = " ".join(made.split())
+    assert "0 of 3 training steps and 1 of 3 forward passes" in words
+    assert "the lowest are 95% and 50%" in words
+    assert "for the LSTM 0.50 and 0.40 with full lengths, - and - with" in words
+    assert "needs 50% of Flax's" in words and "takes 2.4 times as long" in words
 
 
 def test_the_table_of_an_accelerator():
