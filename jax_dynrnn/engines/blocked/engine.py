@@ -22,6 +22,7 @@ from ..staged.split_cell import SplitCell
 from .backward import backward
 from .blocks import Blocks
 from .forward import forward
+from .tiling import bytes_of_a_step
 from .tuning import CPU, GPU, TPU, Tuning
 
 MEASURED_SPEED = {
@@ -98,7 +99,7 @@ class Blocked(Engine):
             return forward(Blocks.of(split, run, self.tuning(run)), save=False)[0]
 
         tuning, lengths = self.tuning(run), run.masks.lengths
-        if not tuning.forward_in_blocks:
+        if bytes_of_a_step(run) > tuning.max_forward_bytes:
             return run_scan(run)
         if (of_rows := tuning.row_tuning) is None:
             outputs, state = tiles()

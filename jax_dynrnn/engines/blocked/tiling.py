@@ -246,8 +246,16 @@ def _rows_of_a_tile(run: Run, tuning: Tuning) -> int:
 def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
     if run.remat_steps is not None:
         return run.remat_steps
-    itemsize = max((kernel.dtype.itemsize for kernel in run.params.kernels), default=1)
-    return steps_of_a_block(run.time, rows * _elements_of_a_row(run), itemsize, tuning)
+    return steps_of_a_block(run.time, rows * _elements_of_a_row(run), _itemsize(run), tuning)
+
+
+def bytes_of_a_step(run: Run) -> int:
+    """The size of the recurrent products of one step."""
+    return run.batch * _elements_of_a_row(run) * _itemsize(run)
+
+
+def _itemsize(run: Run) -> int:
+    return max((kernel.dtype.itemsize for kernel in run.params.kernels), default=1)
 
 
 def steps_of_a_block(time: int, elements: int, itemsize: int, tuning: Tuning) -> int:

@@ -67,9 +67,11 @@ class Tuning:
     """Whether the flags of rows are repeated for each unit before the loop over steps. A TPU has
     rows and units on different axes of its registers: to repeat them in a step takes 150 cycles."""
 
-    forward_in_blocks: bool
-    """Whether a forward pass without residuals is run in blocks, and not by `scan`. On a GPU `scan`
-    takes half the time of one tile in blocks. On a CPU it depends on the run too."""
+    max_forward_bytes: float
+    """The largest recurrent products of a step for which a forward pass without residuals is run in
+    blocks, and not by `scan` (-1: never). On a GPU `scan` takes half the time of one tile in
+    blocks. On a TPU the projected inputs of large steps go through the main memory. On a CPU it
+    depends on the run too."""
 
     arranges_first: bool
     """Whether batch-major inputs and outputs are transposed as a whole, not block by block; and
@@ -92,7 +94,7 @@ CPU = Tuning(
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
     repeats_flags=False,
-    forward_in_blocks=True,
+    max_forward_bytes=INFINITY,
     arranges_first=False,
     recompute_flops=256,
 )
@@ -105,7 +107,7 @@ GPU = Tuning(
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
     repeats_flags=False,
-    forward_in_blocks=False,
+    max_forward_bytes=-1,
     arranges_first=False,
     recompute_flops=0,
 )
@@ -115,7 +117,7 @@ TPU = dataclasses.replace(
     block_bytes=2**24,
     counts_in_carry=True,
     repeats_flags=True,
-    forward_in_blocks=True,
+    max_forward_bytes=2**20,
     arranges_first=True,
 )
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
