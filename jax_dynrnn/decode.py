@@ -103,12 +103,12 @@ def greedy_decode(
     *,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, State]:
-    """Generates the most likely id at every step, until it is `end`. Call it under `jax.jit`.
+    """Generates the most likely id at every step, until it is `end`.
 
-    An eager call traces and compiles the loop each time, which can take seconds: plain functions
-    may read variables that have changed. Eager calls share a compiled program if `embed` and
-    `logits` cannot: `jax.tree_util.Partial(jnp.take, table, axis=0)`, which holds its arrays, or
-    jitted functions, for which JAX reads such variables once.
+    Call it under `jax.jit`. An eager call traces and compiles the loop each time, which can take
+    seconds: plain functions may read variables that have changed. Eager calls share a compiled
+    program if `embed` and `logits` cannot: `jax.tree_util.Partial(jnp.take, table, axis=0)`, which
+    holds its arrays, or jitted functions, for which JAX reads such variables once.
 
     Args:
         cell: the cell to run.
@@ -166,9 +166,10 @@ def sample_decode(
     key: jax.Array,
     temperature: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, jax.Array, State]:
-    """Draws an id at every step, until it is `end`. Call it under `jax.jit`.
+    """Draws an id at every step, until it is `end`.
 
-    An eager call traces and compiles the loop each time, as one of `greedy_decode` does.
+    Call it under `jax.jit`: an eager call traces and compiles the loop each time, as one of
+    `greedy_decode` does.
 
         P(id) = softmax(logits / temperature)
 
@@ -299,11 +300,13 @@ def beam_search(
     score_fn: Callable[..., Any] | None = None,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Searches for the `beam_width` best sequences of each row. Call it under `jax.jit`.
+    """Searches for the `beam_width` best sequences of each row.
+
+    Call it under `jax.jit`: an eager call traces and compiles the loop each time, as one of
+    `greedy_decode` does.
 
     At every step the `beam_width` sequences with the highest scores are selected from all that
-    extend those of the step before by one id. An eager call traces and compiles the loop each time,
-    as one of `greedy_decode` does.
+    extend those of the step before by one id.
 
         score    = log-probability / ((5 + length) / 6) ** length_penalty
         score   += coverage_penalty_weight * sum over slots of log(min(coverage, 1))

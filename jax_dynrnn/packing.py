@@ -32,7 +32,7 @@ def pad_sequences(
     features: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pads sequences of different lengths to one batch. It runs in NumPy, on the host.
+    """Pads sequences of different lengths to one batch, in NumPy, on the host.
 
     With `across_hosts=True` it is a collective: every process must call it, in the same order, and
     from one thread.

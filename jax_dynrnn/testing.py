@@ -30,7 +30,7 @@ __all__ = ["CellCheckError", "CellReport", "check_cell", "check_replay"]
 
 
 class CellCheckError(AssertionError):
-    """The error of `check_cell`: a law does not hold. The message says where, and how to fix it.
+    """The error of `check_cell`: a law does not hold; the message says where, and how to fix it.
 
     Attributes:
         law: the name of the broken law.
@@ -55,7 +55,7 @@ class CellCheckError(AssertionError):
 
 @dataclasses.dataclass(frozen=True)
 class CellReport:
-    """The result of `check_cell`: which laws hold. Printed, it is a table.
+    """The result of `check_cell`: which laws hold; printed, it is a table.
 
     Attributes:
         passed: the names of the laws that hold.

@@ -39,7 +39,10 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
     another one, `jax.nn.hard_sigmoid`: `relu6(x + 3) / 6`.
 
     Args:
-        x: array of any shape, of a floating dtype; the result is of the same.
+        x: array `[...]` of a floating dtype.
+
+    Returns:
+        An array of the same shape and dtype.
 
     Reference: `tf_keras.activations.hard_sigmoid`.
 
@@ -95,8 +98,8 @@ def read(
 
     Raises:
         CheckpointError: the file is damaged, of another format, or a pickle, which is never loaded.
-        ImportError: the file is in HDF5, and h5py is not installed. FileNotFoundError: there is no
-        such file. `ValueError`: the arrays of a layer do not fit its configuration.
+        ImportError: the file is in HDF5, and h5py is not installed. FileNotFoundError: there is
+            no such file. ValueError: the arrays of a layer do not fit its configuration.
 
     Reference: `keras.saving.load_model`.
 

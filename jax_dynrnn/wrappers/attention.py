@@ -29,10 +29,14 @@ numbers."""
 class AttentionWrapperState(NamedTuple):
     """State of an `AttentionWrapper`, under TF1's names.
 
-    `cell_state`: the state of the cell. `attention`: the last attention, `[..., A]`. `time`: the
-    number of steps taken, rank 0. `alignments`: the last weights of the memory's slots,
-    `[..., S]`, or a tuple of them for several mechanisms; at the start 0, or all in slot 0 for
-    monotonic attention.
+    Attributes:
+        cell_state: the state of the cell.
+        attention: the last attention, `[..., A]`.
+        time: the number of steps taken, rank 0.
+        alignments: the last weights of the memory's slots, `[..., S]`, or a tuple of them for
+            several mechanisms; at the start 0, or all in slot 0 for monotonic attention.
+
+    Reference: `tf.contrib.seq2seq.AttentionWrapperState`.
 
     Example: a decoder that starts from the final state of an encoder
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
