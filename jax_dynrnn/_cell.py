@@ -68,7 +68,7 @@ class Memory(NamedTuple):
     length: Any
     """int `[B]`: the number of valid slots in each row; `None`: all are valid."""
     mask: Any = None
-    """bool `[B, S]`: the valid slots; `None`: those that the lengths say."""
+    """bool `[B, S]`: the valid slots; `None`: those within the lengths."""
 
 
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")

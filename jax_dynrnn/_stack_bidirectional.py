@@ -40,7 +40,7 @@ def init_stack_bidirectional(
     """Makes the params of `stack_bidirectional_dynamic_rnn`: `{"cell_0": {"fw", "bw"}, ...}`.
 
     Args:
-        key: the key from which the initialisers draw.
+        key: the key for the initializers.
         cells_fw, cells_bw: one cell per layer, lists of the same length.
         input_shape: `inputs.shape`; only the feature sizes are read.
         dtype: the dtype of the params.

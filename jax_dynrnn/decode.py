@@ -324,8 +324,8 @@ def beam_search(
         coverage_penalty_weight: larger numbers prefer sequences that attend to the whole memory;
             `cell` must be an `AttentionWrapper`. Slots that are not valid do not count.
         score_fn: `score_fn(log_probs, lengths, coverage) -> scores`, in place of both penalties: of
-            `[B, N]`, `[B, N]` and `[B, N, S]` (`None` if `cell` is no `AttentionWrapper`). It must
-            increase with `log_probs`.
+            `[B, N]`, `[B, N]` and `[B, N, S]` (`None` if `cell` is not an `AttentionWrapper`). It
+            must increase with `log_probs`.
 
     Returns:
         `(ids int32 [B, K, L], lengths int32 [B, K], scores [B, K])`, the best first; ids are
@@ -334,8 +334,8 @@ def beam_search(
 
     Raises:
         TypeError, ValueError: an argument, or a result of a function, has another type or shape,
-            or a penalty is not finite; a coverage penalty for a cell that is no
-            `AttentionWrapper`; `score_fn` beside a penalty.
+            or a penalty is not finite; a coverage penalty for a cell that is not
+            an `AttentionWrapper`; `score_fn` beside a penalty.
 
     Differs from TF1: ids are `[B, K, L]`, nothing is tiled, and the length never counts the end id.
     TF1 counts it from the step after the one that adds it, as long as any row of the batch is not
@@ -443,8 +443,8 @@ def decode_alignments(
         mechanisms: those with which id t was chosen, up to and including the end id, 0 after it.
 
     Raises:
-        TypeError, ValueError: the cell is no `AttentionWrapper`, or an argument has another type
-            or shape.
+        TypeError, ValueError: the cell is not an `AttentionWrapper`, or an argument has another
+            type or shape.
 
     Differs from TF1: there the alignments are collected while decoding, for beams by
     `gather_tree_from_array`.

@@ -46,7 +46,7 @@ PARAMS = 'variables["params"]["cell"]'
 
 
 class Layer(nn.Module):
-    """A layer that calls `plan().run` with its params, and with a key if its cells draw."""
+    """A layer that calls `plan().run` with its params, and with a key if its cells need one."""
 
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
@@ -229,7 +229,7 @@ class RNN(OneCell):
 
 
 class ScannedRNN(OneCell):
-    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+    """Runs a cell over a rollout: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
 
     It is time-major, and a reset comes *before* a step, as in the `ScannedRNN` of many code bases
     for reinforcement learning:

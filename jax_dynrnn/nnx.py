@@ -42,7 +42,7 @@ __all__ = ["Bidirectional", "RNN", "RNNCell", "ScannedRNN", "StackedBidirectiona
 
 
 class Layer(nnx.Module):
-    """A layer that calls `plan.run` with its params, and with a key if its cells draw.
+    """A layer that calls `plan.run` with its params, and with a key if its cells need one.
 
     Attributes:
         params: a pytree of `nnx.Param`s.
@@ -219,7 +219,7 @@ class RNN(OneCell):
 
 
 class ScannedRNN(OneCell):
-    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+    """Runs a cell over a rollout: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
 
     It is time-major, and a reset comes *before* a step, as in the `ScannedRNN` of many code bases
     for reinforcement learning:

@@ -292,7 +292,7 @@ def resets_from_done(
     the last flag of a chunk belongs to the first step of the next one.
 
     Args:
-        done: bool `[B, T]`; numbers that are 0 or 1 are taken too.
+        done: bool `[B, T]`; numbers that are 0 or 1 are accepted too.
         previous: `[B]`, the flags of the step before this chunk; default: False.
         time_major: whether `done`, and the result, are `[T, B]`.
 

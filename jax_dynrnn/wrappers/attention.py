@@ -219,8 +219,8 @@ class AttentionWrapper(Wrapper):
             params: those that `init` returned.
             memory: `[B, S, M]`, or for several mechanisms a list of memories, one for each.
             memory_length: the number of valid slots, an int for each row; `None`: all are valid.
-            memory_mask: bool `[B, S]`, the valid slots, of padding on the left or gaps; with
-                lengths, slots are valid where both say so. For several memories a list of masks.
+            memory_mask: bool `[B, S]`, the valid slots, for padding on the left or gaps; with
+                lengths, a slot is valid if it is valid by both. For several memories, a list.
         """
         several = isinstance(memory, list | tuple)
         memories = list(memory) if several else [memory] * len(self.mechanisms)

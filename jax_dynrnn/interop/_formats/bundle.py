@@ -74,7 +74,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """The shape and the dtype of a variable, from the index: no values are read.
 
         Args:
-            name: of a variable.
+            name: the name of a variable.
 
         Returns:
             A named tuple `(shape, dtype)`.
