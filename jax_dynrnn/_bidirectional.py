@@ -36,7 +36,7 @@ def init_bidirectional(
     """Makes the params of `bidirectional_dynamic_rnn`: `{"fw": ..., "bw": ...}`.
 
     Args:
-        key: the key from which the initialisers draw.
+        key: the key for the initializers.
         cell_fw, cell_bw: the cells of the two directions.
         input_shape: `inputs.shape`, or a pytree of shapes; only the feature sizes are read.
         dtype: the dtype of the params.

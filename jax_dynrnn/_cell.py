@@ -34,6 +34,12 @@ Stages = Generator[tuple[jax.Array, jax.Array], jax.Array, Any]
 class LSTMStateTuple(NamedTuple):
     """State of an LSTM: the memory `c` and the output `h`, in TF1's order.
 
+    Attributes:
+        c: the memory `[..., H]`.
+        h: the output `[..., H]`, or `[..., P]` with a projection.
+
+    Reference: `tf.nn.rnn_cell.LSTMStateTuple`.
+
     Example:
         >>> import jax_dynrnn as rnn
         >>> state = rnn.LSTMCell(4).zero_state(2)
@@ -62,7 +68,7 @@ class Memory(NamedTuple):
     length: Any
     """int `[B]`: the number of valid slots in each row; `None`: all are valid."""
     mask: Any = None
-    """bool `[B, S]`: the valid slots; `None`: those that the lengths say."""
+    """bool `[B, S]`: the valid slots; `None`: those within the lengths."""
 
 
 jax.export.register_namedtuple_serialization(Memory, serialized_name="jax_dynrnn.Memory")
@@ -207,7 +213,7 @@ class Cell(BriefRepr):
 
     @_explained_method
     def init(self, key: jax.Array, input_shape: Shapes, dtype: DTypeLike = jnp.float32) -> Params:
-        """Initialises the params. Only the last `feature_ndim` sizes of each shape are read."""
+        """Initialises the params; only the last `feature_ndim` sizes of each shape are read."""
         return _required_composition(self, "init").init(key, input_shape, dtype)
 
     @_explained_method
@@ -243,7 +249,7 @@ class Cell(BriefRepr):
         return params
 
     def start(self, params: Params, batch_shape: BatchShape, dtype: DTypeLike) -> State:
-        """Returns the start state: that of a run, and after every reset. `params` are raw."""
+        """Returns the start state, of a run and after every reset, from raw `params`."""
         if (composition := self.composition()) is not None:
             return composition.start(params, batch_shape, dtype)
         return ask(self, "zero_state", batch_shape, dtype)

@@ -258,14 +258,14 @@ def explain_argument_error(method: str, given: dict[str, Any], error: Exception)
 def check_initialized_params(arguments: tuple[Any, ...], params: Params) -> None:
     """Checks what `init` returned: raises if there are functions among the params.
 
-    They come from an initialiser that was not called, as `jax.nn.initializers.orthogonal`.
+    They come from an initializer that was not called, as `jax.nn.initializers.orthogonal`.
     """
     if any(callable(x) and not hasattr(x, "dtype") for x in jax.tree.leaves(params)):
         _check_initializers(arguments[0], None)
 
 
 def _check_initializers(cell: Any, error: Exception | None) -> None:
-    """Checks that the initialisers of a cell take a key, a shape and a dtype."""
+    """Checks that the initializers of a cell take a key, a shape and a dtype."""
     example = jax.random.key(0), (2, 2), jnp.float32
     for name, given in getattr(cell, "__dict__", {}).items():
         if not name.endswith("_initializer") or not callable(given):

@@ -235,7 +235,8 @@ def step(
 def check_state(cell: CellLike, params: Params, inputs: Inputs, state: State) -> Any:
     """Checks the inputs and the state of a step, and returns the state.
 
-    This comes first: whether the cell draws is found by a trace, which needs correct inputs.
+    This comes first: whether the cell draws random numbers is found by a trace, which needs
+    correct inputs.
     """
     cell = as_cell(cell)
     batch_shape = batch_shape_of(inputs, cell.feature_ndim)
@@ -265,17 +266,17 @@ def find_key(
     params: Params,
     inputs: Inputs,
 ) -> Any:
-    """The key of a run: `key`, or for cells that draw one from the dropout stream, or `None`.
+    """The key of a run: `key`, or one of the dropout stream if a cell needs it, or `None`.
 
-    Raises a `ValueError` if a cell draws and there is neither. `inputs` may be those of a run
-    or of one step: only their features matter.
+    Raises a `ValueError` if a cell draws random numbers and there is neither. `inputs` may
+    be those of a run or of one step: only their features matter.
     """
     _check_data.one_key(key)
     if deterministic is not None:
         _check_data.flag("deterministic", deterministic)
     if deterministic:
         return None
-    # A cell that does not draw needs no stream, and does not advance one.
+    # A cell that draws no random numbers needs no stream, and does not advance one.
     if key is not None or not uses_key(plan, params, inputs):
         return key
     if stream is None:

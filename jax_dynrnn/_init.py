@@ -1,4 +1,4 @@
-"""Initialisation of params: TF1's defaults, and kernels filled by two initialisers."""
+"""Initialisation of params: TF1's defaults, and kernels filled by two initializers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def init_kernel(
     kernel = initialize(key, (sum(rows), gates * units), dtype)
     if cell.recurrent_initializer is None or not rows[1]:
         return kernel
-    # Gate by gate, so that an orthogonal initialiser makes the square matrix of each gate
+    # Gate by gate, so that an orthogonal initializer makes the square matrix of each gate
     # orthogonal, and the fans are those of one gate.
     keys = jax.random.split(jax.random.fold_in(key, 1), gates)
     recurrent = init_gates(cell.recurrent_initializer, keys, (rows[1], units), dtype)
@@ -63,7 +63,7 @@ def init_gates(
 
 def with_last_rows(kernel: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
     """Returns `kernel` with its last rows replaced by `rows`; its partitioning metadata stays."""
-    # Metadata is stripped first: two initialisers may add different metadata, or one of them none.
+    # Metadata is stripped first: two initializers may add different metadata, or one of them none.
     values, rows = unboxed(kernel), unboxed(rows)
     first = jax.lax.slice_in_dim(values, 0, values.shape[axis] - rows.shape[axis], axis=axis)
     return boxed_as(kernel, jnp.concatenate([first, rows], axis))
@@ -72,7 +72,7 @@ def with_last_rows(kernel: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Arr
 def init_dense(
     key: jax.Array, shape: tuple[int, int], cell: Any, dtype: DTypeLike
 ) -> dict[str, Any]:
-    """Initialises the kernel and the bias of a dense layer with the initialisers of `cell`."""
+    """Initialises the kernel and the bias of a dense layer with the initializers of `cell`."""
     keys = jax.random.split(key)
     return {
         "kernel": (cell.kernel_initializer or glorot_uniform)(keys[0], shape, dtype),
@@ -93,7 +93,7 @@ def init_vector(
     """
     if initializer is None:
         return default(key, (size,), dtype)
-    # A user's initialiser gets the shape of a column: most of JAX's initialisers refuse vectors.
+    # A user's initializer gets the shape of a column: most of JAX's initializers refuse vectors.
     column = initializer(key, (size, 1), dtype)
     return boxed_as(column, unboxed(column).reshape(size))
 

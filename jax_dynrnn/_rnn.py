@@ -71,8 +71,8 @@ def dynamic_rnn(
             order of the inputs.
         time_major: inputs, mask, resets and outputs are `[T, B, ...]`.
         dtype: floating inputs and params are cast to it; default: their promoted dtype.
-        key: for cells that draw random numbers. Step t receives `fold_in(key, t)`; `None` means
-            evaluation.
+        key: for cells that draw random numbers (dropout). Step t receives `fold_in(key, t)`;
+            `None` means evaluation.
         unroll: the number of steps in one iteration of the loop; on accelerators at least 8, unless
             `implementation` names an engine.
         remat: which states are saved for the backward pass: `None` leaves this to the engine,
@@ -148,7 +148,8 @@ def explain(
     """Says which engine would run a call of `dynamic_rnn`, and why the others would not.
 
     Args:
-        cell: as for `dynamic_rnn`, like all other arguments; arrays may be
+        cell, params, inputs, sequence_length, initial_state, mask, resets, reverse, time_major,
+            dtype, key, unroll, remat, implementation: as for `dynamic_rnn`; arrays may be
             `jax.ShapeDtypeStruct`s.
 
     Returns:

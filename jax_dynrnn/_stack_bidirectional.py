@@ -40,7 +40,7 @@ def init_stack_bidirectional(
     """Makes the params of `stack_bidirectional_dynamic_rnn`: `{"cell_0": {"fw", "bw"}, ...}`.
 
     Args:
-        key: the key from which the initialisers draw.
+        key: the key for the initializers.
         cells_fw, cells_bw: one cell per layer, lists of the same length.
         input_shape: `inputs.shape`; only the feature sizes are read.
         dtype: the dtype of the params.
@@ -95,8 +95,8 @@ def stack_bidirectional_dynamic_rnn(
         sequence_length: `[B]` integers, as for `dynamic_rnn`.
         initial_states_fw, initial_states_bw: one state per layer; default: the start states
             of the cells.
-        **options: `mask`, `resets`, `time_major`, `dtype`, `key`, `unroll`, `remat`,
-            `implementation`, as for `dynamic_rnn`; layer i uses `fold_in(key, i)`.
+        mask, resets, time_major, dtype, unroll, remat, implementation: as for `dynamic_rnn`.
+        key: as for `dynamic_rnn`; layer i uses `fold_in(key, i)`.
 
     Returns:
         `(outputs, states_fw, states_bw)`: the outputs `[B, T, H_fw + H_bw]` of the last

@@ -38,7 +38,7 @@ def check_units(cell: Any) -> None:
 
 
 def unboxed(params: Params) -> Any:
-    """Strips Flax's partitioning metadata, which initialisers may add, from params."""
+    """Strips Flax's partitioning metadata, which initializers may add, from params."""
 
     # Boxes are recognised by their attributes, because only the Flax layers may import Flax.
     def is_box(x):

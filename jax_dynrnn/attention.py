@@ -402,7 +402,7 @@ class BahdanauMonotonicAttention(_Monotonic, BahdanauAttention):
         p_s      = sigmoid(e_s)                          # the probability to stop at slot s
         weight_s = p_s q_s,  q_s = (1 - p_{s-1}) q_{s-1} + previous_s
 
-    where `previous` are the weights of the step before; before the first step, slot 0 has all.
+    where `previous` are the weights of the step before; before the first step, slot 0 has weight 1.
     The weights of a step sum up to at most 1.
 
     Args:
@@ -410,7 +410,7 @@ class BahdanauMonotonicAttention(_Monotonic, BahdanauAttention):
         normalize: whether `v` has a learned length `g`.
         sigmoid_noise: the standard deviation of the noise that is added to `e` in a run with a
             key, which makes the model learn to decide.
-        score_bias_init: initial value of `r`; a negative one makes the first steps move on.
+        score_bias_init: initial value of `r`; a negative one makes a stop less likely.
         mode: how the recurrence is computed. `"recursive"`: as above. `"parallel"`: by products
             and sums over all slots, which is faster and loses precision where some `p_s` is near
             1. `"hard"`: `p_s` is 1 where `e_s > 0`, else 0; for evaluation only, as it has no
@@ -460,7 +460,7 @@ class LuongMonotonicAttention(_Monotonic, LuongAttention):
 
     Raises:
         TypeError, ValueError: a size is not a positive int, an option has another value, or the
-            cell's output has not `num_units` features.
+            cell's output does not have `num_units` features.
 
     Differs from TF1: as `BahdanauMonotonicAttention`.
 

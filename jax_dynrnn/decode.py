@@ -103,12 +103,12 @@ def greedy_decode(
     *,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, State]:
-    """Generates the most likely id at every step, until it is `end`. Call it under `jax.jit`.
+    """Generates the most likely id at every step, until it is `end`.
 
-    An eager call traces and compiles the loop each time, which can take seconds: plain functions
-    may read variables that have changed. Eager calls share a compiled program if `embed` and
-    `logits` cannot: `jax.tree_util.Partial(jnp.take, table, axis=0)`, which holds its arrays, or
-    jitted functions, for which JAX reads such variables once.
+    Call it under `jax.jit`. An eager call traces and compiles the loop each time, which can take
+    seconds: plain functions may read variables that have changed. Eager calls share a compiled
+    program if `embed` and `logits` cannot: `jax.tree_util.Partial(jnp.take, table, axis=0)`, which
+    holds its arrays, or jitted functions, for which JAX reads such variables once.
 
     Args:
         cell: the cell to run.
@@ -166,9 +166,10 @@ def sample_decode(
     key: jax.Array,
     temperature: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, jax.Array, State]:
-    """Draws an id at every step, until it is `end`. Call it under `jax.jit`.
+    """Draws an id at every step, until it is `end`.
 
-    An eager call traces and compiles the loop each time, as one of `greedy_decode` does.
+    Call it under `jax.jit`: an eager call traces and compiles the loop each time, as one of
+    `greedy_decode` does.
 
         P(id) = softmax(logits / temperature)
 
@@ -299,11 +300,13 @@ def beam_search(
     score_fn: Callable[..., Any] | None = None,
     maximum_iterations: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Searches for the `beam_width` best sequences of each row. Call it under `jax.jit`.
+    """Searches for the `beam_width` best sequences of each row.
+
+    Call it under `jax.jit`: an eager call traces and compiles the loop each time, as one of
+    `greedy_decode` does.
 
     At every step the `beam_width` sequences with the highest scores are selected from all that
-    extend those of the step before by one id. An eager call traces and compiles the loop each time,
-    as one of `greedy_decode` does.
+    extend those of the step before by one id.
 
         score    = log-probability / ((5 + length) / 6) ** length_penalty
         score   += coverage_penalty_weight * sum over slots of log(min(coverage, 1))
@@ -321,8 +324,8 @@ def beam_search(
         coverage_penalty_weight: larger numbers prefer sequences that attend to the whole memory;
             `cell` must be an `AttentionWrapper`. Slots that are not valid do not count.
         score_fn: `score_fn(log_probs, lengths, coverage) -> scores`, in place of both penalties: of
-            `[B, N]`, `[B, N]` and `[B, N, S]` (`None` if `cell` is no `AttentionWrapper`). It must
-            increase with `log_probs`.
+            `[B, N]`, `[B, N]` and `[B, N, S]` (`None` if `cell` is not an `AttentionWrapper`). It
+            must increase with `log_probs`.
 
     Returns:
         `(ids int32 [B, K, L], lengths int32 [B, K], scores [B, K])`, the best first; ids are
@@ -331,8 +334,8 @@ def beam_search(
 
     Raises:
         TypeError, ValueError: an argument, or a result of a function, has another type or shape,
-            or a penalty is not finite; a coverage penalty for a cell that is no
-            `AttentionWrapper`; `score_fn` beside a penalty.
+            or a penalty is not finite; a coverage penalty for a cell that is not
+            an `AttentionWrapper`; `score_fn` beside a penalty.
 
     Differs from TF1: ids are `[B, K, L]`, nothing is tiled, and the length never counts the end id.
     TF1 counts it from the step after the one that adds it, as long as any row of the batch is not
@@ -440,8 +443,8 @@ def decode_alignments(
         mechanisms: those with which id t was chosen, up to and including the end id, 0 after it.
 
     Raises:
-        TypeError, ValueError: the cell is no `AttentionWrapper`, or an argument has another type
-            or shape.
+        TypeError, ValueError: the cell is not an `AttentionWrapper`, or an argument has another
+            type or shape.
 
     Differs from TF1: there the alignments are collected while decoding, for beams by
     `gather_tree_from_array`.

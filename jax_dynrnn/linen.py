@@ -46,7 +46,7 @@ PARAMS = 'variables["params"]["cell"]'
 
 
 class Layer(nn.Module):
-    """A layer that calls `plan().run` with its params, and with a key if its cells draw."""
+    """A layer that calls `plan().run` with its params, and with a key if its cells need one."""
 
     _: dataclasses.KW_ONLY
     param_dtype: Any = jnp.float32
@@ -181,16 +181,16 @@ class RNN(OneCell):
         cell: the cell.
         param_dtype: the dtype of the params.
 
-    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
-    evaluation. Otherwise a cell that draws needs the `dropout` stream of keys (or `key=`).
-    An `AttentionWrapper` attends to `memory=` (`memory_length=`, `memory_mask=`), in `step` and
-    `start` too.
+    A call takes inputs `[B, T, *features]`, the other arguments of `dynamic_rnn`, and
+    `deterministic`: True means evaluation. Otherwise a cell that draws random numbers needs the
+    `dropout` stream of keys (or `key=`). An `AttentionWrapper` attends to `memory=`
+    (`memory_length=`, `memory_mask=`), in `step` and `start` too.
 
     Variables: `params/cell`, the params as returned by `cell.init`.
 
     Raises:
-        ValueError: the cell draws and has neither a stream nor a key; other errors as
-            `dynamic_rnn`.
+        ValueError: the cell draws random numbers and has neither a stream nor a key; other errors
+            as `dynamic_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -210,14 +210,29 @@ class RNN(OneCell):
         initial_state: State | None = None,
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
+        """Runs the cell over a padded batch of sequences.
+
+        Args:
+            inputs: pytree of `[B, T, *features]`.
+            sequence_length, initial_state, mask, resets, reverse, time_major, dtype, unroll, remat,
+                implementation: as for `dynamic_rnn`.
+            key: as for `dynamic_rnn`; default: the `dropout` stream of keys,
+                if the cell draws random numbers.
+            deterministic: True means evaluation: no random numbers are drawn.
+            memory, memory_length, memory_mask: for an `AttentionWrapper`: as for its `attend`.
+
+        Returns:
+            `(outputs, state)`: the outputs `[B, T, H]`, and the state after each row's last valid
+            step, as `dynamic_rnn`.
+        """
         return self._run(inputs, sequence_length, initial_state, **options)
 
 
 class ScannedRNN(OneCell):
-    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+    """Runs a cell over a rollout: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
 
-    Time-major, with a reset *before* a step, as `ScannedRNN` in many code bases of reinforcement
-    learning:
+    It is time-major, and a reset comes *before* a step, as in the `ScannedRNN` of many code bases
+    for reinforcement learning:
 
         for each step: carry = where(reset, start, carry); carry, output = cell(carry, input)
 
@@ -229,13 +244,13 @@ class ScannedRNN(OneCell):
         param_dtype: the dtype of the params.
 
     A call takes the carry, or `None` for the start state; `inputs` `[T, B, ...]` and `resets`
-    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` but `initial_state`,
-    `resets` and `time_major`. `start(batch_shape)` returns the first carry.
+    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` except
+    `initial_state`, `resets` and `time_major`. `start(batch_shape)` returns the first carry.
 
     Variables: `params/cell`, as those of `RNN`.
 
     Raises:
-        TypeError: the second argument is no pair; other errors as `RNN`.
+        TypeError: the second argument is not a pair; other errors as `RNN`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -253,6 +268,17 @@ class ScannedRNN(OneCell):
     def __call__(
         self, carry: State | None, inputs: Any, **options: Unpack[ScannedOptions]
     ) -> tuple[State, Any]:
+        """Runs the cell over the steps of a rollout.
+
+        Args:
+            carry: the state before the first step; `None`: the start state.
+            inputs: the pair of the inputs `[T, B, ...]` and the resets, bool `[T, B]`.
+            sequence_length, mask, dtype, key, unroll, remat, implementation, deterministic,
+                reverse, memory, memory_length, memory_mask: as for `RNN`; masks are `[T, B]`.
+
+        Returns:
+            `(carry, outputs)`: the state after the last step, and the outputs `[T, B, H]`.
+        """
         return run_scanned(self._run, carry, inputs, {**options})
 
 
@@ -261,20 +287,21 @@ class RNNCell(OneCell, nn.RNNCellBase):
 
     Attributes:
         cell: the cell.
-        deterministic: whether to evaluate; otherwise a cell that draws needs the `dropout`
-            stream of keys, and `nn.RNN` the option
+        deterministic: whether to evaluate; otherwise a cell that draws random numbers needs the
+            `dropout` stream of keys, and `nn.RNN` the option
             `split_rngs={"params": False, "dropout": True}`. (With `"dropout": False` all steps
             draw the same: variational dropout.)
         param_dtype: the dtype of the params and of the carry.
 
-    The carry is the cell's state, and is initially the cell's start state. Outside of `init` and
+    The carry is the cell's state, and is initially the cell's start state; one step takes inputs
+    `[B, ...]`. Outside of `init` and
     `apply` there are no variables: the start state is then that of new params, made from `rng`.
 
     Variables: `params/cell`, the params as returned by `cell.init`; in `nn.RNN`
     `params/cell/cell`.
 
     Raises:
-        ValueError: the cell draws and has no stream to draw from.
+        ValueError: the cell draws random numbers and has no stream of keys.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -294,6 +321,7 @@ class RNNCell(OneCell, nn.RNNCellBase):
     deterministic: bool = False
 
     def __call__(self, carry: State, inputs: Inputs) -> tuple[State, Any]:
+        """Takes one step: `inputs` `[B, ...]` -> `(carry, output)`; the carry is the new state."""
         output, new = self.step(inputs, carry, deterministic=self.deterministic)
         return new, output
 
@@ -324,12 +352,14 @@ class Bidirectional(Layer):
             `None` returns the pair.
         param_dtype: the dtype of the params.
 
-    A call takes the arguments of `bidirectional_dynamic_rnn` after `params`, and
-    `deterministic`, as `RNN`. Variables: `params/cell/{fw,bw}`.
+    A call takes inputs `[B, T, *features]`, the other arguments of `bidirectional_dynamic_rnn`,
+    and `deterministic`, as `RNN`.
+
+    Variables: `params/cell/{fw,bw}`.
 
     Raises:
-        ValueError: a cell draws and has neither a stream nor a key; other errors as
-            `bidirectional_dynamic_rnn`.
+        ValueError: a cell draws random numbers and has neither a stream nor a key; other errors
+            as `bidirectional_dynamic_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -360,6 +390,18 @@ class Bidirectional(Layer):
         initial_state_bw: State | None = None,
         **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[State, State]]:
+        """Runs both cells over a padded batch of sequences.
+
+        Args:
+            inputs: pytree of `[B, T, *features]`.
+            sequence_length, initial_state_fw, initial_state_bw, mask, resets, time_major, dtype,
+                unroll, remat, implementation: as for `bidirectional_dynamic_rnn`.
+            key, deterministic: as for `RNN`.
+
+        Returns:
+            `(merge_fn(outputs_fw, outputs_bw), (state_fw, state_bw))`; by default the outputs are
+            `[B, T, H_fw + H_bw]`.
+        """
         return self._run(inputs, sequence_length, initial_state_fw, initial_state_bw, **options)
 
 
@@ -371,12 +413,14 @@ class StackedBidirectional(Layer):
             directions, with params of their own.
         param_dtype: the dtype of the params.
 
-    A call takes the arguments of `stack_bidirectional_dynamic_rnn` after `params`, and
-    `deterministic`, as `RNN`. Variables: `params/cell/cell_0/{fw,bw}`, ...
+    A call takes inputs `[B, T, D]`, the other arguments of `stack_bidirectional_dynamic_rnn`,
+    and `deterministic`, as `RNN`.
+
+    Variables: `params/cell/cell_0/{fw,bw}`, ...
 
     Raises:
-        ValueError: a cell draws and has neither a stream nor a key; other errors as
-            `stack_bidirectional_dynamic_rnn`.
+        ValueError: a cell draws random numbers and has neither a stream nor a key; other errors
+            as `stack_bidirectional_dynamic_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -404,4 +448,16 @@ class StackedBidirectional(Layer):
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """Runs the layers over a padded batch of sequences.
+
+        Args:
+            inputs: `[B, T, D]`.
+            sequence_length, initial_states_fw, initial_states_bw, mask, resets, time_major, dtype,
+                unroll, remat, implementation: as for `stack_bidirectional_dynamic_rnn`.
+            key, deterministic: as for `RNN`.
+
+        Returns:
+            `(outputs, (states_fw, states_bw))`: the outputs `[B, T, H_fw + H_bw]` of the last
+            layer, and for each direction a tuple of states, one per layer.
+        """
         return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

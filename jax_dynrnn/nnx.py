@@ -42,7 +42,7 @@ __all__ = ["Bidirectional", "RNN", "RNNCell", "ScannedRNN", "StackedBidirectiona
 
 
 class Layer(nnx.Module):
-    """A layer that calls `plan.run` with its params, and with a key if its cells draw.
+    """A layer that calls `plan.run` with its params, and with a key if its cells need one.
 
     Attributes:
         params: a pytree of `nnx.Param`s.
@@ -168,16 +168,18 @@ class RNN(OneCell):
         in_features: the number of features of the inputs; for inputs with more or fewer
             feature axes their shape, or a pytree of shapes.
         rngs: the streams of keys: `params` (or the default stream) initialises the params,
-            `dropout` (or the default stream) is for cells that draw.
+            `dropout` (or the default stream) supplies the keys for cells that draw random
+            numbers.
         param_dtype: the dtype of the params.
 
-    A call takes the arguments of `dynamic_rnn` after `params`, and `deterministic`: True means
-    evaluation; default: as set by `model.train()` and `model.eval()`. An `AttentionWrapper`
-    attends to `memory=` (`memory_length=`, `memory_mask=`), in `step` and `start` too.
+    A call takes inputs `[B, T, *features]`, the other arguments of `dynamic_rnn`, and
+    `deterministic`: True means evaluation; default: as set by `model.train()` and `model.eval()`.
+    An `AttentionWrapper` attends to `memory=` (`memory_length=`, `memory_mask=`), in `step` and
+    `start` too.
 
     Raises:
-        ValueError: the cell draws and has neither a stream nor a key; other errors as
-            `dynamic_rnn`.
+        ValueError: the cell draws random numbers and has neither a stream nor a key; other errors
+            as `dynamic_rnn`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -197,14 +199,30 @@ class RNN(OneCell):
         initial_state: State | None = None,
         **options: Unpack[OneCellOptions],
     ) -> tuple[Any, State]:
+        """Runs the cell over a padded batch of sequences.
+
+        Args:
+            inputs: pytree of `[B, T, *features]`.
+            sequence_length, initial_state, mask, resets, reverse, time_major, dtype, unroll, remat,
+                implementation: as for `dynamic_rnn`.
+            key: as for `dynamic_rnn`; default: the layer's stream of keys,
+                if the cell draws random numbers.
+            deterministic: True means evaluation: no random numbers are drawn; default: as set by
+                `model.train()` and `model.eval()`.
+            memory, memory_length, memory_mask: for an `AttentionWrapper`: as for its `attend`.
+
+        Returns:
+            `(outputs, state)`: the outputs `[B, T, H]`, and the state after each row's last valid
+            step, as `dynamic_rnn`.
+        """
         return self._run(inputs, sequence_length, initial_state, **options)
 
 
 class ScannedRNN(OneCell):
-    """Runs a cell as agents do: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
+    """Runs a cell over a rollout: `layer(carry, (inputs, resets)) -> (carry, outputs)`.
 
-    Time-major, with a reset *before* a step, as `ScannedRNN` in many code bases of reinforcement
-    learning:
+    It is time-major, and a reset comes *before* a step, as in the `ScannedRNN` of many code bases
+    for reinforcement learning:
 
         for each step: carry = where(reset, start, carry); carry, output = cell(carry, input)
 
@@ -215,11 +233,11 @@ class ScannedRNN(OneCell):
         cell, in_features, rngs, param_dtype: as for `RNN`.
 
     A call takes the carry, or `None` for the start state; `inputs` `[T, B, ...]` and `resets`
-    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` but `initial_state`,
-    `resets` and `time_major`. `start(batch_shape)` returns the first carry.
+    bool `[T, B]`, which `resets_from_done` makes; and the options of `RNN` except
+    `initial_state`, `resets` and `time_major`. `start(batch_shape)` returns the first carry.
 
     Raises:
-        TypeError: the second argument is no pair; other errors as `RNN`.
+        TypeError: the second argument is not a pair; other errors as `RNN`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -237,6 +255,17 @@ class ScannedRNN(OneCell):
     def __call__(
         self, carry: State | None, inputs: Any, **options: Unpack[ScannedOptions]
     ) -> tuple[State, Any]:
+        """Runs the cell over the steps of a rollout.
+
+        Args:
+            carry: the state before the first step; `None`: the start state.
+            inputs: the pair of the inputs `[T, B, ...]` and the resets, bool `[T, B]`.
+            sequence_length, mask, dtype, key, unroll, remat, implementation, deterministic,
+                reverse, memory, memory_length, memory_mask: as for `RNN`; masks are `[T, B]`.
+
+        Returns:
+            `(carry, outputs)`: the state after the last step, and the outputs `[T, B, H]`.
+        """
         return run_scanned(self._run, carry, inputs, {**options})
 
 
@@ -246,11 +275,12 @@ class RNNCell(OneCell, nnx.RNNCellBase):
     Args:
         cell, in_features, rngs, param_dtype: as for `RNN`; the carry has `param_dtype` too.
 
-    The carry is the cell's state, and is initially the cell's start state. A cell that draws
-    uses a new key at every step; `model.eval()` turns that off.
+    The carry is the cell's state, and is initially the cell's start state; one step takes inputs
+    `[B, ...]`. A cell that draws random numbers uses a new key at every step; `model.eval()`
+    turns that off.
 
     Raises:
-        ValueError: the cell draws and has no stream to draw from.
+        ValueError: the cell draws random numbers and has no stream of keys.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -264,6 +294,7 @@ class RNNCell(OneCell, nnx.RNNCellBase):
     """
 
     def __call__(self, carry: State, inputs: Inputs) -> tuple[State, Any]:
+        """Takes one step: `inputs` `[B, ...]` -> `(carry, output)`; the carry is the new state."""
         output, new = self.step(inputs, carry)
         return new, output
 
@@ -291,12 +322,12 @@ class Bidirectional(Layer):
         merge_fn: a function of both outputs; default: concatenates them on the last axis;
             `None` returns the pair.
 
-    A call takes the arguments of `bidirectional_dynamic_rnn` after `params`, and
-    `deterministic`, as `RNN`.
+    A call takes inputs `[B, T, *features]`, the other arguments of `bidirectional_dynamic_rnn`,
+    and `deterministic`, as `RNN`.
 
     Raises:
-        ValueError: a cell draws and has neither a stream nor a key; other errors as
-            `bidirectional_dynamic_rnn`.
+        ValueError: a cell draws random numbers and has neither a stream nor a key; other errors
+            as `bidirectional_dynamic_rnn`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -331,6 +362,18 @@ class Bidirectional(Layer):
         initial_state_bw: State | None = None,
         **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[State, State]]:
+        """Runs both cells over a padded batch of sequences.
+
+        Args:
+            inputs: pytree of `[B, T, *features]`.
+            sequence_length, initial_state_fw, initial_state_bw, mask, resets, time_major, dtype,
+                unroll, remat, implementation: as for `bidirectional_dynamic_rnn`.
+            key, deterministic: as for `RNN`.
+
+        Returns:
+            `(merge_fn(outputs_fw, outputs_bw), (state_fw, state_bw))`; by default the outputs are
+            `[B, T, H_fw + H_bw]`.
+        """
         return self._run(inputs, sequence_length, initial_state_fw, initial_state_bw, **options)
 
 
@@ -342,12 +385,12 @@ class StackedBidirectional(Layer):
             directions, with params of their own.
         in_features, rngs, param_dtype: as for `RNN`.
 
-    A call takes the arguments of `stack_bidirectional_dynamic_rnn` after `params`, and
-    `deterministic`, as `RNN`.
+    A call takes inputs `[B, T, D]`, the other arguments of `stack_bidirectional_dynamic_rnn`,
+    and `deterministic`, as `RNN`.
 
     Raises:
-        ValueError: a cell draws and has neither a stream nor a key; other errors as
-            `stack_bidirectional_dynamic_rnn`.
+        ValueError: a cell draws random numbers and has neither a stream nor a key; other errors
+            as `stack_bidirectional_dynamic_rnn`.
 
     Example:
         >>> import jax.numpy as jnp, jax_dynrnn as rnn
@@ -382,4 +425,16 @@ class StackedBidirectional(Layer):
         initial_states_bw: Sequence[State] | None = None,
         **options: Unpack[LayerOptions],
     ) -> tuple[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """Runs the layers over a padded batch of sequences.
+
+        Args:
+            inputs: `[B, T, D]`.
+            sequence_length, initial_states_fw, initial_states_bw, mask, resets, time_major, dtype,
+                unroll, remat, implementation: as for `stack_bidirectional_dynamic_rnn`.
+            key, deterministic: as for `RNN`.
+
+        Returns:
+            `(outputs, (states_fw, states_bw))`: the outputs `[B, T, H_fw + H_bw]` of the last
+            layer, and for each direction a tuple of states, one per layer.
+        """
         return self._run(inputs, sequence_length, initial_states_fw, initial_states_bw, **options)

@@ -32,7 +32,7 @@ def pad_sequences(
     features: Sequence[int] | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pads sequences of different lengths to one batch. It runs in NumPy, on the host.
+    """Pads sequences of different lengths to one batch, in NumPy, on the host.
 
     With `across_hosts=True` it is a collective: every process must call it, in the same order, and
     from one thread.
@@ -292,7 +292,7 @@ def resets_from_done(
     the last flag of a chunk belongs to the first step of the next one.
 
     Args:
-        done: bool `[B, T]`; numbers that are 0 or 1 are taken too.
+        done: bool `[B, T]`; numbers that are 0 or 1 are accepted too.
         previous: `[B]`, the flags of the step before this chunk; default: False.
         time_major: whether `done`, and the result, are `[T, B]`.
 

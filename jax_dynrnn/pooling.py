@@ -98,7 +98,11 @@ def mean_pool(
     mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
-    """The mean of the outputs over the valid steps of each row; arguments of `last_output`.
+    """The mean of the outputs over the valid steps of each row.
+
+    Args:
+        outputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
+        sequence_length, mask, time_major: as for `last_output`.
 
     Returns:
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.
@@ -134,7 +138,11 @@ def max_pool(
     mask: ArrayLike | None = None,
     time_major: bool = False,
 ) -> Any:
-    """The maximum of the outputs over the valid steps of each row; arguments of `last_output`.
+    """The maximum of the outputs over the valid steps of each row.
+
+    Args:
+        outputs: pytree of `[B, T, ...]`, or `[T, B, ...]` with `time_major`.
+        sequence_length, mask, time_major: as for `last_output`.
 
     Returns:
         Pytree of `[B, ...]`; 0, with gradients of 0, for a row without a valid step.

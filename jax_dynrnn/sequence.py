@@ -152,7 +152,7 @@ def transpose_batch_time(x: Any) -> jax.Array:
     """Swaps the first two axes, between batch-major and time-major; rank 0 and 1 are unchanged.
 
     Args:
-        x: an array.
+        x: an array `[B, T, ...]` or `[T, B, ...]`.
 
     Returns:
         The array with axes 0 and 1 swapped, or unchanged if its rank is below 2.

@@ -30,7 +30,7 @@ __all__ = ["CellCheckError", "CellReport", "check_cell", "check_replay"]
 
 
 class CellCheckError(AssertionError):
-    """The error of `check_cell`: a law does not hold. The message says where, and how to fix it.
+    """The error of `check_cell`: a law does not hold; the message says where, and how to fix it.
 
     Attributes:
         law: the name of the broken law.
@@ -55,7 +55,7 @@ class CellCheckError(AssertionError):
 
 @dataclasses.dataclass(frozen=True)
 class CellReport:
-    """The result of `check_cell`: which laws hold. Printed, it is a table.
+    """The result of `check_cell`: which laws hold; printed, it is a table.
 
     Attributes:
         passed: the names of the laws that hold.
@@ -93,7 +93,7 @@ def check_cell(
         cell: a cell, or any object with `init`, `zero_state` and `__call__`.
         input_shape: as for `cell.init`: `(batch, time, *features)`, or a pytree of shapes. Only
             the feature sizes are read; the checks use 4 rows and 5 steps.
-        key: the seed of params, inputs and draws; default: `jax.random.key(0)`.
+        key: the key for params, inputs and random numbers; default: `jax.random.key(0)`.
         dtype: the dtype of params and inputs. Finite differences are computed in float64 if the
             cell runs in it.
         laws: the names of the laws to check; default: all.
@@ -110,7 +110,7 @@ def check_cell(
         finite      values and gradients are finite from the start state
         gradients   gradients equal finite differences
         engines     every engine that can run the cell equals scan
-        keys        with a key: draws depend on the key and the row's index only
+        keys        with a key: random numbers depend on the key and the row's index only
         pickle      the cell pickles, and its copy computes the same
 
     Returns:
@@ -233,7 +233,7 @@ def check_replay(
 
     An agent with memory acts step by step, and learns from whole chunks. If resets are off by one
     step between the two, it learns from outputs that it never had: PPO's ratio is then not 1 before
-    the first update, and nothing else tells.
+    the first update, and nothing else shows it.
 
     Args:
         replay: `replay(resets)` returns what `rollout` holds (log-probabilities, values, outputs),

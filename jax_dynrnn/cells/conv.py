@@ -194,8 +194,10 @@ class Conv1DLSTMCell(_ConvLSTM):
         input_shape: `(length, channels)` of one step.
         output_channels: channels of the state.
         kernel_shape: `(length,)` of the kernel.
+        use_bias, skip_connection, forget_bias, recurrent_activation, kernel_initializer,
+            recurrent_initializer, bias_initializer: as in `ConvLSTMCell`.
 
-    Everything else is as in `ConvLSTMCell`.
+    Params and state: as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.
@@ -222,8 +224,10 @@ class Conv2DLSTMCell(_ConvLSTM):
         input_shape: `(height, width, channels)` of one step.
         output_channels: channels of the state.
         kernel_shape: `(height, width)` of the kernel.
+        use_bias, skip_connection, forget_bias, recurrent_activation, kernel_initializer,
+            recurrent_initializer, bias_initializer: as in `ConvLSTMCell`.
 
-    Everything else is as in `ConvLSTMCell`.
+    Params and state: as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.
@@ -251,8 +255,10 @@ class Conv3DLSTMCell(_ConvLSTM):
         input_shape: `(depth, height, width, channels)` of one step.
         output_channels: channels of the state.
         kernel_shape: `(depth, height, width)` of the kernel.
+        use_bias, skip_connection, forget_bias, recurrent_activation, kernel_initializer,
+            recurrent_initializer, bias_initializer: as in `ConvLSTMCell`.
 
-    Everything else is as in `ConvLSTMCell`.
+    Params and state: as in `ConvLSTMCell`.
 
     Raises:
         TypeError, ValueError: as `ConvLSTMCell`.

@@ -92,8 +92,10 @@ class BidirectionalGridLSTMCell(GridLSTM):
     the windows of each block from the last to the first.
 
     Args:
-        num_units, feature_size, num_frequency_blocks: as in `GridLSTMCell`, as are all other
-            arguments except the next.
+        num_units, feature_size, num_frequency_blocks, frequency_skip, start_freqindex_list,
+            end_freqindex_list, use_peepholes, share_time_frequency_weights,
+            couple_input_forget_gates, cell_clip, forget_bias, kernel_initializer,
+            recurrent_initializer, bias_initializer: as in `GridLSTMCell`.
         backward_slice_offset: added to the start of each window of the second; features outside
             the inputs are 0.
 

@@ -95,7 +95,7 @@ class GLSTMCell(LSTM):
         group_size = functools.partial(self.group_size, "the input size")
         rows = group_size(input_size(self, input_shape)), group_size(self.hidden_size)
         units = group_size(self.num_units)
-        # init_kernel reads the number of units and the initialisers of a cell.
+        # init_kernel reads the number of units and the initializers of a cell.
         group = dataclasses.replace(self, num_units=units, num_proj=None, number_of_groups=1)
         keys = iter(jax.random.split(key, self.number_of_groups + 5))
         params: Params = {

@@ -16,7 +16,7 @@ from .._types import BatchShape, DTypeLike, Projected, Shapes
 
 
 def uniform(key: jax.Array, shape: tuple[Any, ...], dtype: DTypeLike) -> jax.Array:
-    """TF1's default initialiser of recurrent weights: U(-1, 1)."""
+    """TF1's default initializer of recurrent weights: U(-1, 1)."""
     return jax.random.uniform(key, shape, dtype, minval=-1.0)
 
 

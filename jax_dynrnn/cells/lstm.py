@@ -143,7 +143,9 @@ class LSTMBlockCell(LSTM, MatmulCell):
         recurrent_initializer: of the rows of `kernel` that multiply `h`, gate by gate.
         bias_initializer: of `bias`; `None` is zeros.
 
-    Params, state and output: those of `LSTMCell`.
+    Params: those of `LSTMCell`.
+    State: `LSTMStateTuple(c [..., H], h [..., H])`; output: `h`; in the dtype of the
+    inputs and params.
 
     Raises:
         TypeError, ValueError: `num_units` is not a positive int.

@@ -69,7 +69,7 @@ class MinimalRNNCell(_Small):
     Raises:
         TypeError, ValueError: `units` is not a positive int.
 
-    Differs from TF1: activations and initialisers are functions, not names.
+    Differs from TF1: activations and initializers are functions, not names.
 
     Reference: `MinimalRNNCell` in `tensorflow/contrib/rnn`; Chen, arXiv:1711.06788; Chen et al.,
     arXiv:1806.05394.
@@ -136,7 +136,7 @@ class CFNCell(_Small):
     Raises:
         TypeError, ValueError: `units` is not a positive int.
 
-    Differs from TF1: activations and initialisers are functions, not names.
+    Differs from TF1: activations and initializers are functions, not names.
 
     Reference: `CFNCell` in `tensorflow/contrib/rnn`; Laurent and von Brecht,
     arXiv:1612.06212.

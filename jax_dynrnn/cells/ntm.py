@@ -21,10 +21,15 @@ from ._lstm import clip
 class NTMControllerState(NamedTuple):
     """State of an `NTMCell`, under TF1's names.
 
-    `controller_state`: the state of the controller. `read_vector_list`: the last vector that each
-    read head read, `[..., V]`. `w_list`: the last weights of each head over the memory's slots,
-    `[..., N]`, read heads first. `M`: the memory `[..., N, V]`. `time`: the number of steps
-    taken, rank 0.
+    Attributes:
+        controller_state: the state of the controller.
+        read_vector_list: the last vector that each read head read, `[..., V]`.
+        w_list: the last weights of each head over the memory's slots, `[..., N]`, read heads
+            first.
+        M: the memory `[..., N, V]`.
+        time: the number of steps taken, rank 0.
+
+    Reference: `NTMControllerState` in `tensorflow/contrib/rnn`.
 
     Example:
         >>> import jax_dynrnn as rnn

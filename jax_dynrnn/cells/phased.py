@@ -54,7 +54,7 @@ class PhasedLSTMCell(StagedCell):
         ratio_on: initial fraction of the period during which a unit is open, in (0, 1].
         trainable_ratio_on: whether `ratio_on` has a gradient.
         period_init_min, period_init_max: the initial periods are drawn between these values,
-            log-uniformly.
+            log-uniformly; in the unit of `time`.
         kernel_initializer: of all kernels; `None` is Glorot's uniform, TF1's default.
         recurrent_initializer: of their rows that multiply `h` and `c`, gate by gate.
         bias_initializer: of all biases; `None` is zeros.

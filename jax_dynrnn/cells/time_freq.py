@@ -61,9 +61,8 @@ class TimeFreqLSTMCell(LSTM):
             inputs, or the inputs do not have `input_size` features.
 
     Differs from TF1: TF1's cell has no `input_size`, and states the size of its state as `2 H`,
-    so that `dynamic_rnn` could not run it without an initial state.
-
-    Differs from TF1: the initializers are used; TF1 ignores its `initializer`.
+    so that `dynamic_rnn` could not run it without an initial state. The initializers are used; TF1
+    ignores its `initializer`.
 
     Reference: `tf.contrib.rnn.TimeFreqLSTMCell`; Sainath and Li, Modeling time-frequency
     patterns with LSTM vs. convolutional architectures for LVCSR tasks (2016).

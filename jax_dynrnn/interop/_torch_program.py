@@ -32,7 +32,7 @@ class Module(NamedTuple):
 
     @property
     def is_single(self) -> bool:
-        """Whether it is an `nn.LSTMCell` or its like, without a loop of its own."""
+        """Whether it is a single cell, such as an `nn.LSTMCell`, without a loop of its own."""
         return "weight_ih" in self.names
 
 

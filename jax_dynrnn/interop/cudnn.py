@@ -28,12 +28,12 @@ CUDNN = Framework(
 
 
 def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
-    """Converts the weights of `jax.experimental.rnn.lstm` to params of the run of `cells`.
+    """Converts the weights of `jax.experimental.rnn.lstm` to params for `cells`.
 
     Its two biases are added, and a cell's `forget_bias` is subtracted from the forget gate's.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
+        cells: the cells to run: one cell (`MultiRNNCell` for `num_layers`), a pair of cells
             for `bidirectional=True`, a pair of lists of cells for both; LSTMs.
         weights: `[n]`, anything that NumPy or JAX can convert to an array.
         input_size: how many features the first layer receives.
@@ -73,13 +73,13 @@ def import_params(cells: Cells, weights: Weights, input_size: int) -> Params:
 
 
 def export_params(cells: Cells, params: Params) -> Any:
-    """Converts params of the run of `cells` to the weights of `jax.experimental.rnn.lstm`.
+    """Converts params of `cells` to the weights of `jax.experimental.rnn.lstm`.
 
     The first bias is the cell's, with its `forget_bias` added; the second is 0.
 
     Args:
         cells: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
 
     Returns:
         `[n]`, a NumPy array, or a JAX array if any of the params is one.

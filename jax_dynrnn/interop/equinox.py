@@ -23,13 +23,13 @@ ATTRIBUTES = ("weight_ih", "weight_hh", "bias", "bias_n")
 
 
 def import_params(cells: Cells, weights: Weights) -> Params:
-    """Converts cells of Equinox to params of the run of `cells`.
+    """Converts cells of Equinox to params for `cells`.
 
     `forget_bias` of a cell is subtracted from the forget gate's bias: exact with `forget_bias=0.0`,
     else rounded once.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for a stack), a pair of cells or a
+        cells: the cells to run: one cell (`MultiRNNCell` for a stack), a pair of cells or a
             pair of lists of cells. `LSTMCell` or `CudnnCompatibleGRUCell`.
         weights: cells of Equinox, or `{name: array}` of each, in the structure of `cells`: one, a
             list for a `MultiRNNCell`, a pair, or a pair of lists. Where they have no biases
@@ -65,11 +65,11 @@ def import_params(cells: Cells, weights: Weights) -> Params:
 
 
 def export_params(cells: Cells, params: Params, *, use_bias: bool = True) -> Any:
-    """Converts params of the run of `cells` to the arrays of cells of Equinox.
+    """Converts params of `cells` to the arrays of cells of Equinox.
 
     Args:
         cells: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
         use_bias: `False` for cells without biases; the biases among the params must be 0.
 
     Returns:

@@ -31,7 +31,7 @@ def import_params(
     else rounded once.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for a stack), a pair of cells for
+        cells: the cells to run: one cell (`MultiRNNCell` for a stack), a pair of cells for
             `Bidirectional`, a pair of lists of cells for a stack of those. `LSTMCell` (for
             `OptimizedLSTMCell` too), `CudnnCompatibleGRUCell` or `BasicRNNCell`.
         weights: a nested dict of arrays: `variables["params"]` of Linen, or
@@ -74,11 +74,11 @@ def export_params(
     layout: str = "linen",
     activation: Callable[..., Any] = jnp.tanh,
 ) -> Any:
-    """Converts params of the run of `cells` to those of a Linen module, or the state of an NNX one.
+    """Converts params of `cells` to those of a Linen module, or the state of an NNX one.
 
     Args:
         cells, activation: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
         layout: `"linen"`, `"nnx"`, or `"nnx_optimized"` for its `OptimizedLSTMCell`.
 
     Returns:

@@ -27,13 +27,13 @@ MODULE_NAMES = {"lstm": "lstm", "gru": "gru", "rnn": "vanilla_rnn"}
 def import_params(
     cells: Cells, weights: Mapping[str, Any], *, modules: Sequence[str] | None = None
 ) -> Params:
-    """Converts the params of Haiku's cores to params of the run of `cells`.
+    """Converts the params of Haiku's cores to params for `cells`.
 
     `hk.LSTM` adds 1 to its forget gate at run time, as an `LSTMCell` does by default: the weights
     are equal, bit by bit. For another `forget_bias`, the difference is added to the bias.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for `hk.DeepRNN`), a pair of cells or
+        cells: the cells to run: one cell (`MultiRNNCell` for `hk.DeepRNN`), a pair of cells or
             a pair of lists of cells. `LSTMCell`, `GRUCell`, or `BasicRNNCell` with
             `activation=jax.nn.relu`.
         weights: as `hk.transform(...).init` returns them: arrays by module and name.
@@ -68,11 +68,11 @@ def import_params(
 def export_params(
     cells: Cells, params: Params, *, modules: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Converts params of the run of `cells` to the params of Haiku's cores.
+    """Converts params of `cells` to the params of Haiku's cores.
 
     Args:
         cells, modules: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
 
     Returns:
         NumPy arrays, or JAX arrays where the params are, by module and name. The second bias

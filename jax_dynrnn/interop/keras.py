@@ -39,7 +39,10 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
     another one, `jax.nn.hard_sigmoid`: `relu6(x + 3) / 6`.
 
     Args:
-        x: array of any shape, of a floating dtype; the result is of the same.
+        x: array `[...]` of a floating dtype.
+
+    Returns:
+        An array of the same shape and dtype.
 
     Reference: `tf_keras.activations.hard_sigmoid`.
 
@@ -81,12 +84,12 @@ def read(
 
     The cells have all options that the layers' configuration states: activations, the position of
     the reset gate, no forget bias (Keras stores it in the bias). The name `hard_sigmoid` is one
-    function in Keras 1 and 2, and another in Keras 3: the file's version decides. How the layer is
-    run, `layer.config` says (`go_backwards`, `return_sequences`, `merge_mode`); `python -m
-    jax_dynrnn.interop FILE` prints it as code.
+    function in Keras 1 and 2, and another in Keras 3: the file's version decides. `layer.config`
+    says how the layer is run (`go_backwards`, `return_sequences`, `merge_mode`);
+    `python -m jax_dynrnn.interop FILE` prints it as code.
 
     Args:
-        path: of a model or its weights: `.h5` of Keras 1, 2 or 3, `.keras`, `.weights.h5`; or a
+        path: a model or its weights: `.h5` of Keras 1, 2 or 3, `.keras`, `.weights.h5`; or a
             checkpoint in TensorFlow's format or a SavedModel that Keras 2 wrote.
         config: for files without one: the path of the JSON of `model.to_json()`, or what it holds.
 
@@ -95,8 +98,8 @@ def read(
 
     Raises:
         CheckpointError: the file is damaged, of another format, or a pickle, which is never loaded.
-        ImportError: the file is in HDF5, and h5py is not installed. FileNotFoundError: there is no
-        such file. `ValueError`: the arrays of a layer do not fit its configuration.
+        ImportError: the file is in HDF5, and h5py is not installed. FileNotFoundError: there is
+            no such file. ValueError: the arrays of a layer do not fit its configuration.
 
     Reference: `keras.saving.load_model`.
 
@@ -176,18 +179,18 @@ def import_params(
     activation: Callable[..., Any] = jnp.tanh,
     recurrent_activation: Callable[..., Any] = jax.nn.sigmoid,
 ) -> Params:
-    """Converts the weights of a layer, or of a stack of layers, to params of the run of `cells`.
+    """Converts the weights of a layer, or of a stack of layers, to params for `cells`.
 
-    Weights do not say which functions a layer has: its configuration does. Arrays are taken as
-    `activation` and `recurrent_activation` say, and a cell with other ones is a ValueError.
+    Weights do not say which functions a layer has: its configuration does. For
+    arrays, `activation` and `recurrent_activation` state them, and must be those of the cell.
     `forget_bias` of a cell is subtracted from the forget gate's bias (Keras's
     `unit_forget_bias` is stored in it): exact with `forget_bias=0.0`, else rounded once.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for a stack), a pair of cells for
+        cells: the cells to run: one cell (`MultiRNNCell` for a stack), a pair of cells for
             `Bidirectional`, a pair of lists of cells for a stack of those. `LSTMCell`;
             `CudnnCompatibleGRUCell` for a `GRU`, or `GRUCell` with `reset_after=False`;
-            `BasicRNNCell`; `Conv1DLSTMCell` and its like for a `ConvLSTM1D`.
+            `BasicRNNCell`; `Conv1DLSTMCell` for a `ConvLSTM1D`, and so on.
         weights: for one layer `layer.get_weights()` (also of Keras 1, which has one array for each
             gate, and of `CuDNNLSTM` and `CuDNNGRU`), or arrays by the path of their variable,
             `{v.path: v for v in layer.weights}`; or the layer itself, of Keras or of `read`, the
@@ -205,7 +208,7 @@ def import_params(
 
     Raises:
         ValueError: Keras has no such cell, arrays differ in number or shape, or the configuration
-            of a layer says other than the cell. KeyError: names are missing or unexpected.
+            of a layer differs from the cell. KeyError: names are missing or unexpected.
             TypeError: an array is not of floating dtype.
 
     Example:
@@ -244,11 +247,11 @@ def export_params(
     recurrent_activation: Callable[..., Any] = jax.nn.sigmoid,
     use_bias: bool = True,
 ) -> list[Any]:
-    """Converts params of the run of `cells` to the weights of a layer, or of a stack of layers.
+    """Converts params of `cells` to the weights of a layer, or of a stack of layers.
 
     Args:
         cells, activation, recurrent_activation: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
         use_bias: `False` for a layer without biases; the biases among the params must be 0.
 
     Returns:
@@ -289,7 +292,8 @@ def write_weights(path: str | os.PathLike[str], layers: Mapping[str, Sequence[np
     their weights.
 
     Args:
-        path: ends in `.h5`, and not in `.weights.h5`, which Keras 3 takes for another format.
+        path: the file; its name ends in `.h5`, not in `.weights.h5`, which is another format of
+            Keras 3.
         layers: by the name of a layer of the model, its arrays as of `get_weights()`: what
             `export_params` returns for one layer.
 

@@ -23,7 +23,7 @@ __all__ = ["export_params", "import_params"]
 
 
 def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None = None) -> Params:
-    """Converts the variables of a TensorFlow 1 model to params of the run of `cells`.
+    """Converts the variables of a TensorFlow 1 model to params for `cells`.
 
     Variables are found by name (of any version of TensorFlow 1, with or without `:0`, partitioned
     or not); then their shapes are checked. Slots of optimizers, step counters, moving averages and
@@ -35,9 +35,9 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
             cell_bw)` as for `bidirectional_dynamic_rnn`, or a pair of lists of cells as for
             `stack_bidirectional_dynamic_rnn`. An `AttentionWrapper` needs no memory here.
         variables: arrays by name.
-        scope: of the run, `"decoder/rnn"`, or any scope around it; for one cell with a name of its
-            own, that of the cell, `"decoder/lstm_cell_1"`; `None`: the only scope that has
-            variables of these cells, in their sizes.
+        scope: the scope of the run, `"decoder/rnn"`, or any scope around it; for one cell with a
+            name of its own, that of the cell, `"decoder/lstm_cell_1"`; `None`: the only scope that
+            has variables of these cells, in their sizes.
 
     Returns:
         Params as JAX arrays in the variables' dtypes (float64 needs x64). `LearnedInitialState`,
@@ -45,7 +45,7 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
         without a batch axis of size 1.
 
     Raises:
-        TypeError: a cell is not of this library, or `variables` is not a mapping.
+        TypeError: a cell is not a cell of this library, or `variables` is not a mapping.
         KeyError: variables are missing or, in the cells' scopes, left over; the message lists the
             nearest names. ValueError: shapes do not fit, or those of more than one scope do, or the
             variables belong to one cell within or beside others and `scope` does not name it.
@@ -78,12 +78,12 @@ def import_params(cells: Cells, variables: Mapping[str, Any], scope: str | None 
 
 
 def export_params(cells: Cells, params: Params, scope: str | None = None) -> dict[str, np.ndarray]:
-    """Converts params of the run of `cells` to the variables of a TensorFlow 1 model.
+    """Converts params of `cells` to the variables of a TensorFlow 1 model.
 
     Args:
         cells: as in `import_params`.
-        params: of the run; they may include a memory that is attended to.
-        scope: of the run; `None`: TensorFlow's default, `rnn`, `bidirectional_rnn` or
+        params: the params of `cells`; they may include a memory that is attended to.
+        scope: the scope of the run; `None`: TensorFlow's default, `rnn`, `bidirectional_rnn` or
             `stack_bidirectional_rnn`. (That of `dynamic_decode` is `decoder`.) The `memory_layer`
             of an attention mechanism gets the scope around the run's.
 
@@ -91,7 +91,7 @@ def export_params(cells: Cells, params: Params, scope: str | None = None) -> dic
         Arrays by their names in TensorFlow 1.15.
 
     Raises:
-        TypeError: a cell is not of this library.
+        TypeError: a cell is not a cell of this library.
         KeyError, ValueError: the params are not those of the cells.
 
     Example:

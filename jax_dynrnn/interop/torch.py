@@ -28,13 +28,13 @@ GATES = {"lstm": "ifgo", "cudnn_gru": "rzn", "rnn": "h"}
 def import_params(
     cells: Cells, weights: Mapping[str, Any], *, prefix: str = "", nonlinearity: str = "tanh"
 ) -> Params:
-    """Converts the `state_dict` of a module to params of the run of `cells`.
+    """Converts the `state_dict` of a module to params for `cells`.
 
     The two biases of PyTorch are added, and a cell's `forget_bias` is subtracted from the forget
     gate's bias: both exact with `bias=False` and `forget_bias=0.0`, else rounded once.
 
     Args:
-        cells: as the run takes them: a cell (`MultiRNNCell` for `num_layers`), a pair of cells
+        cells: the cells to run: one cell (`MultiRNNCell` for `num_layers`), a pair of cells
             for `bidirectional=True`, a pair of lists of cells for both. `LSTMCell` (also with
             `num_proj` for `proj_size`), `CudnnCompatibleGRUCell` or `BasicRNNCell`.
         weights: arrays by name, anything that NumPy or JAX can convert: `weight_ih_l0` or, for
@@ -85,16 +85,16 @@ def export_params(
     bias: bool = True,
     single_cell: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Converts params of the run of `cells` to the `state_dict` of a module.
+    """Converts params of `cells` to the `state_dict` of a module.
 
-    The bias becomes `bias_ih`, with the `forget_bias` of the cell added; `bias_hh` is 0 but for
-    the candidate of a GRU.
+    The bias becomes `bias_ih`, with the `forget_bias` of the cell added; `bias_hh` is 0 except
+    for the candidate of a GRU.
 
     Args:
         cells: as in `import_params`.
-        params: of the run.
+        params: the params of `cells`.
         prefix: the name of the module in a model, which is put before the names.
-        nonlinearity: of the `nn.RNN` that they are for.
+        nonlinearity: that of the `nn.RNN`.
         bias: `False` for a module without biases; the biases among the params must be 0.
         single_cell: names as in `nn.LSTMCell` (`weight_ih`), not `nn.LSTM` (`weight_ih_l0`).
 
@@ -130,7 +130,7 @@ def _dotted(prefix: str) -> str:
 
 
 def _framework(prefix: str, nonlinearity: str, single: bool) -> Framework:
-    """What PyTorch can hold: `single` is for `nn.LSTMCell` and its like."""
+    """What PyTorch can hold: `single` is for a single cell such as `nn.LSTMCell`."""
     activations = {"tanh": jnp.tanh, "relu": jax.nn.relu}
     if nonlinearity not in activations:
         raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")

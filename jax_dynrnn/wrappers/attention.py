@@ -29,10 +29,14 @@ numbers."""
 class AttentionWrapperState(NamedTuple):
     """State of an `AttentionWrapper`, under TF1's names.
 
-    `cell_state`: the state of the cell. `attention`: the last attention, `[..., A]`. `time`: the
-    number of steps taken, rank 0. `alignments`: the last weights of the memory's slots,
-    `[..., S]`, or a tuple of them for several mechanisms; at the start 0, or all in slot 0 for
-    monotonic attention.
+    Attributes:
+        cell_state: the state of the cell.
+        attention: the last attention, `[..., A]`.
+        time: the number of steps taken, rank 0.
+        alignments: the last weights of the memory's slots, `[..., S]`, or a tuple of them for
+            several mechanisms; at the start 0, or all in slot 0 for monotonic attention.
+
+    Reference: `tf.contrib.seq2seq.AttentionWrapperState`.
 
     Example: a decoder that starts from the final state of an encoder
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn
@@ -215,8 +219,8 @@ class AttentionWrapper(Wrapper):
             params: those that `init` returned.
             memory: `[B, S, M]`, or for several mechanisms a list of memories, one for each.
             memory_length: the number of valid slots, an int for each row; `None`: all are valid.
-            memory_mask: bool `[B, S]`, the valid slots, of padding on the left or gaps; with
-                lengths, slots are valid where both say so. For several memories a list of masks.
+            memory_mask: bool `[B, S]`, the valid slots, for padding on the left or gaps; with
+                lengths, a slot is valid if it is valid by both. For several memories, a list.
         """
         several = isinstance(memory, list | tuple)
         memories = list(memory) if several else [memory] * len(self.mechanisms)

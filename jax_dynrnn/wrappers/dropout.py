@@ -73,9 +73,9 @@ class DropoutWrapper(AroundWrapper):
     Args:
         cell: the cell to run.
         input_keep_prob, output_keep_prob, state_keep_prob: probabilities in (0, 1] of
-            keeping a value; 1.0 draws nothing.
+            keeping a value; 1.0 is no dropout.
         recurrent_keep_prob: probability in (0, 1] of keeping a unit of the hidden state that
-            recurrent kernels multiply; 1.0 draws nothing. Each row of the batch has one mask for
+            recurrent kernels multiply; 1.0 is no dropout. Each row of the batch has one mask for
             the whole run and all gates, regardless of the next two arguments.
         variational_recurrent: whether one mask is used for all steps of a run, instead of a new
             one per step. (A single step `cell(params, x, state, key=key)` draws it from that key.)
@@ -95,7 +95,7 @@ class DropoutWrapper(AroundWrapper):
             layers instead).
 
     Differs from TF1: there is no `dtype`, `input_size` and `seed` (randomness comes from
-    the `key` of the run); probabilities are Python floats, and 0 is refused; TF1 has no
+    the `key` of the run); probabilities are Python floats, and 0 is an error; TF1 has no
     `recurrent_keep_prob`. In Keras it is `recurrent_dropout=1 - recurrent_keep_prob`, with a
     mask for each gate.
 

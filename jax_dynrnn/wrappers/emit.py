@@ -28,7 +28,7 @@ class EmitState(Wrapper):
     Raises:
         TypeError: `cell` is not a cell.
 
-    Reference: TF1 has no such wrapper; its users collect the states in `raw_rnn`.
+    Reference: TF1 has no such wrapper; its users collect the states in `tf.nn.raw_rnn`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn

@@ -36,7 +36,7 @@ class LearnedInitialState(AroundWrapper):
             its state is not fixed.
 
     Reference: TF1 has no such wrapper; Hinton, Neural networks for machine learning,
-    lecture 7.
+    lecture 7 (2012).
 
     Example:
         >>> import jax, jax.numpy as jnp, jax_dynrnn as rnn

@@ -78,10 +78,11 @@ class LinenCell(_FlaxCell):
             it, such as `ConvLSTMCell`.
 
     Params: Flax's, the collection `params`; for a trained `nn.RNN(module)` they are
-    `variables["params"]["cell"]`. `init` returns them in its `dtype`, whatever `param_dtype`.
+    `variables["params"]["cell"]`. `init` returns them in its `dtype`, not in
+    `param_dtype`.
     State: Flax's carry, `(c, h)` for an LSTM. Output: the module's. The key of a step is the
-    module's stream `dropout`. Without a key, a module that draws random numbers fails: evaluate
-    with another module, made with its own flag (`deterministic`).
+    module's stream `dropout`. Without a key, a module that draws random numbers fails: to
+    evaluate, use a module that is made with `deterministic=True`.
 
     Raises:
         TypeError: `module` is not a cell, or has variables that are not params.

@@ -27,7 +27,7 @@ class HaikuCell(Cell):
             `Conv2DLSTM`.
 
     Params: Haiku's two levels, as in `{"lstm/linear": {"w": ..., "b": ...}}`; for a core
-    inside a model, remove the model's name from the module names first. State: as of
+    inside a model, remove the model's name from the module names first. State: that of
     `initial_state`, `LSTMState(hidden, cell)` for an LSTM. Output: the core's. The key of a
     step is what `hk.next_rng_key()` splits; without one, a core that draws random numbers
     fails.

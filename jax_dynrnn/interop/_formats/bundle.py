@@ -25,6 +25,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     An array is read on each access, and checked against its CRC-32C. Strings are returned as an
     object array of `bytes`.
 
+    Args:
+        prefix: that of the files, as `"model.ckpt-100"`.
+
     Raises:
         KeyError: no variable has this name; the nearest ones are listed.
         CheckpointError: the variable is truncated or corrupt, or of a dtype that NumPy lacks.
@@ -71,7 +74,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """The shape and the dtype of a variable, from the index: no values are read.
 
         Args:
-            name: of a variable.
+            name: the name of a variable.
 
         Returns:
             A named tuple `(shape, dtype)`.

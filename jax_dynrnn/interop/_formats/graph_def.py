@@ -34,7 +34,7 @@ def read_graph_def(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     r"""Reads the constants of a frozen graph (a `.pb`), including the weights, by node name.
 
     Args:
-        path: of a file with a `GraphDef`, as `convert_variables_to_constants` makes it.
+        path: a file with a `GraphDef`, as `convert_variables_to_constants` makes it.
 
     Returns:
         `{name: array}` in the graph's order. Strings are returned as an object array of `bytes`.

@@ -64,7 +64,7 @@ def read_nodes(
     The operations in the body of a loop follow, as `LOOP//NAME`. Its arguments are operations too.
 
     Args:
-        path: of the file.
+        path: the file.
         ops: the kinds of operations.
         form: `"graph"`, a `GraphDef`; `"meta"`, a `MetaGraphDef`; `"saved_model"`, a `SavedModel`.
 

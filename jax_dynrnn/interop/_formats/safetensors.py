@@ -32,7 +32,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the arrays of a safetensors file by name, with NumPy alone.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
         `{name: array}` in the order of the file, bfloat16 and float8 included.

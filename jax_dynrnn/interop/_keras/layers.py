@@ -30,6 +30,20 @@ MAX_NESTED = 16  # models in each other
 class Layer(NamedTuple):
     """A layer in a file of Keras; see `read`.
 
+    Attributes:
+        name: its name in Keras; that of a layer in a model in the model is `"inner/lstm"`.
+        class_name: its class in Keras; empty without a configuration.
+        config: its configuration; empty if the file has none.
+        weights: its arrays by name, as they are stored, in the order of `layer.get_weights()`.
+        inputs: the names of the layers that its inputs come from.
+        states: what its initial state comes from: names of layers, and indices of their outputs.
+        input_shape: the shape of its inputs, with the batch, if the file states or implies it.
+        outer_axes: the number of `TimeDistributed` that it is in: it runs over the last time axis
+            of as many more.
+        cells: for a recurrent layer: its cells with all options, as a run takes them.
+        params: the params of a run of `cells`.
+        problem: why a recurrent layer has no cells.
+
     Example:
         >>> from jax_dynrnn import interop
         >>> interop.keras.Layer("lstm", "LSTM", {"units": 4}, {}).config["units"]
@@ -37,27 +51,16 @@ class Layer(NamedTuple):
     """
 
     name: str
-    """Its name in Keras; that of a layer in a model in the model is `"inner/lstm"`."""
     class_name: str
-    """Its class in Keras; empty without a configuration."""
     config: Config
-    """Its configuration; empty if the file has none."""
     weights: dict[str, np.ndarray]
-    """Its arrays by name, as they are stored, in the order of `layer.get_weights()`."""
     inputs: tuple[str, ...] = ()
-    """The names of the layers that its inputs come from."""
     states: tuple[Reference, ...] = ()
-    """What its initial state comes from: names of layers, and indices of their outputs."""
     input_shape: Shape = ()
-    """The shape of its inputs, with the batch, if the file states or implies it."""
     outer_axes: int = 0
-    """How many `TimeDistributed` it is in: it runs over the last time axis of as many more."""
     cells: Cells = None
-    """For a recurrent layer: its cells with all options, as a run takes them."""
     params: Params = None
-    """The params of a run of `cells`."""
     problem: str = ""
-    """Why a recurrent layer has no cells."""
 
 
 Arrays = dict[str, np.ndarray]

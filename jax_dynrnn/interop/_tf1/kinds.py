@@ -24,10 +24,11 @@ def kind(name: str) -> str:
 
     A slot is an optimizer's state (`rnn/kernel/Adam_1`, `beta1_power`), a step a counter
     (`global_step`), an average the `ExponentialMovingAverage` of another variable. Only
-    TensorFlow's default names are known: slots of `AdamOptimizer(name="mine")` count as weights.
+    TensorFlow's default names are recognised: slots of `AdamOptimizer(name="mine")` count as
+    weights.
 
     Args:
-        name: of a variable, in a checkpoint or with the `:0` of a graph's tensor.
+        name: the name of a variable, in a checkpoint or with the `:0` of a graph's tensor.
 
     Returns:
         One of the four.
