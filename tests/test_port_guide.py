@@ -71,8 +71,8 @@ TF1 = {
     "around a run": """AdamOptimizer Saver bucket_by_sequence_length clip_by_global_norm dense
         embedding_lookup gradients one_hot padded_batch
         sparse_softmax_cross_entropy_with_logits""",
-    "TensorFlow 2": """Bidirectional ConvLSTM2D GRU GRUCell LSTM LSTMCell RNN SimpleRNN StackedRNNCells
-        compat""",
+    "TensorFlow 2": """Bidirectional ConvLSTM2D GRU GRUCell LSTM LSTMCell RNN SimpleRNN
+        StackedRNNCells compat""",
     "arguments": """dropout_prob_seed dtype initializer input_size name num_proj_shards
         num_unit_shards parallel_iterations reuse scope seed state_is_tuple swap_memory
         alignment_history attention_fn attention_layer initial_cell_state impute_finished
