@@ -26,6 +26,8 @@ X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
 LENGTHS = np.array([6, 3, 0, 1], np.int32)
 CELL = rnn.LSTMCell(5)
 PARAMS = CELL.init(jax.random.key(0), X.shape)
+TOLERANCE = 1e-5
+"""In float32, the only dtype of this engine."""
 
 
 def reference(x, h, c, weights, lengths, inputs, units, *_):
@@ -90,7 +92,7 @@ def test_equals_scan(stand_in, cell, time_major, reverse, lengths):
     params["bias"] = jnp.asarray(random.normal(size=20), jnp.float32)
     options = {"sequence_length": lengths, "reverse": reverse, "time_major": time_major}
     expected = results(cell, params, x, state, "scan", **options)
-    close(results(cell, params, x, state, "cudnn", **options), expected, 1e-5)
+    close(results(cell, params, x, state, "cudnn", **options), expected, TOLERANCE)
 
 
 @BOTH

@@ -54,6 +54,11 @@ from jax_dynrnn.engines.pallas.primitives import for_gpu
 
 BFLOAT16_PAIR_ERROR = 2.0**-16
 """The relative error of a float32 number that is split into a pair of bfloat16."""
+TOLERANCE = {
+    "float32": 4 * BFLOAT16_PAIR_ERROR,
+    "bfloat16": 4 * float(jnp.finfo("bfloat16").eps),
+    "float16": 4 * float(jnp.finfo("float16").eps),
+}
 
 
 def interpreter(**options):
@@ -82,8 +87,7 @@ def interpreted(hopper, monkeypatch):
 
 def assert_equals_scan(cell, dtype="bfloat16", batch=B, **options):
     """Asserts that `pallas` agrees with `scan`, or is about as close to float64 as `scan` is."""
-    eps = BFLOAT16_PAIR_ERROR if dtype == "float32" else float(jnp.finfo(dtype).eps)
-    assert_pallas_equals_scan(cell, dtype, batch, 4 * eps, **options)
+    assert_pallas_equals_scan(cell, dtype, batch, TOLERANCE[dtype], **options)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -63,10 +63,12 @@ def interpreted(v5e, monkeypatch):
     forget_traces(monkeypatch)
 
 
+TOLERANCE = {"float32": 1e-5, "bfloat16": 4 * 2**-7}
+
+
 def assert_equals_scan(cell, dtype="float32", batch=B, **options):
     """Asserts that `pallas` agrees with `scan`, or is about as close to float64 as `scan` is."""
-    tolerance = {"float32": 1e-5, "bfloat16": 4 * 2**-7}[dtype]
-    assert_pallas_equals_scan(cell, dtype, batch, tolerance, **options)
+    assert_pallas_equals_scan(cell, dtype, batch, TOLERANCE[dtype], **options)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -68,9 +68,16 @@ TF1 = {
         embedding_attention_seq2seq embedding_rnn_decoder embedding_rnn_seq2seq
         embedding_tied_rnn_seq2seq model_with_buckets one2many_rnn_seq2seq rnn_decoder
         sequence_loss sequence_loss_by_example tied_rnn_seq2seq""",
+    "around a run": """AdamOptimizer Saver bucket_by_sequence_length clip_by_global_norm dense
+        embedding_lookup gradients one_hot padded_batch
+        sparse_softmax_cross_entropy_with_logits""",
+    "TensorFlow 2": """Bidirectional ConvLSTM2D GRU GRUCell LSTM LSTMCell RNN SimpleRNN
+        StackedRNNCells compat""",
     "arguments": """dropout_prob_seed dtype initializer input_size name num_proj_shards
         num_unit_shards parallel_iterations reuse scope seed state_is_tuple swap_memory
         alignment_history attention_fn attention_layer initial_cell_state impute_finished
+        average_across_batch average_across_timesteps softmax_loss_function sum_over_batch
+        sum_over_timesteps
         softmax_temperature output_time_major
         coverage_penalty_weight length_penalty_weight probability_fn score_mask_value cell_size
         get_initial_state zero_state state_size output_size get_config from_config trainable""",
