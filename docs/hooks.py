@@ -89,7 +89,7 @@ def title_of(file):
 
 
 def on_page_content(html, page, config, **_):
-    html = re.sub(r'<div class="language-pycon.*?</div>', copied, html, flags=re.S)
+    html = re.sub(r'<div class="highlight">.*?</div>', copied, html, flags=re.S)
     html = re.sub(r'<img [^>]*src="([^"]+)"[^>]*>', r'<a class="picture" href="\1">\g<0></a>', html)
     html = html.replace('href="source:', f'href="{config.repo_url}/blob/main/')
     return Linked(html).text
@@ -102,6 +102,8 @@ def on_post_page(output, **_):
 
 def copied(block):
     """A block of code with the text that its button copies: without prompts and results."""
+    if 'class="gp"' not in block[0]:
+        return block[0]
     shown = html.unescape(re.sub(r"<[^>]+>", "", block[0]))
     lines, in_statement = [], False
     for line in shown.splitlines():
@@ -159,7 +161,9 @@ def reference():
     """The names that a text may use for an entry of the reference, and the entry's path."""
     paths = {}
     for page in sorted(ROOT.glob("docs/api/*.md")):
-        for path, options in re.findall(r"^::: (\S+)((?:\n +.*)*)", page.read_text(), re.M):
+        text = page.read_text()
+        paths |= {module: {module} for module in re.findall(r"^#.*\{#(\S+)\}", text, re.M)}
+        for path, options in re.findall(r"^::: (\S+)((?:\n +.*)*)", text, re.M):
             members = re.search(r" members: \[(.*)\]", options)
             members = members[1].split(", ") if members else []
             for entry in [path, *(f"{path}.{member}" for member in members)]:
