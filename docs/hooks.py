@@ -92,12 +92,21 @@ def on_page_content(html, page, config, **_):
     html = re.sub(r'<div class="highlight">.*?</div>', copied, html, flags=re.S)
     html = re.sub(r'<img [^>]*src="([^"]+)"[^>]*>', r'<a class="picture" href="\1">\g<0></a>', html)
     html = html.replace('href="source:', f'href="{config.repo_url}/blob/main/')
-    return Linked(html).text
+    return re.sub(r"<t[dh]\b.*?</t[dh]>", with_whole_names, Linked(html).text, flags=re.S)
 
 
 def on_post_page(output, **_):
     # This attribute makes the theme ask GitHub how many stars the repository has.
     return output.replace(' data-md-component="source"', "")
+
+
+def on_post_template(output_content, **_):
+    return on_post_page(output_content)
+
+
+def with_whole_names(cell):
+    """A cell of a table in which code without spaces, such as a name, is not broken."""
+    return re.sub(r"<code>(?=[^<\s]*</code>)", '<code class="name">', cell[0])
 
 
 def copied(block):
