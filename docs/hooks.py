@@ -111,20 +111,21 @@ def with_whole_names(cell):
 
 def copied(block):
     """A block of code with the text that its button copies: without prompts and results."""
-    if 'class="gp"' not in block[0]:
-        return block[0]
-    shown = html.unescape(re.sub(r"<[^>]+>", "", block[0]))
+    block = re.sub(r' *<span class="c1"># doctest: [^<]*</span>', "", block[0])
+    if 'class="gp"' not in block:
+        return block
+    shown = html.unescape(re.sub(r"<[^>]+>", "", block))
     lines, in_statement = [], False
     for line in shown.splitlines():
         in_statement = line.startswith(">>>") or (in_statement and line.startswith("..."))
         if in_statement:
             lines.append(line[4:])
     text = html.escape("\n".join(lines))
-    return block[0].replace("<div", f'<div data-copy="{text}"', 1)
+    return block.replace("<div", f'<div data-copy="{text}"', 1)
 
 
 class Linked:
-    """HTML in which the names of the reference are links, once in each section."""
+    """HTML in which names of the reference are links, once in a section and in a row of a table."""
 
     TOKENS = re.compile(
         r"<h[1-6]\b[^>]*>.*?</h[1-6]>"
@@ -151,7 +152,7 @@ class Linked:
             here = r"</th>.*<th[^>]*>(<code>from jax|here)"
             self.starts_elsewhere = bool(re.search(here, text, re.S))
         elif text == "<tr>":
-            self.column = 0
+            self.column, self.linked = 0, set()
         elif text == "<td":
             self.column += 1
         return text
