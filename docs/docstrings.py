@@ -36,6 +36,8 @@ def describe(obj):
         if not obj.is_attribute:
             text += f"\n\n[source]({source(obj)}){{.source}}"
         obj.docstring = griffe.Docstring(text, parent=obj)
+    if obj.is_attribute and str(obj.value).startswith("_"):
+        obj.value = None  # a private object says nothing to the reader
     for member in obj.members.values():
         if not member.is_alias:
             describe(member)

@@ -89,6 +89,8 @@ def title_of(file):
 
 
 def on_page_content(html, page, config, **_):
+    for module in re.findall(r'<h[12] id="(jax_dynrnn\.\w+)">', html):
+        config.plugins["autorefs"].register_anchor(page=page, identifier=module)
     html = re.sub(r'<div class="highlight">.*?</div>', copied, html, flags=re.S)
     html = re.sub(r'<img [^>]*src="([^"]+)"[^>]*>', r'<a class="picture" href="\1">\g<0></a>', html)
     html = html.replace('href="source:', f'href="{config.repo_url}/blob/main/')

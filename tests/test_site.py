@@ -127,6 +127,7 @@ def test_no_private_name_and_no_label_is_in_the_reference(site):
     found = entries(site)
     assert not [path for path in found if re.search(r"\._(?!_call__)", path)]
     assert "jax_dynrnn.Cell.zero_state" in found
+    assert " = _" not in shown(found["jax_dynrnn.Cell.feature_ndim"])
     assert not [name for name, page in site.items() if "doc-label" in page]
 
 
@@ -175,6 +176,7 @@ def test_names_in_text_link_to_their_entry(site):
     link = r'href="../api/running/#jax_dynrnn.dynamic_rnn"><code[^>]*>dynamic_rnn</code></a>'
     assert re.search(link, site["porting-from-tf1/index.html"])
     assert re.search(r'#jax_dynrnn.nnx.ScannedRNN"><code>nnx.ScannedRNN', site["agents/index.html"])
+    assert '/flax/#jax_dynrnn.nnx"><code>jax_dynrnn.nnx</code>' in site["changelog/index.html"]
     found = entries(site)
     assert "Flax's own <code>nnx.RNN</code>" in found["jax_dynrnn.nnx.RNNCell"]
     # Both frameworks have one.
