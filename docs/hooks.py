@@ -163,6 +163,8 @@ class Linked:
         path = REFERENCE.get(found["name"])
         inside = (self.entry + ".").startswith(f"{path}.")
         elsewhere = found["others"] or (self.starts_elsewhere and self.column == 1)
+        if found["name"].startswith(("linen.", "nnx.")):  # Flax has modules of these names
+            elsewhere = elsewhere or "Flax" in found.string[: found.start()][-40:]
         if path is None or inside or elsewhere or path in self.linked:
             return found[0]
         self.linked.add(path)

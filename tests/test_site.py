@@ -178,6 +178,9 @@ def test_names_in_text_link_to_their_entry(site):
     assert re.search(r'#jax_dynrnn.nnx.ScannedRNN"><code>nnx.ScannedRNN', site["agents/index.html"])
     assert '/flax/#jax_dynrnn.nnx"><code>jax_dynrnn.nnx</code>' in site["changelog/index.html"]
     found = entries(site)
+    assert "<code>nn.RNN</code>, <code>nnx.RNN</code>" in site["which-library/index.html"].replace(
+        ' class="name"', ""
+    )
     assert "Flax's own <code>nnx.RNN</code>" in found["jax_dynrnn.nnx.RNNCell"]
     # Both frameworks have one.
     assert not any(re.search(r"<a[^>]*><code[^>]*>RNN</code></a>", page) for page in site.values())
