@@ -227,7 +227,7 @@ def example(script):
     source = "\n".join(f"    {line}".rstrip() for line in script.read_text().splitlines())
     return (
         f"## {words} {{#{script.stem}}}\n\n{title}\n\n{text}{drawn}\n\n"
-        f"| {kept['measure']} | to reach | seconds |\n|---|---|---|\n"
+        f"| {kept['measure']} | reference | seconds |\n|---|---|---|\n"
         f"| **{kept['value']}** | {kept['reference']} | {kept['seconds']:.0f} |\n\n"
         f'??? example "examples/{script.name}"\n\n    ```python\n{source}\n    ```'
     )

@@ -27,7 +27,8 @@ def methods():
         names = [name for name in vars(thing) if not name.startswith("_")]
         found |= {f"{thing.__name__}.{name}": getattr(thing, name) for name in names}
     for layer in LAYERS:
-        names = {"__call__", "step", "start", "initialize_carry"} & {*dir(layer)}
+        listed = ("__call__", "step", "start", "initialize_carry")
+        names = [name for name in listed if hasattr(layer, name)]
         where = layer.__module__.rpartition(".")[2]
         found |= {f"{where}.{layer.__name__}.{name}": getattr(layer, name) for name in names}
     found["Cell.__call__"] = rnn.Cell.__call__

@@ -137,15 +137,17 @@ MODULES = [rnn, linen, nnx, testing, *INTEROP]
 
 
 def documented():
-    """Maps modules to the names that `docs/api` lists: as a line, or as a member of a module."""
+    """Maps modules to the names that `docs/api` lists: as an entry, or as a member of a module."""
     folder = pathlib.Path(__file__).parents[1] / "docs" / "api"
     pages = "".join(page.read_text() for page in folder.glob("*.md"))
-    entry = re.compile(r"^::: (\S+)$(?:\n +options:\n +members: \[(.*)\]$)?", re.MULTILINE)
     found = {}
-    for path, members in entry.findall(pages):
+    for path, options in re.findall(r"^::: (\S+)((?:\n +.*)*)", pages, re.MULTILINE):
         module, _, name = path.rpartition(".")
-        module, names = (path, members.split(", ")) if members else (module, [name])
-        found.setdefault(module, set()).update(names)
+        if path in {module.__name__ for module in MODULES}:
+            names = re.search(r" members: \[(.*)\]", options)[1].split(", ")
+            found.setdefault(path, set()).update(names)
+        else:
+            found.setdefault(module, set()).add(name)
     return found
 
 
