@@ -165,8 +165,8 @@ def estimate(row: Row, column: str, folder: Path) -> dict[str, Any]:
 
 def blocks_of(row: Row) -> int:
     """The blocks of `blocked`. Only loops over these end at the longest row: here after all."""
-    elements = row.batch * row.units * GATES[row.kind]
-    return math.ceil(T / steps_of_a_block(T, elements, jnp.dtype(row.dtype).itemsize, TPU))
+    elements, itemsize = row.units * GATES[row.kind], jnp.dtype(row.dtype).itemsize
+    return math.ceil(T / steps_of_a_block(T, row.batch, elements, itemsize, TPU))
 
 
 def estimated(row: Row, column: str, timeout: int) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def _rows_of_a_tile(run: Run, tuning: Tuning) -> int:
 def _steps_of_a_block(run: Run, tuning: Tuning, rows: int) -> int:
     if run.remat_steps is not None:
         return run.remat_steps
-    return steps_of_a_block(run.time, rows * _elements_of_a_row(run), _itemsize(run), tuning)
+    return steps_of_a_block(run.time, rows, _elements_of_a_row(run), _itemsize(run), tuning)
 
 
 def bytes_of_a_step(run: Run) -> int:
@@ -258,11 +258,12 @@ def _itemsize(run: Run) -> int:
     return max((kernel.dtype.itemsize for kernel in run.params.kernels), default=1)
 
 
-def steps_of_a_block(time: int, elements: int, itemsize: int, tuning: Tuning) -> int:
-    """The steps of a block, if the recurrent products of one step have so many `elements`."""
+def steps_of_a_block(time: int, rows: int, elements: int, itemsize: int, tuning: Tuning) -> int:
+    """The steps of a block, if a row has so many `elements` in the recurrent products of a step."""
     # A few short blocks take longer than one that does not fit into the cache.
     fewest = time if time <= ONE_BLOCK_STEPS else MIN_BLOCK_STEPS
     most = min(tuning.block_elements, tuning.block_bytes / itemsize) / elements
+    most = min(most, tuning.max_block_rows) / rows
     target = min(max(most, fewest), tuning.max_block_steps)
     return part_size(time, int(target), tuning.block_range)
 

@@ -56,6 +56,10 @@ class Tuning:
     max_block_steps: int
     """The largest target for the steps of a block."""
 
+    max_block_rows: float
+    """The same for its rows times its steps, which are the rows of its matmuls. On a TPU more of
+    them make no matmul faster, and arrays that are larger go through the main memory."""
+
     block_range: tuple[float, float]
     """Allowed steps of a block, as multiples of the target."""
 
@@ -90,6 +94,7 @@ CPU = Tuning(
     block_elements=2**18,
     block_bytes=INFINITY,
     max_block_steps=56,
+    max_block_rows=INFINITY,
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
@@ -104,6 +109,7 @@ GPU = Tuning(
     block_elements=INFINITY,
     block_bytes=INFINITY,
     max_block_steps=64,  # the host is asked once in a block
+    max_block_rows=INFINITY,
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
     repeats_flags=False,
@@ -115,6 +121,7 @@ GPU = Tuning(
 TPU = dataclasses.replace(
     GPU,
     block_bytes=2**24,
+    max_block_rows=2**12,
     counts_in_carry=True,
     repeats_flags=True,
     max_forward_bytes=2**20,
