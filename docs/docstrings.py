@@ -104,11 +104,16 @@ def markdown(docstring):
         body = re.match(r"(?:[ ]{4}.*\n?|\n)*", rest)[0]  # up to the next line without indent
         inside = textwrap.dedent(body).strip("\n")
         if name in LISTS:
-            inside = re.sub(r"^([\w*][\w*, .]*): ", r"- **\1**: ", inside, flags=re.M)
+            inside = re.sub(r"^([\w*.]+(?:,\s+[\w*.]+)*):\s", listed, inside, flags=re.M)
         elif name == "Example":
             inside = f"```pycon\n{inside}\n```"
         text += [f"**{name}**{title and ':' + title}", inside, fenced(rest[len(body) :])]
     return "\n\n".join(text)
+
+
+def listed(entry):
+    """The beginning of an item of a list; the names may be on several lines."""
+    return f"- **{' '.join(entry[1].split())}**: "
 
 
 def fenced(text):
