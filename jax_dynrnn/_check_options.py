@@ -64,7 +64,8 @@ def one_key(key: Key) -> None:
 def a_key(key: Any) -> None:
     """Checks that `key` is one key, typed or of the older kind, a uint32 vector."""
     dtype = getattr(key, "dtype", None)
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    has_shape = isinstance(key, jax.Array | jax.ShapeDtypeStruct)
+    typed = has_shape and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     legacy = dtype == np.uint32 and np.ndim(key) == 1
     if not (legacy or (typed and key.ndim == 0)):
         is_array = isinstance(key, jax.Array | np.ndarray)

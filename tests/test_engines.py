@@ -110,7 +110,7 @@ def test_explained_without_arrays():
         jax.ShapeDtypeStruct((3,), jnp.int32),
         jax.ShapeDtypeStruct((3, 4), jnp.float64),
         mask=jax.ShapeDtypeStruct((3, 5), jnp.bool_),
-        key=jax.random.key(0),
+        key=jax.eval_shape(lambda: jax.random.key(0)),
     )
     assert explanation.chosen == "scan"
     on_gpus = [explanation.reasons.pop(name) for name in ("cudnn", "pallas")]
