@@ -64,6 +64,16 @@ def test_every_cell_compiles_with_every_engine(case, chip, dtype):
         program(case, chip, dtype, engine)
 
 
+def test_explain_computes_nothing():
+    """It answers for a chip that only compiles, also about a stack whose parts draw."""
+    cell = rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.LSTMCell(32), 0.9), rnn.LSTMCell(32)])
+    inputs = jax.ShapeDtypeStruct((B, T, 3), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(lambda key: cell.init(key, inputs.shape), key)
+    with jax.default_device(devices(CHIPS[0])[0]):
+        assert rnn.explain(cell, params, inputs, key=key).reasons["pallas"] is None
+
+
 CELL = rnn.LSTMCell(32)
 STACK = rnn.MultiRNNCell([rnn.LSTMCell(32), rnn.CudnnCompatibleGRUCell(32)])
 FLAGS = jax.ShapeDtypeStruct((B, T), bool)

@@ -55,7 +55,15 @@ def asks_by_types(ask: Callable[..., Any]) -> Callable[[Request | Run], Any]:
 
     def ask_of_types(cell, structure, leaves, dtype, draws):
         params, inputs = structure.unflatten([jax.ShapeDtypeStruct(*x) for x in leaves])
-        return ask(cell, params, inputs, dtype, jax.random.key(0) if draws else None)
+        found = []
+
+        def trace():
+            key = jax.random.key(0) if draws else None
+            found.append(ask(cell, params, inputs, dtype, key))
+
+        # Not even the key is computed: the default device may be one that only compiles.
+        jax.eval_shape(trace)
+        return found[0]
 
     memoized = memoize_by_cell(ask_of_types)
 
