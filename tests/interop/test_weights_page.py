@@ -22,7 +22,7 @@ CELL = rnn.LSTMCell(H, forget_bias=0.0)
 
 def rows():
     """The code of each row of the page's first table."""
-    table = PAGE.read_text().split("| you have | type this |")[1].split("\n\n")[0]
+    table = PAGE.read_text().split("| you have | code |")[1].split("\n\n")[0]
     return re.findall(r"`([^`]+)` \|$", table, re.MULTILINE)
 
 
@@ -121,5 +121,5 @@ def test_what_the_table_says_to_type(code, tmp_path, monkeypatch, load_oracle):
 
 def test_the_table_has_all_rows():
     """The expression finds every row."""
-    table = PAGE.read_text().split("| you have | type this |")[1].split("\n\n")[0]
+    table = PAGE.read_text().split("| you have | code |")[1].split("\n\n")[0]
     assert len(rows()) == table.strip().count("\n") == 11
