@@ -66,7 +66,7 @@ def a_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     has_shape = isinstance(key, jax.Array | jax.ShapeDtypeStruct)
     typed = has_shape and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    legacy = dtype == np.uint32 and np.ndim(key) == 1
+    legacy = dtype == np.uint32 and key.ndim == 1
     if not (legacy or (typed and key.ndim == 0)):
         is_array = isinstance(key, jax.Array | np.ndarray)
         found = f"shape {key.shape} of {dtype}" if is_array else f"{key!r:.80}"
