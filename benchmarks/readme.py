@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import compare
-from .compare import COMPARISONS, MARGIN, Entry, collect, geometric_mean
+from .compare import MARGIN, Entry, by_problem, collect, geometric_mean, in_grid, over_flax
 from .files import RESULTS
-from .grid import Problem
+from .report import Entries, figure, ratios
 from .timing import PASSES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -32,12 +31,10 @@ ROWS = {
 """Rows of the table, and the comparisons that they show."""
 GROUPS = "all T", "log-normal"
 
-Entries = dict[Problem, Entry]
-
 
 def section(measured: dict[str, Any]) -> str:
     """The table of speed-ups, and sentences on losses, memory and compilation."""
-    entries = compare.in_grid(compare.by_problem(measured["rows"]))
+    entries = in_grid(by_problem(measured["rows"]))
     machine = measured["machine"]
     text = " ".join([_losses(entries), _by_cell(entries), _resources(entries)])
     source = f"Measured on {machine['cores']} cores ({machine['processor']}), {machine['date']}."
@@ -52,19 +49,17 @@ def _table(entries: Entries) -> str:
     ]
     for name, comparison in ROWS.items():
         means = [
-            geometric_mean(collect(entries, _speed_up(comparison, what), group).values())
-            for group in GROUPS
-            for what in PASSES
+            _mean(entries, ratios(what)[comparison], group) for group in GROUPS for what in PASSES
         ]
-        lines.append(f"| {name} | {' | '.join(map(_figure, means))} |")
+        lines.append(f"| {name} | {' | '.join(map(figure, means))} |")
     return "\n".join(lines)
 
 
 def _losses(entries: Entries) -> str:
     forward, training = (
-        list(collect(entries, _speed_up("best JAX peer", what)).values()) for what in PASSES
+        list(collect(entries, ratios(what)["best JAX peer"]).values()) for what in PASSES
     )
-    lost = [sum(ratio < MARGIN for ratio in ratios) for ratios in (training, forward)]
+    lost = [sum(ratio < MARGIN for ratio in found) for found in (training, forward)]
     return (
         f"There are exceptions: {lost[0]} of {len(training)} training steps and {lost[1]} of "
         f"{len(forward)} forward passes reach less than {MARGIN:.0%} of the best JAX peer's speed; "
@@ -77,25 +72,16 @@ def _by_cell(entries: Entries) -> str:
     for name, kind in (("LSTM", "lstm"), ("reset-after GRU", "gru_after")):
         of_kind = {p: entry for p, entry in entries.items() if p.kind == kind}
         means = [
-            [
-                geometric_mean(collect(of_kind, _speed_up("PyTorch", what), group).values())
-                for what in PASSES
-            ]
-            for group in GROUPS
+            [_mean(of_kind, ratios(what)["PyTorch"], group) for what in PASSES] for group in GROUPS
         ]
-        full, lognormal = (" and ".join(map(_figure, pair)) for pair in means)
+        full, lognormal = (" and ".join(map(figure, pair)) for pair in means)
         parts.append(f"for the {name} {full} with full lengths, {lognormal} with log-normal ones")
     return f"Over PyTorch the speed-up, forward and in training, is {'; '.join(parts)}."
 
 
 def _resources(entries: Entries) -> str:
     memory, seconds = (
-        geometric_mean(
-            collect(
-                entries,
-                functools.partial(compare.over_flax, what="training", quantity=quantity),
-            ).values()
-        )
+        _mean(entries, functools.partial(over_flax, what="training", quantity=quantity))
         for quantity in ("memory", "compile")
     )
     slowest = max(entry["ours"]["training"]["compile"] for entry in entries.values())
@@ -105,13 +91,10 @@ def _resources(entries: Entries) -> str:
     )
 
 
-def _speed_up(comparison: str, what: str) -> Callable[[Entry], float | None]:
-    over = COMPARISONS[comparison]
-    return functools.partial(compare.speed_up, what=what, comparison=over)
-
-
-def _figure(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}"
+def _mean(
+    entries: Entries, ratio: Callable[[Entry], float | None], group: str = "all"
+) -> float | None:
+    return geometric_mean(collect(entries, ratio, group).values())
 
 
 def written() -> str:

@@ -75,19 +75,19 @@ def _verdict(entry: Entry, what: str, kind: str) -> list[str]:
     else:
         ratio = compare.speed_up(entry, what, COMPARISONS["best JAX peer"])
     mark = " <" if ratio is not None and ratio < MARGIN else "  "
-    return [f"{100 * (high - low) / ours['median']:.0f} %", _times(ratio) + mark]
+    return [f"{100 * (high - low) / ours['median']:.0f} %", figure(ratio) + mark]
 
 
 def _means(entries: Entries) -> list[str]:
     lines = [["geometric means of the speed-up", "", *GROUPS]]
     for what in PASSES:
-        for name, ratio in _ratios(what).items():
+        for name, ratio in ratios(what).items():
             means = [geometric_mean(collect(entries, ratio, g).values()) for g in GROUPS]
-            lines.append([_named(what), name, *map(_times, means)])
+            lines.append([_named(what), name, *map(figure, means)])
     return [aligned(lines, left=2), "\n".join(_sentences(entries))]
 
 
-def _ratios(what: str) -> dict[str, Any]:
+def ratios(what: str) -> dict[str, Any]:
     """The functions that compute the speed-up of an entry, by the name of the comparison."""
     ratios: dict[str, Any] = {
         name: functools.partial(compare.speed_up, what=what, comparison=comparison)
@@ -100,7 +100,7 @@ def _sentences(entries: Entries) -> list[str]:
     """Sentences on the lowest speed-ups, the lost rows, memory, and compile time."""
     lines = []
     for what in PASSES:
-        for name, ratio in _ratios(what).items():
+        for name, ratio in ratios(what).items():
             found = collect(entries, ratio)
             lost = sum(value < MARGIN for value in found.values())
             if found:
@@ -125,7 +125,7 @@ def _named(what: str) -> str:
     return {"forward": "forward", "training": "training step"}[what]
 
 
-def _times(ratio: float | None) -> str:
+def figure(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
 
 

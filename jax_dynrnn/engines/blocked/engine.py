@@ -121,7 +121,7 @@ class Blocked(Engine):
 def _in_steps(tree: PyTree) -> PyTree:
     """The same arrays, `[T, ...]`, in memory step by step."""
     tree = jax.tree.map(lambda x: with_layout_constraint(x, Layout((*range(x.ndim),))), tree)
-    # Else a result of the program has the layout that XLA gives to results from the start.
+    # Without this, XLA lays an array that is a result of the program out as that result at once.
     return jax.lax.optimization_barrier(tree)
 
 

@@ -26,7 +26,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
     object array of `bytes`.
 
     Args:
-        prefix: that of the files, as `"model.ckpt-100"`.
+        prefix: the prefix of the files, as `"model.ckpt-100"`.
 
     Raises:
         KeyError: no variable has this name; the nearest ones are listed.

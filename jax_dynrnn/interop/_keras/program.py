@@ -147,7 +147,7 @@ class _Program:
 
         Args:
             layer: the layer.
-            number: of it in the program.
+            number: its number in the program.
             masks, is_changed: what `_mask_sources` finds.
         """
         source, masking = self._origin(layer)

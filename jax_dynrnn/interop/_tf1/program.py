@@ -64,19 +64,19 @@ class Specs(Mapping[str, Spec]):
 
 
 class Source(NamedTuple):
-    """What a program is printed for."""
+    """The file that a program is printed for, and the part of it that is looked at."""
 
     variables: Mapping[str, Any]
     """All variables of the file."""
     read_code: str
     """The code that reads them."""
     specs: Specs
-    """Of the variables among which cells are looked for."""
+    """Shapes and dtypes of the variables that may belong to cells."""
     scope: str
-    """Of the cells; empty for all."""
+    """The scope in which cells are searched; empty for all."""
     limits: Limits
     graph: GraphCells | None
-    """Of the model, if it is known."""
+    """The graph of the model, if it is known."""
 
 
 class Entry(NamedTuple):
