@@ -100,6 +100,15 @@ def test_recomputed_matmuls(small_tiles, combination):
     close(recomputed, scan, combination.tolerance)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_matmuls_recomputed_on_a_tpu(monkeypatch, reverse):
+    """As for a run of many rows, with flags repeated for each unit and steps counted in a carry."""
+    tuning = dataclasses.replace(TPU, max_block_steps=4, recompute_bytes=0)
+    monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
+    resets = random().random((10, 23)) < 0.2
+    close(*runs(rnn.CudnnCompatibleGRUCell(4), 10, 23, reverse=reverse, resets=resets), 1e-12)
+
+
 @pytest.mark.parametrize("small_tiles", ["gpu", "tpu"], indirect=True)
 @pytest.mark.parametrize("unroll", [3, 16])
 def test_many_steps_in_one_iteration(small_tiles, unroll):
@@ -163,10 +172,21 @@ def test_one_row_forward_alone(monkeypatch, lengths, reverse):
     close(forward("blocked", 1, lengths, reverse=reverse), expected, 1e-12)
 
 
+@pytest.mark.parametrize("limit", ["max_forward_bytes", "max_forward_rows"])
+def test_forward_of_large_steps_on_a_tpu(monkeypatch, limit):
+    """`blocked` has `scan` run them, and leaves the padding of the inputs as it is."""
+    tuning = dataclasses.replace(TPU, **{limit: 0})
+    monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
+    monkeypatch.setattr(blocked_engine, "forward", None)  # no block is run
+    close(forward("blocked", 4, [1, 0, 3, 9]), forward("scan", 4, [1, 0, 3, 9]), 1e-12)
+
+
 def forward(engine, batch, lengths, **options):
-    """The results of a forward pass with one engine."""
+    """The results of a forward pass with one engine, over inputs with NaN in the padding."""
     cell, inputs = rnn.LSTMCell(4), np.random.default_rng(1).normal(size=(batch, 9, 3))
-    params = cell.init(jax.random.key(0), inputs.shape, jnp.float64)
+    for row, length in zip(inputs, lengths or [], strict=lengths is not None):
+        row[length:] = np.nan
+    params = cell.init(jax.random.key(0), np.shape(inputs), jnp.float64)
 
     def run(*x):
         return rnn.dynamic_rnn(cell, *x, implementation=engine, **options)
@@ -261,12 +281,12 @@ def test_memory_of_forward_and_backward_passes():
     assert 4 * outputs < memory(jax.grad(run)).temp_size_in_bytes < 5 * outputs
 
 
-def residual_elements(cell, *shape):
+def residual_elements(cell, *shape, remat=None):
     """How many elements `jax.vjp` saves for the backward pass."""
     params, x = cell.init(jax.random.key(0), shape), np.ones(shape, np.float32)
 
     def run(p, x):
-        return rnn.dynamic_rnn(cell, p, x, implementation="blocked")[0]
+        return rnn.dynamic_rnn(cell, p, x, remat=remat, implementation="blocked")[0]
 
     _, pull = jax.eval_shape(lambda p, x: jax.vjp(run, p, x), params, x)
     return sum(r.size for r in jax.tree.leaves(pull))
@@ -288,6 +308,20 @@ def test_residuals(cell, states, sums, monkeypatch):
         # 100 further steps of 2 rows and 8 units.
         more = residual_elements(cell, 2, 200, 8) - residual_elements(cell, 2, 100, 8)
         assert more == 100 * 2 * 8 * (elements + 1 + 1), "plus inputs and outputs"
+
+
+@pytest.mark.parametrize("remat", [None, 10])
+def test_only_large_residuals_are_recomputed(remat, monkeypatch):
+    """From `recompute_bytes` on, an LSTM's gates are not saved; with `remat` they never are."""
+    cell, of_a_step = rnn.LSTMCell(8), 2 * 8
+    saved_bytes = 4 * of_a_step * (2 + 4)
+
+    def elements(steps):
+        tuning = dataclasses.replace(CPU, recompute_bytes=steps * saved_bytes)
+        monkeypatch.setitem(engines.ENGINES, "blocked", Blocked(cpu=tuning))
+        return residual_elements(cell, 2, 200, 8, remat=remat)
+
+    assert elements(201) - elements(200) == (0 if remat else 200 * of_a_step * 4)
 
 
 @toys.config

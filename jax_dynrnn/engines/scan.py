@@ -99,7 +99,9 @@ def _step(run: Run, cell_step: Callable[..., Any]) -> Callable[..., Any]:
 
     def step(state, x):
         valid, updates = x["valid"], x["scalar_update_steps"]
-        inputs = select(valid, x["inputs"], run.padding)
+        inputs = x["inputs"]
+        if run.padding is not None:
+            inputs = select(valid, inputs, run.padding)
         if x["resets"] is not None:
             state = _select(x["resets"], run.start_state, state)
         output, new = cell_step(inputs, state, x["t"])

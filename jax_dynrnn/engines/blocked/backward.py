@@ -139,18 +139,18 @@ class BlockVJP:
     ) -> tuple[Any, Any, Any]:
         """`(d_state, d_start, cotangents)`: those of the results of each step's arithmetic."""
         run = self.blocks.run
-        resets = self.blocks.resets(self.tile, self.block, valid)
+        flags, flags_at = self.blocks.flags_of_steps(self.tile, self.block, valid)
         d_start = zeros(d_state, like=run)
 
         def step(carry, x, k):
-            del k
-            return self._step(operands, carry, x)
+            vjp, d_y, flags = x
+            return self._step(operands, carry, vjp, d_y, *flags_at(flags, k))
 
         (d_state, d_start), (d_operands, d_new) = scan_some_steps(
             self._own_steps,
             step,
             (d_state, d_start),
-            (vjp, d_y, *self.blocks.flags_of_steps(valid, resets)),
+            (vjp, d_y, flags),
             reverse=not run.reverse,
             unroll=run.unroll,
             counts_in_carry=self.blocks.tuning.counts_in_carry,
@@ -161,9 +161,16 @@ class BlockVJP:
     def _own_steps(self) -> tuple[Index, Index] | None:
         return self.blocks.tiling.own_steps(self.tile, self.block)
 
-    def _step(self, operands: list[Any], carry: PyTree, x: Any) -> tuple[Any, Any]:
+    def _step(
+        self,
+        operands: list[Any],
+        carry: PyTree,
+        vjp: PyTree,
+        d_y: PyTree,
+        valid: jax.Array,
+        reset: jax.Array | None,
+    ) -> tuple[Any, Any]:
         d_state, d_start = carry
-        vjp, d_y, valid, reset = x
         none = jax.tree.map(jnp.zeros_like, d_state)
         d_new = select(valid, d_state, none)
         d_operands = [jnp.zeros_like(operand[0]) for operand in operands]

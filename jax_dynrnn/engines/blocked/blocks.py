@@ -130,13 +130,15 @@ class Blocks:
         valid = self.tiling.valid(tile, block)
         inputs = self.masked_inputs(tile, block, valid)
         projected = self.split.project_steps(run.params, inputs)
+        flags, flags_at = self.flags_of_steps(tile, block, valid)
         start = None
         if run.masks.resets is not None:
             start = self.tiling.read_rows(run.start_state, tile)
 
         def step(carry, x, k):
             state, buffers = carry
-            projected, valid, reset = x
+            projected, flags = x
+            valid, reset = flags_at(flags, k)
             state = state if reset is None else select(reset, start, state)
             output, new, products = self.split.step_with_products(run.params, projected, state)
             if buffers is not None:
@@ -149,7 +151,7 @@ class Blocks:
             self.tiling.own_steps(tile, block),
             step,
             (state, buffers),
-            (projected, *self.flags_of_steps(valid, self.resets(tile, block, valid))),
+            (projected, flags),
             reverse=run.reverse,
             unroll=run.unroll,
             counts_in_carry=self.tuning.counts_in_carry,
@@ -157,15 +159,38 @@ class Blocks:
         )
         return state, outputs, buffers
 
-    def flags_of_steps(self, *flags: jax.Array | None) -> list[jax.Array | None]:
-        """Flags `[K, b]` as the loop over steps reads them, which may be `[K, b, units]`."""
+    def flags_of_steps(
+        self, tile: Index, block: Index, valid: jax.Array
+    ) -> tuple[Any, Callable[[Any, Index], tuple[jax.Array, jax.Array | None]]]:
+        """`(xs, at)`: `at(x, k)` is `(valid, reset)` of step k, where `x` is its part of the `xs`.
+
+        The flags may have units, `[b, H]`.
+        """
+        resets = self.resets(tile, block, valid)
         leaves = jax.tree.leaves((self.one_residual.state, self.one_output))
         shapes = {x.shape[1:] for x in leaves}
         # Flags with units can only select between arrays that all have these units.
         units = shapes.pop() if len(shapes) == 1 else ()
-        if not self.tuning.repeats_flags or len(units) != 1:
-            return [*flags]
-        return [f if f is None else jnp.broadcast_to(f[..., None], f.shape + units) for f in flags]
+        if len(units) != 1 or self.tiling.rows * units[0] > self.tuning.max_repeated_flags:
+            return (valid, resets), lambda flags, k: flags
+
+        def for_each_unit(x):
+            return x if x is None else jnp.broadcast_to(x[..., None], x.shape + units)
+
+        resets = for_each_unit(resets)
+        if self.run.masks.may_have_gaps:
+            return (for_each_unit(valid), resets), lambda flags, k: flags
+        start = self.tiling.start(block)
+        # The barrier keeps XLA from repeating the ends in each step.
+        ends = jax.lax.optimization_barrier(for_each_unit(self.tiling.own_ends(tile) - start))
+
+        def at(reset, k):
+            valid = k < ends
+            if self.tiling.last_block_overlaps:
+                valid = valid & (k >= block * self.tiling.steps - start)
+            return valid, reset
+
+        return resets, at
 
     def _saved(self, projected: Projected, state: State, products: list[Any]) -> Any:
         """What is saved of a step for the backward pass."""
@@ -195,12 +220,16 @@ class Blocks:
     def recomputes_products(self) -> bool:
         """Whether the backward pass recomputes all matmuls of a block, as one each.
 
-        It does not depend on the batch or the time, so that no size costs much more than another.
+        On a CPU it does not depend on the batch or the time, so that no size costs much more than
+        another.
         """
-        weights, limit = self.run.params, self.tuning.recompute_flops
+        run, limit = self.run, self.tuning.recompute_flops
         results = jax.tree.leaves((self.one_residual.projected, self.one_residual.products))
-        flops = sum(w.size for w in (*weights.projection, *weights.kernels))
-        return limit > 0 and flops <= limit * sum(x.size for x in results)
+        flops = sum(w.size for w in (*run.params.projection, *run.params.kernels))
+        one_step = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.one_residual))
+        saved_bytes = run.batch * (run.remat_steps or run.time) * one_step
+        worth_it = flops <= limit * sum(x.size for x in results)
+        return limit > 0 and worth_it and saved_bytes >= self.tuning.recompute_bytes
 
 
 def _one_step(split: SplitCell, run: Run) -> tuple[Any, Residuals]:

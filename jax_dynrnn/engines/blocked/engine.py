@@ -95,11 +95,14 @@ class Blocked(Engine):
         """The forward pass alone. Tiles gain only by what they leave out: padding, and reading the
         kernels of the inputs at every step. An accelerator's tile leaves out neither."""
 
-        def tiles():
-            return forward(Blocks.of(split, run, self.tuning(run)), save=False)[0]
-
         tuning, lengths = self.tuning(run), run.masks.lengths
-        if bytes_of_a_step(run) > tuning.max_forward_bytes:
+        if not tuning.replaces_padding:
+            run = dataclasses.replace(run, padding=None)
+
+        def tiles():
+            return forward(Blocks.of(split, run, tuning), save=False)[0]
+
+        if _has_large_steps(run, tuning):
             return run_scan(run)
         if (of_rows := tuning.row_tuning) is None:
             outputs, state = tiles()
@@ -116,6 +119,14 @@ class Blocked(Engine):
         # JAX keeps what it traced as long as the function lives: `run_scan` by itself would keep
         # the cell of the run, and every array inside it.
         return jax.lax.cond(is_full, lambda: run_scan(run), tiles)
+
+
+def _has_large_steps(run: Run, tuning: Tuning) -> bool:
+    """Whether the matmuls of a step are so large that blocks make a forward pass no faster."""
+    units = max((kernel.shape[0] for kernel in run.params.kernels), default=run.batch)
+    rows_per_unit = run.batch / units
+    too_large = bytes_of_a_step(run) > tuning.max_forward_bytes
+    return too_large or rows_per_unit > tuning.max_forward_rows
 
 
 def _in_steps(tree: PyTree) -> PyTree:

@@ -67,9 +67,11 @@ class Tuning:
     """Whether the number of a step is carried from step to step, not read from an array. A TPU
     waits for such a read at every step; it was not timed on a GPU."""
 
-    repeats_flags: bool
-    """Whether the flags of rows are repeated for each unit before the loop over steps. A TPU has
-    rows and units on different axes of its registers: to repeat them in a step takes 150 cycles."""
+    max_repeated_flags: int
+    """The rows times units up to which the flags of rows are repeated for each unit before the loop
+    over steps; without gaps, the ends of rows are, and each step compares its number with them. A
+    TPU has rows and units on different axes of its registers: to repeat flags in a step takes 150
+    cycles. More of them go through the main memory."""
 
     max_forward_bytes: float
     """The largest recurrent products of a step for which a forward pass without residuals is run in
@@ -77,16 +79,29 @@ class Tuning:
     blocks. On a TPU the projected inputs of large steps go through the main memory. On a CPU it
     depends on the run too."""
 
+    max_forward_rows: float
+    """The most rows for each unit of which the same holds. With more of them the inputs' projection
+    is a large matmul in each step, too."""
+
     arranges_first: bool
     """Whether batch-major inputs and outputs are transposed as a whole, not block by block; and
     the outputs of a forward pass are in memory step by step. XLA might lay them out as their users
     have them: with steps inside of a TPU's tiles, where to write a block takes 450 cycles a step.
     In a training step this costs more than it saves."""
 
+    replaces_padding: bool
+    """Whether a forward pass without residuals replaces the padding of its inputs, although it
+    discards what is computed from it. On a TPU this takes 2 to 12 % of the cycles; it was not timed
+    elsewhere."""
+
     recompute_flops: float
     """Multiplications for each element of a matmul's result, up to which the backward pass
     recomputes it. Up to there it takes less time than to write and read the result, or is some
     percent slower where all residuals fit into the cache (up to 10 % for one row alone)."""
+
+    recompute_bytes: float
+    """The residuals of a run, in bytes, from which on this is done. A TPU keeps fewer in its vector
+    memory."""
 
 
 CPU = Tuning(
@@ -98,10 +113,13 @@ CPU = Tuning(
     # Narrow: a longer sequence must not take much less memory because its blocks are shorter.
     block_range=(52 / 56, 64 / 56),
     counts_in_carry=False,
-    repeats_flags=False,
+    max_repeated_flags=0,
     max_forward_bytes=INFINITY,
+    max_forward_rows=INFINITY,
     arranges_first=False,
+    replaces_padding=True,
     recompute_flops=256,
+    recompute_bytes=0,
 )
 
 GPU = Tuning(
@@ -112,10 +130,13 @@ GPU = Tuning(
     max_block_rows=INFINITY,
     block_range=(2 / 3, 3 / 2),
     counts_in_carry=False,
-    repeats_flags=False,
+    max_repeated_flags=0,
     max_forward_bytes=-1,
+    max_forward_rows=INFINITY,
     arranges_first=False,
+    replaces_padding=True,
     recompute_flops=0,
+    recompute_bytes=0,
 )
 
 TPU = dataclasses.replace(
@@ -123,8 +144,12 @@ TPU = dataclasses.replace(
     block_bytes=2**24,
     max_block_rows=2**12,
     counts_in_carry=True,
-    repeats_flags=True,
+    max_repeated_flags=2**17,
     max_forward_bytes=2**20,
+    max_forward_rows=7,
     arranges_first=True,
+    replaces_padding=False,
+    recompute_flops=600,
+    recompute_bytes=2**27,
 )
 """Estimated from the schedules of libtpu: see `benchmarks/results/tpu_static.json`."""
