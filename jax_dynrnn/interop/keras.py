@@ -35,8 +35,8 @@ __all__ = ["Layer", "export_params", "hard_sigmoid", "import_params", "read", "w
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """`clip(0.2 x + 0.5, 0, 1)`: `hard_sigmoid` of Keras 1 and 2, and of TF1's `tf.keras`.
 
-    There it is the default of `recurrent_activation`. Keras 3's function of that name is
-    another one, `jax.nn.hard_sigmoid`: `relu6(x + 3) / 6`.
+    It is the default of `recurrent_activation` before Keras 2.3, and in TF1's `tf.keras`. Keras
+    3's function of that name is another one, `jax.nn.hard_sigmoid`: `relu6(x + 3) / 6`.
 
     Args:
         x: array `[...]` of a floating dtype.
