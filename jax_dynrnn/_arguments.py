@@ -118,7 +118,11 @@ FOREIGN: dict[str, Advice] = {
         "num_units",
         "output_channels",
     ),
-    **_advise("num_unit num_hidden hidden_units", "num_units"),
+    **_advise("num_unit num_hidden hidden_units cell_size", "num_units"),
+    **_advise(
+        "num_unit_shards num_proj_shards",
+        otherwise="a variable is one array here, and interop.tf1 joins shards: leave it out",
+    ),
     **_advise(
         "in_features input_size input_shape",
         "in_features",

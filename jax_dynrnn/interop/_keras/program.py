@@ -31,8 +31,9 @@ MERGES = (
 """Layers that make one mask of those of their inputs, in each version in another way."""
 NO_CONFIG = (
     "# The file has no configuration, and weights do not say which functions and options layers",
-    "# have; these are the defaults of Keras 3. (Before, recurrent_activation was hard_sigmoid by",
-    "# default: interop.keras.hard_sigmoid.) --config model.json, of model.to_json(), says them.",
+    "# have; these are the defaults of Keras 3. (Before Keras 2.3, and in TF1's tf.keras,",
+    "# recurrent_activation is interop.keras.hard_sigmoid by default.) --config model.json, of",
+    "# model.to_json(), says them.",
 )
 REPEATED = """\
 def repeated(outputs, mask, axis):
