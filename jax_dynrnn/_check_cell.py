@@ -102,10 +102,12 @@ def _raise_names(cell: CellWithAttributes, expected: dict[str, Any], got: dict[s
             )
     parts = os.path.commonprefix([name.split("/")[:-1] for name in (*missing, *unexpected)])
     common = "".join(f"{part}/" for part in parts)
+    of_flax = '; of the variables of a Flax layer, pass variables["params"]["cell"]'
     raise KeyError(
         f"{_where(common)}: expected those of {cell!r}: {_listed(_below(expected, common))}; "
         f"missing: {_listed(_below(missing, common))}; unexpected: "
-        f"{_listed(_below(unexpected, common))}{ORDER}"
+        f"{_listed(_below(unexpected, common))}"
+        f"{of_flax if _below(unexpected, 'params/cell/') else ORDER}"
     )
 
 
@@ -148,7 +150,8 @@ def _shape_message(
     )
     sizes = jax.tree.leaves(input_shape)
     of_first_layer = not re.search("cell_[1-9]", name)  # the others do not get these inputs
-    if cell.feature_ndim == 1 and of_first_layer and expected[1:] == got[1:] and expected and got:
+    is_kernel = len(expected) == len(got) > 1 and expected[1:] == got[1:]
+    if cell.feature_ndim == 1 and of_first_layer and is_kernel:
         # A kernel may have rows for the hidden state too; the surplus is in those of the inputs.
         fits = sizes[-1] - expected[0] + got[0]
         message += f": the inputs have {sizes[-1]} features, these params were made for {fits}"
