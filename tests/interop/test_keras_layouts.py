@@ -164,7 +164,7 @@ def test_without_a_configuration(tmp_path):
     assert layer.cells is None and list(layer.weights) == names
     program = printed(tmp_path / "w.h5")
     assert "cells_1 = rnn.LSTMCell(4, forget_bias=0.0)" in program
-    assert "recurrent_activation was hard_sigmoid" in program
+    assert "recurrent_activation is interop.keras.hard_sigmoid by default" in program
     exec(program, {})
     entry = {"class_name": "LSTM", "config": {"name": "l"} | layers["l"][1]}
     config = {"class_name": "Sequential", "config": {"layers": [entry]}, "keras_version": "2.2.4"}
