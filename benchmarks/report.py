@@ -126,6 +126,7 @@ def _named(what: str) -> str:
 
 
 def figure(ratio: float | None) -> str:
+    """A ratio as the tables have it; `-` if there is none."""
     return "-" if ratio is None else f"{ratio:.2f}"
 
 

@@ -130,7 +130,7 @@ class Run(_Batch):
     masks: Masks = Masks()
     padding: Any = None
     """What the cell receives instead of the inputs of an invalid step: `[B, ...]`, each row's first
-    valid step. `None` where all steps are valid."""
+    valid step. `None` where all steps are valid, or the padding is left as it is."""
 
     @classmethod
     def of(

@@ -162,9 +162,11 @@ class Blocks:
     def flags_of_steps(
         self, tile: Index, block: Index, valid: jax.Array
     ) -> tuple[Any, Callable[[Any, Index], tuple[jax.Array, jax.Array | None]]]:
-        """`(xs, at)`: `at(x, k)` is `(valid, reset)` of step k, where `x` is its part of the `xs`.
+        """What the loop over steps needs to know which rows are valid, and which are reset.
 
-        The flags may have units, `[b, H]`.
+        Returns:
+            `(xs, at)`: arrays to scan, and a function of a step's part of them and of its number k.
+            `at(x, k)` is `(valid, reset)`, each `[b]`, or `[b, units]` if repeated for each unit.
         """
         resets = self.resets(tile, block, valid)
         leaves = jax.tree.leaves((self.one_residual.state, self.one_output))
@@ -187,7 +189,7 @@ class Blocks:
         def at(reset, k):
             valid = k < ends
             if self.tiling.last_block_overlaps:
-                valid = valid & (k >= block * self.tiling.steps - start)
+                valid = valid & (k >= self.tiling.first_own_step(block, start))
             return valid, reset
 
         return resets, at
@@ -228,8 +230,8 @@ class Blocks:
         flops = sum(w.size for w in (*run.params.projection, *run.params.kernels))
         one_step = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.one_residual))
         saved_bytes = run.batch * (run.remat_steps or run.time) * one_step
-        worth_it = flops <= limit * sum(x.size for x in results)
-        return limit > 0 and worth_it and saved_bytes >= self.tuning.recompute_bytes
+        is_cheap = flops <= limit * sum(x.size for x in results)
+        return limit > 0 and is_cheap and saved_bytes >= self.tuning.recompute_bytes
 
 
 def _one_step(split: SplitCell, run: Run) -> tuple[Any, Residuals]:

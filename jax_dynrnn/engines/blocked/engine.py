@@ -132,7 +132,8 @@ def _has_large_steps(run: Run, tuning: Tuning) -> bool:
 def _in_steps(tree: PyTree) -> PyTree:
     """The same arrays, `[T, ...]`, in memory step by step."""
     tree = jax.tree.map(lambda x: with_layout_constraint(x, Layout((*range(x.ndim),))), tree)
-    # Without this, XLA lays an array that is a result of the program out as that result at once.
+    # Without the barrier, arrays that the program returns have the layout of its results from the
+    # start, and each block is written in that layout.
     return jax.lax.optimization_barrier(tree)
 
 

@@ -86,8 +86,12 @@ class Tiling:
         if self.runs_whole_blocks:
             return None
         start = self.start(block)
-        first = block * self.steps - start if self.last_block_overlaps else np.int32(0)
+        first = self.first_own_step(block, start)
         return first, jnp.minimum(self.longest(tile) - start, self.steps)
+
+    def first_own_step(self, block: Index, start: jax.Array) -> Index:
+        """The first step that the block before does not own, counted from the block's `start`."""
+        return block * self.steps - start if self.last_block_overlaps else np.int32(0)
 
     def tile(self, i: Index) -> Any:
         """The tile of iteration `i`. Tiles are run from last to first, so that an earlier tile

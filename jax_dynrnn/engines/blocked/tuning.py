@@ -69,9 +69,9 @@ class Tuning:
 
     max_repeated_flags: int
     """The rows times units up to which the flags of rows are repeated for each unit before the loop
-    over steps; without gaps, the ends of rows are, and each step compares its number with them. A
-    TPU has rows and units on different axes of its registers: to repeat flags in a step takes 150
-    cycles. More of them go through the main memory."""
+    over steps. If no mask has gaps, the ends of rows are repeated instead, and each step compares
+    its number with them. A TPU has rows and units on different axes of its registers: to repeat
+    flags in a step takes 150 cycles. Larger arrays go through the main memory."""
 
     max_forward_bytes: float
     """The largest recurrent products of a step for which a forward pass without residuals is run in
@@ -80,8 +80,8 @@ class Tuning:
     depends on the run too."""
 
     max_forward_rows: float
-    """The most rows for each unit of which the same holds. With more of them the inputs' projection
-    is a large matmul in each step, too."""
+    """The most rows per unit for which such a forward pass is run in blocks, and not by `scan`.
+    With more rows, the inputs' projection is a large matmul even for one step alone."""
 
     arranges_first: bool
     """Whether batch-major inputs and outputs are transposed as a whole, not block by block; and
@@ -100,8 +100,8 @@ class Tuning:
     percent slower where all residuals fit into the cache (up to 10 % for one row alone)."""
 
     recompute_bytes: float
-    """The residuals of a run, in bytes, from which on this is done. A TPU keeps fewer in its vector
-    memory."""
+    """The size of a run's residuals, in bytes, from which on the backward pass recomputes. Smaller
+    ones stay in the vector memory of a TPU, where reading them costs little."""
 
 
 CPU = Tuning(
